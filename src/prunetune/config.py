@@ -1,0 +1,189 @@
+"""Every configuration key and its type, the names of a run, and the building of what a YAML describes.
+
+Imports no torch, so that `--help` and `--cfg job` answer at once. Values live in the YAML files; here all are missing.
+"""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.utils import get_class
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from prunetune.errors import InputError, suggestion
+
+FOR_NAMES_ONLY = ("name", "own_sampler")  # keys of a group that its class need not know
+NOT_COMPARED = ("results_dir", "device", "until", "wandb")  # two runs that differ only here are the same run
+
+
+@dataclass
+class FinetuneConfig:
+    """How the pruned set is trained on (method.md 6.3)."""
+
+    name: str = MISSING
+    trained: str = MISSING  # head | all
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    learning_rate: float = MISSING
+    momentum: float = MISSING
+    nesterov: bool = MISSING
+    weight_decay: float = MISSING
+    milestones: list[int] = MISSING  # after these epochs the learning rate is multiplied by decay
+    decay: float = MISSING
+    views: int = MISSING  # augmented views of a frozen backbone, one an epoch, cycled; 0: the evaluation view
+    evaluate_every: int = MISSING  # epochs between two looks at the test set; the last epoch is always evaluated
+
+
+@dataclass
+class GammaSearchConfig:
+    """How sampler.gamma=auto and sampler=topk_flexible are settled, never on test."""
+
+    grid: list[float] = MISSING
+    repeats: int = MISSING
+    split: str = MISSING  # nested | official_val
+    held_out: float = MISSING
+    views: int = MISSING
+
+
+@dataclass
+class ImagesConfig:
+    """How decoded images are kept."""
+
+    short_side: int | None = MISSING  # null: as they are; 256 takes less disk and is a deviation
+
+
+@dataclass
+class Config:
+    """One image run."""
+
+    dataset: Any = MISSING
+    backbone: Any = MISSING
+    scoring_backbone: Any = None
+    scorer: Any = MISSING
+    sampler: Any = MISSING
+    finetune: FinetuneConfig = MISSING
+    pipeline: str = MISSING
+    ratio: float = MISSING
+    seed: int = MISSING
+    until: str = MISSING
+    gamma_search: GammaSearchConfig = MISSING
+    images: ImagesConfig = MISSING
+    batch_size: int = MISSING
+    device: str = MISSING
+    precision: str = MISSING
+    wandb: str = MISSING
+    tag: str = MISSING
+    results_dir: str = MISSING
+
+
+@dataclass
+class GridConfig(Config):
+    """Many runs of one (dataset, backbone) in one job."""
+
+    methods: list[str] = MISSING
+    ratios: list[float] = MISSING
+    seeds: list[int] = MISSING
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a run is called: run folder, result and log use these and nothing else."""
+
+    dataset: str
+    backbone: str
+    scoring_backbone: str
+    scorer: str
+    sampler: str
+    finetune: str
+
+    @property
+    def backbone_folder(self) -> str:
+        """The backbone, and the scoring backbone where that is another one."""
+        same = self.backbone == self.scoring_backbone
+        return self.backbone if same else f"{self.backbone}_scored_by_{self.scoring_backbone}"
+
+
+def names(cfg: DictConfig) -> Names:
+    """Resolve the names of a run, `auto` among them."""
+    scoring = cfg.backbone if cfg.get("scoring_backbone") is None else cfg.scoring_backbone
+    backbone, scoring_backbone = _group_name(cfg.backbone, "model"), _group_name(scoring, "model")
+    if scoring is not cfg.backbone and scoring_backbone == backbone and scoring != cfg.backbone:
+        raise InputError(
+            f"the scoring backbone differs from the backbone but both are called {backbone!r}; "
+            "pass scoring_backbone.name=<another name>"
+        )
+    scorer, sampler = _group_name(cfg.scorer, "path"), _group_name(cfg.sampler, "name")
+    return Names(
+        dataset=_group_name(cfg.dataset, "root"),
+        backbone=backbone,
+        scoring_backbone=scoring_backbone,
+        scorer=scorer,
+        sampler=cfg.scorer.own_sampler if sampler == "auto" else sampler,
+        finetune=cfg.finetune.name,
+    )
+
+
+def run_folder(cfg: DictConfig) -> str:
+    """Return the folder of a run (or of a grid) below its results, from names alone; never raises."""
+    try:
+        called = names(cfg)
+        parts = [called.dataset, called.backbone_folder, called.finetune]
+        if "methods" in cfg:
+            cells = repr((list(cfg.methods), list(cfg.ratios), list(cfg.seeds), cfg.tag))
+            return "/".join([*parts, hashlib.sha256(cells.encode()).hexdigest()[:8]])
+        return "/".join(
+            [*parts, f"{called.scorer}-{called.sampler}", f"ratio_{cfg.ratio}", f"seed_{cfg.seed}", cfg.tag]
+        )
+    except Exception:  # Hydra evaluates this before our own checks can explain what is wrong
+        return "unnamed"
+
+
+def build(group: Mapping[str, Any]) -> Any:
+    """Make the object that a group's YAML describes: its `_target_` with the other keys as arguments.
+
+    Raises:
+        InputError: a key that the class does not have, or a value that it refuses.
+    """
+    values = OmegaConf.to_container(group, resolve=True) if isinstance(group, DictConfig) else dict(group)
+    target = values.pop("_target_", None)
+    if target is None or not str(target).startswith("prunetune."):
+        raise InputError(f"a group needs a _target_ inside prunetune, got {target!r}")
+    made_class = get_class(target)
+    fields = {field.name for field in dataclasses.fields(made_class)}
+    for key in FOR_NAMES_ONLY:
+        if key not in fields:
+            values.pop(key, None)
+    for key in values.keys() - fields:
+        raise InputError(
+            f"{made_class.__name__} has no option {key!r}; it has {sorted(fields)}.{suggestion(key, fields)}"
+        )
+    return made_class(**values)
+
+
+def compared(cfg: DictConfig) -> dict[str, Any]:
+    """Return what identifies a run: its whole configuration but for where, on what and how loudly it ran."""
+    values = OmegaConf.to_container(cfg, resolve=True)
+    return {key: value for key, value in values.items() if key not in NOT_COMPARED}
+
+
+def _group_name(group: DictConfig, fallback: str) -> str:
+    name = group.get("name")
+    if name is None:
+        name = Path(str(group.get(fallback) or "unnamed")).expanduser()
+        name = name.resolve().name if fallback == "root" else (name.stem if fallback == "path" else name.name)
+    return re.sub(r"[^\w.+-]", "_", str(name))
+
+
+def _register() -> None:
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    store.store(name="grid_schema", node=GridConfig)
+    OmegaConf.register_new_resolver("run_folder", lambda *, _root_: run_folder(_root_), replace=True)
+
+
+_register()
