@@ -1,0 +1,46 @@
+# Each target is a line that a person could type; `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+RESULTS ?= results
+.DEFAULT_GOAL := help
+.PHONY: help run test test-slow test-data test-gpu lint report collect real
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("" if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, this is %d.%d; pass PYTHON=<path>" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet -c constraints.txt -e . && touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]' && touch $@
+
+run: $(VENV)/.base  ## demo on embedded data, end to end, offline
+	$(PY) run.py --config-name grid experiment=demo 'methods=[dlc,dlc_topk,random]' 'ratios=[0.1,0.3,0.5]' 'seeds=[0,1,2]' results_dir=$(RESULTS)
+	$(PY) scripts/report.py --results $(RESULTS) --dataset textures
+
+test: $(VENV)/.dev  ## default tests, and data tests where PRUNETUNE_REAL_DATA is set
+	$(PY) -m pytest -m 'not slow'
+
+test-slow: $(VENV)/.dev  ## the long tests
+	$(PY) -m pytest -m 'slow and not gpu'
+
+test-data: $(VENV)/.dev  ## tests on real images and weights below PRUNETUNE_REAL_DATA
+	$(PY) -m pytest -m data
+
+test-gpu: $(VENV)/.dev  ## tests that need a CUDA device
+	$(PY) -m pytest -m gpu
+
+lint: $(VENV)/.dev  ## ruff check and format check
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+collect: $(VENV)/.base  ## every finished run as one row of results/results.csv
+	$(PY) scripts/collect.py --results $(RESULTS)
+
+report: $(VENV)/.base  ## table, curves, easiest and hardest images of the finished runs
+	$(PY) scripts/report.py --results $(RESULTS)
+
+real: $(VENV)/.base  ## the main job on real images: DATA=<folder with data/ and weights/>
+	$(PY) scripts/real_run.py --data $(DATA) --results $(RESULTS)

@@ -1,0 +1,40 @@
+"""Score, prune and fine-tune: `python run.py dataset=dtd scorer=dlc ratio=0.1`; `--help` lists every option."""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from hydra.utils import get_method
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from prunetune.config import names
+from prunetune.errors import InputError
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="config")
+def main(cfg: DictConfig) -> None:
+    """Run the pipeline that the root config names."""
+    job = HydraConfig.get()
+    out_dir = Path(job.runtime.output_dir)
+    try:
+        get_method(cfg.pipeline)(cfg, names(cfg), out_dir)
+    except InputError as error:
+        if job.mode == RunMode.MULTIRUN:
+            raise  # the other jobs go on
+        sys.exit(f"error: {error}")
+    print(f"run: {out_dir}")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra's errors come here, and bugs keep their whole traceback
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException, InputError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    except (PermissionError, NotADirectoryError) as error:  # before a run starts: its folder cannot be made
+        sys.exit(f"error: {error}; pass results_dir=<folder>")

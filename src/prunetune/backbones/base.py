@@ -1,0 +1,136 @@
+"""A backbone: a pretrained network by its timm name, without its head."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from prunetune.backbones import micro
+from prunetune.backbones.checkpoint import load_into, load_weights, weights_hash
+from prunetune.errors import InputError, suggestion
+from prunetune.seeding import seeded
+
+log = logging.getLogger(__name__)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PACKAGED = {"prunetune_micro": micro.WEIGHTS}  # networks whose weights come with the package
+
+
+class Network(nn.Module):
+    """A network without head: uint8 images in, pooled features out.
+
+    It normalises by itself, so that decoded images and views do not depend on the checkpoint they are shown to.
+    """
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float], input_size: int) -> None:
+        super().__init__()
+        self.model = model
+        self.input_size = input_size
+        self.num_features: int = getattr(
+            model, "head_hidden_size", model.num_features
+        )  # width of the pre-logits feature
+        self.mask_modules = "all"
+        self.identity: dict[str, Any] = {}  # what a stored product depends on: model, weights, statistics
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features [B, D] of images [B, 3, S, S] uint8."""
+        features = self.model(self.normalise(images))  # [B, D]
+        if features.ndim != 2 or features.shape[1] != self.num_features:
+            raise InputError(
+                f"the backbone should give [{len(images)}, {self.num_features}] features, gave {list(features.shape)}"
+            )
+        return features
+
+    def forward_collapsed(self, images: Tensor) -> Tensor:
+        """Return [B, 1]: the token tensor [B, tokens, D] averaged as if it were one image, as the released code does.
+
+        Where the last feature map is no token tensor this is `forward`, as it is there.
+        """
+        tokens = self.model.forward_features(self.normalise(images))
+        return tokens.mean(dim=(1, 2)).unsqueeze(1) if tokens.ndim == 3 else self.forward(images)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return images [B, 3, S, S] uint8 as float32 with the checkpoint's mean and standard deviation removed."""
+        return (images.float() - self.mean) / self.std
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained network by its timm name.
+
+    model: timm name, with its tag. pretrained: False gives random weights from a fixed seed. checkpoint: a local
+    file instead of timm's download. model_args: timm's keyword arguments. normalization: "checkpoint" (the
+    statistics that the weights were trained with) or "imagenet" (as the released code, for all). mean, std: three
+    numbers in [0, 1] that override both. input_size: pixels, by default the model's own. mask_modules: what DLC
+    masks, "conv2d", "linear" or "all".
+    """
+
+    name: str | None = None
+    model: str = "resnet18.tv_in1k"
+    mask_modules: str = "all"
+    pretrained: bool = True
+    checkpoint: str | None = None
+    model_args: Mapping[str, Any] | None = None
+    normalization: str = "checkpoint"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    input_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.normalization not in ("checkpoint", "imagenet"):
+            raise InputError(f"backbone.normalization must be checkpoint or imagenet, got {self.normalization!r}")
+        for key in ("mean", "std"):
+            value = getattr(self, key)
+            if value is not None and (len(value) != 3 or not all(0 <= float(number) <= 1 for number in value)):
+                raise InputError(f"backbone.{key} must be three numbers in [0, 1], got {value}")
+        if not timm.is_model(self.model.split(".")[0]):
+            raise InputError(
+                f"timm has no model {self.model!r}.{suggestion(self.model.split('.')[0], timm.list_models())}"
+            )
+
+    def load(self) -> Network:
+        """Return the network in eval mode on the CPU.
+
+        Raises:
+            InputError: the weights cannot be had, read or fitted, or the model refuses its arguments.
+        """
+        file = self.checkpoint or (PACKAGED.get(self.model) if self.pretrained else None)
+        model = self._create(download=self.pretrained and file is None)
+        statistics = model.pretrained_cfg
+        if file is not None:
+            classifier = statistics.get("classifier") or ()
+            prefixes = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+            load_into(model, load_weights(file), tuple(f"{prefix}." for prefix in prefixes), str(file))
+        mean, std = (self.mean or statistics["mean"]), (self.std or statistics["std"])
+        if self.normalization == "imagenet":
+            mean, std = (self.mean or IMAGENET_MEAN), (self.std or IMAGENET_STD)
+        network = Network(model, mean, std, self.input_size or statistics["input_size"][-1]).eval()
+        network.mask_modules = self.mask_modules
+        network.identity = {
+            "model": self.model,
+            "model_args": {key: str(value) for key, value in (self.model_args or {}).items()},
+            "weights": weights_hash(model),
+            "mean": [float(number) for number in mean],
+            "std": [float(number) for number in std],
+            "input_size": network.input_size,
+        }
+        return network
+
+    def _create(self, download: bool) -> nn.Module:
+        try:
+            with seeded("backbone", self.model):
+                return timm.create_model(self.model, pretrained=download, num_classes=0, **(self.model_args or {}))
+        except TypeError as error:
+            raise InputError(f"{self.model} refuses backbone.model_args={dict(self.model_args or {})}: {error}") from None
+        except (OSError, RuntimeError, ValueError) as error:
+            if not download:
+                raise InputError(f"timm could not make {self.model}: {error}") from None
+            raise InputError(
+                f"the weights of {self.model} could not be fetched ({type(error).__name__}); "
+                "with a network they come by themselves, without one pass backbone.checkpoint=<file>"
+            ) from None

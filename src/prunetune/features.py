@@ -1,0 +1,70 @@
+"""One pass of a frozen network over images."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from prunetune.backbones.base import Network
+from prunetune.datasets.base import Pool
+from prunetune.devices import autocast
+from prunetune.images.decoded import Decoded
+from prunetune.images.transforms import evaluation_view, training_view
+from prunetune.progress import track
+from prunetune.seeding import stream
+
+View = Callable[[int], Tensor]  # position -> [3, S, S] uint8
+
+
+def evaluation(images: Decoded, size: int) -> View:
+    """Return the evaluation view of every image."""
+    return lambda position: evaluation_view(images.decode(position), size)
+
+
+def training(images: Decoded, size: int, pool: Pool, *names: str | int) -> View:
+    """Return one augmented view of every image: its crop is drawn from (names, sample_id) and nothing else."""
+
+    def view(position: int) -> Tensor:
+        return training_view(images.decode(position), size, stream(*names, pool.sample_ids[position]))
+
+    return view
+
+
+def batches(view: View, positions: Sequence[int], batch_size: int) -> Iterator[Tensor]:
+    """Yield [B, 3, S, S] uint8; the next batch is prepared by threads while the caller computes on this one."""
+    chunks = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
+    with ThreadPoolExecutor() as workers:
+
+        def prepare(chunk: Sequence[int]) -> list[Future[Tensor]]:
+            return [workers.submit(view, position) for position in chunk]
+
+        ahead = prepare(chunks[0]) if chunks else []
+        for next_chunk in [*chunks[1:], []]:
+            ready, ahead = ahead, prepare(next_chunk)
+            yield torch.stack([future.result() for future in ready])
+
+
+@torch.inference_mode()
+def embed(
+    network: Network,
+    view: View,
+    positions: Sequence[int],
+    batch_size: int,
+    precision: str,
+    device: str,
+    description: str,
+    collapsed: bool = False,
+) -> Tensor:
+    """Return the features [len(positions), D] float32 on the CPU of one view of these images.
+
+    collapsed: the released code's [.., 1] feature of token networks instead.
+    """
+    forward = network.forward_collapsed if collapsed else network.forward
+    num_batches = math.ceil(len(positions) / batch_size)
+    rows = []
+    for batch in track(batches(view, positions, batch_size), description, num_batches):
+        with autocast(precision, device):
+            rows.append(forward(batch.to(device, non_blocking=True)).float().cpu())
+    return torch.cat(rows) if rows else torch.empty(0, network.num_features)

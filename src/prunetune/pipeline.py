@@ -1,0 +1,265 @@
+"""One image run: score -> prune -> fine-tune."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from prunetune import gamma_search, records
+from prunetune.config import Names, build, compared
+from prunetune.datasets.base import Pool
+from prunetune.devices import describe_device, resolve_device, resolve_precision, training_precision
+from prunetune.errors import InputError
+from prunetune.finetune import finetune_all
+from prunetune.probe import Probe, share_seconds, train_probes
+from prunetune.recipe import FinetuneResult, Recipe
+from prunetune.samplers import SAMPLERS, FlexRand, Sampler
+from prunetune.samplers.base import check_ratio
+from prunetune.scorers import Scorer
+from prunetune.scores import Scores, stored_scores
+from prunetune.seeding import seeded
+from prunetune.signals import Embedding, NetworkSignals
+from prunetune.store import Store
+from prunetune.tracking import Tracker, open_run
+from prunetune.views import view_bank
+
+log = logging.getLogger(__name__)
+STEPS = ("score", "prune", "finetune")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the cells of one (dataset, backbone, scoring backbone) share."""
+
+    pool: Pool
+    test: Pool
+    scoring: NetworkSignals  # of the backbone that scores
+    tuned: NetworkSignals  # of the backbone that is fine-tuned
+    device: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """The outcome of the first two steps of one cell. subset: [M] int64 positions, ascending."""
+
+    scores: Scores
+    choice: gamma_search.Choice
+    selection_rule: str
+    subset: Tensor
+    sample_seconds: float
+
+
+def run(cfg: DictConfig, names: Names, out_dir: Path) -> None:
+    """Score the pool, prune it and fine-tune on what is left; a finished run returns at once."""
+    check(cfg)
+    if records.is_finished(out_dir, cfg):
+        return
+    task = open_task(cfg, keep_masked=is_searched(cfg))
+    scores = score(cfg, task)
+    if not scores.is_new:
+        log.info("the scores of %s were in the store: %s", names.scorer, scores.folder.name)
+    if cfg.until == "score":
+        return
+    pruned = prune(cfg, task, scores)
+    records.write_subset(out_dir / "subset.csv", task.pool, pruned.subset)
+    if cfg.until == "prune":
+        return
+    title, folder = run_title(cfg, names), Path(cfg.results_dir) / "wandb"
+    with open_run(cfg.wandb, "prunetune", title, compared(cfg), folder) as tracker:
+        [outcome] = finetune(cfg, task, [pruned.subset], [cfg.seed])
+        result = describe(cfg, names, task, pruned, outcome)
+        records.write_result(out_dir, result, task.pool, task.test, pruned.subset, outcome)
+        log_to(tracker, task, pruned, outcome)
+        tracker.log_result(result)
+    log.info("accuracy %.2f %% on %d test images", 100 * result["accuracy"], len(task.test))
+
+
+def log_to(tracker: Tracker, task: Task, pruned: Pruned, outcome: FinetuneResult, prefix: str = "") -> None:
+    """Show a finished run: its curves, scores and subset."""
+    tracker.log_curves([vars(epoch) for epoch in outcome.history], prefix)
+    tracker.log_scores(pruned.scores.values, prefix)
+    tracker.log_subset(records.subset_rows(task.pool, pruned.subset), prefix)
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse what no step could use, before anything is computed."""
+    check_ratio(cfg.ratio)
+    if cfg.until not in STEPS:
+        raise InputError(f"until must be one of {', '.join(STEPS)}, got {cfg.until!r}")
+    if cfg.batch_size < 1:
+        raise InputError(
+            f"batch_size is the number of images per forward pass and must be at least 1, got {cfg.batch_size}"
+        )
+    short_side = cfg.images.short_side
+    if short_side is not None and short_side < 1:
+        raise InputError(f"images.short_side must be null or a number of pixels, got {short_side}")
+    recipe_of(cfg), search_of(cfg)  # a bad number stops here, not after an hour of scoring
+    scorer, samplers = scorer_of(cfg), candidates_of(cfg).values() if is_searched(cfg) else [sampler_of(cfg)]
+    if scorer.higher_means == "picked earlier" and any(isinstance(sampler, FlexRand) for sampler in samplers):
+        raise InputError(
+            f"{scorer.name} gives an order of picks, not hardness, which FlexRand reads; pass sampler=topk"
+        )
+
+
+def open_task(cfg: DictConfig, keep_masked: bool) -> Task:
+    """Read the data set's lists and load the backbone or backbones; keep_masked serves searches among samplers."""
+    dataset = build(cfg.dataset)
+    pool, test = dataset.pool("train"), dataset.pool("test")
+    device = resolve_device(cfg.device)
+    precision = resolve_precision(cfg.precision, device)
+    store = Store(Path(cfg.results_dir) / "store")
+
+    def signals(backbone: Any) -> NetworkSignals:
+        network = build(backbone).load()
+        short_side = cfg.images.short_side
+        return NetworkSignals(
+            pool, Embedding(network, store, precision, device, cfg.batch_size, short_side, keep_masked)
+        )
+
+    tuned = signals(cfg.backbone)
+    scoring = tuned if cfg.scoring_backbone is None else signals(cfg.scoring_backbone)
+    return Task(pool, test, scoring, tuned, device, precision)
+
+
+def score(cfg: DictConfig, task: Task) -> Scores:
+    """Step 1: one number per image, from the store or computed into it."""
+    scorer = scorer_of(cfg)
+    scores = stored_scores(scorer, task.scoring, cfg.seed)
+    if scores.is_new:
+        log.info("scored %d images with %s in %.1f s", len(task.pool), scorer.name, scores.seconds)
+    return scores
+
+
+def prune(cfg: DictConfig, task: Task, scores: Scores) -> Pruned:
+    """Step 2: choose what is kept; where gamma (or the end) is open, settle it on held-out pool images first."""
+    if is_searched(cfg):
+        rule, candidates = "validation", candidates_of(cfg)
+        choice = gamma_search.choose(
+            candidates, scorer_of(cfg), task.scoring, task.tuned, cfg.ratio, cfg.seed, search_of(cfg), task.device
+        )
+    else:
+        rule, choice = "fixed", gamma_search.Choice(sampler_of(cfg))
+    start = time.perf_counter()
+    with seeded("sample", cfg.seed, cfg.ratio) as generator:
+        subset = choice.sampler.select(scores.values, task.pool.labels, cfg.ratio, generator, task.scoring)
+    seconds = time.perf_counter() - start
+    counts = torch.bincount(task.pool.labels[subset], minlength=len(task.pool.classes))
+    per_class = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    log.info(
+        "kept %d of %d, %s per class, with %s", len(subset), len(task.pool), per_class, type(choice.sampler).__name__
+    )
+    return Pruned(scores, choice, rule, subset, seconds)
+
+
+def finetune(cfg: DictConfig, task: Task, subsets: Sequence[Tensor], seeds: Sequence[int]) -> list[FinetuneResult]:
+    """Step 3: train on each subset; heads of a frozen backbone all together, whole networks one after another."""
+    recipe = recipe_of(cfg)
+    if recipe.trained == "all":
+        return [_finetune_all(cfg, task, recipe, subset, seed) for subset, seed in zip(subsets, seeds, strict=True)]
+    features = NetworkSignals(task.test, task.tuned.embedding).features()  # [N', D]
+    bank = view_bank(task.tuned, torch.cat(list(subsets)).unique(), recipe.views)
+    labels = task.pool.labels
+    probes = [
+        Probe(bank.rows(subset), labels[subset], features, task.test.labels, seed)
+        for subset, seed in zip(subsets, seeds, strict=True)
+    ]
+    outcomes = train_probes(bank.values, probes, len(task.pool.classes), recipe, task.device)
+    return share_seconds(outcomes, bank.seconds)
+
+
+def _finetune_all(cfg: DictConfig, task: Task, recipe: Recipe, subset: Tensor, seed: int) -> FinetuneResult:
+    embedding = task.tuned.embedding
+    return finetune_all(
+        build(cfg.backbone).load(),  # a copy of its own, since every weight changes
+        task.pool,
+        embedding.decoded(task.pool),
+        subset,
+        task.test,
+        embedding.decoded(task.test),
+        recipe,
+        seed,
+        training_precision(cfg.precision),
+        task.device,
+    )
+
+
+def describe(cfg: DictConfig, names: Names, task: Task, pruned: Pruned, outcome: FinetuneResult) -> dict[str, Any]:
+    """Return the contents of result.json."""
+    sampler = pruned.choice.sampler
+    return {
+        **{field.name: getattr(names, field.name) for field in fields(names)},
+        "ratio": cfg.ratio,
+        "seed": cfg.seed,
+        "tag": cfg.tag,
+        "gamma": getattr(sampler, "gamma", None),
+        "selection_rule": pruned.selection_rule,
+        "search": pruned.choice.record(),
+        "precision": task.precision,
+        "training_precision": training_precision(cfg.precision),
+        "num_classes": len(task.pool.classes),
+        "num_pool": len(task.pool),
+        "num_kept": len(pruned.subset),
+        "num_test": len(task.test),
+        "dataset_fingerprint": task.pool.fingerprint,
+        "test_fingerprint": task.test.fingerprint,
+        **records.accuracies(task.test, outcome),
+        "decode_seconds": task.scoring.embedding.decode_seconds(task.pool),
+        "score_seconds": pruned.scores.seconds,
+        "search_seconds": pruned.choice.seconds,
+        "sample_seconds": pruned.sample_seconds,
+        "finetune_seconds": outcome.seconds,
+        "probes_together": outcome.trained_together,
+        "device": describe_device(task.device),
+        "scores_path": str((pruned.scores.folder / "scores.csv").relative_to(cfg.results_dir)),
+        **records.provenance(),
+        "config": compared(cfg),
+    }
+
+
+def run_title(cfg: DictConfig, names: Names) -> str:
+    """Return a run's name for people."""
+    return f"{names.dataset} {names.backbone_folder} {names.scorer}-{names.sampler} {cfg.ratio:g} seed {cfg.seed}"
+
+
+def scorer_of(cfg: DictConfig) -> Scorer:
+    """Return the run's scorer."""
+    return build(cfg.scorer)
+
+
+def recipe_of(cfg: DictConfig) -> Recipe:
+    """Return how the run trains."""
+    values = OmegaConf.to_container(cfg.finetune)
+    return Recipe(**{**values, "milestones": tuple(values["milestones"])})
+
+
+def search_of(cfg: DictConfig) -> gamma_search.Search:
+    """Return how the run would choose between samplers."""
+    values = OmegaConf.to_container(cfg.gamma_search)
+    return gamma_search.Search(**{**values, "grid": tuple(values["grid"])})
+
+
+def sampler_of(cfg: DictConfig) -> Sampler:
+    """Return the run's sampler; `auto` is the scorer's own with its defaults."""
+    if cfg.sampler.name == "auto":
+        return SAMPLERS[scorer_of(cfg).own_sampler]()
+    return build(cfg.sampler)
+
+
+def is_searched(cfg: DictConfig) -> bool:
+    """Whether the sampler has an open number that is settled on held-out images."""
+    return cfg.sampler.get("gamma") == "auto" or cfg.sampler.get("end") == "auto"
+
+
+def candidates_of(cfg: DictConfig) -> dict[str, Sampler]:
+    """Return the samplers to choose between."""
+    settings = {key: value for key, value in cfg.sampler.items() if key not in ("_target_", "name")}
+    if settings.get("gamma") == "auto":
+        return gamma_search.gamma_candidates(settings, search_of(cfg), cfg.ratio)
+    return gamma_search.end_candidates(settings)

@@ -1,0 +1,163 @@
+"""What a run leaves behind: result.json and three CSV files, each written whole or not at all.
+
+result.json comes last, by rename: where it is, the run is finished.
+"""
+
+import csv
+import json
+import logging
+import os
+import platform
+import resource
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunetune.config import compared
+from prunetune.datasets.base import Pool
+from prunetune.errors import InputError
+from prunetune.recipe import FinetuneResult
+from prunetune.store import write_json
+
+log = logging.getLogger(__name__)
+# two runs of one configuration and seed on one machine's CPU differ in these keys of result.json and no others
+VOLATILE = frozenset(
+    ["decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds"]
+    + ["peak_memory_bytes", "device", "commit", "versions"]
+)
+PACKAGES = ("prunetune", "torch", "torchvision", "timm", "numpy", "hydra-core")
+
+
+def is_finished(out_dir: Path, cfg: Any) -> bool:
+    """Whether this configuration has its result in this folder.
+
+    Raises:
+        InputError: another configuration has its result there.
+    """
+    file = out_dir / "result.json"
+    if not file.is_file():
+        return False
+    try:
+        before, now = json.loads(file.read_text())["config"], json.loads(json.dumps(compared(cfg)))
+    except (ValueError, KeyError, TypeError):
+        log.warning("%s is damaged and is made again", file)
+        return False
+    changes = [f"{key}: {old!r} there, {new!r} now" for key, old, new in _differences(before, now)]
+    if changes:
+        raise InputError(
+            f"{out_dir} holds the result of another configuration ({'; '.join(changes[:3])}); "
+            "pass tag=<name> for a folder of its own, or delete that folder"
+        )
+    log.info("finished before: %s", file)
+    return True
+
+
+def write_subset(path: Path, pool: Pool, subset: Tensor) -> None:
+    """Write a subset.csv: position, sample_id, label, weight, positions ascending."""
+    write_csv(path, ("position", "sample_id", "label", "weight"), subset_rows(pool, subset))
+
+
+def subset_rows(pool: Pool, subset: Tensor) -> list[tuple[int, str, int, int]]:
+    """Return the rows of subset.csv; weight is 1, as no method here weights its images."""
+    return [(position, pool.sample_ids[position], int(pool.labels[position]), 1) for position in subset.tolist()]
+
+
+def write_result(
+    out_dir: Path, result: dict[str, Any], pool: Pool, test: Pool, subset: Tensor, outcome: FinetuneResult
+) -> None:
+    """Write a finished run: subset.csv, predictions.csv, history.csv, and then result.json."""
+    write_subset(out_dir / "subset.csv", pool, subset)
+    rows = zip(test.sample_ids, test.labels.tolist(), outcome.predictions.tolist(), strict=True)
+    write_csv(out_dir / "predictions.csv", ("sample_id", "label", "prediction"), rows)
+    history = (tuple(asdict(epoch).values()) for epoch in outcome.history)
+    write_csv(out_dir / "history.csv", ("epoch", "learning_rate", "train_loss", "test_accuracy"), history)
+    with_name(out_dir / "result.json", lambda path: write_json(path, result))
+
+
+def accuracies(test: Pool, outcome: FinetuneResult) -> dict[str, Any]:
+    """Return the accuracy keys of result.json, fractions; a class without test images has none."""
+    correct = (outcome.predictions == test.labels).double()
+    per_class = [
+        correct[test.labels == label].mean().item() if count else None for label, count in enumerate(test.class_counts)
+    ]
+    return {
+        "accuracy": correct.mean().item(),
+        "best_accuracy": max(epoch.test_accuracy for epoch in outcome.history if epoch.test_accuracy is not None),
+        "worst_class_accuracy": min(accuracy for accuracy in per_class if accuracy is not None),
+        "per_class_accuracy": per_class,
+        "classes": list(test.classes),
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """Return the commit, the versions and the peak memory of this process."""
+    return {"commit": commit(), "versions": versions(), "peak_memory_bytes": peak_memory()}
+
+
+def commit() -> str:
+    """Return the commit of the checkout that this code runs from, `-dirty` if it has changes, `unknown` outside git."""
+    here = Path(__file__).resolve()
+    try:
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
+        suffix = "-dirty" if _git(here.parent, "status", "--porcelain") else ""
+        return _git(here.parent, "rev-parse", "HEAD") + suffix
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that numbers depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process has held so far, in bytes: the GPU's where one is used."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file by rename; None is an empty field."""
+
+    def write(partial: Path) -> None:
+        with partial.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(rows)
+
+    with_name(path, write)
+
+
+def with_name(path: Path, write: Any) -> None:
+    """Let `write` fill a file beside the place, then rename it there."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(
+            f"{path} could not be written ({error}); free some space or pass results_dir=<folder>"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+
+def _differences(before: Any, now: Any, path: str = "") -> Iterable[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            yield from _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
+    elif before != now:
+        yield path, before, now

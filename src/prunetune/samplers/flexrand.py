@@ -1,0 +1,141 @@
+"""FlexRand: half of the kept images from the easy part of a class, half from the rest, uniformly in each."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prunetune.errors import InputError
+from prunetune.samplers.base import Sampler, check_ratio, check_shapes, draw, easiest_first
+from prunetune.signals import Signals
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlexRand(Sampler):
+    """Random sampling from an easy and a hard part of each class, split at the gamma-quantile of the score.
+
+    Source: arXiv 2402.05356, section on sampling; exact counts after method.md section 4.
+    Differs from the released code: the second part's share is what the first leaves of the budget.
+
+    gamma: the easy fraction; .5 is stratified random, below it easy images are kept more often. on_infeasible: what
+    happens when gamma is outside [ratio/2, 1 - ratio/2]: "clip_share" (the smaller part is kept whole, the rest of
+    the budget comes from the other), "clip_gamma" (move gamma to the nearest end), "error". remainder: which side an
+    odd image comes from, "second" (the rounding decides) or "coin" (a fair, seeded coin).
+    """
+
+    gamma: float = 0.25
+    on_infeasible: str = "clip_share"
+    remainder: str = "second"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.gamma, bool) or not isinstance(self.gamma, int | float) or not 0 < self.gamma < 1:
+            raise InputError(
+                f"sampler.gamma is the easy fraction and must be a number in (0, 1) or auto, got {self.gamma!r}"
+            )
+        if self.on_infeasible not in ("clip_share", "clip_gamma", "error"):
+            raise InputError(
+                f"sampler.on_infeasible must be clip_share, clip_gamma or error, got {self.on_infeasible!r}"
+            )
+        if self.remainder not in ("second", "coin"):
+            raise InputError(f"sampler.remainder must be second or coin, got {self.remainder!r}")
+
+    def select_in_class(self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator) -> Tensor:
+        gamma = self._feasible(ratio)
+        num_easy = round(len(scores) * gamma)
+        from_easy, from_hard = shares(len(scores), budget, ratio, gamma)
+        if self.remainder == "coin" and budget % 2 == 1 and abs(from_easy - from_hard) == 1:
+            from_easy = budget // 2 + int(torch.randint(2, (), generator=generator))
+            from_easy = max(min(from_easy, num_easy), budget - (len(scores) - num_easy))
+            from_hard = budget - from_easy
+        order = easiest_first(scores)
+        easy, hard = order[:num_easy].sort().values, order[num_easy:].sort().values  # each in sample_id order
+        return torch.cat([draw(easy, from_easy, generator), draw(hard, from_hard, generator)])
+
+    def _feasible(self, ratio: float) -> float:
+        low, high = ratio / 2, 1 - ratio / 2
+        if low <= self.gamma <= high or self.on_infeasible == "clip_share":
+            return self.gamma
+        if self.on_infeasible == "error":
+            raise InputError(
+                f"sampler.gamma must be in [{low:g}, {high:g}] at ratio {ratio:g}, got {self.gamma:g}; "
+                "or pass sampler.on_infeasible=clip_share"
+            )
+        return min(max(self.gamma, low), high)
+
+
+def shares(size: int, budget: int, ratio: float, gamma: float) -> tuple[int, int]:
+    """Return how many images of a class come from its easy and from its hard part.
+
+    Source: method.md section 4, step 2. The smaller part's share is rounded; the other is the remainder of the budget,
+    never rounded on its own; what exceeds its part moves back.
+
+    Args:
+        size: n, images in the class.
+        budget: B, images it keeps.
+        ratio: fraction kept.
+        gamma: easy fraction.
+    """
+    num_easy = round(size * gamma)
+    num_hard = size - num_easy
+    if gamma <= 0.5:
+        from_easy = min(round(size * min(gamma, ratio / 2)), num_easy, budget)
+        from_easy += max(budget - from_easy - num_hard, 0)
+        return from_easy, budget - from_easy
+    from_hard = min(round(size * min(1 - gamma, ratio / 2)), num_hard, budget)
+    from_hard += max(budget - from_hard - num_easy, 0)
+    return budget - from_hard, from_hard
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlexRandReleased(Sampler):
+    """FlexRand as the released code rounds it: both shares by themselves, so a class can miss its budget by one.
+
+    Source: ml-stat-Sustech/Efficient-Dataset-Pruning@6767d0e, read for behaviour (method.md section 4). The class
+    budget takes no part: a class can end up empty. Exempt from the count contract by name.
+
+    split: gamma in twentieths, 1..19 (5 is gamma .25). The code multiplies 0.05 * split, which for some class sizes
+    rounds otherwise than split / 20.
+    """
+
+    split: int = 5
+    min_per_class: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.split, bool) or not isinstance(self.split, int) or not 1 <= self.split <= 19:
+            raise InputError(
+                f"sampler.split is gamma in twentieths and must be a whole number in 1..19, got {self.split!r}"
+            )
+
+    def select(
+        self, scores: Tensor, labels: Tensor, ratio: float, generator: torch.Generator, signals: Signals | None = None
+    ) -> Tensor:
+        check_ratio(ratio)
+        check_shapes(scores, labels)
+        if ratio == 1:
+            return torch.arange(len(labels))
+        kept = []
+        for label in labels.unique():
+            members = torch.nonzero(labels == label).flatten()
+            kept.append(members[self.select_in_class(scores[members].double(), -1, ratio, generator)])
+        return torch.cat(kept).sort().values
+
+    def select_in_class(self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator) -> Tensor:
+        size, gamma = len(scores), 0.05 * self.split
+        num_easy = round(size * gamma)
+        from_easy, from_hard = released_shares(size, ratio, gamma)
+        order = easiest_first(scores)
+        easy, hard = order[:num_easy].sort().values, order[num_easy:].sort().values
+        return torch.cat([draw(easy, from_easy, generator), draw(hard, from_hard, generator)])
+
+
+def released_shares(size: int, ratio: float, gamma: float) -> tuple[int, int]:
+    """Return the two shares of a class of `size` images, each rounded on its own, as the released code does.
+
+    Where a share exceeds its part the released code stops with an error; here the part is kept whole.
+    """
+    num_easy = round(size * gamma)
+    smaller = min(gamma, 1 - gamma, 0.5 * ratio)
+    easy_share, hard_share = (smaller, ratio - smaller) if gamma <= 0.5 else (ratio - smaller, smaller)
+    return min(round(size * easy_share), num_easy), min(round(size * hard_share), size - num_easy)

@@ -1,0 +1,19 @@
+"""The baseline: a uniform draw from each class."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prunetune.samplers.base import Sampler, draw
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSampler(Sampler):
+    """Uniform without replacement in each class; reads no score.
+
+    Source: the baseline of every pruning paper; class budgets as all others (DeepCore's default is global).
+    """
+
+    def select_in_class(self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator) -> Tensor:
+        return draw(torch.arange(len(scores)), budget, generator)

@@ -1,0 +1,50 @@
+"""The ends of the score: the highest or the lowest of each class."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prunetune.errors import InputError
+from prunetune.samplers.base import Sampler, easiest_first
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopK(Sampler):
+    """The highest scores of each class: the hardest images, or the first picks of a pick order; ties to the smaller id.
+
+    Source: arXiv 2402.05356, "T-H"; the rule of most pruning papers.
+    """
+
+    def select_in_class(self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator) -> Tensor:
+        return easiest_first(-scores)[:budget]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKEasiest(Sampler):
+    """The lowest scores of each class; ties to the smaller id.
+
+    Source: arXiv 2402.05356, "T-E".
+    """
+
+    def select_in_class(self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator) -> Tensor:
+        return easiest_first(scores)[:budget]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKFlexible(Sampler):
+    """The better of the two ends.
+
+    Source: arXiv 2402.05356, "T-F", which takes the better one on test per data set and ratio.
+    Differs from it: `end` "auto" is settled on held-out pool images (`gamma_search`) before this class is made.
+    """
+
+    end: str = "hardest"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.end not in ("hardest", "easiest"):
+            raise InputError(f"sampler.end must be hardest, easiest or (in a run) auto, got {self.end!r}")
+
+    def select_in_class(self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator) -> Tensor:
+        return easiest_first(-scores if self.end == "hardest" else scores)[:budget]

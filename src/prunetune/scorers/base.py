@@ -1,0 +1,37 @@
+"""The contract of a scorer: one number per image, independent of ratio and sampler."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.datasets.base import Pool
+from prunetune.signals import Signals
+
+
+class Scorer(ABC):
+    """Computes [N] scores. Subclasses are frozen dataclasses of hyperparameters that learn nothing.
+
+    name: the default label. higher_means: "harder", "picked earlier" or "nothing". own_sampler: what
+    `sampler=auto` takes. version: raised when scores change. uses_seed: whether they depend on the seed.
+    """
+
+    name: ClassVar[str]
+    higher_means: ClassVar[str]
+    version: ClassVar[int]
+    own_sampler: ClassVar[str] = "topk"
+
+    @property
+    def uses_seed(self) -> bool:
+        """Whether another seed gives other scores."""
+        return False
+
+    @abstractmethod
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        """Return [N] float64 CPU, finite, in pool order."""
+
+    def key(self) -> dict[str, Any]:
+        """Return what stored scores depend on beside the data, the backbone and the seed."""
+        return {"scorer": type(self).__name__, "version": self.version, **dataclasses.asdict(self)}

@@ -1,0 +1,28 @@
+"""Scorers that score nothing."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.datasets.base import Pool
+from prunetune.scorers.base import Scorer
+from prunetune.signals import Signals
+
+
+@dataclass(frozen=True)
+class Random(Scorer):
+    """The same score for every image; its own sampler draws at random.
+
+    Source: the baseline of every pruning paper.
+    Cost: nothing.
+    """
+
+    name: ClassVar[str] = "random"
+    higher_means: ClassVar[str] = "nothing"
+    version: ClassVar[int] = 1
+    own_sampler: ClassVar[str] = "random"
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        return torch.zeros(len(pool), dtype=torch.float64)

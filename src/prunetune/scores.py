@@ -1,0 +1,105 @@
+"""Scores of a pool: computed once per (data, backbone, scorer), then read."""
+
+import csv
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunetune.datasets.base import Pool
+from prunetune.errors import InputError
+from prunetune.scorers.base import Scorer
+from prunetune.seeding import seeded
+from prunetune.signals import NetworkSignals, Signals
+from prunetune.store import read_meta
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores and where they are.
+
+    values: [N] float64 in pool order. seconds: what they cost when computed, decoding apart. folder: the store entry.
+    is_new: whether they were computed just now.
+    """
+
+    values: Tensor
+    seconds: float
+    folder: Path
+    is_new: bool
+
+
+def compute_scores(scorer: Scorer, signals: Signals, seed: int) -> Tensor:
+    """Return a scorer's [N] float64 scores, checked.
+
+    Raises:
+        InputError: a score is not finite.
+    """
+    with seeded("score", *([seed] if scorer.uses_seed else [])) as generator:
+        values = scorer.score(signals.pool, signals, generator)
+    if values.dtype != torch.float64 or values.shape != (len(signals.pool),):
+        raise TypeError(f"{type(scorer).__name__} must return [N] float64, got {list(values.shape)} {values.dtype}")
+    if not values.isfinite().all():
+        bad = int((~values.isfinite()).sum())
+        raise InputError(
+            f"{bad} of {len(values)} scores of {scorer.name} are not finite; "
+            "check the backbone's weights or pass precision=fp32"
+        )
+    return values
+
+
+def stored_scores(scorer: Scorer, signals: NetworkSignals, seed: int) -> Scores:
+    """Return a scorer's scores, from the store or computed into it."""
+    pool, embedding = signals.pool, signals.embedding
+    key = {**scorer.key(), **embedding.key(pool), "seed": seed if scorer.uses_seed else None}
+
+    was_there = embedding.store.place("scores", f"{pool.name}-{scorer.name}", key).is_dir()
+
+    def make(folder: Path) -> dict[str, float]:
+        charged_before, start = signals.seconds, time.perf_counter()
+        values = compute_scores(scorer, signals, seed)
+        own = time.perf_counter() - start
+        write_scores(folder / "scores.csv", pool, values)
+        for name, tensor in signals.products.items():
+            np.save(folder / f"{name}.npy", tensor.numpy())
+        signals.products.clear()
+        # a signal that the store already had brings its stored seconds: the score costs what it costs on its own
+        return {
+            "seconds": max(own, signals.seconds - charged_before),
+            "seconds_of_signals": signals.seconds,
+            "seconds_here": own,
+        }
+
+    entry = embedding.store.entry("scores", f"{pool.name}-{scorer.name}", key, make)
+    return Scores(read_scores(entry / "scores.csv", pool), read_meta(entry)["seconds"], entry, not was_there)
+
+
+def write_scores(path: Path, pool: Pool, values: Tensor) -> None:
+    """Write position, sample_id, label, score: one row per image in pool order, 17 significant digits."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["position", "sample_id", "label", "score"])
+        rows = zip(pool.sample_ids, pool.labels.tolist(), values.tolist(), strict=True)
+        writer.writerows([i, sample_id, label, f"{score:.17g}"] for i, (sample_id, label, score) in enumerate(rows))
+
+
+def read_scores(path: Path, pool: Pool) -> Tensor:
+    """Return the [N] float64 scores of a `scores.csv`.
+
+    Raises:
+        InputError: the file is damaged or is not this pool's.
+    """
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        is_whole = [row["sample_id"] for row in rows] == list(pool.sample_ids)
+        values = torch.tensor([float(row["score"]) for row in rows], dtype=torch.float64)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete the folder {path.parent.name} and run again") from None
+    if not is_whole:
+        raise InputError(
+            f"{path} is damaged or belongs to other images; delete the folder {path.parent.name} and run again"
+        )
+    return values
