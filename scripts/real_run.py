@@ -1,0 +1,109 @@
+"""The main job on real images and real pretrained weights, small enough for two CPU cores.
+
+python scripts/real_run.py --data <folder with data/ and weights/> [--results results] [--views 8] [--skip-full]
+
+dtd10 (ten classes of DTD, through the DTD reader) and caltech101 (through image_folder with its list files), each with
+ViT-Tiny and MobileNetV2: DLC + FlexRand (gamma fixed and chosen on validation), DLC top-k and random at ratios 0.1 and
+0.5 and the whole pool, three seeds, linear probe; then full fine-tuning of ViT-Tiny on dtd10 at ratio 0.1. Finished
+runs are skipped, so the command can be given again. Writes results/tables/real.md and results/tables/real.csv.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from prunetune.report import collect, tables
+
+ROOT = Path(__file__).resolve().parent.parent
+RATIOS = "[0.1,0.5]"
+METHODS = "[dlc,dlc_g0.25,dlc_topk,random]"
+
+
+def datasets(data: Path) -> dict[str, list[str]]:
+    """Return the overrides that name each data set."""
+    dtd10, caltech101 = data / "data" / "dtd10", data / "data" / "caltech101"
+    lists = [f"dataset.{part}_list={caltech101}/{part}.txt" for part in ("train", "test")]
+    return {
+        "dtd10": ["dataset=dtd", "dataset.name=dtd10", "dataset.check_counts=false", f"dataset.root={dtd10}"],
+        "caltech101": [
+            "dataset=image_folder",
+            "dataset.name=caltech101",
+            f"dataset.root={caltech101}/101_ObjectCategories",
+            *lists,
+        ],
+    }
+
+
+def backbones(data: Path) -> dict[str, list[str]]:
+    """Return the overrides that name each backbone; the statistics are those that its weights were trained with."""
+    weights = data / "weights"
+    return {
+        "vit_tiny": [
+            "backbone=timm",
+            "backbone.name=vit_tiny",
+            "backbone.model=vit_tiny_patch16_224",
+            f"backbone.checkpoint={weights}/vit_tiny_patch16_224_augreg_in1k.pth",
+            "backbone.mask_modules=linear",
+        ],
+        "mobilenetv2": [
+            "backbone=timm",
+            "backbone.name=mobilenetv2",
+            "backbone.model=mobilenetv2_100",
+            f"backbone.checkpoint={weights}/mobilenetv2_100_tfhub_dequant_in1k.pth",
+            "backbone.model_args={pad_type:same,bn_eps:0.001}",
+            "backbone.mean=[0.5,0.5,0.5]",
+            "backbone.std=[0.5,0.5,0.5]",
+            "backbone.mask_modules=conv2d",
+        ],
+    }
+
+
+def grids(data: Path, views: int, with_full: bool) -> list[list[str]]:
+    """Return the overrides of every grid, the cheapest first."""
+    probe = ["finetune=linear_probe", f"finetune.views={views}", "seeds=[0,1,2]"]
+    jobs = []
+    for images in datasets(data).values():
+        for backbone in backbones(data).values():
+            jobs.append([*images, *backbone, *probe, f"methods={METHODS}", f"ratios={RATIOS}"])
+            jobs.append([*images, *backbone, *probe, "methods=[random]", "ratios=[1.0]"])
+    if with_full:
+        full = ["finetune=full", "finetune.evaluate_every=50", "seeds=[0,1,2]"]
+        jobs.append(
+            [*datasets(data)["dtd10"], *backbones(data)["vit_tiny"], *full, f"methods={METHODS}", "ratios=[0.1]"]
+        )
+    return jobs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with data/ and weights/")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="the results_dir of the runs")
+    parser.add_argument("--out", type=Path, default=Path("results/tables"), help="where the tables go")
+    parser.add_argument("--views", type=int, default=8, help="augmented views of the probes (the recipe's own is 50)")
+    parser.add_argument("--skip-full", action="store_true", help="leave out the full fine-tuning")
+    options = parser.parse_args()
+    if not (options.data / "data").is_dir() or not (options.data / "weights").is_dir():
+        sys.exit(f"error: {options.data} should be a folder with data/ and weights/; pass --data=<folder>")
+    for overrides in grids(options.data.resolve(), options.views, not options.skip_full):
+        command = [sys.executable, str(ROOT / "run.py"), "--config-name", "grid", f"results_dir={options.results}"]
+        print(" ".join(["run.py --config-name grid", *overrides]), flush=True)
+        subprocess.run([*command, *overrides], check=True)
+    write_tables(options.results, options.out)
+
+
+def write_tables(results_dir: Path, out: Path) -> None:
+    """Write the runs of dtd10 and caltech101 as real.md and real.csv."""
+    results, skipped = collect.collect(results_dir)
+    for line in skipped:
+        print(line, file=sys.stderr)
+    results = results[results["dataset"].isin(["dtd10", "caltech101"])]
+    table = tables.summary(results)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "real.md").write_text(tables.to_markdown(table, tables.footer(results)))
+    tables.to_csv(table, out / "real.csv")
+    print(f"wrote {out / 'real.md'} and {out / 'real.csv'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""Accuracy by method and ratio: mean over seeds, spread, and paired difference to random. Percent, and only here."""
+
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from prunetune.errors import InputError
+
+SETTING = ["dataset", "backbone", "finetune"]  # one block of a table
+SAME_DATA = ["num_classes", "num_pool", "num_test", "dataset_fingerprint"]
+MISSING = "X"
+WHOLE_POOL = "whole pool"
+ABOVE_RANDOM = "Percentage points above random, paired by seed:"
+RULES = {
+    "fixed": "fixed beforehand",
+    "validation": "chosen on held-out pool images",
+    "oracle": "chosen on test (an oracle, not a result)",
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One setting's table, ready to print: rows of cells, the first row being the heads."""
+
+    title: str
+    caption: str
+    accuracy: list[list[str]]
+    whole_pool: list[str]  # lines
+    difference: list[list[str]]  # empty without a method to compare or without random
+
+
+def summary(results: pd.DataFrame) -> pd.DataFrame:
+    """Average over seeds.
+
+    Args:
+        results: the frame of `collect`.
+
+    Returns:
+        One row per (dataset, backbone, finetune, ratio, method), random first, also for a method that was not run at
+        one of the ratios (n = 0, no mean). mean, std (ddof 1; none for n = 1) in percent, n seeds; difference and
+        difference_std: percentage points above random over the num_pairs seeds that both have. At ratio 1 every method
+        keeps everything: such runs are one method, "whole pool". Nothing is rounded.
+
+    Raises:
+        InputError: runs of one data set differ in its size or content.
+    """
+    _check_same_data(results)
+    runs = results.assign(method=[method_name(run) for run in results.to_dict("records")])
+    runs = runs.assign(
+        percent=100 * runs["accuracy"], is_random=(runs["scorer"] == "random") & (runs["sampler"] == "random")
+    )
+    rows = []
+    for setting, block in runs.groupby(SETTING):
+        for ratio, method in _cells(block):
+            row = dict(zip(SETTING, setting, strict=True)) | {"ratio": ratio, "method": method}
+            sizes = {key: block[key].iloc[0] for key in ("num_classes", "num_pool", "num_test")}
+            rows.append(row | _statistics(block[block["ratio"] == ratio], method) | sizes)
+    return pd.DataFrame(rows)
+
+
+def method_name(run: dict) -> str:
+    """Return `scorer-sampler`, shortened for random, and what else makes a table row: tag, scoring backbone."""
+    pair = (run["scorer"], run["sampler"])
+    name = "random" if pair == ("random", "random") else "-".join(pair)
+    if run["ratio"] == 1:
+        name = WHOLE_POOL
+    elif run["scoring_backbone"] != run["backbone"]:
+        name += f" (scored by {run['scoring_backbone']})"
+    return name if run["tag"] == "default" else f"{name} ({run['tag']})"
+
+
+def footer(results: pd.DataFrame) -> str:
+    """Return one line that says where the numbers come from and how they were made."""
+    gammas = results.loc[results["gamma"].notna(), ["gamma", "selection_rule"]]
+    parts = [f"{len(results)} runs", f"commit {_listed(results['commit'])}"]
+    parts.append("recipe " + ", ".join(_recipe(name, runs) for name, runs in results.groupby("finetune")))
+    parts.append(f"precision {_listed(results['precision'])}")
+    parts.append("accuracy of the last epoch on test")
+    for rule, chosen in gammas.groupby("selection_rule"):
+        values = ", ".join(f"{gamma:g}" for gamma in sorted(chosen["gamma"].unique()))
+        parts.append(f"gamma {values} {RULES.get(rule, rule)}")
+    return "; ".join(parts) + "."
+
+
+def blocks(table: pd.DataFrame) -> list[Block]:
+    """Arrange a summary for reading: one block per setting, methods down, ratios across."""
+    return [_block(", ".join(setting), part) for setting, part in table.groupby(SETTING)]
+
+
+def to_markdown(table: pd.DataFrame, foot: str = "") -> str:
+    """Return the summary as Markdown, aligned for reading as plain text too."""
+    return _render(table, foot, _Style("### {}", _markdown_rows, lambda text: [text]))
+
+
+def to_text(table: pd.DataFrame, foot: str = "") -> str:
+    """Return the summary for a terminal of 100 columns."""
+    return _render(table, foot, _Style("{}", _text_rows, partial(textwrap.wrap, width=100)))
+
+
+def to_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write the summary, one row per cell, percent with one decimal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    numbers = ["mean", "std", "difference", "difference_std"]
+    table.assign(**{key: table[key].map(_one_decimal, na_action="ignore") for key in numbers}).to_csv(
+        path, index=False, lineterminator="\n"
+    )
+
+
+def _check_same_data(results: pd.DataFrame) -> None:
+    for dataset, runs in results.groupby("dataset"):
+        for key in SAME_DATA:
+            counts = runs.groupby(key)["run"].count()
+            if len(counts) > 1:
+                found = ", ".join(f"{str(value)[:12]} in {count} runs" for value, count in counts.items())
+                raise InputError(
+                    f"the runs of {dataset} are not about the same data: {key} is {found}; remove the older runs, "
+                    "or give one of the two another dataset.name"
+                )
+
+
+def _block(title: str, part: pd.DataFrame) -> Block:
+    most, whole = int(part["n"].max()), part["method"].str.startswith(WHOLE_POOL)
+    grid, first = part[~whole], part.iloc[0]
+    over = f"mean ± std over seeds (n = {most} where not given)" if most > 1 else "one seed"
+    caption = (
+        f"Test accuracy in %, {over}, by fraction of each class kept. "
+        f"{first['num_pool']} images in {first['num_classes']} classes to prune, {first['num_test']} to test on."
+    )
+    if (grid["n"] == 0).any():
+        caption += f" {MISSING}: not run."
+    compared = grid[grid["difference"].notna().groupby(grid["method"]).transform("any")]
+    return Block(
+        title=title,
+        caption=caption,
+        accuracy=_wide(grid, partial(_accuracy, most=most)),
+        whole_pool=[f"{row['method']} (ratio 1): {_accuracy(row, most)}" for row in _records(part[whole])],
+        difference=_wide(compared, partial(_difference, most=most)),
+    )
+
+
+def _cells(block: pd.DataFrame) -> Iterator[tuple[float, str]]:
+    """Yield every (ratio, method) that the block's table shows, run or not."""
+    pruned, whole = block[block["ratio"] < 1], block[block["ratio"] == 1]
+    names = (
+        pruned[["is_random", "method"]].drop_duplicates().sort_values(["is_random", "method"], ascending=[False, True])
+    )
+    for ratio in sorted(pruned["ratio"].unique()):
+        yield from ((ratio, method) for method in names["method"])
+    yield from ((1.0, method) for method in sorted(whole["method"].unique()))
+
+
+def _statistics(cells: pd.DataFrame, method: str) -> dict[str, float | int]:
+    mine = cells[cells["method"] == method]
+    by_seed = mine.groupby("seed")["percent"].mean()  # a whole pool may have been run under several methods
+    gains = (by_seed - _random_by_seed(cells, mine)).dropna()
+    return {
+        "mean": by_seed.mean(),
+        "std": by_seed.std(ddof=1),
+        "n": len(by_seed),
+        "difference": gains.mean(),
+        "difference_std": gains.std(ddof=1),
+        "num_pairs": len(gains),
+    }
+
+
+def _random_by_seed(cells: pd.DataFrame, mine: pd.DataFrame) -> pd.Series:
+    """Return what to compare with: random under the same tag, else under the default one; nothing for random itself."""
+    compared = not mine["is_random"].any() and not (mine["ratio"] == 1).any()
+    for tag in [*mine["tag"].unique(), "default"] if compared else []:
+        baseline = cells[cells["is_random"] & (cells["tag"] == tag)]
+        if len(baseline):
+            return baseline.groupby("seed")["percent"].mean()
+    return pd.Series(dtype="float64")
+
+
+def _accuracy(row: dict, most: int) -> str:
+    return _cell(_one_decimal(row["mean"]), row["std"], row["n"], most)
+
+
+def _difference(row: dict, most: int) -> str:
+    value = row["difference"]
+    sign = "+" if value > 0 and float(_one_decimal(value)) else ""
+    return _cell(sign + _one_decimal(value), row["difference_std"], row["num_pairs"], most)
+
+
+def _cell(value: str, std: float, n: int, most: int) -> str:
+    if n == 0:
+        return MISSING
+    spread = "" if pd.isna(std) else f" ± {_one_decimal(std)}"
+    return value + spread + ("" if n == most else f" (n={n})")
+
+
+def _one_decimal(value: float) -> str:
+    return f"{round(value, 1) + 0.0:.1f}"  # + 0.0 turns -0.0 into 0.0
+
+
+def _wide(part: pd.DataFrame, show: Callable[[dict], str]) -> list[list[str]]:
+    if part.empty:
+        return []
+    ratios = sorted(part["ratio"].unique())
+    shown = {(row["method"], row["ratio"]): show(row) for row in _records(part)}
+    rows = [[method, *(shown[method, ratio] for ratio in ratios)] for method in part["method"].unique()]
+    return [["method", *(f"{ratio:g}" for ratio in ratios)], *rows]
+
+
+def _recipe(name: str, runs: pd.DataFrame) -> str:
+    views = sorted(int(value) for value in runs["views"].dropna().unique())
+    if name != "linear_probe" or not views:
+        return name
+    if views == [0]:
+        return f"{name} (of the evaluation view)"
+    return f"{name} ({', '.join(map(str, views))} augmented views of an image, shared by all seeds)"
+
+
+def _listed(values: pd.Series) -> str:
+    return ", ".join(sorted(values.fillna("unknown").unique()))
+
+
+def _records(part: pd.DataFrame) -> list[dict]:
+    return part.to_dict("records")
+
+
+@dataclass(frozen=True)
+class _Style:
+    title: str
+    rows: Callable[[list[list[str]]], list[str]]
+    prose: Callable[[str], list[str]]
+
+
+def _render(table: pd.DataFrame, foot: str, style: _Style) -> str:
+    paragraphs = []
+    for block in blocks(table):
+        paragraphs += [[style.title.format(block.title)], style.prose(block.caption)]
+        paragraphs += [style.rows(block.accuracy)] if block.accuracy else []
+        paragraphs += [[line] for line in block.whole_pool]
+        if block.difference:
+            paragraphs += [[ABOVE_RANDOM], style.rows(block.difference)]
+    paragraphs += [style.prose(foot)] if foot else []
+    return "\n\n".join("\n".join(lines) for lines in paragraphs) + "\n"
+
+
+def _markdown_rows(rows: list[list[str]]) -> list[str]:
+    widths = _widths(rows)
+    lines = ["| " + " | ".join(_aligned(row, widths)) + " |" for row in rows]
+    rule = "|".join(["", "-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:]), ""])
+    return [lines[0], rule, *lines[1:]]
+
+
+def _text_rows(rows: list[list[str]]) -> list[str]:
+    return ["  " + "   ".join(_aligned(row, _widths(rows))).rstrip() for row in rows]
+
+
+def _widths(rows: list[list[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
+def _aligned(row: list[str], widths: list[int]) -> list[str]:
+    return [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]

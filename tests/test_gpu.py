@@ -1,0 +1,80 @@
+"""The same logic on the CPU and, where there is one, on a CUDA device."""
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from prunetune.backbones import Backbone
+from prunetune.datasets import Textures
+from prunetune.finetune import finetune_all
+from prunetune.probe import Probe, train_probes
+from prunetune.recipe import Recipe
+from prunetune.scorers import DLC
+from prunetune.scores import compute_scores
+from prunetune.signals import Embedding, NetworkSignals
+from prunetune.store import Store
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+SET = Textures(num_pool=120, num_test=100)
+MICRO = Backbone(model="prunetune_micro", mask_modules="conv2d")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_dlc_ranks_as_on_the_cpu_in_fp32(device, precision, tmp_path):
+    def scores(device, precision):
+        embedding = Embedding(MICRO.load(), Store(tmp_path / device / precision), precision, device)
+        return compute_scores(DLC(), NetworkSignals(SET.pool("train"), embedding), 0)
+
+    expected = scores("cpu", "fp32")
+    assert spearmanr(scores(device, precision), expected).statistic > (0.999 if precision == "fp32" else 0.99)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_probes_train_as_on_the_cpu(device):
+    generator = torch.Generator().manual_seed(0)
+    bank = torch.randn(2, 60, 16, generator=generator)
+    labels = torch.arange(60) % 3
+    probes = [Probe(torch.arange(n), labels[:n], bank[0], labels, seed=0) for n in (60, 31)]
+    recipe = Recipe("linear_probe", epochs=4, batch_size=16)
+    expected = train_probes(bank, probes, 3, recipe, "cpu")
+    for mine, reference in zip(train_probes(bank, probes, 3, recipe, device), expected, strict=True):
+        losses = [epoch.train_loss for epoch in mine.history]
+        assert losses == pytest.approx([epoch.train_loss for epoch in reference.history], rel=1e-4)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_full_fine_tuning_learns(device):
+    pool, test = SET.pool("train"), SET.pool("test")
+    recipe = Recipe("full", trained="all", epochs=4, batch_size=32, learning_rate=0.02, evaluate_every=4)
+    everything = torch.arange(len(pool))
+    result = finetune_all(
+        MICRO.load(), pool, pool.images, everything, test, test.images, recipe, seed=0, precision="fp32", device=device
+    )
+    assert result.history[-1].train_loss < result.history[0].train_loss
+    assert len(result.predictions) == len(test)
+
+
+@pytest.mark.gpu
+def test_a_batch_that_does_not_fit_is_split_without_changing_the_result():
+    pool, test = SET.pool("train"), SET.pool("test")
+    backbone = Backbone(model="test_vit", mask_modules="linear", pretrained=False)
+    recipe = Recipe("full", trained="all", epochs=1, batch_size=64, learning_rate=0.01, evaluate_every=1)
+
+    def train() -> float:
+        result = finetune_all(
+            backbone.load(), pool, pool.images, torch.arange(64), test, test.images, recipe, 0, "fp32", "cuda"
+        )
+        return result.history[-1].train_loss
+
+    whole = train()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((before + 200 * 2**20) / total)  # too little for 64 images at once
+    try:
+        assert train() == pytest.approx(whole, rel=1e-4)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+

@@ -1,0 +1,455 @@
+import dataclasses
+import json
+import re
+import runpy
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from prunetune.datasets.base import Pool
+from prunetune.errors import InputError
+from prunetune.images.decode import ImageArrays
+from prunetune.report import collect, figures, page, tables
+from prunetune.scores import write_scores
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def make_result(**changes: object) -> dict:
+    result = {
+        **{"dataset": "textures", "backbone": "micro", "scoring_backbone": "micro", "finetune": "linear_probe"},
+        **{"scorer": "dlc", "sampler": "flexrand", "ratio": 0.1, "seed": 0, "tag": "default"},
+        **{"gamma": 0.25, "selection_rule": "fixed", "precision": "fp32"},
+        **{"num_classes": 2, "num_pool": 6, "num_kept": 2, "num_test": 4, "dataset_fingerprint": "f0"},
+        **{"accuracy": 0.5, "best_accuracy": 0.75, "worst_class_accuracy": 0.25, "per_class_accuracy": [0.25, 0.75]},
+        **{"classes": ["a", "b"], "decode_seconds": 0.1, "score_seconds": 1.5, "search_seconds": None},
+        **{"sample_seconds": 0.01, "finetune_seconds": 2.0, "peak_memory_bytes": None, "device": "cpu"},
+        **{"commit": "abc1234", "scores_path": "store/scores/x/scores.csv", "versions": {"torch": "2"}},
+        "config": {"finetune": {"name": "linear_probe", "views": 50}},
+    }
+    return {**result, **changes}
+
+
+def put(results_dir: Path, **changes: object) -> Path:
+    """Write a made-up run where a real one would be."""
+    result = make_result(**changes)
+    names = [result[key] for key in ("dataset", "backbone", "finetune")]
+    last = [f"{result['scorer']}-{result['sampler']}", f"ratio_{result['ratio']}", f"seed_{result['seed']}"]
+    folder = results_dir.joinpath("runs", *map(str, names), *last, result["tag"])
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def frame(*results: dict) -> pd.DataFrame:
+    rows = [make_result(**{"run": str(number), "views": 50, **result}) for number, result in enumerate(results)]
+    return collect._typed(pd.DataFrame(rows, columns=list(collect.COLUMNS)))
+
+
+RANDOM = {"scorer": "random", "sampler": "random", "gamma": None, "selection_rule": None}
+
+
+def cell(table: pd.DataFrame, method: str, ratio: float = 0.1) -> pd.Series:
+    (row,) = table[(table["method"] == method) & (table["ratio"] == ratio)].to_dict("records")
+    return pd.Series(row)
+
+
+def test_every_run_is_one_row_in_a_fixed_order_with_fixed_columns(tmp_path: Path) -> None:
+    for ratio in (0.5, 0.1):
+        for seed in (10, 2):
+            put(tmp_path, ratio=ratio, seed=seed)
+    put(tmp_path, scorer="random", sampler="random")
+    put(tmp_path, dataset="dtd")
+    results, skipped = collect.collect(tmp_path)
+    assert tuple(results.columns) == collect.COLUMNS
+    order = results[["dataset", "scorer", "ratio", "seed"]].to_records(index=False).tolist()
+    dlc = [("textures", "dlc", ratio, seed) for ratio in (0.1, 0.5) for seed in (2, 10)]
+    assert order == [("dtd", "dlc", 0.1, 0), *dlc, ("textures", "random", 0.1, 0)]
+    assert not skipped
+    assert results["run"][0] == "runs/dtd/micro/linear_probe/dlc-flexrand/ratio_0.1/seed_0/default"
+    assert results["views"].tolist() == [50] * 6
+
+
+def test_the_csv_reads_back_as_it_was_and_is_the_same_every_time(tmp_path: Path) -> None:
+    put(tmp_path, tag="7", accuracy=1 / 3)
+    put(tmp_path, scorer="none", sampler="random", gamma=None, peak_memory_bytes=2**40)
+    results, _ = collect.collect(tmp_path)
+    collect.write(results, tmp_path / "results.csv")
+    first = (tmp_path / "results.csv").read_bytes()
+    again = collect.read(tmp_path / "results.csv")
+    pd.testing.assert_frame_equal(again, results)
+    collect.write(again, tmp_path / "results.csv")
+    assert (tmp_path / "results.csv").read_bytes() == first
+    lines = first.decode().splitlines()
+    assert lines[0] == ",".join(collect.COLUMNS)
+    assert "0.3333333333333333" in lines[1]
+    assert ",1099511627776," in lines[2]  # no 1.099e12 beside an empty field
+
+
+def test_a_missing_results_csv_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"scripts/collect\.py"):
+        collect.read(tmp_path / "results.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "Expecting property name"),
+        ("", "Expecting value"),
+        ("[]", "no JSON object"),
+        (b"\xff\xfe\x00", "codec"),
+        (json.dumps({"dataset": "dtd"}), "no backbone"),
+        (json.dumps(make_result(accuracy=None)), "no accuracy"),
+        (json.dumps(make_result(accuracy="0.5")), "accuracy must be numbers"),
+    ],
+)
+def test_a_corrupt_result_is_named_in_one_line_and_skipped(content: str | bytes, reason: str, tmp_path: Path) -> None:
+    put(tmp_path)
+    broken = put(tmp_path, seed=1) / "result.json"
+    broken.write_bytes(content if isinstance(content, bytes) else content.encode())
+    results, skipped = collect.collect(tmp_path)
+    assert results["seed"].tolist() == [0]
+    (line,) = skipped
+    assert str(broken) in line
+    assert reason in line
+    assert "\n" not in line
+
+
+def test_a_copied_run_is_counted_once(tmp_path: Path) -> None:
+    folder = put(tmp_path)
+    shutil.copytree(folder, tmp_path / "grids" / "copy")
+    results, skipped = collect.collect(tmp_path)
+    assert len(results) == 1
+    assert len(skipped) == 1
+    assert str(tmp_path / "runs") in skipped[0]
+
+
+def test_no_runs_are_no_rows(tmp_path: Path) -> None:
+    results, skipped = collect.collect(tmp_path)
+    assert len(results) == 0
+    assert tuple(results.columns) == collect.COLUMNS
+    assert skipped == []
+
+
+def test_every_column_is_defined_in_the_readme_of_the_results() -> None:
+    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("## results.csv") :]
+    defined = [
+        name
+        for line in table.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    ]
+    assert defined == list(collect.COLUMNS)
+
+
+def test_mean_spread_and_number_are_over_seeds_in_percent() -> None:
+    table = tables.summary(
+        frame(*({"seed": seed, "accuracy": accuracy} for seed, accuracy in enumerate([0.5, 0.54, 0.52])))
+    )
+    row = cell(table, "dlc-flexrand")
+    assert row["mean"] == pytest.approx(52)
+    assert row["std"] == pytest.approx(2)  # ddof 1: sqrt((4 + 4 + 0) / 2)
+    assert row["n"] == 3
+    assert row["num_test"] == 4
+
+
+def test_the_difference_is_paired_by_seed() -> None:
+    mine = [{"seed": seed, "accuracy": accuracy} for seed, accuracy in ((0, 0.6), (1, 0.8), (5, 0.1))]
+    random = [{"seed": seed, "accuracy": accuracy, **RANDOM} for seed, accuracy in ((0, 0.55), (1, 0.73), (2, 0.99))]
+    row = cell(tables.summary(frame(*mine, *random)), "dlc-flexrand")
+    assert row["difference"] == pytest.approx(6)  # (5 + 7) / 2; seeds 2 and 5 have no partner
+    assert row["difference_std"] == pytest.approx(2**0.5)
+    assert (row["n"], row["num_pairs"]) == (3, 2)
+
+
+def test_random_comes_first_and_is_not_compared_with_itself() -> None:
+    table = tables.summary(frame({}, RANDOM, {"scorer": "abc", "sampler": "topk"}))
+    assert table["method"].tolist() == ["random", "abc-topk", "dlc-flexrand"]
+    assert cell(table, "random")["num_pairs"] == 0
+    assert np.isnan(cell(table, "random")["difference"])
+
+
+def test_one_seed_has_no_spread() -> None:
+    table = tables.summary(frame({"accuracy": 0.625}))
+    assert np.isnan(cell(table, "dlc-flexrand")["std"])
+    assert "| dlc-flexrand | 62.5 |" in tables.to_markdown(table)
+
+
+def test_a_tag_is_compared_with_random_under_the_same_tag_if_there_is_one() -> None:
+    results = [{"accuracy": 0.5, **RANDOM}, {"accuracy": 0.4, "tag": "bf16", **RANDOM}]
+    results += [{"accuracy": 0.6, "tag": "bf16"}, {"accuracy": 0.6, "tag": "g0.4"}]
+    table = tables.summary(frame(*results))
+    assert cell(table, "dlc-flexrand (bf16)")["difference"] == pytest.approx(20)
+    assert cell(table, "dlc-flexrand (g0.4)")["difference"] == pytest.approx(10)
+    assert cell(table, "random (bf16)")["num_pairs"] == 0
+
+
+def test_another_scoring_backbone_is_another_row() -> None:
+    table = tables.summary(frame({}, {"scoring_backbone": "resnet18"}))
+    assert table["method"].tolist() == ["dlc-flexrand", "dlc-flexrand (scored by resnet18)"]
+
+
+def test_at_ratio_one_all_methods_are_the_whole_pool_and_a_seed_counts_once() -> None:
+    whole = {"ratio": 1.0, "accuracy": 0.9}
+    table = tables.summary(frame({}, RANDOM, whole, {**whole, **RANDOM}, {**whole, "seed": 1, "accuracy": 0.92}))
+    row = cell(table, "whole pool", 1.0)
+    assert (row["n"], row["num_pairs"]) == (2, 0)
+    assert row["mean"] == pytest.approx(91)
+    assert "whole pool (ratio 1): 91.0 ± 1.4" in tables.to_text(table)
+    assert set(table["ratio"]) == {0.1, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.04, "0.0"), (-0.04, "0.0"), (0.06, "+0.1"), (-0.06, "-0.1"), (-12.0, "-12.0")]
+)
+def test_a_difference_shows_its_sign_but_no_signed_zero(value: float, shown: str) -> None:
+    table = tables.summary(frame({"accuracy": 0.5 + value / 100}, {"accuracy": 0.5, **RANDOM}))
+    assert f"| dlc-flexrand | {shown} |" in " ".join(tables.to_markdown(table).split("paired by seed:")[1].split())
+
+
+def test_runs_of_different_data_under_one_name_are_refused() -> None:
+    with pytest.raises(InputError, match="dataset_fingerprint is f0 in 2 runs, f1 in 1 runs"):
+        tables.summary(frame({}, {"seed": 1}, {"seed": 2, "dataset_fingerprint": "f1"}))
+    with pytest.raises(InputError, match="num_test is 4 in 1 runs, 5 in 1 runs"):
+        tables.summary(frame({}, {"seed": 1, "num_test": 5}))
+
+
+def test_the_footer_says_where_the_numbers_come_from() -> None:
+    results = frame(
+        {}, {"seed": 1, "commit": "def5678-dirty"}, {"ratio": 0.5, "gamma": 0.4, "selection_rule": "validation"}
+    )
+    assert tables.footer(results) == (
+        "3 runs; commit abc1234, def5678-dirty; "
+        "recipe linear_probe (50 augmented views of an image, shared by all seeds); precision fp32; "
+        "accuracy of the last epoch on test; gamma 0.25 fixed beforehand; "
+        "gamma 0.4 chosen on held-out pool images."
+    )
+    assert "recipe full;" in tables.footer(frame({"finetune": "full", "views": None}))
+    assert "(of the evaluation view)" in tables.footer(frame({"views": 0}))
+    assert "gamma" not in tables.footer(frame(RANDOM))
+
+
+def test_the_table_of_the_golden_runs_is_the_one_that_a_person_has_read() -> None:
+    results = collect.read(GOLDEN / "results.csv")
+    markdown = tables.to_markdown(tables.summary(results), tables.footer(results))
+    assert markdown == (GOLDEN / "results.md").read_text(encoding="utf-8")
+
+
+def test_the_text_for_a_terminal_is_aligned_and_within_its_width() -> None:
+    results = collect.read(GOLDEN / "results.csv")
+    lines = tables.to_text(tables.summary(results), tables.footer(results)).splitlines()
+    assert max(map(len, lines)) <= 100
+    start = next(number for number, line in enumerate(lines) if "dlc-flexrand " in line) - 2
+    assert len({len(line) for line in lines[start : start + 5]}) == 1
+    assert not any("|" in line for line in lines)
+
+
+def test_the_csv_has_percent_with_one_decimal_and_empty_fields_for_gaps(tmp_path: Path) -> None:
+    tables.to_csv(tables.summary(collect.read(GOLDEN / "results.csv")), tmp_path / "table.csv")
+    lines = (tmp_path / "table.csv").read_text().splitlines()
+    assert "textures,micro,linear_probe,0.5,dlc-flexrand,71.2,1.1,2,0.7,0.4,2,6,300,200" in lines
+    assert "textures,micro,linear_probe,0.1,dlc-topk,,,0,,,0,6,300,200" in lines
+
+
+def make_pool(*sizes: int, side: int = 4) -> Pool:
+    """Return a pool whose n-th image is all grey value n."""
+    labels = [label for label, size in enumerate(sizes) for _ in range(size)]
+    pixels = np.stack([np.full((side, side + 2, 3), number, dtype=np.uint8) for number in range(len(labels))])
+    names = tuple(f"{number:03d}" for number in range(len(labels)))
+    classes = tuple(f"class {label}" for label in range(len(sizes)))
+    return Pool("made", torch.tensor(labels), names, ("train",) * len(labels), classes, ImageArrays(pixels))
+
+
+def shown(figure: Figure, num: int) -> list[list[int | None]]:
+    """Return the grey values of a picture's rows, None for an empty place."""
+    values = [int(axes.images[0].get_array()[0, 0, 0]) if axes.images else None for axes in figure.axes]
+    return [values[start : start + 2 * num] for start in range(0, len(values), 2 * num)]
+
+
+def test_the_easiest_images_are_at_the_left_and_the_hardest_at_the_right() -> None:
+    pool = make_pool(7, 6)
+    scores = torch.tensor([3.0, 1.0, 6.0, 0.0, 5.0, 4.0, 2.0, 0.6, 0.1, 0.5, 0.2, 0.4, 0.3], dtype=torch.float64)
+    figure = figures.extremes(pool, scores, num=2)
+    first, second = scores[:7].argsort().tolist(), (7 + scores[7:].argsort()).tolist()
+    assert shown(figure, 2) == [first[:2] + first[-2:], second[:2] + second[-2:]]
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["0.00", "1.00", "5.00", "6.00"]
+    words = [text.get_text() for text in figure.texts]
+    assert {"easiest", "hardest", "class 0", "class 1"} <= set(words)
+
+
+def test_a_small_class_shows_every_image_once() -> None:
+    figure = figures.extremes(make_pool(3, 1), torch.tensor([2.0, 3.0, 1.0, 0.0], dtype=torch.float64), num=2)
+    assert shown(figure, 2) == [[2, 0, None, 1], [3, None, None, None]]
+
+
+def test_equal_scores_go_by_position() -> None:
+    assert figures.ends(make_pool(5), torch.zeros(5, dtype=torch.float64), 0, 2) == ([0, 1], [3, 4])
+
+
+def test_at_most_ten_classes_are_shown_evenly_spread_and_the_caption_says_so() -> None:
+    pool = make_pool(*[1] * 12, 0, *[1] * 7)  # 20 classes, of which one is empty
+    assert figures.shown_classes(pool) == [0, 2, 4, 6, 8, 10, 13, 15, 17, 19]
+    figure = figures.extremes(pool, torch.arange(19, dtype=torch.float64), num=1)
+    assert len(shown(figure, 1)) == 10
+    assert any("10 of 19 classes, evenly spread" in text.get_text() for text in figure.texts)
+
+
+def test_images_keep_their_aspect_and_large_ones_are_shrunk_first() -> None:
+    figure = figures.extremes(make_pool(2, side=400), torch.tensor([0.0, 1.0], dtype=torch.float64), num=1)
+    assert figure.axes[0].images[0].get_array().shape == (159, 160, 3)  # from 400 x 402
+    assert figure.axes[0].get_aspect() == 1
+
+
+def test_a_class_may_be_called_anything(tmp_path: Path) -> None:
+    pool = dataclasses.replace(make_pool(1, 1), classes=(r"$\frac", "a_very_long_class_name_of_forty_two_letters"))
+    figure = figures.extremes(pool, torch.tensor([0.0, 1.0], dtype=torch.float64), num=1)
+    figure.savefig(tmp_path / "picture.png")
+    words = [text.get_text() for text in figure.texts]
+    assert r"$\frac" in words
+    assert "a very long clas\ns name of forty \ntwo letters" in words
+
+
+def test_scores_of_another_pool_are_refused() -> None:
+    with pytest.raises(InputError, match="each of the 3 images of made, got 2"):
+        figures.extremes(make_pool(3), torch.zeros(2, dtype=torch.float64))
+
+
+def test_the_curves_show_the_means_and_spreads_of_the_table() -> None:
+    table = tables.summary(collect.read(GOLDEN / "results.csv"))
+    figure = figures.accuracy_curves(table)
+    assert [axes.get_title() for axes in figure.axes] == ["dtd, resnet18, full", "textures, micro, linear_probe"]
+    axes = figure.axes[1]
+    drawn = {container.get_label(): container for container in axes.containers}
+    assert list(drawn) == ["random", "dlc-flexrand", "dlc-flexrand (g0.4)", "dlc-topk"]
+    for method, container in drawn.items():
+        rows = table[(table["dataset"] == "textures") & (table["method"] == method)].sort_values("ratio")
+        line, _, (bars,) = container.lines
+        np.testing.assert_array_equal(line.get_xdata().astype(float), rows["ratio"])
+        np.testing.assert_array_equal(line.get_ydata().astype(float), rows["mean"])
+        heights = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments() if len(segment)]
+        np.testing.assert_allclose(heights, 2 * rows["std"].dropna())
+    styles = {(container.lines[0].get_marker(), container.lines[0].get_linestyle()) for container in drawn.values()}
+    assert len(styles) == len(drawn)
+    (level,) = [line for line in axes.lines if line.get_label() == "whole pool (ratio 1)"]
+    assert level.get_ydata()[0] == pytest.approx(81)
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
+    results = collect.read(GOLDEN / "results.csv")
+    table = tables.summary(results)
+    figures.accuracy_curves(table).savefig(tmp_path / "curves.png")
+    page.write(
+        tmp_path / "page.html", table, results.assign(device="<cpu>"), {"Curves & more": tmp_path / "curves.png"}
+    )
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?://|<script|<link|href=", html)
+    assert re.findall(r'src="([^,"]{0,30})', html) == ["data:image/png;base64"]
+    assert "Curves &amp; more" in html
+    assert "&lt;cpu&gt;" in html
+    assert "<td>71.2 ± 1.1 (n=2)</td>" in html
+    assert tables.footer(results) in html
+    assert html.count("<tr>") == 2 + 5 + 4 + 25  # two tables of accuracy, one of differences, 24 runs; a head each
+
+
+@pytest.fixture
+def run_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> Callable[..., SimpleNamespace]:
+    """Return a function that runs a script of scripts/ in tmp_path as the command line would."""
+
+    def run(name: str, *arguments: str) -> SimpleNamespace:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        message = ""
+        try:
+            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+        except SystemExit as error:
+            message = f"{error.code}\n"
+        printed = capsys.readouterr()
+        return SimpleNamespace(returncode=int(bool(message)), stdout=printed.out, stderr=printed.err + message)
+
+    return run
+
+
+def test_collect_writes_the_rows_and_names_what_it_skipped(tmp_path: Path, run_script) -> None:
+    put(tmp_path / "results")
+    (put(tmp_path / "results", seed=1) / "result.json").write_text("{")
+    done = run_script("collect.py")
+    assert done.returncode == 0
+    assert done.stdout == f"{Path('results/results.csv')}: 1 runs\n"
+    assert done.stderr.startswith("skipped results")
+    assert len(collect.read(tmp_path / "results" / "results.csv")) == 1
+
+
+@pytest.mark.parametrize("script", ["collect.py", "report.py"])
+def test_without_runs_there_is_one_clear_line(script: str, tmp_path: Path, run_script) -> None:
+    done = run_script(script)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert (
+        done.stderr == "error: no finished runs below results/runs; run `make run`, or pass --results=<results_dir>\n"
+    )
+
+
+TEXTURES = {"_target_": "prunetune.datasets.textures.Textures", "name": "textures", "num_pool": 100, "num_test": 100}
+
+
+def put_textures(results_dir: Path) -> None:
+    """Write made-up runs on the embedded textures, scored by their known difficulty."""
+    from prunetune.datasets.textures import Textures
+
+    made = Textures(num_pool=100, num_test=100)
+    (results_dir / "store" / "scores" / "x").mkdir(parents=True)
+    write_scores(results_dir / "store" / "scores" / "x" / "scores.csv", made.pool("train"), made.difficulty("train"))
+    for seed in (0, 1):
+        put(results_dir, seed=seed, accuracy=0.6 + seed / 100, config={"dataset": TEXTURES})
+        put(results_dir, seed=seed, accuracy=0.5, scores_path=None, config={"dataset": TEXTURES}, **RANDOM)
+
+
+def test_the_report_prints_the_table_and_writes_table_pictures_and_page(tmp_path: Path, run_script) -> None:
+    put_textures(tmp_path / "results")
+    put(tmp_path / "results", dataset="digits")
+    done = run_script("report.py", "--dataset", "textures")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    names = ["table.md", "table.csv", "accuracy.png", "easy_and_hard.png", "report.html"]
+    assert done.stdout.splitlines()[-5:] == [f"wrote {Path('results/report') / name}" for name in names]
+    assert sorted(path.name for path in (tmp_path / "results" / "report").iterdir()) == sorted(names)
+    assert "dlc-flexrand   60.5 ± 0.7" in done.stdout
+    assert "dlc-flexrand   +10.5 ± 0.7" in done.stdout
+    assert "digits" not in done.stdout
+    assert (tmp_path / "results" / "report" / "report.html").read_text(encoding="utf-8").count("<img") == 2
+
+
+def test_a_misspelt_data_set_gets_a_suggestion(tmp_path: Path, run_script) -> None:
+    put(tmp_path)
+    done = run_script("report.py", "--results", str(tmp_path), "--dataset", "texture")
+    assert done.returncode == 1
+    assert done.stderr == "error: no runs of 'texture'; there are runs of textures. Did you mean 'textures'?\n"
+
+
+def test_scores_of_other_images_cost_the_picture_but_not_the_table(tmp_path: Path, run_script) -> None:
+    put_textures(tmp_path / "results")
+    scores = tmp_path / "results" / "store" / "scores" / "x" / "scores.csv"
+    scores.write_text("".join(scores.read_text().splitlines(keepends=True)[:-1]))
+    done = run_script("report.py", "--out", "here")
+    assert done.returncode == 0
+    assert done.stderr.startswith("no picture of easy and hard images: ")
+    assert done.stderr.count("\n") == 1
+    assert "60.5 ± 0.7" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == [
+        "accuracy.png",
+        "report.html",
+        "table.csv",
+        "table.md",
+    ]
