@@ -10,8 +10,9 @@ help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
 
 $(VENV)/.base: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("" if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, this is %d.%d; pass PYTHON=<path>" % sys.version_info[:2])'
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, this is %d.%d; pass PYTHON=<path>" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV); torch alone is several GB, so this can take some minutes"
 	$(PY) -m pip install --quiet -c constraints.txt -e . && touch $@
 
 $(VENV)/.dev: $(VENV)/.base

@@ -35,6 +35,6 @@ if __name__ == "__main__":
     try:
         main()
     except (HydraException, OmegaConfBaseException, InputError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        sys.exit(f"error: {' '.join(f'{error} {error.__cause__ or str()}'.split())}")
     except (PermissionError, NotADirectoryError) as error:  # before a run starts: its folder cannot be made
         sys.exit(f"error: {error}; pass results_dir=<folder>")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 os.environ.setdefault("WANDB_MODE", "disabled")  # the tests of tracking and the CLI turn it on by themselves
+torch.set_num_threads(1)  # small tensors: a second thread mostly waits, all the more on a busy machine
 LOCAL = {"127.0.0.1", "::1", "localhost"}
 
 

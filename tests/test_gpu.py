@@ -76,5 +76,3 @@ def test_a_batch_that_does_not_fit_is_split_without_changing_the_result():
         assert train() == pytest.approx(whole, rel=1e-4)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-
-

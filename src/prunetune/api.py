@@ -34,6 +34,10 @@ BACKBONES: dict[str, dict[str, str]] = {
     "resnet50": {"model": "resnet50.tv_in1k", "mask_modules": "conv2d"},
     "vit_small": {"model": "vit_small_patch16_224.augreg_in1k", "mask_modules": "linear"},
     "vit_base": {"model": "vit_base_patch16_224.augreg_in1k", "mask_modules": "linear"},
+    "resnet18_weakly": {"model": "resnet18.fb_swsl_ig1b_ft_in1k", "mask_modules": "conv2d"},
+    "resnet50_weakly": {"model": "resnet50.fb_swsl_ig1b_ft_in1k", "mask_modules": "conv2d"},
+    "vit_small_weakly": {"model": "vit_small_patch16_224.augreg_in21k", "mask_modules": "linear"},
+    "vit_base_weakly": {"model": "vit_base_patch16_224.augreg_in21k", "mask_modules": "linear"},
     "micro": {"model": "prunetune_micro", "mask_modules": "conv2d"},
 }
 SCORERS: dict[str, Scorer] = {
@@ -91,11 +95,12 @@ def prune(
 
     Args:
         data: a folder of class folders, a map-style dataset of (image, label), or a Pool. Images are PIL images,
-            or uint8 tensors [3, h, w]; labels whole numbers. Of a folder with a test split only the pool is pruned.
+            or uint8 tensors [3, h, w]; labels whole numbers. A folder is read as dataset=image_folder does: without
+            train/ and test/ in it, 20 % of each class are held out for a test and the rest is pruned.
         ratio: fraction of each class that is kept, in (0, 1].
         scorer: a name (dlc, dlc_50, dlc_linear_50, dlc_random, dlc_unmasked, dlc_released, random) or a Scorer.
         sampler: a name (auto, flexrand, flexrand_released, topk, topk_easiest, topk_flexible, random) or a Sampler.
-        backbone: resnet18, resnet50, vit_small, vit_base, micro, any timm model name, or a Backbone.
+        backbone: resnet18, resnet50, vit_small, vit_base (each also _weakly), micro, a timm model name, or a Backbone.
         seed: of the draws.
         store: folder that keeps features and scores for the next call; by default they are not kept.
         device: auto, cpu or cuda.
@@ -119,9 +124,9 @@ def prune(
     with _store(store) as kept:
         embedding = Embedding(network, kept, resolve_precision(precision, device), device, batch_size)
         signals = NetworkSignals(pool, embedding)
-        scores = stored_scores(scorer, signals, seed).values
-        with seeded("sample", seed, ratio) as generator:
-            positions = sampler.select(scores, pool.labels, ratio, generator, signals)
+        scores = stored_scores(scorer, signals, int(seed)).values
+        with seeded("sample", int(seed), float(ratio)) as generator:  # NumPy's numbers seed as Python's do
+            positions = sampler.select(scores, pool.labels, float(ratio), generator, signals)
     return Subset(pool, positions, scores)
 
 

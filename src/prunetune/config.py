@@ -147,7 +147,7 @@ def build(group: Mapping[str, Any]) -> Any:
     """Make the object that a group's YAML describes: its `_target_` with the other keys as arguments.
 
     Raises:
-        InputError: a key that the class does not have, or a value that it refuses.
+        InputError: a key that the class does not have, or a value that it refuses or cannot read.
     """
     values = OmegaConf.to_container(group, resolve=True) if isinstance(group, DictConfig) else dict(group)
     target = values.pop("_target_", None)
@@ -162,13 +162,31 @@ def build(group: Mapping[str, Any]) -> Any:
         raise InputError(
             f"{made_class.__name__} has no option {key!r}; it has {sorted(fields)}.{suggestion(key, fields)}"
         )
-    return made_class(**values)
+    try:
+        return made_class(**values)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:  # its checks met a value of another type, such as a word for a number
+        raise InputError(f"{made_class.__name__} refuses its options {values}: {error}") from None
 
 
 def compared(cfg: DictConfig) -> dict[str, Any]:
-    """Return what identifies a run: its whole configuration but for where, on what and how loudly it ran."""
+    """Return what identifies a run: its whole configuration but for where, on what and how loudly it ran.
+
+    The sampler `auto` is written out, since `scorer=random` and `method=random` are the same run.
+    """
     values = OmegaConf.to_container(cfg, resolve=True)
+    if values["sampler"].get("name") == "auto":
+        values["sampler"] = _own_sampler(values["scorer"]["own_sampler"])
     return {key: value for key, value in values.items() if key not in NOT_COMPARED}
+
+
+def _own_sampler(name: str) -> dict[str, Any]:
+    """Return what the YAML of a sampler says, from the class, whose defaults are the same numbers."""
+    from prunetune.samplers import SAMPLERS  # imports torch
+
+    made = SAMPLERS[name]()
+    return {"_target_": f"prunetune.samplers.{type(made).__name__}", "name": name, **dataclasses.asdict(made)}
 
 
 def _group_name(group: DictConfig, fallback: str) -> str:

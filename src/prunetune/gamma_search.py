@@ -19,7 +19,7 @@ from prunetune.recipe import Recipe
 from prunetune.samplers import FlexRand, Sampler, TopKFlexible
 from prunetune.scorers import Scorer
 from prunetune.scores import compute_scores
-from prunetune.seeding import seeded, stream
+from prunetune.seeding import derive_seed, seeded, stream
 from prunetune.signals import Signals
 from prunetune.views import view_bank
 
@@ -117,7 +117,11 @@ def choose(
     bank = view_bank(feature_signals, torch.cat(subsets).unique(), search.views)
     probes = [
         Probe(
-            bank.rows(subset), pool.labels[subset], features[held_out], pool.labels[held_out], seed=seed * 1000 + repeat
+            bank.rows(subset),
+            pool.labels[subset],
+            features[held_out],
+            pool.labels[held_out],
+            seed=derive_seed("search head", seed, repeat),
         )
         for subset, (held_out, repeat) in zip(subsets, judges, strict=True)
     ]
@@ -171,7 +175,7 @@ def _best(candidates: dict[str, Sampler], accuracy: Tensor, seconds: float) -> C
     """Pick the candidate with the highest mean of accuracy [repeats, candidates]; the first of equals."""
     means = accuracy.mean(dim=0)
     errors = accuracy.std(dim=0) / len(accuracy) ** 0.5 if len(accuracy) > 1 else [None] * len(candidates)
-    best = list(candidates)[int(means.argmax())]
+    best = list(candidates)[int(means.round(decimals=9).argmax())]  # equal sums in another order are equal
     shown = ", ".join(f"{label} {mean:.1%}" for label, mean in zip(candidates, means.tolist(), strict=True))
     log.info("chose %s on held-out pool images (%s) in %.1f s", best, shown, seconds)
     return Choice(

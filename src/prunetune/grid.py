@@ -23,6 +23,7 @@ from prunetune.tracking import Tracker, open_run
 
 log = logging.getLogger(__name__)
 PLURALS = ("methods", "ratios", "seeds")
+SHARED = ("dataset", "backbone", "scoring_backbone", "finetune", "images", "batch_size", "device", "precision", "until")
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ def expand(cfg: DictConfig, overrides: list[str]) -> list[Cell]:
         except (HydraException, OmegaConfBaseException) as error:
             raise InputError(f"method {method} at ratio {ratio} cannot be composed: {error}") from None
         cells.append(Cell(cell, names(cell), Path(cell.results_dir) / "runs" / run_folder(cell)))
+    for key in SHARED:
+        if any(cell.cfg[key] != cells[0].cfg[key] for cell in cells):
+            raise InputError(f"the methods of a grid may differ in scorer and sampler, but not in {key}")
     twice = [cell.out_dir for cell in cells]
     if len(set(twice)) < len(twice):
         raise InputError("two cells of the grid would share a folder; list every method, ratio and seed once")
@@ -69,7 +73,8 @@ def expand(cfg: DictConfig, overrides: list[str]) -> list[Cell]:
 
 def run_cells(cells: list[Cell], tracker: Tracker) -> list[dict[str, Any]]:
     """Score and prune cell by cell, train the heads together (whole networks one after another), write every cell."""
-    task = pipeline.open_task(cells[0].cfg, any(pipeline.is_searched(cell.cfg) for cell in cells))
+    task = pipeline.open_task(cells[0].cfg)
+    cells = sorted(cells, key=lambda cell: not pipeline.is_searched(cell.cfg))  # they keep masked features for the rest
     pruned = []
     for cell in cells:
         scores = pipeline.score(cell.cfg, task)

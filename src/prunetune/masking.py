@@ -51,9 +51,9 @@ class MaskPath:
         if not isinstance(self.step, int | float) or not 0 < self.step <= 1:
             raise InputError(f"step is the fraction masked at each level and must be in (0, 1], got {self.step!r}")
         last = self.levels - (1 if self.include_unmasked else 0)
-        if self.schedule == "linear" and last * self.step >= 1:
+        if last > 0 and (self.step == 1 or (self.schedule == "linear" and last * self.step >= 1)):
             raise InputError(
-                f"a linear path must keep some weights: the last level would mask {last} * {self.step} >= 1; "
+                f"a {self.schedule} path must keep some weights: {self.levels} levels with step {self.step} mask all; "
                 "lower levels or step"
             )
 

@@ -15,7 +15,7 @@ from prunetune import gamma_search, records
 from prunetune.config import Names, build, compared
 from prunetune.datasets.base import Pool
 from prunetune.devices import describe_device, resolve_device, resolve_precision, training_precision
-from prunetune.errors import InputError
+from prunetune.errors import InputError, suggestion
 from prunetune.finetune import finetune_all
 from prunetune.probe import Probe, share_seconds, train_probes
 from prunetune.recipe import FinetuneResult, Recipe
@@ -26,7 +26,7 @@ from prunetune.scores import Scores, stored_scores
 from prunetune.seeding import seeded
 from prunetune.signals import Embedding, NetworkSignals
 from prunetune.store import Store
-from prunetune.tracking import Tracker, open_run
+from prunetune.tracking import MODES, Tracker, open_run
 from prunetune.views import view_bank
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,6 @@ class Pruned:
 
     scores: Scores
     choice: gamma_search.Choice
-    selection_rule: str
     subset: Tensor
     sample_seconds: float
 
@@ -61,7 +60,7 @@ def run(cfg: DictConfig, names: Names, out_dir: Path) -> None:
     check(cfg)
     if records.is_finished(out_dir, cfg):
         return
-    task = open_task(cfg, keep_masked=is_searched(cfg))
+    task = open_task(cfg)
     scores = score(cfg, task)
     if not scores.is_new:
         log.info("the scores of %s were in the store: %s", names.scorer, scores.folder.name)
@@ -100,6 +99,8 @@ def check(cfg: DictConfig) -> None:
     short_side = cfg.images.short_side
     if short_side is not None and short_side < 1:
         raise InputError(f"images.short_side must be null or a number of pixels, got {short_side}")
+    if cfg.wandb not in MODES:
+        raise InputError(f"wandb must be one of {', '.join(MODES)}, got {cfg.wandb!r}.{suggestion(cfg.wandb, MODES)}")
     recipe_of(cfg), search_of(cfg)  # a bad number stops here, not after an hour of scoring
     scorer, samplers = scorer_of(cfg), candidates_of(cfg).values() if is_searched(cfg) else [sampler_of(cfg)]
     if scorer.higher_means == "picked earlier" and any(isinstance(sampler, FlexRand) for sampler in samplers):
@@ -108,8 +109,8 @@ def check(cfg: DictConfig) -> None:
         )
 
 
-def open_task(cfg: DictConfig, keep_masked: bool) -> Task:
-    """Read the data set's lists and load the backbone or backbones; keep_masked serves searches among samplers."""
+def open_task(cfg: DictConfig) -> Task:
+    """Read the data set's lists and load the backbone or backbones."""
     dataset = build(cfg.dataset)
     pool, test = dataset.pool("train"), dataset.pool("test")
     device = resolve_device(cfg.device)
@@ -119,9 +120,7 @@ def open_task(cfg: DictConfig, keep_masked: bool) -> Task:
     def signals(backbone: Any) -> NetworkSignals:
         network = build(backbone).load()
         short_side = cfg.images.short_side
-        return NetworkSignals(
-            pool, Embedding(network, store, precision, device, cfg.batch_size, short_side, keep_masked)
-        )
+        return NetworkSignals(pool, Embedding(network, store, precision, device, cfg.batch_size, short_side))
 
     tuned = signals(cfg.backbone)
     scoring = tuned if cfg.scoring_backbone is None else signals(cfg.scoring_backbone)
@@ -131,6 +130,7 @@ def open_task(cfg: DictConfig, keep_masked: bool) -> Task:
 def score(cfg: DictConfig, task: Task) -> Scores:
     """Step 1: one number per image, from the store or computed into it."""
     scorer = scorer_of(cfg)
+    task.scoring.embedding.keep_masked = is_searched(cfg)  # the search asks about parts of the pool
     scores = stored_scores(scorer, task.scoring, cfg.seed)
     if scores.is_new:
         log.info("scored %d images with %s in %.1f s", len(task.pool), scorer.name, scores.seconds)
@@ -140,12 +140,18 @@ def score(cfg: DictConfig, task: Task) -> Scores:
 def prune(cfg: DictConfig, task: Task, scores: Scores) -> Pruned:
     """Step 2: choose what is kept; where gamma (or the end) is open, settle it on held-out pool images first."""
     if is_searched(cfg):
-        rule, candidates = "validation", candidates_of(cfg)
         choice = gamma_search.choose(
-            candidates, scorer_of(cfg), task.scoring, task.tuned, cfg.ratio, cfg.seed, search_of(cfg), task.device
+            candidates_of(cfg),
+            scorer_of(cfg),
+            task.scoring,
+            task.tuned,
+            cfg.ratio,
+            cfg.seed,
+            search_of(cfg),
+            task.device,
         )
     else:
-        rule, choice = "fixed", gamma_search.Choice(sampler_of(cfg))
+        choice = gamma_search.Choice(sampler_of(cfg))
     start = time.perf_counter()
     with seeded("sample", cfg.seed, cfg.ratio) as generator:
         subset = choice.sampler.select(scores.values, task.pool.labels, cfg.ratio, generator, task.scoring)
@@ -155,7 +161,7 @@ def prune(cfg: DictConfig, task: Task, scores: Scores) -> Pruned:
     log.info(
         "kept %d of %d, %s per class, with %s", len(subset), len(task.pool), per_class, type(choice.sampler).__name__
     )
-    return Pruned(scores, choice, rule, subset, seconds)
+    return Pruned(scores, choice, subset, seconds)
 
 
 def finetune(cfg: DictConfig, task: Task, subsets: Sequence[Tensor], seeds: Sequence[int]) -> list[FinetuneResult]:
@@ -199,7 +205,7 @@ def describe(cfg: DictConfig, names: Names, task: Task, pruned: Pruned, outcome:
         "seed": cfg.seed,
         "tag": cfg.tag,
         "gamma": getattr(sampler, "gamma", None),
-        "selection_rule": pruned.selection_rule,
+        "selection_rule": "validation" if pruned.choice.labels else "fixed",
         "search": pruned.choice.record(),
         "precision": task.precision,
         "training_precision": training_precision(cfg.precision),
@@ -212,7 +218,7 @@ def describe(cfg: DictConfig, names: Names, task: Task, pruned: Pruned, outcome:
         **records.accuracies(task.test, outcome),
         "decode_seconds": task.scoring.embedding.decode_seconds(task.pool),
         "score_seconds": pruned.scores.seconds,
-        "search_seconds": pruned.choice.seconds,
+        "search_seconds": pruned.choice.seconds if pruned.choice.labels else None,
         "sample_seconds": pruned.sample_seconds,
         "finetune_seconds": outcome.seconds,
         "probes_together": outcome.trained_together,

@@ -11,6 +11,7 @@ import platform
 import resource
 import subprocess
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -147,7 +148,8 @@ def with_name(path: Path, write: Any) -> None:
             f"{path} could not be written ({error}); free some space or pass results_dir=<folder>"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # what hinders this has been told above
+            partial.unlink(missing_ok=True)
 
 
 def _git(folder: Path, *words: str) -> str:

@@ -53,24 +53,20 @@ def compute_scores(scorer: Scorer, signals: Signals, seed: int) -> Tensor:
 def stored_scores(scorer: Scorer, signals: NetworkSignals, seed: int) -> Scores:
     """Return a scorer's scores, from the store or computed into it."""
     pool, embedding = signals.pool, signals.embedding
-    key = {**scorer.key(), **embedding.key(pool), "seed": seed if scorer.uses_seed else None}
-
+    seed_used = seed if scorer.uses_seed else None
+    key = {**scorer.key(), **embedding.key(pool), "mask_modules": signals.mask_modules, "seed": seed_used}
     was_there = embedding.store.place("scores", f"{pool.name}-{scorer.name}", key).is_dir()
 
     def make(folder: Path) -> dict[str, float]:
-        charged_before, start = signals.seconds, time.perf_counter()
+        signals = NetworkSignals(pool, embedding)  # its own, so that it is charged for what an earlier scorer asked too
+        start = time.perf_counter()
         values = compute_scores(scorer, signals, seed)
         own = time.perf_counter() - start
         write_scores(folder / "scores.csv", pool, values)
         for name, tensor in signals.products.items():
             np.save(folder / f"{name}.npy", tensor.numpy())
-        signals.products.clear()
-        # a signal that the store already had brings its stored seconds: the score costs what it costs on its own
-        return {
-            "seconds": max(own, signals.seconds - charged_before),
-            "seconds_of_signals": signals.seconds,
-            "seconds_here": own,
-        }
+        # a signal that the store already had is charged what it cost then: a score costs what it costs on its own
+        return {"seconds": own - sum(signals.spent.values()) + signals.seconds}
 
     entry = embedding.store.entry("scores", f"{pool.name}-{scorer.name}", key, make)
     return Scores(read_scores(entry / "scores.csv", pool), read_meta(entry)["seconds"], entry, not was_there)

@@ -18,7 +18,7 @@ from prunetune.features import View, embed, evaluation, training
 from prunetune.images import transforms
 from prunetune.images.decoded import Decoded, decode_pool, decoded_key
 from prunetune.masking import MaskPath, masked_networks
-from prunetune.store import Store, read_meta
+from prunetune.store import Store, read_meta, write_stack
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Signals(ABC):
         self.pool = pool
         self.products: dict[str, Tensor] = {}  # what a scorer found on its way and wants kept beside the scores
         self.charges: dict[str, float] = {}  # seconds of each signal that was asked for, whoever computed it
+        self.spent: dict[str, float] = {}  # seconds that this process waited for it
 
     @property
     def seconds(self) -> float:
@@ -183,43 +184,42 @@ class NetworkSignals(Signals):
 
     def features(self, kind: FeatureKind = PLAIN) -> Tensor:
         if kind not in self._features:
+            start = time.perf_counter()
+            self.embedding.decoded(self.pool)  # decoding has its own clock
             key = {**self.embedding.key(self.pool), **asdict(kind)}
             entry = self.embedding.store.entry(
                 "features", self.pool.name, key, lambda folder: self._write_features(folder, kind)
             )
-            self._charge(f"features {kind}", read_meta(entry)["seconds"])
             self._features[kind] = torch.from_numpy(np.load(entry / "features.npy"))
+            self._charge(f"features {kind}", read_meta(entry)["seconds"], time.perf_counter() - start)
         return self._features[kind]
 
     def masked_features(self, path: MaskPath, seed: int = 0, kind: FeatureKind = PLAIN) -> Iterator[Tensor]:
+        self.features(kind)  # before any weight is masked, also for a scorer that asks for it in between
         embedding, key = self.embedding, self._masked_key(path, seed, kind)
         if embedding.keep_masked or embedding.store.place("masked", self.pool.name, key).is_dir():
+            start = time.perf_counter()
             entry = embedding.store.entry(
                 "masked", self.pool.name, key, lambda folder: self._write_masked(folder, path, seed, kind)
             )
-            self._charge(f"masked {key}", read_meta(entry)["seconds"])
+            self._charge(f"masked {key}", read_meta(entry)["seconds"], time.perf_counter() - start)
             levels = np.load(entry / "masked.npy", mmap_mode="r")  # [T, N, D]
             return (torch.from_numpy(np.array(level)) for level in levels)
         return self._stream(path, seed, kind, f"masked {key}")
 
     def _stream(self, path: MaskPath, seed: int, kind: FeatureKind, charge: str) -> Iterator[Tensor]:
         network = self.embedding.network.to(self.embedding.device)
-        self.embedding.decoded(self.pool)  # decoding has its own clock
-        seconds = 0.0
+        seconds, start = 0.0, time.perf_counter()
         with masked_networks(network.model, path, seed) as levels:
-            iterator = iter(levels)
-            while True:
+            for level in levels:
+                if level == 0 and path.include_unmasked:
+                    features = self.features(kind)
+                else:
+                    features = self._embed(kind, level, f"masked network {level + 1} of {path.levels}")
+                seconds += time.perf_counter() - start
+                self._charge(charge, seconds, seconds)
+                yield features
                 start = time.perf_counter()
-                level = next(iterator, None)
-                if level is None:
-                    break
-                is_unmasked = level == 0 and path.include_unmasked
-                features = (
-                    None if is_unmasked else self._embed(kind, level, f"masked network {level + 1} of {path.levels}")
-                )
-                seconds += 0.0 if is_unmasked else time.perf_counter() - start
-                self._charge(charge, seconds)
-                yield self.features(kind) if features is None else features
 
     def _embed(self, kind: FeatureKind, level: int, description: str) -> Tensor:
         embedding = self.embedding
@@ -243,7 +243,6 @@ class NetworkSignals(Signals):
         return lambda position: (augmented if self.pool.splits[position] == "train" else plain)(position)
 
     def _write_features(self, folder: Path, kind: FeatureKind) -> dict[str, Any]:
-        self.embedding.decoded(self.pool)  # decoding has its own clock
         start = time.perf_counter()
         features = self._embed(kind, 0, f"features of {self.pool.name}")
         if not features.isfinite().all():
@@ -255,17 +254,14 @@ class NetworkSignals(Signals):
         return {"seconds": time.perf_counter() - start}
 
     def _write_masked(self, folder: Path, path: MaskPath, seed: int, kind: FeatureKind) -> dict[str, Any]:
-        charge, kept = "written", None
-        for level, features in enumerate(self._stream(path, seed, kind, charge)):
-            if kept is None:
-                shape = (path.levels, *features.shape)
-                kept = np.lib.format.open_memmap(folder / "masked.npy", mode="w+", dtype=np.float32, shape=shape)
-            kept[level] = features.numpy()
-        kept.flush()
+        charge, shape = "written", (path.levels, *self.features(kind).shape)
+        levels = (features.numpy() for features in self._stream(path, seed, kind, charge))
+        write_stack(folder / "masked.npy", levels, shape, np.float32)
+        del self.spent[charge]
         return {"seconds": self.charges.pop(charge)}
 
     def _masked_key(self, path: MaskPath, seed: int, kind: FeatureKind) -> dict[str, Any]:
         return {**self.embedding.key(self.pool), **asdict(kind), "path": path.key(seed)}
 
-    def _charge(self, name: str, seconds: float) -> None:
-        self.charges[name] = seconds
+    def _charge(self, name: str, seconds: float, here: float) -> None:
+        self.charges[name], self.spent[name] = seconds, here

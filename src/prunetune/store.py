@@ -8,6 +8,7 @@ absent or whole, and no lock is needed: of two writers the second finds the plac
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import uuid
@@ -61,7 +62,9 @@ class Store:
     def place(self, kind: str, prefix: str, key: Key) -> Path:
         """Return where the entry with this key is, or would be."""
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        return self.root / kind / f"{prefix}-{digest}"
+        called_otherwise = sorted((self.root / kind).glob(f"*-{digest}"))
+        name = f"{re.sub(r'[^A-Za-z0-9._+-]', '_', prefix)}-{digest}"
+        return called_otherwise[0] if called_otherwise else self.root / kind / name
 
     def _partial(self, folder: Path) -> Path:
         _remove_leftovers(folder)

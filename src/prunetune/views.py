@@ -16,12 +16,15 @@ from torch import Tensor
 
 from prunetune.features import embed, training
 from prunetune.signals import NetworkSignals, Signals
-from prunetune.store import write_stack
+from prunetune.store import read_meta, write_stack
 
 
 @dataclass(frozen=True)
 class ViewBank:
-    """Features of V views of some images: values [V, U, D] float16 or float32, positions [U] int64 ascending."""
+    """Features of V views of some images: values [V, U, D] float16 or float32, positions [U] int64 ascending.
+
+    seconds: what these rows cost when they were computed.
+    """
 
     values: Tensor
     positions: Tensor
@@ -46,14 +49,11 @@ def view_bank(signals: Signals, positions: Tensor, num_views: int) -> ViewBank:
     if num_views == 0:
         return ViewBank(signals.features()[positions].unsqueeze(0), positions, 0.0)
     folder = _folder(signals)
-    found, missing = _missing(folder, positions, num_views)
-    seconds = 0.0
+    parts, missing = _missing(folder, positions, num_views)
     if len(missing):
-        start = time.perf_counter()
         _fill(signals, missing, num_views)
-        seconds = time.perf_counter() - start
-        found, missing = _missing(folder, positions, num_views)
-    return ViewBank(_assemble(found, positions, num_views, signals.embedding.network.num_features), positions, seconds)
+        parts, _ = _missing(folder, positions, num_views)
+    return _assemble(parts, positions, num_views, signals.embedding.network.num_features)
 
 
 def _key(signals: NetworkSignals) -> dict[str, Any]:
@@ -95,11 +95,19 @@ def _fill(signals: NetworkSignals, positions: Tensor, num_views: int) -> None:
     embedding.store.entry(f"views/{folder.name}", f"part-{num_views}", key, make)
 
 
-def _assemble(parts: Sequence[Path], positions: Tensor, num_views: int, num_features: int) -> Tensor:
+def _assemble(parts: Sequence[Path], positions: Tensor, num_views: int, num_features: int) -> ViewBank:
+    """Put the parts together; each row is charged what it cost when it was made, whoever asked for it then."""
     values = torch.empty(num_views, len(positions), num_features, dtype=torch.float16)
+    is_missing = torch.ones(len(positions), dtype=torch.bool)
+    seconds = 0.0
     for part in parts:
         held = torch.from_numpy(np.load(part / "positions.npy"))
-        wanted = torch.isin(held, positions)
-        stored = np.load(part / "views.npy", mmap_mode="r")[:num_views, wanted.numpy()]
-        values[:, torch.searchsorted(positions, held[wanted])] = torch.from_numpy(np.ascontiguousarray(stored))
-    return values
+        wanted = torch.isin(held, positions[is_missing])
+        if not wanted.any():
+            continue
+        stored = np.load(part / "views.npy", mmap_mode="r")  # [V', U', D]
+        places = torch.searchsorted(positions, held[wanted])
+        values[:, places] = torch.from_numpy(np.ascontiguousarray(stored[:num_views, wanted.numpy()]))
+        is_missing[places] = False
+        seconds += read_meta(part)["seconds"] * num_views * len(places) / (stored.shape[0] * stored.shape[1])
+    return ViewBank(values, positions, seconds)

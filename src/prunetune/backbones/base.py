@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prunetune.backbones import micro
 from prunetune.backbones.checkpoint import load_into, load_weights, weights_hash
 from prunetune.errors import InputError, suggestion
+from prunetune.masking import MODULES
 from prunetune.seeding import seeded
 
 log = logging.getLogger(__name__)
@@ -27,11 +28,9 @@ class Network(nn.Module):
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float], input_size: int) -> None:
         super().__init__()
-        self.model = model
+        self.model = model.to(memory_format=torch.channels_last)  # convolutions are faster so, others do not mind
         self.input_size = input_size
-        self.num_features: int = getattr(
-            model, "head_hidden_size", model.num_features
-        )  # width of the pre-logits feature
+        self.num_features: int = getattr(model, "head_hidden_size", model.num_features)  # of the pre-logits feature
         self.mask_modules = "all"
         self.identity: dict[str, Any] = {}  # what a stored product depends on: model, weights, statistics
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -56,7 +55,8 @@ class Network(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return images [B, 3, S, S] uint8 as float32 with the checkpoint's mean and standard deviation removed."""
-        return (images.float() - self.mean) / self.std
+        normalised = (images.float() - self.mean) / self.std
+        return normalised.contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class Backbone:
     def __post_init__(self) -> None:
         if self.normalization not in ("checkpoint", "imagenet"):
             raise InputError(f"backbone.normalization must be checkpoint or imagenet, got {self.normalization!r}")
+        if self.mask_modules not in MODULES:
+            raise InputError(f"backbone.mask_modules must be one of {', '.join(MODULES)}, got {self.mask_modules!r}")
         for key in ("mean", "std"):
             value = getattr(self, key)
             if value is not None and (len(value) != 3 or not all(0 <= float(number) <= 1 for number in value)):
@@ -126,7 +128,8 @@ class Backbone:
             with seeded("backbone", self.model):
                 return timm.create_model(self.model, pretrained=download, num_classes=0, **(self.model_args or {}))
         except TypeError as error:
-            raise InputError(f"{self.model} refuses backbone.model_args={dict(self.model_args or {})}: {error}") from None
+            arguments = dict(self.model_args or {})
+            raise InputError(f"{self.model} refuses backbone.model_args={arguments}: {error}") from None
         except (OSError, RuntimeError, ValueError) as error:
             if not download:
                 raise InputError(f"timm could not make {self.model}: {error}") from None

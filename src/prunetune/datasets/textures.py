@@ -118,7 +118,7 @@ def render(labels: Array, draws: Array, size: int) -> Array:
     over = _intensity(others, v + 0.5 * u + scalars[:, 2, None, None], u - 0.5 * v + scalars[:, 3, None, None], centres)
     intensity = own + 0.45 * difficulty * (over - own)  # less than half of it is another class's
     intensity = _shrink(intensity) + (0.05 + 0.1 * difficulty) * (2 * noise.reshape(-1, size, size) - 1)
-    return paint(0.5 + (intensity - 0.5) * (1 - 0.5 * difficulty), scalars[:, -NUM_PAINTS:])
+    return paint(0.5 + (intensity - 0.5) * (1 - 0.4 * difficulty), scalars[:, -NUM_PAINTS:])
 
 
 def _coordinates(scalars: Array, warp: Array, size: int) -> tuple[Array, Array]:
@@ -129,9 +129,9 @@ def _coordinates(scalars: Array, warp: Array, size: int) -> tuple[Array, Array]:
     tangent = 2 * scalars[:, 4, None, None] - 1  # of half the angle: a turn by -90 to 90 degrees without a sine
     cosine, sine = (1 - tangent * tangent) / (1 + tangent * tangent), 2 * tangent / (1 + tangent * tangent)
     mirror = np.where(scalars[:, 5, None, None] < 0.5, -1.0, 1.0)
-    cells = 2.3 + 1.2 * scalars[:, 6, None, None]  # per image side
-    aspect = 0.85 + 0.3 * scalars[:, 7, None, None]
-    bend = (0.05 + 0.3 * scalars[:, 0])[:, None, None]  # difficulty, in cells
+    cells = 2.0 + 2.0 * scalars[:, 6, None, None]  # per image side
+    aspect = 0.75 + 0.5 * scalars[:, 7, None, None]
+    bend = (0.05 + 0.25 * scalars[:, 0])[:, None, None]  # difficulty, in cells
     shift_u, shift_v = (bend * (2 * _interpolate(warp[:, axis], ticks) - 1) for axis in (0, 1))
     u = mirror * (cosine * x - sine * y) * cells * aspect + 7 * scalars[:, 8, None, None] + shift_u
     v = (sine * x + cosine * y) * cells / aspect + 7 * scalars[:, 9, None, None] + shift_v

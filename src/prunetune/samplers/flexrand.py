@@ -108,6 +108,11 @@ class FlexRandReleased(Sampler):
                 f"sampler.split is gamma in twentieths and must be a whole number in 1..19, got {self.split!r}"
             )
 
+    @property
+    def gamma(self) -> float:
+        """The easy fraction, as the released code computes it."""
+        return 0.05 * self.split
+
     def select(
         self, scores: Tensor, labels: Tensor, ratio: float, generator: torch.Generator, signals: Signals | None = None
     ) -> Tensor:
@@ -122,7 +127,7 @@ class FlexRandReleased(Sampler):
         return torch.cat(kept).sort().values
 
     def select_in_class(self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator) -> Tensor:
-        size, gamma = len(scores), 0.05 * self.split
+        size, gamma = len(scores), self.gamma
         num_easy = round(size * gamma)
         from_easy, from_hard = released_shares(size, ratio, gamma)
         order = easiest_first(scores)

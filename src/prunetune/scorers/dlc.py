@@ -44,7 +44,7 @@ class DLC(Scorer):
     def __post_init__(self) -> None:
         if self.prototypes not in ("unmasked", "per_level"):
             raise InputError(f"scorer.prototypes must be unmasked or per_level, got {self.prototypes!r}")
-        self._path("all")
+        self._path(self.mask_modules or "all")
         self._kind()
 
     @property

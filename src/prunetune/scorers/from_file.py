@@ -51,7 +51,7 @@ class FromFile(Scorer):
     def _read(self) -> dict[str, float]:
         scores: dict[str, float] = {}
         try:
-            with Path(self.path).expanduser().open(newline="", encoding="utf-8") as file:
+            with Path(self.path).expanduser().open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file)
                 columns = reader.fieldnames or []
                 if not {"sample_id", "score"} <= set(columns):

@@ -1,0 +1,153 @@
+"""Small runs on embedded data: in this process, as a command, or as many commands at the price of one start."""
+
+import csv
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+
+torch.set_num_threads(1)  # on such small networks threads wait for each other longer than they compute
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+ROOT = Path(__file__).resolve().parent.parent
+MICRO = ["backbone=micro", "backbone.pretrained=false", "backbone.input_size=16"]
+TEXTURES = ["dataset=textures", "dataset.num_pool=100", "dataset.num_test=100", "dataset.size=16"]
+QUICK = ["finetune.epochs=3", "finetune.views=1", "wandb=disabled", "precision=fp32"]
+SMALL = [*TEXTURES, *MICRO, *QUICK]
+
+
+def compose_here(results: Path, *overrides: str, config: str = "config") -> Any:
+    """Return the configuration that run.py would compose."""
+    from hydra import compose, initialize_config_dir
+
+    import prunetune.config  # noqa: F401  registers the schema
+
+    with initialize_config_dir(config_dir=str(ROOT / "configs"), version_base="1.3"):
+        return compose(config, overrides=[*overrides, f"results_dir={results}"])
+
+
+def run_here(results: Path, *overrides: str) -> Path:
+    """Run the pipeline in this process and return the run's folder."""
+    from prunetune import pipeline
+    from prunetune.config import names, run_folder
+
+    cfg = compose_here(results, *overrides)
+    folder = results / "runs" / run_folder(cfg)
+    pipeline.run(cfg, names(cfg), folder)
+    return folder
+
+
+def grid_here(results: Path, *overrides: str) -> None:
+    """Run a grid in this process."""
+    from hydra import initialize_config_dir
+
+    from prunetune import grid
+    from prunetune.config import names
+
+    cfg = compose_here(results, *overrides, config="grid")
+    job = SimpleNamespace(overrides=SimpleNamespace(task=[*overrides, f"results_dir={results}"]))
+    with (
+        mock.patch.object(grid.HydraConfig, "get", return_value=job),
+        initialize_config_dir(config_dir=str(ROOT / "configs"), version_base="1.3"),
+    ):
+        grid.run(cfg, names(cfg), results / "grids" / "here")
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
+def lasting(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result without its volatile keys."""
+    from prunetune.records import VOLATILE
+
+    return {key: value for key, value in result.items() if key not in VOLATILE}
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def run_command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run `python run.py ...` in a process of its own, from a folder that is not the repository."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        **{"cwd": "/", "env": ONE_THREAD, **options},
+    )
+
+
+def run_commands(folder: Path, jobs: list[dict[str, Any]], together: bool = False) -> list[SimpleNamespace]:
+    """Run `python run.py <arguments>` for every job and return returncode, stdout, stderr and seconds of each.
+
+    A job is {"arguments": [...], "kill_after": seconds or None}. One process imports everything and forks once per
+    job; nothing has been computed in it by then, so that a fork is what a fresh start would be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = folder / "jobs.json"
+    plan.write_text(json.dumps({"jobs": jobs, "together": together}))
+    subprocess.run([sys.executable, __file__, str(plan)], check=True, timeout=600, cwd=folder, env=ONE_THREAD)
+    return [SimpleNamespace(**outcome) for outcome in json.loads((folder / "outcomes.json").read_text())]
+
+
+def _main(plan: Path) -> None:
+    import prunetune.grid  # noqa: F401  torch and all the rest, once
+    import prunetune.pipeline  # noqa: F401
+
+    work = json.loads(plan.read_text())
+    started, outcomes = [], []
+    for number, job in enumerate(work["jobs"]):
+        started.append((_start(plan.parent, number, job["arguments"]), time.monotonic(), job))
+        if not work["together"]:
+            outcomes.append(_wait(plan.parent, number, *started[-1]))
+    if work["together"]:
+        outcomes = [_wait(plan.parent, number, *child) for number, child in enumerate(started)]
+    (plan.parent / "outcomes.json").write_text(json.dumps(outcomes))
+
+
+def _start(folder: Path, number: int, arguments: list[str]) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    for stream, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(folder / f"{number}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    code = 0
+    try:
+        sys.argv = [str(ROOT / "run.py"), *arguments]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _wait(folder: Path, number: int, pid: int, start: float, job: dict[str, Any]) -> dict[str, Any]:
+    if job.get("kill_after") is not None:
+        time.sleep(job["kill_after"])
+        os.kill(pid, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    stdout, stderr = ((folder / f"{number}.{name}").read_text() for name in ("stdout", "stderr"))
+    return {"returncode": code, "stdout": stdout, "stderr": stderr, "seconds": time.monotonic() - start}
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

@@ -1,0 +1,190 @@
+"""The front door: prune() on folders, data sets and pools gives what the command gives."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from made_data import make_image_folder
+from prunetune import DLC, Backbone, FlexRand, Pool, Signals, api, prune
+from prunetune.config import build
+from prunetune.datasets.textures import Textures
+from prunetune.errors import InputError
+from prunetune.samplers import TopK
+from prunetune.store import Store
+from runs import MICRO, QUICK, compose_here, run_here
+
+MICRO_NETWORK = Backbone(model="prunetune_micro", pretrained=False, input_size=16, mask_modules="conv2d")
+PLAIN = {"backbone": MICRO_NETWORK, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def textures():
+    return Textures(num_pool=100, num_test=100, size=16).pool("train")
+
+
+class Listed:
+    """A data set as torchvision makes them: items (image, label), `targets` and `classes`."""
+
+    def __init__(self, pool, as_image):
+        self.pool, self.as_image = pool, as_image
+        self.order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(0)).tolist()
+        self.targets = [int(pool.labels[i]) for i in self.order]
+        self.classes = list(pool.classes)
+
+    def __len__(self):
+        return len(self.order)
+
+    def __getitem__(self, index):
+        image = self.pool.images.decode(self.order[index])
+        if self.as_image:
+            image = Image.fromarray(image.permute(1, 2, 0).numpy())
+        return image, self.targets[index]
+
+
+def test_a_folder_gives_the_commands_subset_byte_for_byte(tmp_path):
+    made = make_image_folder(tmp_path / "photos", {"bark": 12, "moss": 9, "sand": 5})
+    run = run_here(
+        tmp_path, "dataset=image_folder", f"dataset.root={made}", *MICRO, *QUICK, "ratio=0.4", "seed=3", "until=prune"
+    )
+    subset = prune(made, 0.4, "dlc", "flexrand", MICRO_NETWORK, seed=3, precision="fp32")
+    subset.to_csv(tmp_path / "ours.csv")
+    assert (tmp_path / "ours.csv").read_bytes() == (run / "subset.csv").read_bytes()
+    assert list(subset.sample_ids) == [subset.pool.sample_ids[i] for i in subset.positions]
+    assert subset.scores.dtype == torch.float64
+    assert len(subset.scores) == len(subset.pool)
+    assert prune(str(made), 0.4, seed=3, **PLAIN).positions.tolist() == subset.positions.tolist()
+
+
+def test_numbers_from_numpy_draw_as_pythons_do(textures):
+    plain = prune(textures, 0.2, "random", seed=1, **PLAIN)
+    assert prune(textures, np.float64(0.2), "random", seed=np.int64(1), **PLAIN).sample_ids == plain.sample_ids
+
+
+def test_images_and_tensors_give_the_same_positions_of_the_data_sets_own_order(textures):
+    images, tensors = Listed(textures, as_image=True), Listed(textures, as_image=False)
+    subset = prune(images, 0.3, sampler="topk", **PLAIN)
+    assert prune(tensors, 0.3, sampler="topk", **PLAIN).positions.tolist() == subset.positions.tolist()
+    hardest = prune(textures, 0.3, sampler="topk", **PLAIN)
+    assert {images.order[i] for i in subset.positions.tolist()} == set(hardest.positions.tolist())
+    kept = subset.as_torch(images)
+    assert len(kept) == len(subset.positions)
+    assert kept[0][1] == images.targets[int(subset.positions[0])]
+    assert subset.pool.classes == textures.classes
+
+
+def test_labels_are_read_from_the_items_where_there_are_no_targets(textures):
+    class Plain(Listed):
+        def __init__(self, pool):
+            super().__init__(pool, as_image=False)
+            self.labels = self.targets
+            del self.targets, self.classes
+
+        def __getitem__(self, index):
+            return self.pool.images.decode(self.order[index]), self.labels[index]
+
+    pool = api.as_pool(Plain(textures))
+    assert pool.class_counts.tolist() == textures.class_counts.tolist()
+    assert pool.classes == tuple("0123456789")
+
+
+def test_a_subset_fits_only_a_data_set_of_its_pools_length(textures):
+    with pytest.raises(InputError, match="should have the pool's 100 items, has 3"):
+        prune(textures, 0.2, "random", **PLAIN).as_torch([1, 2, 3])
+
+
+def test_the_store_is_kept_between_calls_if_a_folder_is_given(tmp_path, textures, monkeypatch):
+    first = prune(textures, 0.2, store=tmp_path / "store", **PLAIN)
+    assert len(list((tmp_path / "store" / "scores").iterdir())) == 1
+    monkeypatch.setattr("prunetune.signals.embed", None)
+    again = prune(textures, 0.3, store=tmp_path / "store", **PLAIN)
+    assert torch.equal(again.scores, first.scores)
+
+
+def test_nothing_is_left_without_a_store(textures, tmp_path, monkeypatch):
+    monkeypatch.setattr(api.tempfile, "tempdir", str(tmp_path))
+    prune(textures, 0.2, "random", **PLAIN)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ratio": 20}, r"ratio is the fraction kept and must be in \(0, 1\], got 20"),
+        ({"scorer": "dcl"}, r"no scorer 'dcl'.*Did you mean 'dlc'"),
+        ({"sampler": "flexrnd"}, r"no sampler 'flexrnd'.*Did you mean 'flexrand'"),
+        ({"backbone": "resnet81"}, "timm has no model 'resnet81'"),
+        ({"device": "gpu"}, "device must be auto, cpu or cuda"),
+        ({"precision": "half"}, "precision must be auto, fp32 or bf16"),
+        ({"data": 7}, "data must be a folder, a map-style dataset"),
+        ({"data": "nowhere"}, "nowhere"),
+        ({"data": [(torch.zeros(3, 4, 4), 0), (torch.zeros(3, 4, 4), 1)]}, r"item 0 should be a PIL image or a uint8"),
+        ({"data": [("text", 0), ("text", 1)]}, "item 0 should be a PIL image or a uint8 tensor.*is str"),
+        ({"data": [(None, "cat"), (None, "dog")]}, "labels must be whole numbers"),
+        ({"data": [(None, -1), (None, 0)]}, "labels must be in"),
+        ({"data": []}, "expected images, found none"),
+    ],
+)
+def test_bad_arguments_are_one_line(textures, arguments, message):
+    with pytest.raises(InputError, match=message) as caught:
+        prune(**{"data": textures, "ratio": 0.2, **PLAIN, **arguments})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pick_order_is_not_read_as_hardness(textures, monkeypatch):
+    monkeypatch.setattr(DLC, "higher_means", "picked earlier")
+    with pytest.raises(InputError, match="order of picks, not hardness.*topk"):
+        prune(textures, 0.2, **PLAIN)
+
+
+def test_short_names_stand_for_what_the_yaml_files_say(tmp_path):
+    for name, settings in api.BACKBONES.items():
+        cfg = compose_here(tmp_path, f"backbone={name}", "dataset=textures")
+        assert (cfg.backbone.model, cfg.backbone.mask_modules) == (settings["model"], settings["mask_modules"])
+    for name, scorer in api.SCORERS.items():
+        assert build(compose_here(tmp_path, f"scorer={name}", "dataset=textures").scorer) == scorer
+
+
+def test_samplers_and_scorers_work_on_tensors_alone():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * 20 + [1] * 7)
+    features = torch.randn(27, 4, generator=generator)
+    masked = [features, features * 0.8, features * 0.5]
+    pool = Pool("mine", labels, tuple(f"{i:02d}" for i in range(27)), ("train",) * 27, ("a", "b"))
+    scores = DLC(levels=3).score(pool, Signals.from_tensors(features=features, masked=masked), generator)
+    assert scores.shape == (27,)
+    assert scores.isfinite().all()
+    positions = FlexRand(gamma=0.3).select(scores, labels, ratio=0.2, generator=generator)
+    assert torch.bincount(labels[positions]).tolist() == [4, 1]
+    assert TopK().select(scores, labels, ratio=1, generator=generator).tolist() == list(range(27))
+    with pytest.raises(InputError, match="features of 5 masked networks, got 3"):
+        DLC().score(pool, Signals.from_tensors(features=features, masked=masked), generator)
+
+
+def test_the_result_does_not_depend_on_the_batch_size(textures):
+    small = prune(textures, 0.3, batch_size=7, **PLAIN)
+    large = prune(textures, 0.3, batch_size=100, **PLAIN)
+    assert torch.allclose(small.scores, large.scores, atol=1e-6)
+
+
+def test_importing_the_package_loads_no_torch():
+    code = "import sys, prunetune; print('torch' in sys.modules); prunetune.prune; print('torch' in sys.modules)"
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert outcome.stdout.split() == ["False", "True"]
+
+
+def test_an_unknown_name_of_the_package_is_an_attribute_error():
+    import prunetune
+
+    with pytest.raises(AttributeError, match="has no attribute 'prunes'"):
+        prunetune.prunes  # noqa: B018
+
+
+def test_the_temporary_store_is_a_store():
+    with api._store(None) as store:
+        assert isinstance(store, Store)
+        assert store.root.is_dir()
+    assert not store.root.exists()

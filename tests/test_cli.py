@@ -1,0 +1,196 @@
+"""The command: last line, exit codes, one line for bad input, help without torch, the headline command, sweeps."""
+
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+
+from made_data import cut_in_half, make_dtd, make_image_folder
+from runs import MICRO, QUICK, ROOT, SMALL, read_result, read_rows, run_command, run_commands
+
+DTD_CLASSES = [f"texture_{number:02d}" for number in range(47)]
+BAD_INPUT = {  # name: arguments, what the one line says
+    "a ratio above one": ([*SMALL, "ratio=10"], "error: ratio is the fraction kept and must be in (0, 1], got 10"),
+    "missing data": (["dataset=dtd", "scorer=dlc"], "error: dtd is not in data/dtd; run python scripts/prepare_dtd.py"),
+    "a gamma above one": ([*SMALL, "sampler=flexrand", "sampler.gamma=3"], "error: sampler.gamma is the easy fraction"),
+    "a misspelt key": ([*SMALL, "finetune.epoch=3"], "Key 'epoch' not in 'FinetuneConfig'"),
+    "a misspelt key of a group": ([*SMALL, "scorer.levles=3"], "Key 'levles' is not in struct"),
+    "a misspelt group": (["dataset=dtdd"], "Could not find 'dataset/dtdd' Available options in 'dataset': cifar10"),
+    "a word for a number": ([*SMALL, "ratio=some"], "Value 'some' of type 'str' could not be converted to Float"),
+    "words for statistics": ([*SMALL, "backbone.mean=[a,b,c]"], "could not convert string to float: 'a'"),
+    "a backbone without a name": ([*SMALL, "backbone=timm"], "error: timm has no model"),
+    "an unknown step": ([*SMALL, "until=scores"], "error: until must be one of score, prune, finetune"),
+    "a method that is not there": (
+        ["--config-name", "grid", *SMALL, "methods=[dlcc]"],
+        "error: method dlcc at ratio 0.1 cannot be composed",
+    ),
+    "a missing checkpoint": ([*SMALL, "backbone.checkpoint=nowhere.pth"], "nowhere.pth is not a file"),
+    "a loss that is no number": (
+        [*SMALL, "scorer=random", "finetune.learning_rate=1e30"],
+        "error: the training loss is",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def headline(tmp_path_factory):
+    """Run the headline command on made data in DTD's layout, with local weights, from a folder of its own."""
+    folder = tmp_path_factory.mktemp("headline")
+    make_dtd(folder / "data" / "dtd", DTD_CLASSES, {"train": 1, "val": 1, "test": 1})
+    torch.save(timm.create_model("resnet18", num_classes=1000).state_dict(), folder / "weights.pth")
+    small = ["dataset.check_counts=false", "backbone.input_size=64", "finetune.epochs=2", "finetune.views=1"]
+    outcome = run_command(
+        "dataset=dtd",
+        "scorer=dlc",
+        "ratio=0.1",
+        "backbone.checkpoint=weights.pth",
+        *small,
+        "wandb=disabled",
+        cwd=folder,
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    return folder, outcome
+
+
+def test_the_headline_command_ends_with_the_runs_folder(headline):
+    folder, outcome = headline
+    place = "results/runs/dtd/resnet18/linear_probe/dlc-flexrand/ratio_0.1/seed_0/default"
+    assert outcome.stdout.splitlines()[-1] == f"run: {folder / place}"
+    result = read_result(folder / place)
+    assert (result["num_pool"], result["num_kept"], result["num_test"]) == (94, 47, 47)
+    assert result["config"]["backbone"]["model"] == "resnet18.tv_in1k"
+    assert len(read_rows(folder / place / "subset.csv")) == 47
+
+
+def test_the_headline_command_says_what_it_does_a_line_per_step(headline):
+    _, outcome = headline
+    assert outcome.stdout.count("\n") == 1
+    for step in ("scored 94 images with dlc in", "kept 47 of 94, 1 per class", "accuracy"):
+        assert step in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """Run every bad input, and some good ones, and return their outcomes by name."""
+    folder = tmp_path_factory.mktemp("commands")
+    results = f"results_dir={folder / 'results'}"
+    photos = make_image_folder(folder / "photos", {"bark": 4, "moss": 4})
+    cut_in_half(photos / "bark" / "image_0001.jpg")
+    (photos / "moss" / "image_0002.jpg").write_text("text")
+    plan = {name: [*arguments, results] for name, (arguments, _) in BAD_INPUT.items()}
+    (folder / "file").write_text("in the way")
+    plan["unreadable images"] = ["dataset=image_folder", f"dataset.root={photos}", *MICRO, *QUICK, results]
+    plan["a results folder that cannot be"] = [*SMALL, f"results_dir={folder / 'file' / 'results'}"]
+    good = [*SMALL, "scorer=random", "ratio=0.2"]
+    plan["a run"] = plan["the run again"] = [*good, results]
+    plan["the run changed"] = [*good, "finetune.epochs=4", results]
+    plan["a sweep"] = ["--multirun", *good, "seed=1,2", results]
+    plan["a sweep with a bad job"] = ["--multirun", *good, "ratio=0.4,7,0.3", results]
+    plan["a grid"] = ["--config-name", "grid", *SMALL, "methods=[random]", "ratios=[0.2]", "seeds=[0,2]", results]
+    plan["the shipped weights"] = ["experiment=demo", *QUICK, "dataset.num_pool=100", "dataset.num_test=100", results]
+    done = run_commands(folder, [{"arguments": arguments} for arguments in plan.values()])
+    return dict(zip(plan, done, strict=True)), folder / "results" / "runs" / "textures" / "micro" / "linear_probe"
+
+
+def is_one_error_line(outcome):
+    lines = outcome.stderr.splitlines()
+    return outcome.returncode == 1 and outcome.stdout == "" and len(lines) == 1 and lines[0].startswith("error: ")
+
+
+@pytest.mark.parametrize("name", list(BAD_INPUT))
+def test_bad_input_is_one_line_and_an_exit_code(outcomes, name):
+    outcome = outcomes[0][name]
+    assert BAD_INPUT[name][1] in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    if name != "a loss that is no number":  # it has reported its steps by then
+        assert is_one_error_line(outcome), outcome.stderr
+    assert outcome.returncode == 1
+
+
+def test_a_results_folder_that_cannot_be_made_is_one_line(outcomes):
+    outcome = outcomes[0]["a results folder that cannot be"]
+    assert is_one_error_line(outcome), outcome.stderr
+    assert "pass results_dir=<folder>" in outcome.stderr
+
+
+def test_unreadable_images_are_named_and_counted(outcomes):
+    outcome = outcomes[0]["unreadable images"]
+    assert outcome.returncode == 1
+    assert "Traceback" not in outcome.stderr
+    line = outcome.stderr.splitlines()[-1]
+    assert line.startswith("error: ")
+    assert "images cannot be read, first: " in line
+
+
+def test_a_run_prints_its_folder_and_so_does_the_same_run_again(outcomes):
+    done, runs = outcomes
+    expected = f"run: {runs / 'random-random/ratio_0.2/seed_0/default'}\n"
+    assert [done["a run"].returncode, done["the run again"].returncode] == [0, 0]
+    assert done["a run"].stdout == done["the run again"].stdout == expected
+    assert "finished before" in done["the run again"].stderr
+
+
+def test_a_changed_run_is_refused_with_the_way_out(outcomes):
+    outcome = outcomes[0]["the run changed"]
+    assert is_one_error_line(outcome), outcome.stderr
+    assert "finetune.epochs: 3 there, 4 now" in outcome.stderr
+    assert "tag=<name>" in outcome.stderr
+
+
+def test_a_sweep_leaves_a_finished_run_for_every_job(outcomes):
+    done, runs = outcomes
+    assert done["a sweep"].returncode == 0
+    for seed in (1, 2):
+        assert read_result(runs / f"random-random/ratio_0.2/seed_{seed}/default")["seed"] == seed
+
+
+def test_a_failing_job_does_not_stop_the_others_and_is_reported_at_the_end(outcomes):
+    done, runs = outcomes
+    outcome = done["a sweep with a bad job"]
+    assert outcome.returncode == 1
+    assert outcome.stderr.splitlines()[-1] == "error: ratio is the fraction kept and must be in (0, 1], got 7.0"
+    assert "Traceback" not in outcome.stderr
+    for ratio in (0.4, 0.3):
+        assert read_result(runs / f"random-random/ratio_{ratio}/seed_0/default")["ratio"] == ratio
+
+
+def test_a_grid_skips_the_cell_that_ran_alone(outcomes):
+    outcome = outcomes[0]["a grid"]
+    assert outcome.returncode == 0, outcome.stderr
+    assert "2 runs, 2 finished before" in outcome.stderr  # scorer=random is method=random
+    assert outcome.stdout.splitlines()[-1].startswith("run: ")
+
+
+def test_the_demo_runs_with_the_shipped_weights(outcomes):
+    outcome = outcomes[0]["the shipped weights"]
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.splitlines()[-1].endswith("dlc-flexrand/ratio_0.1/seed_0/default")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--config-name", "grid", "--cfg", "job"]])
+def test_help_and_the_configuration_answer_without_torch(arguments):
+    outcome = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / "run.py"), *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd="/",
+    )
+    imported = {
+        line.rpartition("|")[2].strip() for line in outcome.stderr.splitlines() if line.startswith("import time")
+    }
+    assert "prunetune.config" in imported
+    assert {"torch", "timm", "torchvision", "sklearn", "wandb"} & imported == set()
+    assert "ratio: 0.1" in outcome.stdout or "ratios:" in outcome.stdout
+
+
+def test_help_lists_every_option_of_every_group():
+    shown = run_command("--help").stdout
+    for group in (ROOT / "configs").iterdir():
+        if group.is_dir() and group.name != "hydra":
+            options = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
+            assert f"{group.name}: {options}" in shown
+    assert "python run.py dataset=dtd scorer=dlc ratio=0.1" in shown

@@ -1,0 +1,358 @@
+"""Every YAML of every group: it composes, it builds, and it says what the class says."""
+
+import dataclasses
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from prunetune import api, gamma_search, pipeline
+from prunetune.backbones import Backbone
+from prunetune.config import FinetuneConfig, build, names, run_folder
+from prunetune.errors import InputError
+from prunetune.recipe import Recipe
+from prunetune.samplers import SAMPLERS, FlexRand, TopKFlexible
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs"
+BUILT = ("dataset", "backbone", "scorer", "sampler")  # groups whose files name a class
+PRESETS = ("method", "experiment")  # deltas over the root config
+PLAIN = ("finetune",)  # numbers only
+NAMELESS = {"dataset/image_folder", "backbone/timm", "scorer/from_file"}  # named after a folder, a model, a file
+NOT_A_CLASS = {"sampler/auto"}  # the scorer's own sampler
+REFUSALS = (HydraException, OmegaConfBaseException)
+
+
+def files(*groups: str, without: set[str] = frozenset()) -> list:
+    """Return pytest parameters, one for each YAML of these groups."""
+    paths = sorted(path for group in groups for path in (CONFIGS / group).glob("*.yaml"))
+    return [pytest.param(path, id=label(path)) for path in paths if label(path) not in without]
+
+
+def label(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def load(path: Path) -> dict:
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hydra():
+    with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
+        yield
+
+
+@pytest.fixture
+def needs(tmp_path) -> dict[str, list[str]]:
+    """What the nameless files cannot do without."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "scores.csv").write_text("sample_id,score\n")
+    return {
+        "dataset/image_folder": [f"dataset.root={tmp_path / 'photos'}"],
+        "backbone/timm": ["backbone.model=test_vit.r160_in1k"],
+        "scorer/from_file": [f"scorer.path={tmp_path / 'scores.csv'}"],
+    }
+
+
+def cfg_of(*overrides: str, root: str = "config") -> DictConfig:
+    return compose(root, overrides=list(overrides))
+
+
+def test_every_group_is_known_here_and_none_is_empty():
+    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+    assert groups - {"hydra"} == {*BUILT, *PRESETS, *PLAIN}
+    assert all(files(group) for group in groups - {"hydra"})
+
+
+@pytest.mark.parametrize("path", files(*BUILT, *PRESETS, *PLAIN))
+@pytest.mark.parametrize("root", ["config", "grid"])
+def test_every_file_composes_and_its_run_has_a_folder(path, root, needs):
+    cfg = cfg_of(f"{path.parent.name}={path.stem}", *needs.get(label(path), []), root=root)
+    folder = run_folder(cfg)
+    assert re.fullmatch(r"[\w.+-]+(/[\w.+-]+)+", folder), folder
+    if path.parent.name in BUILT + PLAIN and label(path) not in NAMELESS | NOT_A_CLASS and root == "config":
+        assert path.stem in re.split(r"/|-(?=[a-z])", folder)
+
+
+@pytest.mark.parametrize("path", files(*BUILT, without=NOT_A_CLASS))
+def test_every_file_builds_the_class_that_it_names(path, needs):
+    cfg = cfg_of(f"{path.parent.name}={path.stem}", *needs.get(label(path), []))
+    if pipeline.is_searched(cfg):
+        assert all(isinstance(made, TopKFlexible) for made in pipeline.candidates_of(cfg).values())
+        cfg.sampler.end = "hardest"
+    made = build(cfg[path.parent.name])
+    module, _, name = load(path)["_target_"].rpartition(".")
+    assert type(made) is getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("path", files("scorer"))
+def test_auto_takes_the_sampler_that_the_scorer_names(path, needs):
+    cfg = cfg_of(f"scorer={path.stem}", *needs.get(label(path), []))
+    own = build(cfg.scorer).own_sampler
+    assert load(path)["own_sampler"] == own
+    assert names(cfg).sampler == own
+    assert type(pipeline.sampler_of(cfg)) is SAMPLERS[own]
+
+
+@pytest.mark.parametrize("path", files(*BUILT, *PLAIN))
+def test_a_files_name_is_its_stem_or_open_where_the_stem_says_nothing(path):
+    assert load(path)["name"] == (None if label(path) in NAMELESS else path.stem)
+
+
+@pytest.mark.parametrize("path", files(*BUILT))
+def test_targets_are_ours_and_neither_nested_nor_inherited(path):
+    content = load(path)
+    if label(path) not in NOT_A_CLASS:
+        assert content["_target_"].startswith("prunetune.")
+    assert "defaults" not in content
+    assert path.read_text().count("_target_") == ("_target_" in content)
+    assert path.read_text().startswith("# "), "the first line says what it is"
+
+
+@pytest.mark.parametrize("path", files(*PRESETS, *PLAIN))
+def test_presets_and_plain_files_name_no_class(path):
+    assert "_target_" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", files(*BUILT, without=NOT_A_CLASS))
+def test_a_file_states_every_setting_of_its_class(path):
+    content = load(path)
+    module, _, name = content["_target_"].rpartition(".")
+    fields = {field.name for field in dataclasses.fields(getattr(importlib.import_module(module), name))}
+    assert set(content) - {"_target_", "name", "own_sampler"} == fields - {"name"}
+
+
+@pytest.mark.parametrize(
+    "default",
+    [
+        "dataset/digits",
+        "dataset/textures",
+        "dataset/dtd",
+        "dataset/fgvcaircraft",
+        "dataset/cifar10",
+        "scorer/dlc",
+        "scorer/random",
+        "sampler/flexrand",
+        "sampler/flexrand_released",
+        "sampler/topk",
+        "sampler/topk_easiest",
+        "sampler/topk_flexible",
+        "sampler/random",
+    ],
+)
+def test_the_default_file_of_a_class_is_the_class_without_arguments(default):
+    group, stem = default.split("/")
+    cfg = cfg_of(f"{group}={stem}", *(["sampler.end=hardest"] if stem == "topk_flexible" else []))
+    made = build(cfg[group])
+    assert made == type(made)()
+
+
+def test_the_default_recipe_and_search_are_those_of_the_classes():
+    cfg = cfg_of()
+    assert pipeline.recipe_of(cfg) == Recipe("linear_probe") == gamma_search.RECIPE
+    assert pipeline.search_of(cfg) == gamma_search.Search()
+    assert {field.name for field in dataclasses.fields(Recipe)} == {f.name for f in dataclasses.fields(FinetuneConfig)}
+
+
+@pytest.mark.parametrize("path", files("finetune"))
+def test_every_recipe_states_all_its_numbers_and_can_be_made(path):
+    assert set(load(path)) == {field.name for field in dataclasses.fields(Recipe)}
+    assert pipeline.recipe_of(cfg_of(f"finetune={path.stem}")).name == path.stem
+
+
+def test_the_released_recipe_decays_once_and_the_full_one_twice():
+    full, released = (pipeline.recipe_of(cfg_of(f"finetune={name}")) for name in ("full", "full_released"))
+    epochs = (1, 25, 26, 37, 38, 50)
+    assert [full.rate(epoch) for epoch in epochs] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
+    assert [released.rate(epoch) for epoch in epochs] == pytest.approx([1e-3, 1e-3, *[1e-4] * 4])
+    assert dataclasses.replace(full, name="", milestones=()) == dataclasses.replace(released, name="", milestones=())
+
+
+def test_the_headline_command_is_dlc_with_flexrand_and_a_probe():
+    cfg = cfg_of("dataset=dtd", "scorer=dlc", "ratio=0.1")
+    assert run_folder(cfg) == "dtd/resnet18/linear_probe/dlc-flexrand/ratio_0.1/seed_0/default"
+    assert pipeline.sampler_of(cfg) == FlexRand(gamma=0.25)
+    assert run_folder(cfg_of()) == run_folder(cfg)
+
+
+@pytest.mark.parametrize("path", files("method"))
+def test_every_method_is_a_scorer_a_sampler_and_their_settings(path):
+    cfg = cfg_of(f"method={path.stem}")
+    pipeline.check(cfg)
+    content = load(path)
+    chosen = {key.split()[-1].strip("/"): name for entry in content["defaults"] for key, name in entry.items()}
+    assert set(chosen) == {"scorer", "sampler"}
+    assert set(content) <= {"defaults", "scorer", "sampler", "tag"}
+    assert (cfg.scorer.name, cfg.sampler.name) == (chosen["scorer"], chosen["sampler"])
+
+
+def test_no_two_methods_share_a_run_folder():
+    folders = [run_folder(cfg_of(f"method={param.values[0].stem}")) for param in files("method")]
+    assert len(set(folders)) == len(folders)
+
+
+def test_the_papers_method_chooses_gamma_on_validation_and_the_prior_is_tagged():
+    assert cfg_of("method=dlc").sampler.gamma == "auto"
+    fixed = cfg_of("method=dlc_g0.25")
+    assert (fixed.sampler.gamma, fixed.tag) == (0.25, "g0.25")
+
+
+@pytest.mark.parametrize(("name", "settings"), api.BACKBONES.items())
+def test_the_librarys_backbones_are_those_of_the_config_group(name, settings):
+    assert Backbone(name=name, **settings) == build(cfg_of(f"backbone={name}").backbone)
+
+
+def test_the_library_knows_every_scorer_of_the_config_group_and_means_the_same():
+    stems = {param.values[0].stem for param in files("scorer")} - {"from_file"}
+    assert set(api.SCORERS) == stems
+    for name, scorer in api.SCORERS.items():
+        assert build(cfg_of(f"scorer={name}").scorer) == scorer
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "ratoi=0.1",
+        "scorer.levls=3",
+        "sampler.gama=0.3",
+        "finetune.epoch=3",
+        "gamma_search.repeat=1",
+        "finetune.epochs=ten",
+        "finetune.nesterov=perhaps",
+        "ratio=much",
+        "seed=0.5",
+        "batch_size=many",
+        "gamma_search.grid=[low]",
+        "images.short_side=small",
+        "scorer=dcl",
+        "dataset=imagenet",
+    ],
+)
+def test_a_misspelt_key_or_a_value_of_another_type_is_refused_at_composition(override):
+    with pytest.raises(REFUSALS):
+        cfg_of(override)
+
+
+@pytest.mark.parametrize("content", ["ratoi: 0.2\n", "finetune: {epochs: ten}\n", "finetune: {epoch: 3}\n"])
+def test_a_preset_with_a_misspelt_key_is_refused_at_composition(tmp_path, content):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{content}")
+    with pytest.raises(REFUSALS):
+        cfg_of("experiment=mine", f"hydra.searchpath=[file://{tmp_path}]")
+
+
+def test_a_key_that_a_class_does_not_have_is_refused_with_the_nearest_one():
+    group = {**load(CONFIGS / "scorer" / "dlc.yaml"), "levls": 3}
+    with pytest.raises(InputError, match=r"DLC has no option 'levls'.* Did you mean 'levels'\?"):
+        build(group)
+
+
+@pytest.mark.parametrize("target", ["torch.nn.Linear", "os.system", None, "prunetuned.scorers.DLC"])
+def test_only_classes_of_this_package_are_built(target):
+    with pytest.raises(InputError, match="inside prunetune"):
+        build({"_target_": target, "in_features": 1, "out_features": 1})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["dataset=image_folder", "dataset.root=a/photos"], ["dataset=image_folder", "dataset.root=a/drawings"]),
+        (
+            ["backbone=timm", "backbone.model=vit_tiny_patch16_224.augreg_in1k"],
+            ["backbone=timm", "backbone.model=vit_tiny_patch16_224.augreg_in21k"],
+        ),
+        (["scorer=from_file", "scorer.path=el2n.csv"], ["scorer=from_file", "scorer.path=b/grand.csv"]),
+        (["backbone@scoring_backbone=vit_small"], ["backbone@scoring_backbone=resnet50"]),
+        (["backbone@scoring_backbone=resnet50"], []),
+        (["finetune=full"], ["finetune=full_released"]),
+        (["scorer=dlc"], ["scorer=dlc_50"]),
+        (["sampler=topk"], ["sampler=topk_easiest"]),
+        (["ratio=0.1"], ["ratio=0.2"]),
+        (["seed=0"], ["seed=1"]),
+        (["tag=a"], ["tag=b"]),
+        (["dataset=dtd", "dataset.name=dtd10"], ["dataset=dtd"]),
+    ],
+)
+def test_runs_of_different_things_never_share_a_folder(one, other):
+    folders = {run_folder(cfg_of(*words)) for words in (one, other)}
+    assert len(folders) == 2
+    assert "unnamed" not in folders
+
+
+def test_a_scoring_backbone_joins_the_backbones_folder():
+    cfg = cfg_of("backbone=resnet50", "backbone@scoring_backbone=resnet18")
+    assert run_folder(cfg).split("/")[1] == "resnet50_scored_by_resnet18"
+    same = cfg_of("backbone=resnet18", "backbone@scoring_backbone=resnet18")
+    assert run_folder(same) == run_folder(cfg_of())
+
+
+def test_a_scoring_backbone_of_the_same_name_and_other_settings_is_refused():
+    cfg = cfg_of("backbone@scoring_backbone=resnet18", "scoring_backbone.checkpoint=other.safetensors")
+    with pytest.raises(InputError, match=r"both are called 'resnet18'; pass scoring_backbone\.name="):
+        names(cfg)
+    cfg.scoring_backbone.name = "resnet18_other"
+    assert names(cfg).backbone_folder == "resnet18_scored_by_resnet18_other"
+
+
+def test_names_are_safe_in_paths_and_open_names_come_from_folder_model_and_file(tmp_path):
+    (tmp_path / "my photos (2)").mkdir()
+    (tmp_path / "scores of el2n.csv").touch()
+    cfg = cfg_of(
+        "dataset=image_folder",
+        f"dataset.root='{tmp_path}/my photos (2)/'",
+        "backbone=timm",
+        "backbone.model=hf_hub:someone/vit:tiny",
+        "scorer=from_file",
+        f"scorer.path='{tmp_path}/scores of el2n.csv'",
+    )
+    called = names(cfg)
+    assert (called.dataset, called.backbone, called.scorer) == ("my_photos__2_", "vit_tiny", "scores_of_el2n")
+    assert names(cfg_of("dataset=image_folder", "dataset.root=.")).dataset == Path.cwd().name
+
+
+def test_a_run_folder_never_raises():
+    assert run_folder(OmegaConf.create({"dataset": None})) == "unnamed"
+
+
+def test_composing_and_naming_need_no_torch():
+    code = (
+        "import sys; from hydra import compose, initialize_config_dir; from prunetune.config import run_folder\n"
+        f"with initialize_config_dir(config_dir={str(CONFIGS)!r}, version_base='1.3'):\n"
+        "    run_folder(compose('config'))\n"
+        "assert 'torch' not in sys.modules and 'prunetune.pipeline' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_conda_environment_is_the_project_with_its_extras_and_no_second_list():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert environment["name"] == project["name"]
+    assert [entry.split("=")[0] for entry in conda] == ["python", "pip"]
+    assert conda[0].split("=")[1] in SpecifierSet(project["requires-python"])
+    extras = ",".join(project["optional-dependencies"])
+    assert pip == {"pip": ["-c constraints.txt", f"-e .[{extras}]"]}
+
+
+def test_every_dependency_is_pinned_at_a_version_that_the_project_allows():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert all("://" not in line and not line.startswith("-") for line in lines), "no index and no address"
+    pins = dict(line.lower().replace("_", "-").split("==") for line in lines if "==" in line)
+    wanted = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    for requirement in map(Requirement, wanted):
+        assert requirement.name.lower() in pins, f"{requirement.name} has no pin"
+        assert requirement.specifier.contains(pins[requirement.name.lower()]), requirement

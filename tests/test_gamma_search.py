@@ -1,0 +1,289 @@
+"""Choosing gamma, or the end of a score, on held-out pool images."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from prunetune import gamma_search
+from prunetune.datasets.base import Pool
+from prunetune.errors import InputError
+from prunetune.gamma_search import Search, choose, end_candidates, gamma_candidates, gammas, split_pool
+from prunetune.recipe import Recipe
+from prunetune.samplers import FlexRand, TopKFlexible
+from prunetune.scorers import DLC, Scorer
+from prunetune.scores import compute_scores
+from prunetune.seeding import stream
+from prunetune.signals import Signals, TensorSignals
+
+GRID = Search().grid
+
+
+@pytest.fixture(autouse=True)
+def _short_judges(monkeypatch):
+    """Judges of few epochs, and one thread: tiny problems gain nothing from more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(gamma_search, "RECIPE", Recipe("linear_probe", epochs=15, milestones=()))
+    yield
+    torch.set_num_threads(threads)
+
+
+def pool_of(*sizes: int, vals: int = 0) -> Pool:
+    """Return a pool of tensors with classes of these sizes; every `vals`-th image is of the val split."""
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    ids = tuple(f"image{i:03d}" for i in range(len(labels)))
+    splits = tuple("val" if vals and i % vals == 0 else "train" for i in range(len(labels)))
+    return Pool("made", labels, ids, splits, tuple(map(str, range(len(sizes)))))
+
+
+def task(misleading: str = "hardest") -> tuple[Pool, Tensor, Tensor]:
+    """Return two classes of 60 with features [120, 6] and hardness [120].
+
+    Features tell the class, but for the hardest (or easiest) 30 %, which look like the other class: whoever trains on
+    them does worse, on them and on the rest.
+    """
+    pool = pool_of(60, 60)
+    hardness = torch.rand(120, generator=stream("hardness"))
+    rare = hardness > 0.7 if misleading == "hardest" else hardness < 0.3
+    sign = 2.0 * pool.labels - 1
+    sign[rare] *= -1.5
+    return pool, sign.unsqueeze(1) + 0.8 * torch.randn(120, 6, generator=stream("features")), hardness
+
+
+@dataclass(frozen=True)
+class Given(Scorer):
+    """Scores by sample_id."""
+
+    values: tuple[float, ...] = ()
+
+    name = "given"
+    higher_means = "harder"
+    version = 1
+
+    def score(self, pool, signals, generator):
+        return torch.tensor([self.values[int(name[5:])] for name in pool.sample_ids], dtype=torch.float64)
+
+
+def search(candidates, scorer, pool, features, ratio=0.3, seed=0, settings=None):
+    signals = Signals.from_tensors(features, pool=pool)
+    return choose(candidates, scorer, signals, signals, ratio, seed, settings or Search(), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "valid"),
+    [
+        (0.1, [0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9]),
+        (0.2, [0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9]),  # 0.1 = ratio / 2 is valid
+        (0.3, [0.25, 0.4, 0.5, 0.6, 0.75]),
+        (0.5, [0.25, 0.4, 0.5, 0.6, 0.75]),
+        (0.7, [0.4, 0.5, 0.6]),
+        (0.8, [0.4, 0.5, 0.6]),
+        (0.9, [0.5]),
+        (1.0, [0.5]),
+    ],
+)
+def test_only_gammas_of_the_valid_range_are_tried(ratio, valid):
+    assert gammas(GRID, ratio) == valid
+
+
+def test_a_grid_without_a_valid_gamma_leaves_one_half():
+    assert gammas([0.1, 0.9], 0.5) == [0.5]
+
+
+def test_candidates_are_nearest_one_half_first_with_the_samplers_other_settings():
+    made = gamma_candidates({"gamma": "auto", "remainder": "coin", "min_per_class": 2}, Search(), 0.3)
+    assert list(made) == ["0.5", "0.4", "0.6", "0.25", "0.75"]
+    assert made["0.6"] == FlexRand(gamma=0.6, remainder="coin", min_per_class=2)
+
+
+def test_the_ends_of_a_score_are_candidates_too():
+    assert end_candidates({"end": "auto", "min_per_class": 0}) == {
+        "easiest": TopKFlexible(end="easiest", min_per_class=0),
+        "hardest": TopKFlexible(end="hardest", min_per_class=0),
+    }
+
+
+class Forbidden(TensorSignals):
+    """Signals that must not be asked."""
+
+    def features(self, kind=None):
+        raise AssertionError("nothing may be computed")
+
+    masked_features = features
+
+
+@pytest.mark.parametrize("ratio", [0.9, 1.0])
+def test_where_one_gamma_is_left_nothing_is_searched(ratio):
+    pool = pool_of(10, 10)
+    signals = Forbidden(torch.zeros(20, 2), None, pool)
+    for candidates in (gamma_candidates({}, Search(), ratio), gamma_candidates({}, Search(grid=(0.5,)), 0.3)):
+        choice = choose(candidates, DLC(), signals, signals, ratio, 0, Search(), "cpu")
+        assert choice.sampler == FlexRand(gamma=0.5)
+        assert choice.record() is None
+        assert choice.seconds == 0
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("sizes", [(10, 3, 2, 1), (25, 7), (4, 1)])
+def test_a_part_of_each_class_is_held_out_and_never_the_whole(sizes, seed):
+    pool = pool_of(*sizes)
+    kept, held_out = split_pool(pool, Search(), seed, repeat=0)
+    assert torch.equal(torch.cat([kept, held_out]).sort().values, torch.arange(len(pool)))
+    assert torch.equal(kept, kept.sort().values)
+    assert torch.equal(held_out, held_out.sort().values)
+    for label, size in enumerate(sizes):
+        count = int((pool.labels[held_out] == label).sum())
+        assert count == (0 if size == 1 else max(1, round(0.2 * size)))
+
+
+def test_every_repeat_and_seed_holds_out_other_images():
+    pool = pool_of(30, 30)
+    splits = {(s, r): tuple(split_pool(pool, Search(), s, r)[1].tolist()) for s in (0, 1) for r in (0, 1, 2)}
+    assert len(set(splits.values())) == 6
+    assert splits[0, 1] == tuple(split_pool(pool, Search(), 0, 1)[1].tolist())
+
+
+def test_a_pool_of_single_images_cannot_be_searched():
+    with pytest.raises(InputError, match="none can be held out .*sampler.gamma=<number>"):
+        split_pool(pool_of(1, 1, 1), Search(), 0, 0)
+
+
+def test_official_val_prunes_the_train_split_and_judges_on_the_val_split():
+    pool = pool_of(9, 9, vals=3)
+    for repeat in range(2):
+        kept, held_out = split_pool(pool, Search(split="official_val"), 0, repeat)
+        assert {pool.splits[i] for i in kept.tolist()} == {"train"}
+        assert {pool.splits[i] for i in held_out.tolist()} == {"val"}
+        assert len(kept) + len(held_out) == len(pool)
+    with pytest.raises(InputError, match="needs a train and a val split, made lacks one; pass nested"):
+        split_pool(pool_of(9, 9), Search(split="official_val"), 0, 0)
+
+
+def test_prototypes_and_scores_are_made_anew_without_the_held_out_images():
+    pool, features, _ = task()
+    signals = Signals.from_tensors(features, [features, features * 0.9], pool)
+    kept, _ = split_pool(pool, Search(), 0, 0)
+    inner = compute_scores(DLC(levels=2), signals.restricted(kept), 0)
+    whole = compute_scores(DLC(levels=2), signals, 0)
+    part = Pool(
+        pool.name, pool.labels[kept], tuple(pool.sample_ids[i] for i in kept), ("train",) * len(kept), pool.classes
+    )
+    alone = compute_scores(
+        DLC(levels=2), Signals.from_tensors(features[kept], [features[kept], features[kept] * 0.9], part), 0
+    )
+    assert not torch.allclose(inner, whole[kept], atol=1e-4)
+    assert torch.equal(inner, alone)
+
+
+def watch(monkeypatch):
+    """Return the lists that fill with what a search scores and trains."""
+    pools, probes = [], []
+    compute, train = gamma_search.compute_scores, gamma_search.train_probes
+
+    def watched_scores(scorer, signals, seed):
+        pools.append(signals.pool)
+        return compute(scorer, signals, seed)
+
+    def watched_train(bank, made, *rest):
+        probes.extend(made)
+        return train(bank, made, *rest)
+
+    monkeypatch.setattr(gamma_search, "compute_scores", watched_scores)
+    monkeypatch.setattr(gamma_search, "train_probes", watched_train)
+    return pools, probes
+
+
+def test_candidates_train_on_what_is_left_and_are_judged_on_what_was_held_out(monkeypatch):
+    pool, features, _ = task()
+    features = features.clone()
+    features[:, 5] = torch.arange(len(pool))  # every row tells which image it is
+    pools, probes = watch(monkeypatch)
+    candidates = gamma_candidates({}, Search(), 0.3)
+    search(candidates, DLC(levels=1), pool, features)
+    assert len(pools) == 3
+    assert len(probes) == 3 * len(candidates)
+    signals = Signals.from_tensors(features, pool=pool)
+    for repeat, inner in enumerate(pools):
+        kept, held_out = split_pool(pool, Search(), 0, repeat)
+        assert inner.sample_ids == tuple(pool.sample_ids[i] for i in kept)
+        scores = compute_scores(DLC(levels=1), signals.restricted(kept), 0)
+        for number, sampler in enumerate(candidates.values()):
+            probe = probes[repeat * len(candidates) + number]
+            assert torch.equal(probe.test_features[:, 5].long(), held_out)
+            assert torch.equal(probe.test_labels, pool.labels[held_out])
+            picked = sampler.select(scores, inner.labels, 0.3, stream("search", 0, 0.3, repeat))
+            assert torch.equal(probe.labels, inner.labels[picked])
+            assert not set(picked_ids(inner, picked)) & {pool.sample_ids[i] for i in held_out}
+    assert len({probe.seed for probe in probes}) == 3  # one head for each repeat, the same for all candidates
+
+
+def picked_ids(pool: Pool, positions: Tensor) -> list[str]:
+    return [pool.sample_ids[i] for i in positions.tolist()]
+
+
+@pytest.mark.parametrize(("misleading", "better"), [("hardest", "easiest"), ("easiest", "hardest")])
+def test_the_better_images_are_found(misleading, better):
+    pool, features, hardness = task(misleading)
+    scorer = Given(tuple(hardness.tolist()))
+    choice = search(gamma_candidates({}, Search(), 0.2), scorer, pool, features, ratio=0.2)
+    assert (choice.sampler.gamma < 0.5) == (better == "easiest")
+    assert search(end_candidates({}), scorer, pool, features, ratio=0.2).sampler.end == better
+
+
+def test_equal_candidates_leave_gamma_at_one_half():
+    pool = pool_of(20, 20)
+    features = 4.0 * torch.nn.functional.one_hot(pool.labels, 6).float()  # every choice trains a perfect probe
+    choice = search(gamma_candidates({}, Search(), 0.3), DLC(levels=1), pool, features)
+    assert choice.accuracies == (1.0,) * 5
+    assert choice.sampler.gamma == 0.5
+
+
+def test_rounding_errors_of_a_mean_decide_no_tie():
+    candidates = {"0.5": FlexRand(gamma=0.5), "0.4": FlexRand(gamma=0.4)}
+    accuracy = torch.tensor([[0.3, 0.1], [0.2, 0.2], [0.1, 0.3]], dtype=torch.float64)  # 0.2 and 0.2 plus 1e-17
+    for order in (accuracy, accuracy.flip(1)):
+        assert gamma_search._best(candidates, order, 0.0).sampler.gamma == 0.5
+
+
+def test_means_and_standard_errors_are_over_the_repeats():
+    candidates = {"0.5": FlexRand(gamma=0.5), "0.4": FlexRand(gamma=0.4)}
+    accuracy = torch.tensor([[0.5, 0.6], [0.7, 0.9], [0.6, 0.9]], dtype=torch.float64)
+    choice = gamma_search._best(candidates, accuracy, 7.0)
+    assert choice.sampler.gamma == 0.4
+    assert choice.accuracies == pytest.approx((0.6, 0.8))
+    assert choice.standard_errors == pytest.approx((0.1 / 3**0.5, 0.1))  # std with ddof 1, by sqrt(3)
+    assert choice.record() == {
+        "recipe": "linear_probe",
+        "candidates": [
+            {"label": "0.5", "accuracy": choice.accuracies[0], "standard_error": choice.standard_errors[0]},
+            {"label": "0.4", "accuracy": choice.accuracies[1], "standard_error": choice.standard_errors[1]},
+        ],
+    }
+    assert gamma_search._best(candidates, accuracy[:1], 0.0).standard_errors == (None, None)
+
+
+def test_a_search_repeats_itself_and_another_seed_is_another_search():
+    pool, features, _ = task()
+    runs = [search(gamma_candidates({}, Search(), 0.3), DLC(levels=1), pool, features, seed=s) for s in (0, 0, 1)]
+    assert replace(runs[0], seconds=0) == replace(runs[1], seconds=0)
+    assert runs[0].accuracies != runs[2].accuracies
+    assert runs[0].seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"split": "test"}, "nested or official_val"),
+        ({"repeats": 0}, "repeats >= 1"),
+        ({"held_out": 0}, r"held_out in \(0, 1\)"),
+        ({"held_out": 1}, r"held_out in \(0, 1\)"),
+        ({"views": -1}, "views >= 0"),
+        ({"grid": ()}, r"gammas in \(0, 1\), got \[\]"),
+        ({"grid": (0.5, 1)}, r"gammas in \(0, 1\)"),
+    ],
+)
+def test_a_search_that_cannot_be_made_is_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        Search(**settings)

@@ -1,0 +1,191 @@
+"""Linear probes trained together, against torch's own layer, loss and optimiser."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prunetune import probe as probe_module
+from prunetune.errors import InputError
+from prunetune.probe import Probe, share_seconds, train_probes
+from prunetune.recipe import FinetuneResult, Recipe, check_loss
+from prunetune.seeding import seeded, stream
+
+NUM_CLASSES, WIDTH = 3, 6
+RECIPE = Recipe("linear_probe", epochs=12, batch_size=8, learning_rate=0.1, milestones=(5, 9), weight_decay=1e-2)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tiny networks gain nothing from threads, and on a busy machine threads wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def bank_of(num_views: int, num_rows: int) -> Tensor:
+    """Return [V, U, D] whose rows lean towards the class that `label_of` gives them."""
+    noise = torch.randn(num_views, num_rows, WIDTH, generator=stream("bank"))
+    return noise + 2 * nn.functional.one_hot(label_of(torch.arange(num_rows)), WIDTH)
+
+
+def label_of(rows: Tensor) -> Tensor:
+    return rows * 7 % 5 % NUM_CLASSES
+
+
+def probe_of(size: int, seed: int, num_rows: int = 60) -> Probe:
+    rows = torch.randperm(num_rows, generator=stream("rows", size, seed))[:size].sort().values
+    test_rows = torch.arange(num_rows)
+    test = torch.randn(num_rows, WIDTH, generator=stream("test")) + 2 * nn.functional.one_hot(
+        label_of(test_rows), WIDTH
+    )
+    return Probe(rows, label_of(rows), test, label_of(test_rows), seed)
+
+
+def reference(bank: Tensor, probe: Probe, recipe: Recipe) -> tuple[list[float], list[float], Tensor]:
+    """Return losses, rates and predictions of the same head with torch's own parts."""
+    with seeded("finetune", probe.seed) as generator:
+        head = nn.Linear(WIDTH, NUM_CLASSES)
+    optimiser = torch.optim.SGD(
+        head.parameters(), recipe.learning_rate, recipe.momentum, 0, recipe.weight_decay, recipe.nesterov
+    )
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, list(recipe.milestones), recipe.decay)
+    losses, rates = [], []
+    for epoch in range(recipe.epochs):
+        view, total = bank[epoch % len(bank)].float(), 0.0
+        order = torch.randperm(len(probe.rows), generator=generator)
+        rates.append(optimiser.param_groups[0]["lr"])
+        for batch in order.split(recipe.batch_size):
+            loss = nn.functional.cross_entropy(head(view[probe.rows[batch]]), probe.labels[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            total += loss.item() * len(batch)
+        schedule.step()
+        losses.append(total / len(probe.rows))
+    return losses, rates, head(probe.test_features).argmax(dim=1)
+
+
+def losses_of(result: FinetuneResult) -> list[float]:
+    return [epoch.train_loss for epoch in result.history]
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("size", [5, 8, 21])  # less than a batch, a batch, two and a short one
+def test_a_probe_is_torchs_linear_layer_under_sgd(size, nesterov):
+    recipe = Recipe(**{**vars(RECIPE), "nesterov": nesterov})
+    bank, probe = bank_of(4, 60), probe_of(size, seed=1)
+    [result] = train_probes(bank, [probe], NUM_CLASSES, recipe, "cpu")
+    losses, rates, predictions = reference(bank, probe, recipe)
+    assert losses_of(result) == pytest.approx(losses, abs=1e-5)
+    assert [epoch.learning_rate for epoch in result.history] == pytest.approx(rates)
+    assert torch.equal(result.predictions, predictions)
+    assert result.history[-1].test_accuracy == (predictions == probe.test_labels).double().mean().item()
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_probes_trained_together_are_those_trained_alone():
+    probes = [probe_of(size, seed) for size, seed in ((8, 0), (30, 1), (5, 2), (17, 0), (30, 3), (1, 4))]
+    together = train_probes(bank_of(3, 60), probes, NUM_CLASSES, RECIPE, "cpu")
+    for probe, result in zip(probes, together, strict=True):
+        [alone] = train_probes(bank_of(3, 60), [probe], NUM_CLASSES, RECIPE, "cpu")
+        assert losses_of(result) == pytest.approx(losses_of(alone), abs=1e-5)
+        assert torch.equal(result.predictions, alone.predictions)
+        assert (result.trained_together, alone.trained_together) == (6, 1)
+
+
+def test_a_batch_of_probes_that_memory_does_not_hold_is_trained_in_parts(monkeypatch):
+    probes = [probe_of(size, seed) for size, seed in ((8, 0), (30, 1), (5, 2))]
+    together = train_probes(bank_of(3, 60), probes, NUM_CLASSES, RECIPE, "cpu")
+    monkeypatch.setattr(probe_module, "GATHERED_BYTES", 2 * 4 * RECIPE.batch_size * WIDTH)  # two probes at a time
+    in_parts = train_probes(bank_of(3, 60), probes, NUM_CLASSES, RECIPE, "cpu")
+    assert [result.trained_together for result in in_parts] == [2, 2, 1]  # the larger two, then the smallest
+    for one, other in zip(together, in_parts, strict=True):
+        assert losses_of(one) == pytest.approx(losses_of(other), abs=1e-5)
+
+
+def test_epochs_show_the_views_in_turn():
+    bank, probe = bank_of(2, 60), probe_of(20, seed=0)
+    recipe = Recipe("linear_probe", epochs=5, batch_size=8)
+    [cycled] = train_probes(bank, [probe], NUM_CLASSES, recipe, "cpu")
+    [spelt_out] = train_probes(bank[[0, 1, 0, 1, 0]], [probe], NUM_CLASSES, recipe, "cpu")
+    [other] = train_probes(bank[[1, 0]], [probe], NUM_CLASSES, recipe, "cpu")
+    assert losses_of(cycled) == losses_of(spelt_out)
+    assert losses_of(cycled) != losses_of(other)
+
+
+def test_a_half_precision_bank_trains_in_single_precision():
+    bank, probe = bank_of(2, 60).half(), probe_of(20, seed=0)
+    [half] = train_probes(bank, [probe], NUM_CLASSES, RECIPE, "cpu")
+    [single] = train_probes(bank.float(), [probe], NUM_CLASSES, RECIPE, "cpu")
+    assert losses_of(half) == losses_of(single)
+
+
+def test_the_seed_decides_the_head_and_the_order_and_the_same_seed_repeats_the_run():
+    bank, probe = bank_of(2, 60), probe_of(20, seed=0)
+    runs = [train_probes(bank, [Probe(**{**vars(probe), "seed": s})], NUM_CLASSES, RECIPE, "cpu") for s in (0, 0, 1)]
+    first, again, other = (losses_of(run[0]) for run in runs)
+    assert first == again
+    assert first[0] != other[0]
+
+
+def test_a_class_without_images_in_the_subset_is_trained_all_the_same():
+    probe = probe_of(20, seed=0)
+    kept = probe.labels != 2
+    without = Probe(probe.rows[kept], probe.labels[kept], probe.test_features, probe.test_labels, 0)
+    [result] = train_probes(bank_of(2, 60), [without], NUM_CLASSES, RECIPE, "cpu")
+    assert set(result.predictions.tolist()) <= {0, 1, 2}
+    assert losses_of(result) == pytest.approx(reference(bank_of(2, 60), without, RECIPE)[0], abs=1e-5)
+
+
+def test_no_probes_give_no_results():
+    assert train_probes(bank_of(1, 4), [], NUM_CLASSES, RECIPE, "cpu") == []
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_the_run_with_its_epoch_and_the_key_to_change(broken):
+    bank = bank_of(3, 60)
+    bank[1] = broken
+    with pytest.raises(InputError, match=r"loss is nan in epoch 2; lower finetune\.learning_rate \(now 0\.1\)"):
+        train_probes(bank, [probe_of(20, 0)], NUM_CLASSES, RECIPE, "cpu")
+    with pytest.raises(InputError, match="loss is inf in epoch 7"):
+        check_loss(float("inf"), 7, RECIPE)
+
+
+def test_the_test_set_is_looked_at_when_asked_and_always_at_the_end():
+    recipe = Recipe(**{**vars(RECIPE), "epochs": 7, "evaluate_every": 3})
+    [result] = train_probes(bank_of(1, 60), [probe_of(20, 0)], NUM_CLASSES, recipe, "cpu")
+    assert [epoch.epoch for epoch in result.history if epoch.test_accuracy is not None] == [3, 6, 7]
+
+
+def test_a_common_cost_is_shared_equally():
+    results = train_probes(bank_of(1, 60), [probe_of(5, 0), probe_of(9, 1)], NUM_CLASSES, RECIPE, "cpu")
+    shared = share_seconds(results, 10.0)
+    assert [b.seconds - a.seconds for a, b in zip(results, shared, strict=True)] == pytest.approx([5, 5])
+
+
+def test_the_full_recipe_decays_twice_and_the_released_one_once():
+    full = Recipe("full", trained="all", learning_rate=1e-3, milestones=(25, 37))
+    released = Recipe("full_released", trained="all", learning_rate=1e-3, milestones=(25,))
+    assert [full.rate(epoch) for epoch in (1, 25, 26, 37, 38, 50)] == pytest.approx(
+        [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5]
+    )
+    assert [released.rate(epoch) for epoch in (1, 25, 26, 37, 38, 50)] == pytest.approx([1e-3, 1e-3, *[1e-4] * 4])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"trained": "body"}, "head or all"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"views": -1}, "views must be at least 0"),
+        ({"evaluate_every": 0}, "evaluate_every must be at least 1"),
+        ({"learning_rate": 0}, "learning_rate must be above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be above 0"),
+        ({"momentum": 0}, "nesterov=false"),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_is_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        Recipe("made", **settings)

@@ -1,0 +1,228 @@
+"""The contract of scorers over every YAML and two kinds of network, and scores that come from a file."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from prunetune.backbones import Backbone
+from prunetune.config import build
+from prunetune.datasets.base import Pool
+from prunetune.errors import InputError
+from prunetune.scorers import DLC, FromFile, Random, Scorer
+from prunetune.scores import compute_scores, stored_scores
+from prunetune.signals import Embedding, NetworkSignals, Signals
+from prunetune.store import Store
+from prunetune.testing import check_scorer, made_pool
+
+YAMLS = sorted((Path(__file__).parent.parent / "configs" / "scorer").glob("*.yaml"))
+SHORT = 6  # networks in the default tier
+LONG = [path for path in YAMLS if yaml.safe_load(path.read_text()).get("levels", 0) > SHORT]
+MICRO = Backbone(model="prunetune_micro", mask_modules="conv2d")
+POOL = Pool("made", torch.tensor([0, 1, 0]), ("a.png", "b.png", "c.png"), ("train",) * 3, ("x", "y"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tiny networks gain nothing from threads, and on a busy machine threads wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory) -> dict[str, Backbone]:
+    """Return a convolutional and a token network.
+
+    The token network's last norm is not the identity that random weights leave: behind an identity the mean over
+    channels is zero for every image, and that mean is all that the released pooling sees.
+    """
+    vit = Backbone(
+        model="test_vit.r160_in1k",
+        mask_modules="linear",
+        pretrained=False,
+        model_args={"img_size": 32},
+        input_size=32,
+    )
+    weights = vit.load().model.state_dict()
+    weights["norm.weight"] = 1 + torch.linspace(-0.5, 0.5, 64)
+    file = tmp_path_factory.mktemp("weights") / "test_vit.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, file)
+    return {"micro": MICRO, "test_vit": replace(vit, checkpoint=str(file))}
+
+
+def made_scores(folder: Path) -> Path:
+    """Write another tool's scores of `made_pool`, in no order."""
+    ids = sorted(made_pool().sample_ids, key=lambda sample_id: sample_id[::-1])
+    path = folder / "other_tool.csv"
+    path.write_text("sample_id,score\n" + "".join(f"{sample_id},{i**2 / 7}\n" for i, sample_id in enumerate(ids)))
+    return path
+
+
+def write(folder: Path, text: str | bytes) -> str:
+    path = folder / "scores.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+def read(path: str, pool: Pool = POOL) -> list[float]:
+    return FromFile(path).score(pool, Signals.from_tensors(torch.zeros(len(pool), 1)), torch.Generator()).tolist()
+
+
+def scorer_of(path: Path, folder: Path, **shortened) -> Scorer:
+    group = {**yaml.safe_load(path.read_text()), **shortened}
+    if path.stem == "from_file":
+        group["path"] = str(made_scores(folder))
+    return build(group)
+
+
+@pytest.mark.parametrize("network", ["micro", "test_vit"])
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
+def test_every_scorer_keeps_the_contract_on_a_convolutional_and_on_a_token_network(path, network, networks, tmp_path):
+    shortened = {"levels": SHORT} if path in LONG else {}  # the same path, its first networks only
+    check_scorer(scorer_of(path, tmp_path, **shortened), networks[network])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["micro", "test_vit"])
+@pytest.mark.parametrize("path", LONG, ids=lambda path: path.stem)
+def test_every_scorer_of_many_networks_keeps_the_contract_at_full_length(path, network, networks, tmp_path):
+    check_scorer(scorer_of(path, tmp_path), networks[network])
+
+
+def test_the_long_scorers_are_those_of_fifty_networks():
+    assert {path.stem for path in LONG} == {"dlc_50", "dlc_linear_50", "dlc_released"}
+
+
+@dataclass(frozen=True)
+class Broken(Scorer):
+    """Breaks one promise."""
+
+    fault: str = ""
+
+    name = "broken"
+    higher_means = "harder"
+    version = 1
+
+    def score(self, pool, signals, generator):
+        network = signals.embedding.network
+        scores = signals.features().double().norm(dim=1)
+        if self.fault == "not told apart":
+            return torch.zeros(len(pool), dtype=torch.float64)
+        if self.fault == "draws":
+            return scores + torch.rand(len(pool), generator=torch.Generator().manual_seed(torch.seed() % 2**31))
+        if self.fault == "touches the network":
+            network.model.stem[0].weight.data[0] += 1
+        if self.fault == "reads the batch size":
+            return scores * signals.embedding.batch_size
+        if self.fault == "scores another way round":
+            return torch.cat([scores, scores])
+        return scores
+
+
+def test_the_contract_notices_a_scorer_that_breaks_it():
+    check_scorer(Broken())
+    with pytest.raises(AssertionError, match="tell images apart"):
+        check_scorer(Broken("not told apart"))
+    with pytest.raises(AssertionError, match="the same seed"):
+        check_scorer(Broken("draws"))
+    with pytest.raises(AssertionError, match="unchanged"):
+        check_scorer(Broken("touches the network"))
+    with pytest.raises(AssertionError, match="batch size"):
+        check_scorer(Broken("reads the batch size"))
+    with pytest.raises(TypeError, match=r"must return \[N\] float64"):
+        check_scorer(Broken("scores another way round"))
+
+
+def test_random_scores_nothing_and_its_own_sampler_draws():
+    scores = Random().score(POOL, Signals.from_tensors(torch.zeros(3, 1)), torch.Generator())
+    assert scores.tolist() == [0, 0, 0]
+    assert (Random.higher_means, Random.own_sampler) == ("nothing", "random")
+
+
+def test_a_score_that_is_not_finite_stops_the_run():
+    features = torch.tensor([[0.0], [1], [float("inf")]])
+    with pytest.raises(InputError, match="of dlc are not finite"):
+        compute_scores(DLC(levels=1), Signals.from_tensors(features, pool=POOL), 0)
+
+
+def test_stored_scores_are_read_and_not_computed_again(tmp_path):
+    class Counting(Broken):
+        calls = 0
+
+        def score(self, pool, signals, generator):
+            Counting.calls += 1
+            return super().score(pool, signals, generator)
+
+    network = MICRO.load()
+    first, second = (
+        stored_scores(Counting(), NetworkSignals(made_pool(), Embedding(network, Store(tmp_path))), 0) for _ in range(2)
+    )
+    assert torch.equal(first.values, second.values)
+    assert first.folder == second.folder
+    assert Counting.calls == 1
+
+
+def test_scores_of_another_version_scorer_or_seed_have_another_place(tmp_path):
+    class Newer(DLC):
+        version = 2
+
+    def place(scorer: Scorer, seed: int = 0) -> Path:
+        return stored_scores(scorer, NetworkSignals(made_pool(), Embedding(network, Store(tmp_path))), seed).folder
+
+    network = MICRO.load()
+    plain, random = DLC(levels=1), DLC(levels=1, masking="random")
+    assert place(plain) == place(plain, seed=1)  # the seed is not used
+    folders = [place(plain), place(Newer(levels=1)), place(DLC(levels=2)), place(random), place(random, seed=1)]
+    assert len(set(folders)) == 5
+
+
+def test_a_file_of_scores_is_read_by_id_whatever_its_order_and_other_columns(tmp_path):
+    text = "label,score,sample_id,note\n0,3.5,c.png,\n1,-2,b.png,x\n0,1e-3,a.png,\n9,nan,elsewhere.png,\n"
+    assert read(write(tmp_path, text)) == [0.001, -2, 3.5]
+    assert read(write(tmp_path, "sample_id,score\r\nb.png,2\r\nc.png,3\r\na.png,1\r\n")) == [1, 2, 3]
+
+
+def test_a_file_saved_by_a_spreadsheet_may_begin_with_a_byte_order_mark(tmp_path):
+    assert read(write(tmp_path, b"\xef\xbb\xbfsample_id,score\na.png,1\nb.png,2\nc.png,3\n")) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sample_id,score\na.png,1\nb.png,2\n", r"no score for 1 of 3 images, first: c\.png"),
+        ("sample_id,score\na.png,1\nb.png,2\na.png,1\nc.png,3\n", r"'a\.png' occurs twice"),
+        ("sample_id,score\na.png,1\nb.png,nan\nc.png,inf\n", "2 scores that are not finite"),
+        ("sample_id,score\na.png,1\nb.png,\nc.png,3\n", "1 scores that are not finite"),
+        ("sample_id,score\na.png,1\nb.png\nc.png,3\n", "1 scores that are not finite"),
+        ("sample_id,score\na.png,1\nb.png,hard\nc.png,3\n", "row 2 has no number as its score .*hard"),
+        ("id,value\na.png,1\n", "needs the columns sample_id and score, has id, value"),
+        ("", "needs the columns sample_id and score, has none"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\xff\xfe", "is not a readable CSV file|needs the columns"),
+    ],
+)
+def test_a_file_that_does_not_score_the_pool_is_refused_in_one_line(tmp_path, text, message):
+    with pytest.raises(InputError, match=message) as caught:
+        read(write(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["", "no/such/scores.csv", "."])
+def test_a_path_that_is_no_file_is_refused_before_anything_is_computed(path):
+    with pytest.raises(InputError, match=r"scorer\.path must be a CSV file"):
+        FromFile(path)
+
+
+def test_the_key_of_a_file_is_its_content_and_not_its_place(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    one, same = (
+        FromFile(write(tmp_path / "a", "sample_id,score\n")),
+        FromFile(write(tmp_path / "b", "sample_id,score\n")),
+    )
+    assert one.key() == same.key()
+    write(tmp_path / "b", "sample_id,score\na,1\n")
+    assert one.key() != same.key()
