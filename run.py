@@ -36,5 +36,5 @@ if __name__ == "__main__":
         main()
     except (HydraException, OmegaConfBaseException, InputError) as error:
         sys.exit(f"error: {' '.join(f'{error} {error.__cause__ or str()}'.split())}")
-    except (PermissionError, NotADirectoryError) as error:  # before a run starts: its folder cannot be made
-        sys.exit(f"error: {error}; pass results_dir=<folder>")
+    except (PermissionError, NotADirectoryError) as error:  # mostly a run's folder that cannot be made
+        sys.exit(f"error: {error}; check the path, or pass results_dir=<folder>")

@@ -136,7 +136,7 @@ def test_bad_arguments_are_one_line(textures, arguments, message):
 
 def test_a_pick_order_is_not_read_as_hardness(textures, monkeypatch):
     monkeypatch.setattr(DLC, "higher_means", "picked earlier")
-    with pytest.raises(InputError, match="order of picks, not hardness.*topk"):
+    with pytest.raises(InputError, match="order of picks, not the hardness.*topk"):
         prune(textures, 0.2, **PLAIN)
 
 

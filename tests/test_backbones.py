@@ -163,7 +163,9 @@ def test_weights_that_cannot_be_fetched_are_one_line_with_the_way_out(monkeypatc
         raise OSError("Temporary failure in name resolution")
 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", no_network)
-    with pytest.raises(InputError, match=r"could not be fetched \(OSError\).*backbone\.checkpoint=<file>") as caught:
+    with pytest.raises(
+        InputError, match=r"could not be fetched \(OSError: Temporary.*backbone\.checkpoint=<file>"
+    ) as caught:
         Backbone(model="resnet18.tv_in1k").load()
     assert "\n" not in str(caught.value)
 
@@ -230,3 +232,13 @@ def test_random_weights_are_the_same_in_every_process_state():
     state = torch.get_rng_state()
     assert Backbone(model=MODEL, pretrained=False).load().identity == first
     assert torch.equal(torch.get_rng_state(), state)  # and the caller's stream goes on as if nothing had been drawn
+
+
+def test_an_input_size_that_a_network_does_not_take_is_told_with_the_way_out():
+    with pytest.raises(InputError, match=r"does not take images of 64 x 64.*model_args=\{img_size:64\}"):
+        Backbone(model="vit_tiny_patch16_224", pretrained=False, input_size=64).load()
+
+
+def test_another_kind_of_masked_module_is_refused():
+    with pytest.raises(InputError, match="mask_modules must be one of conv2d, linear, all, got 'norm'"):
+        Backbone(model="test_vit", pretrained=False, mask_modules="norm")

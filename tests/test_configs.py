@@ -161,7 +161,8 @@ def test_the_default_file_of_a_class_is_the_class_without_arguments(default):
 
 def test_the_default_recipe_and_search_are_those_of_the_classes():
     cfg = cfg_of()
-    assert pipeline.recipe_of(cfg) == Recipe("linear_probe") == gamma_search.RECIPE
+    assert pipeline.recipe_of(cfg) == Recipe("linear_probe")
+    assert dataclasses.replace(gamma_search.RECIPE, evaluate_every=1) == Recipe("linear_probe")
     assert pipeline.search_of(cfg) == gamma_search.Search()
     assert {field.name for field in dataclasses.fields(Recipe)} == {f.name for f in dataclasses.fields(FinetuneConfig)}
 

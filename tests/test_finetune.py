@@ -152,13 +152,26 @@ def test_one_image_that_is_too_much_is_refused():
         stepped(Limited(small_network(), limit=0), 15)
 
 
-def test_a_frozen_forward_pass_that_is_too_large_gets_advice(sets, monkeypatch):
+@pytest.mark.parametrize("limit", [4, 0])
+def test_a_frozen_pass_that_is_too_large_goes_through_in_parts_if_one_image_fits(sets, monkeypatch, limit):
     from prunetune.features import embed, evaluation
 
     network = Backbone(model="prunetune_micro", pretrained=False, input_size=16).load()
-    monkeypatch.setattr(network, "forward", Limited(network.model, limit=4).forward)
-    with pytest.raises(InputError, match="forward pass of 8 images; lower batch_size"):
-        embed(network, evaluation(sets[0].images, 16), range(20), 8, "fp32", "cpu", "features")
+    view = evaluation(sets[0].images, 16)
+    whole = embed(network, view, range(20), 8, "fp32", "cpu", "features")
+    forward = network.forward
+
+    def limited(images):
+        if len(images) > limit:
+            raise torch.OutOfMemoryError("too many images")
+        return forward(images)
+
+    monkeypatch.setattr(network, "forward", limited)
+    if limit:
+        assert torch.allclose(embed(network, view, range(20), 8, "fp32", "cpu", "features"), whole, atol=1e-5)
+    else:
+        with pytest.raises(InputError, match="does not hold one image"):
+            embed(network, view, range(20), 8, "fp32", "cpu", "features")
 
 
 def test_all_weights_are_trained_and_the_given_networks_head_is_new(sets, monkeypatch):

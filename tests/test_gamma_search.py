@@ -20,6 +20,14 @@ from prunetune.signals import Signals, TensorSignals
 GRID = Search().grid
 
 
+def flexrand(gamma: float) -> FlexRand:
+    return FlexRand(gamma=gamma)
+
+
+def flexible(end: str) -> TopKFlexible:
+    return TopKFlexible(end=end)
+
+
 @pytest.fixture(autouse=True)
 def _short_judges(monkeypatch):
     """Judges of few epochs, and one thread: tiny problems gain nothing from more."""
@@ -93,13 +101,13 @@ def test_a_grid_without_a_valid_gamma_leaves_one_half():
 
 
 def test_candidates_are_nearest_one_half_first_with_the_samplers_other_settings():
-    made = gamma_candidates({"gamma": "auto", "remainder": "coin", "min_per_class": 2}, Search(), 0.3)
+    made = gamma_candidates(lambda gamma: FlexRand(gamma=gamma, remainder="coin", min_per_class=2), Search(), 0.3)
     assert list(made) == ["0.5", "0.4", "0.6", "0.25", "0.75"]
     assert made["0.6"] == FlexRand(gamma=0.6, remainder="coin", min_per_class=2)
 
 
 def test_the_ends_of_a_score_are_candidates_too():
-    assert end_candidates({"end": "auto", "min_per_class": 0}) == {
+    assert end_candidates(lambda end: TopKFlexible(end=end, min_per_class=0)) == {
         "easiest": TopKFlexible(end="easiest", min_per_class=0),
         "hardest": TopKFlexible(end="hardest", min_per_class=0),
     }
@@ -118,7 +126,10 @@ class Forbidden(TensorSignals):
 def test_where_one_gamma_is_left_nothing_is_searched(ratio):
     pool = pool_of(10, 10)
     signals = Forbidden(torch.zeros(20, 2), None, pool)
-    for candidates in (gamma_candidates({}, Search(), ratio), gamma_candidates({}, Search(grid=(0.5,)), 0.3)):
+    for candidates in (
+        gamma_candidates(flexrand, Search(), ratio),
+        gamma_candidates(flexrand, Search(grid=(0.5,)), 0.3),
+    ):
         choice = choose(candidates, DLC(), signals, signals, ratio, 0, Search(), "cpu")
         assert choice.sampler == FlexRand(gamma=0.5)
         assert choice.record() is None
@@ -200,7 +211,7 @@ def test_candidates_train_on_what_is_left_and_are_judged_on_what_was_held_out(mo
     features = features.clone()
     features[:, 5] = torch.arange(len(pool))  # every row tells which image it is
     pools, probes = watch(monkeypatch)
-    candidates = gamma_candidates({}, Search(), 0.3)
+    candidates = gamma_candidates(flexrand, Search(), 0.3)
     search(candidates, DLC(levels=1), pool, features)
     assert len(pools) == 3
     assert len(probes) == 3 * len(candidates)
@@ -227,15 +238,15 @@ def picked_ids(pool: Pool, positions: Tensor) -> list[str]:
 def test_the_better_images_are_found(misleading, better):
     pool, features, hardness = task(misleading)
     scorer = Given(tuple(hardness.tolist()))
-    choice = search(gamma_candidates({}, Search(), 0.2), scorer, pool, features, ratio=0.2)
+    choice = search(gamma_candidates(flexrand, Search(), 0.2), scorer, pool, features, ratio=0.2)
     assert (choice.sampler.gamma < 0.5) == (better == "easiest")
-    assert search(end_candidates({}), scorer, pool, features, ratio=0.2).sampler.end == better
+    assert search(end_candidates(flexible), scorer, pool, features, ratio=0.2).sampler.end == better
 
 
 def test_equal_candidates_leave_gamma_at_one_half():
     pool = pool_of(20, 20)
     features = 4.0 * torch.nn.functional.one_hot(pool.labels, 6).float()  # every choice trains a perfect probe
-    choice = search(gamma_candidates({}, Search(), 0.3), DLC(levels=1), pool, features)
+    choice = search(gamma_candidates(flexrand, Search(), 0.3), DLC(levels=1), pool, features)
     assert choice.accuracies == (1.0,) * 5
     assert choice.sampler.gamma == 0.5
 
@@ -266,7 +277,7 @@ def test_means_and_standard_errors_are_over_the_repeats():
 
 def test_a_search_repeats_itself_and_another_seed_is_another_search():
     pool, features, _ = task()
-    runs = [search(gamma_candidates({}, Search(), 0.3), DLC(levels=1), pool, features, seed=s) for s in (0, 0, 1)]
+    runs = [search(gamma_candidates(flexrand, Search(), 0.3), DLC(levels=1), pool, features, seed=s) for s in (0, 0, 1)]
     assert replace(runs[0], seconds=0) == replace(runs[1], seconds=0)
     assert runs[0].accuracies != runs[2].accuracies
     assert runs[0].seconds > 0

@@ -37,10 +37,10 @@ def test_a_cell_is_what_the_same_run_alone_would_be(finished, tmp_path, method):
     alone = run_here(tmp_path, *SMALL, *SEARCH, f"method={method}", "ratio=0.3", "seed=1")
     cell = finished / alone.relative_to(tmp_path)
     assert (cell / "subset.csv").read_bytes() == (alone / "subset.csv").read_bytes()
-    before, after = lasting(read_result(alone)), lasting(read_result(cell))
-    assert before.pop("probes_together") == 1
-    assert after.pop("probes_together") == 8
-    assert before == after  # names, numbers, accuracy, gamma, search and the whole configuration
+    assert (read_result(alone)["probes_together"], read_result(cell)["probes_together"]) == (1, 8)
+    assert lasting(read_result(alone)) == lasting(
+        read_result(cell)
+    )  # names, numbers, accuracy, gamma, search and the whole configuration
     for single, packed in zip(read_rows(alone / "history.csv"), read_rows(cell / "history.csv"), strict=True):
         assert single["test_accuracy"] == packed["test_accuracy"]
         assert float(single["train_loss"]) == pytest.approx(float(packed["train_loss"]), abs=1e-4)
@@ -136,3 +136,9 @@ def test_a_cell_is_composed_with_the_jobs_other_overrides(tmp_path):
     assert "methods" not in cell.cfg
     place = "textures/micro/linear_probe/dlc-topk/ratio_0.2/seed_3/mine"
     assert cell.out_dir == tmp_path / "runs" / place
+
+
+@pytest.mark.parametrize("word", ["ratio=0.5", "seed=7", "method=dlc"])
+def test_a_grid_refuses_the_singular_keys_that_it_would_not_read(tmp_path, word):
+    with pytest.raises(InputError, match=f"a grid takes {word.split('=')[0]}s="):
+        grid_here(tmp_path, *SMALL, "methods=[random]", "ratios=[0.2]", "seeds=[0]", word)

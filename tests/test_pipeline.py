@@ -1,6 +1,7 @@
 """One run: equal bytes, finished runs, until, what the files promise, gamma, transfer, seeds, honest time."""
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from importlib.metadata import version
@@ -8,7 +9,7 @@ from importlib.metadata import version
 import pytest
 import torch
 
-from made_data import make_image_lists
+from made_data import make_image_folder, make_image_lists
 from prunetune import pipeline, records, signals
 from prunetune.config import names, run_folder
 from prunetune.errors import InputError
@@ -334,7 +335,7 @@ def test_a_bad_value_stops_before_anything_is_computed(results, computes_nothing
 
 @pytest.mark.parametrize("gamma", ["1.5", "0", "often"])
 def test_a_bad_gamma_stops_before_anything_is_computed(results, computes_nothing, gamma):
-    with pytest.raises(InputError, match=r"gamma is the easy fraction and must be a number in \(0, 1\) or auto"):
+    with pytest.raises(InputError, match=r"gamma is the easy fraction and must be in \(0, 1\) or \(in a run\) auto"):
         run_here(results, *SMALL, "sampler=flexrand", f"sampler.gamma={gamma}")
 
 
@@ -356,3 +357,55 @@ def test_the_results_folder_may_be_given_as_a_relative_path(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     run = run_here(tmp_path.relative_to(tmp_path), *SMALL, "ratio=0.3", "scorer=random")
     assert (tmp_path / read_result(run)["scores_path"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["method=dlc", "sampler=topk"], "TopK has no option 'gamma'"),
+        (["method=dlc", "sampler=random", "scorer=random"], "RandomSampler has no option 'gamma'"),
+        (["method=dlc", "sampler=flexrand_released"], "FlexRandReleased has no option 'gamma'"),
+        (["sampler.min_per_class=0", "sampler=topk", "ratio=0.001"], "nothing is kept of 100 images"),
+    ],
+)
+def test_a_run_that_is_not_what_its_name_says_is_refused(results, overrides, message):
+    with pytest.raises(InputError, match=message):
+        run_here(results, *SMALL, *overrides)
+
+
+def test_the_scorers_own_sampler_takes_the_gamma_of_a_preset(results):
+    cfg = compose_here(results, *SMALL, "method=dlc", "sampler=auto", "ratio=0.3")
+    assert pipeline.is_searched(cfg)
+    assert {type(sampler).__name__ for sampler in pipeline.candidates_of(cfg).values()} == {"FlexRand"}
+    assert names(cfg).sampler == "flexrand"
+
+
+def test_a_finished_run_is_refused_when_its_folder_has_other_images_since(tmp_path):
+    photos = make_image_folder(tmp_path / "photos", {"cat": 6, "dog": 6})
+    overrides = ["dataset=image_folder", f"dataset.root={photos}", *MICRO, *QUICK, "scorer=random", "ratio=0.5"]
+    folder = run_here(tmp_path, *overrides)
+    assert run_here(tmp_path, *overrides) == folder
+    make_image_folder(photos, {"cat": 9})
+    with pytest.raises(InputError, match="files of the data set were added, removed or moved since"):
+        run_here(tmp_path, *overrides)
+    shutil.rmtree(photos)
+    assert run_here(tmp_path, *overrides) == folder  # without its data a result is still a result
+
+
+def test_a_search_costs_the_same_whoever_made_the_scores_before(tmp_path):
+    search = [*SMALL, "sampler=flexrand", "sampler.gamma=auto", "ratio=0.3", "scorer=dlc_50", "scorer.levels=20"]
+    alone = read_result(run_here(tmp_path / "alone", *search))
+    run_here(tmp_path / "after", *SMALL, "scorer=dlc_50", "scorer.levels=20", "until=score")
+    after = read_result(run_here(tmp_path / "after", *search))
+    assert after["accuracy"] == alone["accuracy"]
+    assert after["search_seconds"] < after["score_seconds"] / 2  # the masked passes are charged once, to the score
+
+
+def test_a_probe_is_charged_the_forward_passes_of_its_views_and_of_the_test_set(results, monkeypatch):
+    for views in (0, 1):
+        task = pipeline.open_task(compose_here(results, *SMALL, f"finetune.views={views}"))
+        cfg = compose_here(results, *SMALL, f"finetune.views={views}")
+        passes = []
+        monkeypatch.setattr(pipeline, "share_seconds", lambda outcomes, seconds, passes=passes: passes.append(seconds))
+        pipeline.finetune(cfg, task, [torch.arange(0, 100, 2)], [0])
+        assert passes[0] > signals.NetworkSignals(task.test, task.tuned.embedding).seconds_of_features() > 0

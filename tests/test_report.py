@@ -5,6 +5,7 @@ import runpy
 import shutil
 import sys
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -126,7 +127,7 @@ def test_a_corrupt_result_is_named_in_one_line_and_skipped(content: str | bytes,
 
 def test_a_copied_run_is_counted_once(tmp_path: Path) -> None:
     folder = put(tmp_path)
-    shutil.copytree(folder, tmp_path / "grids" / "copy")
+    shutil.copytree(folder, tmp_path / "runs" / "zz" / "copy")
     results, skipped = collect.collect(tmp_path)
     assert len(results) == 1
     assert len(skipped) == 1
@@ -230,7 +231,7 @@ def test_the_footer_says_where_the_numbers_come_from() -> None:
     )
     assert tables.footer(results) == (
         "3 runs; commit abc1234, def5678-dirty; "
-        "recipe linear_probe (50 augmented views of an image, shared by all seeds); precision fp32; "
+        "recipe linear_probe (50 augmented views of an image, shared by all seeds); precision fp32; device cpu; "
         "accuracy of the last epoch on test; gamma 0.25 fixed beforehand; "
         "gamma 0.4 chosen on held-out pool images."
     )
@@ -357,7 +358,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     assert "Curves &amp; more" in html
     assert "&lt;cpu&gt;" in html
     assert "<td>71.2 ± 1.1 (n=2)</td>" in html
-    assert tables.footer(results) in html
+    assert escape(tables.footer(results.assign(device="<cpu>"))) in html
     assert html.count("<tr>") == 2 + 5 + 4 + 25  # two tables of accuracy, one of differences, 24 runs; a head each
 
 
@@ -453,3 +454,10 @@ def test_scores_of_other_images_cost_the_picture_but_not_the_table(tmp_path: Pat
         "table.csv",
         "table.md",
     ]
+
+
+def test_random_that_trained_in_another_way_is_no_baseline() -> None:
+    results = frame({**RANDOM, "recipe": "aaaa0001"}, {"tag": "longer", "recipe": "aaaa0002"})
+    assert cell(tables.summary(results), "dlc-flexrand (longer)")["num_pairs"] == 0
+    results = frame({**RANDOM, "recipe": "aaaa0001"}, {"tag": "g0.25", "recipe": "aaaa0001"})
+    assert cell(tables.summary(results), "dlc-flexrand (g0.25)")["num_pairs"] == 1

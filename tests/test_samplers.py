@@ -140,7 +140,7 @@ def test_flexrand_takes_the_shares_of_the_table(size, ratio, gamma, budget, part
     kept = FlexRand(gamma=gamma).select(ramp(size), one_class(size), ratio, stream("draw"))
     assert (int((kept < parts[0]).sum()), int((kept >= parts[0]).sum())) == expected
     split = round(gamma * 20)
-    kept = FlexRandReleased(split=split).select(ramp(size), one_class(size), ratio, stream("draw"))
+    kept = FlexRandReleased(twentieths=split).select(ramp(size), one_class(size), ratio, stream("draw"))
     assert (int((kept < parts[0]).sum()), int((kept >= parts[0]).sum())) == released
 
 
@@ -236,7 +236,7 @@ def test_the_released_gamma_is_a_float_product_which_moves_the_border_for_thirty
     assert moved == [3, 7, 19]
     generator = stream("draw")
     for _ in range(60):  # the easy part is kept whole: round(4.500000000000001) = 5 images; 30 * 3 / 20 would give 4
-        kept = FlexRandReleased(split=3).select(ramp(30), one_class(30), 0.9, generator)
+        kept = FlexRandReleased(twentieths=3).select(ramp(30), one_class(30), 0.9, generator)
         assert kept[:5].tolist() == [0, 1, 2, 3, 4]
 
 
@@ -348,13 +348,13 @@ def test_scores_that_do_not_fit_the_labels_are_refused(sampler):
 @pytest.mark.parametrize(
     ("made", "options", "message"),
     [
-        (FlexRand, {"gamma": 0}, r"in \(0, 1\) or auto"),
-        (FlexRand, {"gamma": 1}, r"in \(0, 1\) or auto"),
-        (FlexRand, {"gamma": "auto"}, r"in \(0, 1\) or auto"),  # the pipeline settles auto before
+        (FlexRand, {"gamma": 0}, r"in \(0, 1\) or \(in a run\) auto"),
+        (FlexRand, {"gamma": 1}, r"in \(0, 1\) or \(in a run\) auto"),
+        (FlexRand, {"gamma": "auto"}, r"in \(0, 1\) or \(in a run\) auto"),  # the pipeline settles auto before
         (FlexRand, {"on_infeasible": "clip"}, "clip_share, clip_gamma or error"),
         (FlexRand, {"remainder": "first"}, "second or coin"),
-        (FlexRandReleased, {"split": 0}, r"1\.\.19"),
-        (FlexRandReleased, {"split": 0.25}, r"1\.\.19"),
+        (FlexRandReleased, {"twentieths": 0}, r"1\.\.19"),
+        (FlexRandReleased, {"twentieths": 0.25}, r"1\.\.19"),
         (TopKFlexible, {"end": "auto"}, "hardest, easiest"),
         (TopK, {"rounding": "half_up"}, "half_even or largest_remainder"),
         (TopK, {"min_per_class": -1}, "at least 0"),

@@ -224,6 +224,7 @@ def test_scores_are_stored_by_everything_they_depend_on_and_nothing_else(monkeyp
         "short side": key(short_side=8),
         "levels": key(scorer=DLC(levels=4)),
         "masked modules": key(mask_modules="all"),
+        "masked modules of the scorer": key(scorer=DLC(mask_modules="all")),
         "random masks": key(scorer=DLC(masking="random")),
         "other random masks": key(scorer=DLC(masking="random"), seed=1),
     }

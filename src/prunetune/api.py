@@ -21,10 +21,10 @@ from prunetune.devices import resolve_device, resolve_precision
 from prunetune.errors import InputError, suggestion
 from prunetune.images.decode import Images
 from prunetune.records import write_subset
-from prunetune.samplers import SAMPLERS, FlexRand, Sampler
+from prunetune.samplers import SAMPLERS, Sampler, TopKFlexible
 from prunetune.samplers.base import check_ratio
 from prunetune.scorers import DLC, Random, Scorer
-from prunetune.scores import stored_scores
+from prunetune.scores import check_fit, stored_scores
 from prunetune.seeding import seeded
 from prunetune.signals import Embedding, NetworkSignals
 from prunetune.store import Store
@@ -40,6 +40,7 @@ BACKBONES: dict[str, dict[str, str]] = {
     "vit_base_weakly": {"model": "vit_base_patch16_224.augreg_in21k", "mask_modules": "linear"},
     "micro": {"model": "prunetune_micro", "mask_modules": "conv2d"},
 }
+SEARCHED = (TopKFlexible,)  # its end is chosen in a run; here pass topk, topk_easiest or TopKFlexible(end=...)
 SCORERS: dict[str, Scorer] = {
     "dlc": DLC(),
     "dlc_50": DLC(levels=50, step=0.02),
@@ -99,7 +100,7 @@ def prune(
             train/ and test/ in it, 20 % of each class are held out for a test and the rest is pruned.
         ratio: fraction of each class that is kept, in (0, 1].
         scorer: a name (dlc, dlc_50, dlc_linear_50, dlc_random, dlc_unmasked, dlc_released, random) or a Scorer.
-        sampler: a name (auto, flexrand, flexrand_released, topk, topk_easiest, topk_flexible, random) or a Sampler.
+        sampler: a name (auto, flexrand, flexrand_released, topk, topk_easiest, random) or a Sampler.
         backbone: resnet18, resnet50, vit_small, vit_base (each also _weakly), micro, a timm model name, or a Backbone.
         seed: of the draws.
         store: folder that keeps features and scores for the next call; by default they are not kept.
@@ -114,11 +115,8 @@ def prune(
     pool = as_pool(data)
     scorer = _named(scorer, SCORERS, "scorer")
     name = scorer.own_sampler if sampler == "auto" else sampler
-    sampler = _named(name, {key: made() for key, made in SAMPLERS.items()}, "sampler")
-    if isinstance(sampler, FlexRand) and scorer.higher_means == "picked earlier":
-        raise InputError(
-            f"{scorer.name} gives an order of picks, not hardness, which FlexRand reads; pass sampler='topk'"
-        )
+    sampler = _named(name, {key: made() for key, made in SAMPLERS.items() if made not in SEARCHED}, "sampler")
+    check_fit(scorer, sampler)
     device = resolve_device(device)
     network = as_backbone(backbone).load()
     with _store(store) as kept:

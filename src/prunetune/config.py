@@ -176,17 +176,24 @@ def compared(cfg: DictConfig) -> dict[str, Any]:
     The sampler `auto` is written out, since `scorer=random` and `method=random` are the same run.
     """
     values = OmegaConf.to_container(cfg, resolve=True)
-    if values["sampler"].get("name") == "auto":
-        values["sampler"] = _own_sampler(values["scorer"]["own_sampler"])
+    values["sampler"] = sampler_settings(values["sampler"], values["scorer"]["own_sampler"])
     return {key: value for key, value in values.items() if key not in NOT_COMPARED}
 
 
-def _own_sampler(name: str) -> dict[str, Any]:
-    """Return what the YAML of a sampler says, from the class, whose defaults are the same numbers."""
+def sampler_settings(sampler: Mapping[str, Any], own: str) -> dict[str, Any]:
+    """Return what describes a run's sampler, `auto` written out as the scorer's own.
+
+    Its numbers come from the class, whose defaults are those of its YAML, but for those that a preset or the command
+    line has set.
+    """
+    settings = OmegaConf.to_container(sampler) if isinstance(sampler, DictConfig) else dict(sampler)
+    if settings.get("name") != "auto":
+        return settings
     from prunetune.samplers import SAMPLERS  # imports torch
 
-    made = SAMPLERS[name]()
-    return {"_target_": f"prunetune.samplers.{type(made).__name__}", "name": name, **dataclasses.asdict(made)}
+    made = SAMPLERS[own]()
+    target = f"prunetune.samplers.{type(made).__name__}"
+    return {**dataclasses.asdict(made), **settings, "_target_": target, "name": own}
 
 
 def _group_name(group: DictConfig, fallback: str) -> str:

@@ -13,7 +13,10 @@ def resolve_device(device: str) -> str:
         raise InputError(f"device must be auto, cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device=cuda, but torch sees no CUDA device; pass device=cpu or install a CUDA build of torch")
-    return device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions too
+    return device
 
 
 def resolve_precision(precision: str, device: str) -> str:

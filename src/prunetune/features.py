@@ -48,6 +48,23 @@ def batches(view: View, positions: Sequence[int], batch_size: int) -> Iterator[T
             yield torch.stack([future.result() for future in ready])
 
 
+def in_parts(forward: Callable[[Tensor], Tensor], images: Tensor, device: str) -> Tensor:
+    """Return what a frozen network gives for images [B, 3, S, S], as [B, ...] float32 on the CPU.
+
+    Where the device's memory does not hold them all, halves of them, which changes nothing in evaluation.
+
+    Raises:
+        InputError: not even one image fits.
+    """
+    try:
+        return forward(images.to(device, non_blocking=True)).float().cpu()
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise InputError("the device's memory does not hold one image; use another device or backbone") from None
+    torch.cuda.empty_cache()
+    return torch.cat([in_parts(forward, half, device) for half in images.split((len(images) + 1) // 2)])
+
+
 def _images_at_once(batch: Tensor, device: str) -> int:
     """Return how many images of [B, 3, S, S] go through the network at once: on a CPU what its caches hold."""
     return len(batch) if device != "cpu" else max(1, CPU_PIXELS // (batch.shape[2] * batch.shape[3]))
@@ -69,19 +86,13 @@ def embed(
     collapsed: the released code's [.., 1] feature of token networks instead.
 
     Raises:
-        InputError: the device's memory does not hold a batch.
+        InputError: the device's memory does not hold one image.
     """
     forward = network.forward_collapsed if collapsed else network.forward
     num_batches = math.ceil(len(positions) / batch_size)
     rows = []
     for batch in track(batches(view, positions, batch_size), description, num_batches):
-        try:
-            with autocast(precision, device):
-                parts = batch.split(_images_at_once(batch, device))
-                rows += [forward(part.to(device, non_blocking=True)).float().cpu() for part in parts]
-        except torch.OutOfMemoryError:
-            raise InputError(
-                f"the device's memory does not hold a forward pass of {batch_size} images; "
-                "lower batch_size, on which no score depends"
-            ) from None
+        with autocast(precision, device):
+            for part in batch.split(_images_at_once(batch, device)):
+                rows.append(in_parts(forward, part, device))
     return torch.cat(rows) if rows else torch.empty(0, network.num_features)

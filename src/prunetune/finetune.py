@@ -12,7 +12,7 @@ from prunetune.backbones.base import Network
 from prunetune.datasets.base import Pool
 from prunetune.devices import autocast
 from prunetune.errors import InputError
-from prunetune.features import batches, evaluation, training
+from prunetune.features import batches, evaluation, in_parts, training
 from prunetune.images.decoded import Decoded
 from prunetune.progress import track
 from prunetune.recipe import Epoch, FinetuneResult, Recipe, check_loss
@@ -172,5 +172,5 @@ def _predict(
     view, predictions = evaluation(images, network.input_size), []
     for batch in batches(view, range(count), batch_size):
         with autocast(precision, device):
-            predictions.append(model(batch.to(device)).argmax(dim=1).cpu())
+            predictions.append(in_parts(model, batch, device).argmax(dim=1))
     return torch.cat(predictions)  # [N']

@@ -5,7 +5,7 @@ Source: method.md section 4. The test set takes no part.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from prunetune.datasets.base import Pool
 from prunetune.errors import InputError
 from prunetune.probe import Probe, train_probes
 from prunetune.recipe import Recipe
-from prunetune.samplers import FlexRand, Sampler, TopKFlexible
+from prunetune.samplers import Sampler
 from prunetune.scorers import Scorer
 from prunetune.scores import compute_scores
 from prunetune.seeding import derive_seed, seeded, stream
@@ -24,7 +24,7 @@ from prunetune.signals import Signals
 from prunetune.views import view_bank
 
 log = logging.getLogger(__name__)
-RECIPE = Recipe("linear_probe")  # of the judges, whatever the run's own recipe is
+RECIPE = Recipe("linear_probe", evaluate_every=50)  # of the judges, whatever the run's own recipe is
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,19 @@ class Choice:
 
 
 def gammas(grid: Sequence[float], ratio: float) -> list[float]:
-    """Return the gammas of the grid that are valid at this ratio, at least 0.5."""
+    """Return the gammas of the grid that are valid at this ratio, 0.5 alone where none is."""
     return [gamma for gamma in grid if ratio / 2 <= gamma <= 1 - ratio / 2] or [0.5]
+
+
+def gamma_candidates(make: Callable[[float], Sampler], search: Search, ratio: float) -> dict[str, Sampler]:
+    """Return the sampler at every valid gamma, those nearest .5 first: they win ties."""
+    nearest_first = sorted(gammas(search.grid, ratio), key=lambda gamma: (abs(gamma - 0.5), gamma))
+    return {f"{gamma:g}": make(gamma) for gamma in nearest_first}
+
+
+def end_candidates(make: Callable[[str], Sampler]) -> dict[str, Sampler]:
+    """Return the sampler at the two ends of a score, the easiest first."""
+    return {end: make(end) for end in ("easiest", "hardest")}
 
 
 def choose(
@@ -102,7 +113,7 @@ def choose(
     """
     if len(candidates) == 1 or ratio == 1:
         return Choice(next(iter(candidates.values())))
-    start = time.perf_counter()
+    start, spent_before = time.perf_counter(), sum(signals.spent.values())
     pool, features = signals.pool, feature_signals.features()
     subsets: list[Tensor] = []
     judges: list[tuple[Tensor, int]] = []
@@ -127,18 +138,9 @@ def choose(
     ]
     outcomes = train_probes(bank.values, probes, len(pool.classes), RECIPE, device)
     accuracy = torch.tensor([outcome.history[-1].test_accuracy for outcome in outcomes], dtype=torch.float64)
-    return _best(candidates, accuracy.view(search.repeats, len(candidates)), time.perf_counter() - start)
-
-
-def gamma_candidates(sampler: dict[str, Any], search: Search, ratio: float) -> dict[str, Sampler]:
-    """Return FlexRand at every valid gamma, those nearest .5 first (they win ties)."""
-    valid = sorted(gammas(search.grid, ratio), key=lambda gamma: (abs(gamma - 0.5), gamma))
-    return {f"{gamma:g}": FlexRand(**{**sampler, "gamma": gamma}) for gamma in valid}
-
-
-def end_candidates(sampler: dict[str, Any]) -> dict[str, Sampler]:
-    """Return the two ends of a score, the easiest first, with the sampler's other settings."""
-    return {end: TopKFlexible(**{**sampler, "end": end}) for end in ("easiest", "hardest")}
+    # what the scorer's signals cost has been charged to the score, also where they are computed here
+    seconds = time.perf_counter() - start - (sum(signals.spent.values()) - spent_before)
+    return _best(candidates, accuracy.view(search.repeats, len(candidates)), seconds)
 
 
 def split_pool(pool: Pool, search: Search, seed: int, repeat: int) -> tuple[Tensor, Tensor]:

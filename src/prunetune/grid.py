@@ -3,6 +3,7 @@
 A cell has exactly the configuration, the folder and the result of a single run.
 """
 
+import functools
 import itertools
 import logging
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ def run(cfg: DictConfig, grid_names: Names, out_dir: Path) -> None:
     cells = expand(cfg, list(HydraConfig.get().overrides.task))
     for cell in cells:
         pipeline.check(cell.cfg)
-    todo = [cell for cell in cells if not records.is_finished(cell.out_dir, cell.cfg)]
+    listing = functools.cache(lambda: pipeline.listing_of(cells[0].cfg))  # once for all cells
+    todo = [cell for cell in cells if not records.is_finished(cell.out_dir, cell.cfg, listing)]
     log.info("%d runs, %d finished before", len(cells), len(cells) - len(todo))
     if not todo:
         return
@@ -52,9 +54,11 @@ def run(cfg: DictConfig, grid_names: Names, out_dir: Path) -> None:
 
 def expand(cfg: DictConfig, overrides: list[str]) -> list[Cell]:
     """Return the grid's cells: `config` composed with the job's own overrides and those of the cell."""
-    common = [
-        word for word in overrides if word.split("=")[0].lstrip("+~") not in (*PLURALS, "method", "ratio", "seed")
-    ]
+    for word in overrides:
+        key = word.split("=")[0].lstrip("+~")
+        if key in ("method", "ratio", "seed"):
+            raise InputError(f"a grid takes {key}s=[...], got {word}")
+    common = [word for word in overrides if word.split("=")[0].lstrip("+~") not in PLURALS]
     cells = []
     for method, ratio, seed in itertools.product(cfg.methods, cfg.ratios, cfg.seeds):
         try:

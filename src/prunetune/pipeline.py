@@ -12,17 +12,18 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from prunetune import gamma_search, records
-from prunetune.config import Names, build, compared
+from prunetune.config import Names, build, compared, sampler_settings
+from prunetune.config import names as names_of
 from prunetune.datasets.base import Pool
 from prunetune.devices import describe_device, resolve_device, resolve_precision, training_precision
 from prunetune.errors import InputError, suggestion
 from prunetune.finetune import finetune_all
 from prunetune.probe import Probe, share_seconds, train_probes
 from prunetune.recipe import FinetuneResult, Recipe
-from prunetune.samplers import SAMPLERS, FlexRand, Sampler
+from prunetune.samplers import Sampler
 from prunetune.samplers.base import check_ratio
 from prunetune.scorers import Scorer
-from prunetune.scores import Scores, stored_scores
+from prunetune.scores import Scores, check_fit, stored_scores
 from prunetune.seeding import seeded
 from prunetune.signals import Embedding, NetworkSignals
 from prunetune.store import Store
@@ -58,7 +59,7 @@ class Pruned:
 def run(cfg: DictConfig, names: Names, out_dir: Path) -> None:
     """Score the pool, prune it and fine-tune on what is left; a finished run returns at once."""
     check(cfg)
-    if records.is_finished(out_dir, cfg):
+    if records.is_finished(out_dir, cfg, lambda: listing_of(cfg)):
         return
     task = open_task(cfg)
     scores = score(cfg, task)
@@ -103,10 +104,17 @@ def check(cfg: DictConfig) -> None:
         raise InputError(f"wandb must be one of {', '.join(MODES)}, got {cfg.wandb!r}.{suggestion(cfg.wandb, MODES)}")
     recipe_of(cfg), search_of(cfg)  # a bad number stops here, not after an hour of scoring
     scorer, samplers = scorer_of(cfg), candidates_of(cfg).values() if is_searched(cfg) else [sampler_of(cfg)]
-    if scorer.higher_means == "picked earlier" and any(isinstance(sampler, FlexRand) for sampler in samplers):
-        raise InputError(
-            f"{scorer.name} gives an order of picks, not hardness, which FlexRand reads; pass sampler=topk"
-        )
+    for sampler in samplers:
+        check_fit(scorer, sampler)
+
+
+def listing_of(cfg: DictConfig) -> str | None:
+    """Return the hash of the data set's list of images, None where the data are no longer there."""
+    try:
+        dataset = build(cfg.dataset)
+        return f"{dataset.pool('train').listing} {dataset.pool('test').listing}"
+    except InputError:
+        return None
 
 
 def open_task(cfg: DictConfig) -> Task:
@@ -133,7 +141,7 @@ def score(cfg: DictConfig, task: Task) -> Scores:
     task.scoring.embedding.keep_masked = is_searched(cfg)  # the search asks about parts of the pool
     scores = stored_scores(scorer, task.scoring, cfg.seed)
     if scores.is_new:
-        log.info("scored %d images with %s in %.1f s", len(task.pool), scorer.name, scores.seconds)
+        log.info("scored %d images with %s in %.1f s", len(task.pool), names_of(cfg).scorer, scores.seconds)
     return scores
 
 
@@ -156,6 +164,10 @@ def prune(cfg: DictConfig, task: Task, scores: Scores) -> Pruned:
     with seeded("sample", cfg.seed, cfg.ratio) as generator:
         subset = choice.sampler.select(scores.values, task.pool.labels, cfg.ratio, generator, task.scoring)
     seconds = time.perf_counter() - start
+    if not len(subset):
+        raise InputError(
+            f"nothing is kept of {len(task.pool)} images at ratio {cfg.ratio:g}; raise it or sampler.min_per_class"
+        )
     counts = torch.bincount(task.pool.labels[subset], minlength=len(task.pool.classes))
     per_class = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     log.info(
@@ -169,7 +181,8 @@ def finetune(cfg: DictConfig, task: Task, subsets: Sequence[Tensor], seeds: Sequ
     recipe = recipe_of(cfg)
     if recipe.trained == "all":
         return [_finetune_all(cfg, task, recipe, subset, seed) for subset, seed in zip(subsets, seeds, strict=True)]
-    features = NetworkSignals(task.test, task.tuned.embedding).features()  # [N', D]
+    test_signals = NetworkSignals(task.test, task.tuned.embedding)
+    features = test_signals.features()  # [N', D]
     bank = view_bank(task.tuned, torch.cat(list(subsets)).unique(), recipe.views)
     labels = task.pool.labels
     probes = [
@@ -177,7 +190,7 @@ def finetune(cfg: DictConfig, task: Task, subsets: Sequence[Tensor], seeds: Sequ
         for subset, seed in zip(subsets, seeds, strict=True)
     ]
     outcomes = train_probes(bank.values, probes, len(task.pool.classes), recipe, task.device)
-    return share_seconds(outcomes, bank.seconds)
+    return share_seconds(outcomes, bank.seconds + test_signals.seconds)
 
 
 def _finetune_all(cfg: DictConfig, task: Task, recipe: Recipe, subset: Tensor, seed: int) -> FinetuneResult:
@@ -205,7 +218,7 @@ def describe(cfg: DictConfig, names: Names, task: Task, pruned: Pruned, outcome:
         "seed": cfg.seed,
         "tag": cfg.tag,
         "gamma": getattr(sampler, "gamma", None),
-        "selection_rule": "validation" if pruned.choice.labels else "fixed",
+        "selection_rule": selection_rule(pruned.choice),
         "search": pruned.choice.record(),
         "precision": task.precision,
         "training_precision": training_precision(cfg.precision),
@@ -215,6 +228,7 @@ def describe(cfg: DictConfig, names: Names, task: Task, pruned: Pruned, outcome:
         "num_test": len(task.test),
         "dataset_fingerprint": task.pool.fingerprint,
         "test_fingerprint": task.test.fingerprint,
+        "dataset_listing": f"{task.pool.listing} {task.test.listing}",
         **records.accuracies(task.test, outcome),
         "decode_seconds": task.scoring.embedding.decode_seconds(task.pool),
         "score_seconds": pruned.scores.seconds,
@@ -227,6 +241,13 @@ def describe(cfg: DictConfig, names: Names, task: Task, pruned: Pruned, outcome:
         **records.provenance(),
         "config": compared(cfg),
     }
+
+
+def selection_rule(choice: gamma_search.Choice) -> str | None:
+    """Return how the sampler's open number was set; None where it has none."""
+    if choice.labels:
+        return "validation"
+    return "fixed" if hasattr(choice.sampler, "gamma") or hasattr(choice.sampler, "end") else None
 
 
 def run_title(cfg: DictConfig, names: Names) -> str:
@@ -252,10 +273,8 @@ def search_of(cfg: DictConfig) -> gamma_search.Search:
 
 
 def sampler_of(cfg: DictConfig) -> Sampler:
-    """Return the run's sampler; `auto` is the scorer's own with its defaults."""
-    if cfg.sampler.name == "auto":
-        return SAMPLERS[scorer_of(cfg).own_sampler]()
-    return build(cfg.sampler)
+    """Return the run's sampler; `auto` is the scorer's own."""
+    return build(sampler_settings(cfg.sampler, cfg.scorer.own_sampler))
 
 
 def is_searched(cfg: DictConfig) -> bool:
@@ -264,8 +283,10 @@ def is_searched(cfg: DictConfig) -> bool:
 
 
 def candidates_of(cfg: DictConfig) -> dict[str, Sampler]:
-    """Return the samplers to choose between."""
-    settings = {key: value for key, value in cfg.sampler.items() if key not in ("_target_", "name")}
+    """Return the samplers to choose between, those that win ties first."""
+    settings = sampler_settings(cfg.sampler, cfg.scorer.own_sampler)
     if settings.get("gamma") == "auto":
-        return gamma_search.gamma_candidates(settings, search_of(cfg), cfg.ratio)
-    return gamma_search.end_candidates(settings)
+        return gamma_search.gamma_candidates(
+            lambda gamma: build({**settings, "gamma": gamma}), search_of(cfg), cfg.ratio
+        )
+    return gamma_search.end_candidates(lambda end: build({**settings, "end": end}))

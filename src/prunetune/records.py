@@ -10,7 +10,7 @@ import os
 import platform
 import resource
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
@@ -30,22 +30,28 @@ log = logging.getLogger(__name__)
 # two runs of one configuration and seed on one machine's CPU differ in these keys of result.json and no others
 VOLATILE = frozenset(
     ["decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds"]
-    + ["peak_memory_bytes", "device", "commit", "versions"]
+    + ["probes_together", "peak_memory_bytes", "device", "commit", "versions"]
 )
 PACKAGES = ("prunetune", "torch", "torchvision", "timm", "numpy", "hydra-core")
 
 
-def is_finished(out_dir: Path, cfg: Any) -> bool:
+def is_finished(out_dir: Path, cfg: Any, listing: Callable[[], str | None]) -> bool:
     """Whether this configuration has its result in this folder.
 
+    Args:
+        out_dir: the run's folder.
+        cfg: its configuration.
+        listing: gives the hash of the data set's list of images as it is now, None where the data are gone.
+
     Raises:
-        InputError: another configuration has its result there.
+        InputError: another configuration has its result there, or the data set has other images since.
     """
     file = out_dir / "result.json"
     if not file.is_file():
         return False
     try:
-        before, now = json.loads(file.read_text())["config"], json.loads(json.dumps(compared(cfg)))
+        result, now = json.loads(file.read_text()), json.loads(json.dumps(compared(cfg)))
+        before = result["config"]
     except (ValueError, KeyError, TypeError):
         log.warning("%s is damaged and is made again", file)
         return False
@@ -55,7 +61,13 @@ def is_finished(out_dir: Path, cfg: Any) -> bool:
             f"{out_dir} holds the result of another configuration ({'; '.join(changes[:3])}); "
             "pass tag=<name> for a folder of its own, or delete that folder"
         )
-    log.info("finished before: %s", file)
+    images_now = listing()
+    if images_now not in (None, result.get("dataset_listing")):
+        raise InputError(
+            f"{out_dir} holds a result of other images: files of the data set were added, removed or moved since; "
+            "pass tag=<name> for a folder of its own, or delete that folder"
+        )
+    log.info("finished before: %s (contents of images and weights are not compared again)", file)
     return True
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prunetune.datasets.base import Pool
 from prunetune.errors import InputError
+from prunetune.samplers.base import Sampler
 from prunetune.scorers.base import Scorer
 from prunetune.seeding import seeded
 from prunetune.signals import NetworkSignals, Signals
@@ -29,6 +30,19 @@ class Scores:
     seconds: float
     folder: Path
     is_new: bool
+
+
+def check_fit(scorer: Scorer, sampler: Sampler) -> None:
+    """Refuse a sampler that reads hardness where the scorer gives an order of picks.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    if sampler.reads_hardness and scorer.higher_means == "picked earlier":
+        raise InputError(
+            f"{scorer.name} gives an order of picks, not the hardness that {type(sampler).__name__} reads; "
+            "pass sampler=topk"
+        )
 
 
 def compute_scores(scorer: Scorer, signals: Signals, seed: int) -> Tensor:
@@ -54,7 +68,12 @@ def stored_scores(scorer: Scorer, signals: NetworkSignals, seed: int) -> Scores:
     """Return a scorer's scores, from the store or computed into it."""
     pool, embedding = signals.pool, signals.embedding
     seed_used = seed if scorer.uses_seed else None
-    key = {**scorer.key(), **embedding.key(pool), "mask_modules": signals.mask_modules, "seed": seed_used}
+    key = {
+        "scorer": scorer.key(),  # nested: a scorer's own option may bear any name
+        "mask_modules": signals.mask_modules,
+        "seed": seed_used,
+        **embedding.key(pool),
+    }
     was_there = embedding.store.place("scores", f"{pool.name}-{scorer.name}", key).is_dir()
 
     def make(folder: Path) -> dict[str, float]:

@@ -69,6 +69,10 @@ class Signals(ABC):
         `path.modules` "backbone" is not known here: pass one of conv2d, linear, all, or use `mask_modules`.
         """
 
+    def seconds_of_features(self) -> float:
+        """Return what the pass of `features()` cost when it was made; nothing is known of tensors from elsewhere."""
+        return 0.0
+
     @property
     def mask_modules(self) -> str:
         """What the backbone says should be masked."""
@@ -194,6 +198,10 @@ class NetworkSignals(Signals):
             self._charge(f"features {kind}", read_meta(entry)["seconds"], time.perf_counter() - start)
         return self._features[kind]
 
+    def seconds_of_features(self) -> float:
+        self.features()
+        return self.charges[f"features {PLAIN}"]
+
     def masked_features(self, path: MaskPath, seed: int = 0, kind: FeatureKind = PLAIN) -> Iterator[Tensor]:
         self.features(kind)  # before any weight is masked, also for a scorer that asks for it in between
         embedding, key = self.embedding, self._masked_key(path, seed, kind)
@@ -216,8 +224,9 @@ class NetworkSignals(Signals):
                     features = self.features(kind)
                 else:
                     features = self._embed(kind, level, f"masked network {level + 1} of {path.levels}")
-                seconds += time.perf_counter() - start
-                self._charge(charge, seconds, seconds)
+                here = time.perf_counter() - start
+                seconds += here
+                self._charge(charge, seconds, here)
                 yield features
                 start = time.perf_counter()
 
@@ -264,4 +273,5 @@ class NetworkSignals(Signals):
         return {**self.embedding.key(self.pool), **asdict(kind), "path": path.key(seed)}
 
     def _charge(self, name: str, seconds: float, here: float) -> None:
-        self.charges[name], self.spent[name] = seconds, here
+        self.charges[name] = seconds
+        self.spent[name] = self.spent.get(name, 0.0) + here

@@ -47,7 +47,8 @@ def view_bank(signals: Signals, positions: Tensor, num_views: int) -> ViewBank:
         V = num_views views in float16 (an augmented feature needs no more), or one view in float32 for 0.
     """
     if num_views == 0:
-        return ViewBank(signals.features()[positions].unsqueeze(0), positions, 0.0)
+        bank = signals.features()[positions].unsqueeze(0)  # [1, U, D]
+        return ViewBank(bank, positions, signals.seconds_of_features() * len(positions) / len(signals.pool))
     folder = _folder(signals)
     parts, missing = _missing(folder, positions, num_views)
     if len(missing):

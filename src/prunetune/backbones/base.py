@@ -1,6 +1,5 @@
 """A backbone: a pretrained network by its timm name, without its head."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,6 @@ from prunetune.errors import InputError, suggestion
 from prunetune.masking import MODULES
 from prunetune.seeding import seeded
 
-log = logging.getLogger(__name__)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PACKAGED = {"prunetune_micro": micro.WEIGHTS}  # networks whose weights come with the package
 
@@ -121,7 +119,22 @@ class Backbone:
             "std": [float(number) for number in std],
             "input_size": network.input_size,
         }
+        self._try(network)
         return network
+
+    def _try(self, network: Network) -> None:
+        """Show the network one black image, so that a wrong input size is told before anything else is done."""
+        size = network.input_size
+        try:
+            with torch.inference_mode():
+                network(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+        except InputError:
+            raise
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{self.model} does not take images of {size} x {size} ({error}); "
+                f"drop backbone.input_size or pass backbone.model_args={{img_size:{size}}}"
+            ) from None
 
     def _create(self, download: bool) -> nn.Module:
         try:
@@ -134,6 +147,6 @@ class Backbone:
             if not download:
                 raise InputError(f"timm could not make {self.model}: {error}") from None
             raise InputError(
-                f"the weights of {self.model} could not be fetched ({type(error).__name__}); "
+                f"the weights of {self.model} could not be fetched ({type(error).__name__}: {str(error)[:200]}); "
                 "with a network they come by themselves, without one pass backbone.checkpoint=<file>"
             ) from None

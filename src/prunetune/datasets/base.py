@@ -69,6 +69,12 @@ class Pool:
         return torch.bincount(self.labels, minlength=len(self.classes))
 
     @cached_property
+    def listing(self) -> str:
+        """SHA-256 of ids, labels and splits: unlike the fingerprint it opens no image."""
+        rows = zip(self.sample_ids, self.labels.tolist(), self.splits, strict=True)
+        return hashlib.sha256(repr(list(rows)).encode()).hexdigest()
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of ids, labels, splits and image contents: two pools with the same fingerprint are the same data."""
         with ThreadPoolExecutor() as workers:

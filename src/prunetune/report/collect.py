@@ -1,5 +1,6 @@
 """Every finished run as one row."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,29 +10,38 @@ import pandas as pd
 from prunetune.errors import InputError
 
 NAMES = ("dataset", "backbone", "scoring_backbone", "finetune", "scorer", "sampler", "tag")
-TEXT = (*NAMES, "selection_rule", "precision", "device", "commit", "dataset_fingerprint", "scores_path", "run")
+TEXT = (
+    *NAMES,
+    "selection_rule",
+    "precision",
+    "recipe",
+    "device",
+    "commit",
+    "dataset_fingerprint",
+    "scores_path",
+    "run",
+)
 INTEGERS = ("seed", "num_classes", "num_pool", "num_kept", "num_test", "peak_memory_bytes", "views")
 COLUMNS = (
     *NAMES,
     *("ratio", "seed", "accuracy", "best_accuracy", "worst_class_accuracy"),
-    *("gamma", "selection_rule", "precision", "views"),
+    *("gamma", "selection_rule", "precision", "views", "recipe"),
     *("num_classes", "num_pool", "num_kept", "num_test"),
     *("decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds", "peak_memory_bytes"),
     *("device", "commit", "dataset_fingerprint", "scores_path", "run"),
 )
 IDENTITY = (*NAMES, "ratio", "seed")  # what tells one run from another; also the order of the rows
-FOLDERS = ("runs", "grids")
 
 
 def collect(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Read every `result.json` below `runs` and `grids`.
+    """Read every `result.json` below `runs`.
 
     Returns:
         A frame with COLUMNS, one row per run, sorted by IDENTITY (accuracies as fractions, what does not apply is
         missing); and one line for each result.json that was skipped because it could not be read or repeats another.
     """
     rows, skipped = [], []
-    for path in sorted(path for folder in FOLDERS for path in (results_dir / folder).rglob("result.json")):
+    for path in sorted((results_dir / "runs").rglob("result.json")):
         try:
             rows.append(_row(json.loads(path.read_text(encoding="utf-8")), path.parent.relative_to(results_dir)))
         except (OSError, ValueError) as error:
@@ -67,7 +77,12 @@ def _row(result: Any, run: Path) -> dict[str, Any]:
     if numbers:
         raise ValueError(f"{', '.join(numbers)} must be numbers")
     finetune = (result.get("config") or {}).get("finetune") or {}
-    return {**result, "views": finetune.get("views"), "run": run.as_posix()}
+    return {**result, "views": finetune.get("views"), "recipe": _digest(finetune), "run": run.as_posix()}
+
+
+def _digest(finetune: dict[str, Any]) -> str:
+    """Return eight letters that are the same for runs which train in the same way."""
+    return hashlib.sha256(json.dumps(finetune, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -78,7 +78,7 @@ def footer(results: pd.DataFrame) -> str:
     gammas = results.loc[results["gamma"].notna(), ["gamma", "selection_rule"]]
     parts = [f"{len(results)} runs", f"commit {_listed(results['commit'])}"]
     parts.append("recipe " + ", ".join(_recipe(name, runs) for name, runs in results.groupby("finetune")))
-    parts.append(f"precision {_listed(results['precision'])}")
+    parts.append(f"precision {_listed(results['precision'])}; device {_listed(results['device'])}")
     parts.append("accuracy of the last epoch on test")
     for rule, chosen in gammas.groupby("selection_rule"):
         values = ", ".join(f"{gamma:g}" for gamma in sorted(chosen["gamma"].unique()))
@@ -171,7 +171,8 @@ def _random_by_seed(cells: pd.DataFrame, mine: pd.DataFrame) -> pd.Series:
     """Return what to compare with: random under the same tag, else under the default one; nothing for random itself."""
     compared = not mine["is_random"].any() and not (mine["ratio"] == 1).any()
     for tag in [*mine["tag"].unique(), "default"] if compared else []:
-        baseline = cells[cells["is_random"] & (cells["tag"] == tag)]
+        same = cells["recipe"].isin(mine["recipe"])  # trained in another way, it is no baseline
+        baseline = cells[cells["is_random"] & (cells["tag"] == tag) & same]
         if len(baseline):
             return baseline.groupby("seed")["percent"].mean()
     return pd.Series(dtype="float64")

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ class Sampler(ABC):
     min_per_class: the least that a class keeps (0 restores the sources, where a small class can vanish). rounding:
     "half_even" rounds each class by itself, "largest_remainder" meets the total round(N * ratio).
     """
+
+    reads_hardness: ClassVar[bool] = False  # False: any order will do
 
     min_per_class: int = 1
     rounding: str = "half_even"

@@ -1,6 +1,7 @@
 """FlexRand: half of the kept images from the easy part of a class, half from the rest, uniformly in each."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ class FlexRand(Sampler):
     odd image comes from, "second" (the rounding decides) or "coin" (a fair, seeded coin).
     """
 
+    reads_hardness: ClassVar[bool] = True
+
     gamma: float = 0.25
     on_infeasible: str = "clip_share"
     remainder: str = "second"
@@ -31,7 +34,7 @@ class FlexRand(Sampler):
         super().__post_init__()
         if isinstance(self.gamma, bool) or not isinstance(self.gamma, int | float) or not 0 < self.gamma < 1:
             raise InputError(
-                f"sampler.gamma is the easy fraction and must be a number in (0, 1) or auto, got {self.gamma!r}"
+                f"sampler.gamma is the easy fraction and must be in (0, 1) or (in a run) auto, got {self.gamma!r}"
             )
         if self.on_infeasible not in ("clip_share", "clip_gamma", "error"):
             raise InputError(
@@ -94,24 +97,26 @@ class FlexRandReleased(Sampler):
     Source: ml-stat-Sustech/Efficient-Dataset-Pruning@6767d0e, read for behaviour (method.md section 4). The class
     budget takes no part: a class can end up empty. Exempt from the count contract by name.
 
-    split: gamma in twentieths, 1..19 (5 is gamma .25). The code multiplies 0.05 * split, which for some class sizes
-    rounds otherwise than split / 20.
+    twentieths: gamma in twentieths, 1..19 (5 is gamma .25). The code multiplies by 0.05, which for some class sizes
+    rounds otherwise than a division by 20.
     """
 
-    split: int = 5
+    reads_hardness: ClassVar[bool] = True
+
+    twentieths: int = 5
     min_per_class: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.split, bool) or not isinstance(self.split, int) or not 1 <= self.split <= 19:
+        if isinstance(self.twentieths, bool) or not isinstance(self.twentieths, int) or not 1 <= self.twentieths <= 19:
             raise InputError(
-                f"sampler.split is gamma in twentieths and must be a whole number in 1..19, got {self.split!r}"
+                f"sampler.twentieths is gamma * 20 and must be a whole number in 1..19, got {self.twentieths!r}"
             )
 
     @property
     def gamma(self) -> float:
         """The easy fraction, as the released code computes it."""
-        return 0.05 * self.split
+        return 0.05 * self.twentieths
 
     def select(
         self, scores: Tensor, labels: Tensor, ratio: float, generator: torch.Generator, signals: Signals | None = None
