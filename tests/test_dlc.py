@@ -46,15 +46,6 @@ LEVEL_0 = torch.tensor([[0.0, 0], [2, 0], [4, 4]])
 LEVEL_1 = torch.tensor([[0, 0.5], [1.5, 0.5], [3, 3]])
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny networks gain nothing from threads, and on a busy machine threads wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tensor_pool(*labels: int) -> Pool:
     num_images = len(labels)
     ids, classes = tuple(f"image{i}" for i in range(num_images)), tuple(map(str, range(max(labels) + 1)))

@@ -14,15 +14,6 @@ NUM_CLASSES, WIDTH = 3, 6
 RECIPE = Recipe("linear_probe", epochs=12, batch_size=8, learning_rate=0.1, milestones=(5, 9), weight_decay=1e-2)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny networks gain nothing from threads, and on a busy machine threads wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def bank_of(num_views: int, num_rows: int) -> Tensor:
     """Return [V, U, D] whose rows lean towards the class that `label_of` gives them."""
     noise = torch.randn(num_views, num_rows, WIDTH, generator=stream("bank"))

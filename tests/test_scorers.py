@@ -25,15 +25,6 @@ MICRO = Backbone(model="prunetune_micro", mask_modules="conv2d")
 POOL = Pool("made", torch.tensor([0, 1, 0]), ("a.png", "b.png", "c.png"), ("train",) * 3, ("x", "y"))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny networks gain nothing from threads, and on a busy machine threads wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory) -> dict[str, Backbone]:
     """Return a convolutional and a token network.

@@ -57,13 +57,7 @@ def finetune_all(
     with seeded("finetune", seed) as generator:
         head = nn.Linear(network.num_features, len(pool.classes))
         model = nn.Sequential(network, head).to(device)
-        optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
-        )
+        optimizer = _optimizer(model, recipe)
         micro_batch = MicroBatch(model, recipe.batch_size)
         history: list[Epoch] = []
         for epoch in track(range(1, recipe.epochs + 1), f"fine-tuning on {len(subset)} images", recipe.epochs):
@@ -88,6 +82,16 @@ def finetune_all(
                 accuracy = (predictions == test.labels).double().mean().item()
             history.append(Epoch(epoch, recipe.rate(epoch), loss, accuracy))
     return FinetuneResult(predictions, tuple(history), time.perf_counter() - start)
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+    )
 
 
 class MicroBatch:

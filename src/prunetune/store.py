@@ -116,11 +116,12 @@ def _remove_leftovers(folder: Path) -> None:
     here = f".partial-{socket.gethostname()}"
     for partial in folder.glob(f"{here}-*"):
         made_by, pid, _ = partial.name.rsplit("-", 2)  # a host's name may begin with another's: node, node-2
-        if made_by == here and pid.isdecimal() and not _is_alive(int(pid)):
+        if made_by == here and pid.isdecimal() and not is_alive(int(pid)):
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine has this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prunetune.errors import InputError
+from prunetune.store import is_alive
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -79,18 +80,8 @@ def _remove_leftovers(folder: Path) -> None:
     prefix = _prefix(folder)
     for leftover in folder.parent.iterdir():
         owner = leftover.name.removeprefix(prefix)
-        if leftover.name.startswith(prefix) and owner.isdigit() and not _is_alive(int(owner)):
+        if leftover.name.startswith(prefix) and owner.isdigit() and not is_alive(int(owner)):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def link_or_copy(source: Path, target: Path) -> None:
