@@ -36,5 +36,7 @@ if __name__ == "__main__":
         main()
     except (HydraException, OmegaConfBaseException, InputError) as error:
         sys.exit(f"error: {' '.join(f'{error} {error.__cause__ or str()}'.split())}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; give the same command again: what the store has is not computed again")
     except (PermissionError, NotADirectoryError) as error:  # mostly a run's folder that cannot be made
         sys.exit(f"error: {error}; check the path, or pass results_dir=<folder>")

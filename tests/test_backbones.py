@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from prunetune.backbones import Backbone
 from prunetune.backbones.base import IMAGENET_MEAN, IMAGENET_STD
 from prunetune.backbones.checkpoint import load_weights
+from prunetune.config import build
 from prunetune.errors import InputError
 
 MODEL = "prunetune_micro"
@@ -242,3 +243,8 @@ def test_an_input_size_that_a_network_does_not_take_is_told_with_the_way_out():
 def test_another_kind_of_masked_module_is_refused():
     with pytest.raises(InputError, match="mask_modules must be one of conv2d, linear, all, got 'norm'"):
         Backbone(model="test_vit", pretrained=False, mask_modules="norm")
+
+
+def test_a_backbone_without_a_model_says_which_key_to_pass():
+    with pytest.raises(InputError, match=r"needs a model; pass backbone\.model=<model>"):
+        build({"_target_": "prunetune.backbones.Backbone", "model": "???"})

@@ -142,3 +142,8 @@ def test_a_cell_is_composed_with_the_jobs_other_overrides(tmp_path):
 def test_a_grid_refuses_the_singular_keys_that_it_would_not_read(tmp_path, word):
     with pytest.raises(InputError, match=f"a grid takes {word.split('=')[0]}s="):
         grid_here(tmp_path, *SMALL, "methods=[random]", "ratios=[0.2]", "seeds=[0]", word)
+
+
+def test_an_empty_grid_is_refused(tmp_path):
+    with pytest.raises(InputError, match="a grid needs at least one of each"):
+        grid_here(tmp_path, *SMALL, "methods=[random]", "ratios=[]", "seeds=[0]")

@@ -409,3 +409,13 @@ def test_a_probe_is_charged_the_forward_passes_of_its_views_and_of_the_test_set(
         monkeypatch.setattr(pipeline, "share_seconds", lambda outcomes, seconds, passes=passes: passes.append(seconds))
         pipeline.finetune(cfg, task, [torch.arange(0, 100, 2)], [0])
         assert passes[0] > signals.NetworkSignals(task.test, task.tuned.embedding).seconds_of_features() > 0
+
+
+def test_a_tag_stays_in_its_folder(results):
+    cfg = compose_here(results, *SMALL, "tag=../../evil place")
+    assert run_folder(cfg).split("/")[-1] == "_.._evil_place"
+
+
+def test_the_whole_pool_has_no_gamma(results):
+    result = read_result(run_here(results, *SMALL, "ratio=1.0", "tag=whole"))
+    assert (result["gamma"], result["selection_rule"], result["num_kept"]) == (None, None, 100)

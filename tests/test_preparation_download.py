@@ -263,3 +263,11 @@ def test_checksums_in_the_source_table_have_the_length_of_their_kind() -> None:
 def test_mirrors_of_a_source_are_its_rows_in_order() -> None:
     assert [url.split("/")[2] for url in source("cifar10").urls] == ["www.cs.toronto.edu", "dataset.bj.bcebos.com"]
     assert source("dtd").num_bytes == 625_239_812
+
+
+def test_a_file_that_is_no_zip_archive_is_not_recorded_as_the_first_one(tmp_path):
+    wrong = tmp_path / "wrong.zip"
+    wrong.write_text("hello\n")
+    wanted = download.Source("sketches.zip", ())
+    assert download.mismatch(wrong, wanted, tmp_path) == "is no zip archive"
+    assert not (tmp_path / "sketches.zip.sha256").exists()

@@ -137,7 +137,7 @@ def run_folder(cfg: DictConfig) -> str:
             cells = repr((list(cfg.methods), list(cfg.ratios), list(cfg.seeds), cfg.tag))
             return "/".join([*parts, hashlib.sha256(cells.encode()).hexdigest()[:8]])
         return "/".join(
-            [*parts, f"{called.scorer}-{called.sampler}", f"ratio_{cfg.ratio}", f"seed_{cfg.seed}", cfg.tag]
+            [*parts, f"{called.scorer}-{called.sampler}", f"ratio_{cfg.ratio}", f"seed_{cfg.seed}", _plain(cfg.tag)]
         )
     except Exception:  # Hydra evaluates this before our own checks can explain what is wrong
         return "unnamed"
@@ -158,6 +158,8 @@ def build(group: Mapping[str, Any]) -> Any:
     for key in FOR_NAMES_ONLY:
         if key not in fields:
             values.pop(key, None)
+    for key in [key for key, value in values.items() if value == "???"]:
+        raise InputError(f"{made_class.__name__} needs a {key}; pass {made_class.__name__.lower()}.{key}=<{key}>")
     for key in values.keys() - fields:
         raise InputError(
             f"{made_class.__name__} has no option {key!r}; it has {sorted(fields)}.{suggestion(key, fields)}"
@@ -201,7 +203,12 @@ def _group_name(group: DictConfig, fallback: str) -> str:
     if name is None:
         name = Path(str(group.get(fallback) or "unnamed")).expanduser()
         name = name.resolve().name if fallback == "root" else (name.stem if fallback == "path" else name.name)
-    return re.sub(r"[^\w.+-]", "_", str(name))
+    return _plain(name)
+
+
+def _plain(name: Any) -> str:
+    """Return a name that is one folder: no separators, no blanks."""
+    return re.sub(r"[^\w.+-]", "_", str(name)).lstrip(".") or "_"
 
 
 def _register() -> None:

@@ -54,6 +54,8 @@ def run(cfg: DictConfig, grid_names: Names, out_dir: Path) -> None:
 
 def expand(cfg: DictConfig, overrides: list[str]) -> list[Cell]:
     """Return the grid's cells: `config` composed with the job's own overrides and those of the cell."""
+    if not (cfg.methods and cfg.ratios and cfg.seeds):
+        raise InputError("a grid needs at least one of each: methods=[...], ratios=[...], seeds=[...]")
     for word in overrides:
         key = word.split("=")[0].lstrip("+~")
         if key in ("method", "ratio", "seed"):

@@ -217,8 +217,8 @@ def describe(cfg: DictConfig, names: Names, task: Task, pruned: Pruned, outcome:
         "ratio": cfg.ratio,
         "seed": cfg.seed,
         "tag": cfg.tag,
-        "gamma": getattr(sampler, "gamma", None),
-        "selection_rule": selection_rule(pruned.choice),
+        "gamma": getattr(sampler, "gamma", None) if cfg.ratio < 1 else None,  # the whole pool needs none
+        "selection_rule": selection_rule(pruned.choice) if cfg.ratio < 1 else None,
         "search": pruned.choice.record(),
         "precision": task.precision,
         "training_precision": training_precision(cfg.precision),

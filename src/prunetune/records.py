@@ -114,11 +114,14 @@ def provenance() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the commit of the checkout that this code runs from, `-dirty` if it has changes, `unknown` outside git."""
+    """Return the commit of the checkout that this code runs from, `unknown` outside git.
+
+    `-dirty` is added where something other than results has changed.
+    """
     here = Path(__file__).resolve()
     try:
         _git(here.parent, "ls-files", "--error-unmatch", here.name)
-        suffix = "-dirty" if _git(here.parent, "status", "--porcelain") else ""
+        suffix = "-dirty" if _git(here.parent, "status", "--porcelain", "--", ":/", ":(top,exclude)results") else ""
         return _git(here.parent, "rev-parse", "HEAD") + suffix
     except (OSError, subprocess.SubprocessError):
         return "unknown"

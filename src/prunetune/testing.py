@@ -55,7 +55,7 @@ def check_scorer(scorer: Scorer, backbone: Backbone | None = None) -> None:
     """
     network = (backbone or Backbone(model="prunetune_micro", mask_modules="conv2d")).load()
     assert scorer.higher_means in ("harder", "picked earlier", "nothing"), (
-        "higher_means must say what a high score means"
+        "higher_means must be harder, picked earlier or nothing"
     )
     assert scorer.version >= 1, "version must be a whole number from 1"
     before = weights_hash(network.model)

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -127,6 +128,8 @@ def mismatch(path: Path, wanted: Source, records: Path) -> str:
     for name, expected in (("md5", wanted.md5), ("sha256", wanted.sha256)):
         if expected and (found := checksum(path, name)) != expected:
             return f"has {name} {found}, expected {expected}"
+    if wanted.file_name.endswith(".zip") and not zipfile.is_zipfile(path):
+        return "is no zip archive"
     return "" if wanted.md5 or wanted.sha256 else _recorded_mismatch(path, records / f"{wanted.file_name}.sha256")
 
 
