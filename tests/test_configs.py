@@ -334,7 +334,8 @@ def test_composing_and_naming_need_no_torch():
         "    run_folder(compose('config'))\n"
         "assert 'torch' not in sys.modules and 'prunetune.pipeline' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_conda_environment_is_the_project_with_its_extras_and_no_second_list():

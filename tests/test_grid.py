@@ -64,8 +64,10 @@ def test_finished_cells_keep_their_timestamps_and_the_missing_ones_appear(finish
 
 
 def test_a_finished_grid_computes_nothing(finished, monkeypatch):
+    stamps = {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*") if path.is_file()}
     monkeypatch.setattr(pipeline, "open_task", None)
     grid_here(finished, *GRID)
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
 def test_another_configuration_in_a_cells_folder_is_refused(finished):
