@@ -170,9 +170,7 @@ def prune(cfg: DictConfig, task: Task, scores: Scores) -> Pruned:
         )
     counts = torch.bincount(task.pool.labels[subset], minlength=len(task.pool.classes))
     per_class = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-    log.info(
-        "kept %d of %d, %s per class, with %s", len(subset), len(task.pool), per_class, type(choice.sampler).__name__
-    )
+    log.info("kept %d of %d, %s per class, with %s", len(subset), len(task.pool), per_class, names_of(cfg).sampler)
     return Pruned(scores, choice, subset, seconds)
 
 
