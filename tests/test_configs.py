@@ -19,7 +19,8 @@ from packaging.specifiers import SpecifierSet
 
 from prunetune import api, gamma_search, pipeline
 from prunetune.backbones import Backbone
-from prunetune.config import FinetuneConfig, build, names, run_folder
+from prunetune.config import FinetuneConfig, ProxyConfig, build, compared, names, run_folder
+from prunetune.dynamics import LINEAR_PROBE, ProxyRecipe
 from prunetune.errors import InputError
 from prunetune.recipe import Recipe
 from prunetune.samplers import SAMPLERS, FlexRand, TopKFlexible
@@ -28,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
 BUILT = ("dataset", "backbone", "scorer", "sampler")  # groups whose files name a class
 PRESETS = ("method", "experiment")  # deltas over the root config
-PLAIN = ("finetune",)  # numbers only
+PLAIN = ("finetune", "proxy")  # numbers only
 NAMELESS = {"dataset/image_folder", "backbone/timm", "scorer/from_file"}  # named after a folder, a model, a file
 NOT_A_CLASS = {"sampler/auto"}  # the scorer's own sampler
 REFUSALS = (HydraException, OmegaConfBaseException)
@@ -59,10 +60,15 @@ def needs(tmp_path) -> dict[str, list[str]]:
     """What the nameless files cannot do without."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "scores.csv").write_text("sample_id,score\n")
+    checkout = tmp_path / "DeepCore" / "deepcore"
+    (checkout / "methods").mkdir(parents=True)
+    for name in ("__init__", "methods/coresetmethod", "methods/earlytrain"):
+        (checkout / f"{name}.py").write_text("class EarlyTrain: ...")
     return {
         "dataset/image_folder": [f"dataset.root={tmp_path / 'photos'}"],
         "backbone/timm": ["backbone.model=test_vit.r160_in1k"],
         "scorer/from_file": [f"scorer.path={tmp_path / 'scores.csv'}"],
+        "scorer/deepcore": [f"scorer.path={checkout.parent}"],
     }
 
 
@@ -82,7 +88,7 @@ def test_every_file_composes_and_its_run_has_a_folder(path, root, needs):
     cfg = cfg_of(f"{path.parent.name}={path.stem}", *needs.get(label(path), []), root=root)
     folder = run_folder(cfg)
     assert re.fullmatch(r"[\w.+-]+(/[\w.+-]+)+", folder), folder
-    if path.parent.name in BUILT + PLAIN and label(path) not in NAMELESS | NOT_A_CLASS and root == "config":
+    if path.parent.name in (*BUILT, "finetune") and label(path) not in NAMELESS | NOT_A_CLASS and root == "config":
         assert path.stem in re.split(r"/|-(?=[a-z])", folder)
 
 
@@ -104,6 +110,12 @@ def test_auto_takes_the_sampler_that_the_scorer_names(path, needs):
     assert load(path)["own_sampler"] == own
     assert names(cfg).sampler == own
     assert type(pipeline.sampler_of(cfg)) is SAMPLERS[own]
+
+
+@pytest.mark.parametrize("path", files("scorer"))
+def test_a_file_says_whether_its_scorer_reads_the_proxy(path, needs):
+    cfg = cfg_of(f"scorer={path.stem}", *needs.get(label(path), []))
+    assert build(cfg.scorer).uses_proxy == load(path).get("uses_proxy", False)
 
 
 @pytest.mark.parametrize("path", files(*BUILT, *PLAIN))
@@ -131,7 +143,7 @@ def test_a_file_states_every_setting_of_its_class(path):
     content = load(path)
     module, _, name = content["_target_"].rpartition(".")
     fields = {field.name for field in dataclasses.fields(getattr(importlib.import_module(module), name))}
-    assert set(content) - {"_target_", "name", "own_sampler"} == fields - {"name"}
+    assert set(content) - {"_target_", "name", "own_sampler", "uses_proxy"} == fields - {"name"}
 
 
 @pytest.mark.parametrize(
@@ -171,6 +183,29 @@ def test_the_default_recipe_and_search_are_those_of_the_classes():
 def test_every_recipe_states_all_its_numbers_and_can_be_made(path):
     assert set(load(path)) == {field.name for field in dataclasses.fields(Recipe)}
     assert pipeline.recipe_of(cfg_of(f"finetune={path.stem}")).name == path.stem
+
+
+@pytest.mark.parametrize("path", files("proxy"))
+def test_every_proxy_states_all_its_numbers_and_can_be_made(path):
+    assert set(load(path)) == {field.name for field in dataclasses.fields(ProxyConfig)}
+    assert pipeline.proxy_of(cfg_of(f"proxy={path.stem}")).training.name == path.stem
+
+
+def test_the_default_proxies_are_those_of_the_library():
+    for name, recipe in {"full": ProxyRecipe(), "linear_probe": LINEAR_PROBE}.items():
+        assert pipeline.proxy_of(cfg_of(f"proxy={name}")).key() == recipe.key()
+
+
+def test_a_score_from_another_proxy_than_the_papers_says_so_in_its_name():
+    assert names(cfg_of("scorer=el2n")).scorer == "el2n"
+    assert names(cfg_of("scorer=el2n", "proxy=linear_probe")).scorer == "el2n_probe"
+    assert names(cfg_of("scorer=el2n", "proxy=deepcore")).scorer == "el2n_scratch"
+    assert names(cfg_of("scorer=dlc", "proxy=linear_probe")).scorer == "dlc"
+
+
+def test_a_proxy_that_nothing_reads_does_not_tell_runs_apart():
+    assert compared(cfg_of("scorer=dlc", "proxy=linear_probe")) == compared(cfg_of("scorer=dlc"))
+    assert compared(cfg_of("scorer=el2n", "proxy=linear_probe")) != compared(cfg_of("scorer=el2n"))
 
 
 def test_the_released_recipe_decays_once_and_the_full_one_twice():
@@ -216,7 +251,7 @@ def test_the_librarys_backbones_are_those_of_the_config_group(name, settings):
 
 
 def test_the_library_knows_every_scorer_of_the_config_group_and_means_the_same():
-    stems = {param.values[0].stem for param in files("scorer")} - {"from_file"}
+    stems = {param.values[0].stem for param in files("scorer")} - {"from_file", "deepcore"}
     assert set(api.SCORERS) == stems
     for name, scorer in api.SCORERS.items():
         assert build(cfg_of(f"scorer={name}").scorer) == scorer

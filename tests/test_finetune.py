@@ -102,7 +102,7 @@ def stepped(model, batch_size):
     targets = torch.randint(0, 4, (15,), generator=generator)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     model.train()
-    loss = _step(model, optimizer, images, targets, MicroBatch(model, batch_size), "fp32", "cpu")
+    loss, _ = _step(model, optimizer, images, targets, MicroBatch(model, batch_size), "fp32", "cpu")
     return torch.cat([weight.detach().flatten() for weight in model.parameters()]), loss.item()
 
 

@@ -34,6 +34,7 @@ def make_result(**changes: object) -> dict:
         **{"accuracy": 0.5, "best_accuracy": 0.75, "worst_class_accuracy": 0.25, "per_class_accuracy": [0.25, 0.75]},
         **{"classes": ["a", "b"], "decode_seconds": 0.1, "score_seconds": 1.5, "search_seconds": None},
         **{"sample_seconds": 0.01, "finetune_seconds": 2.0, "peak_memory_bytes": None, "device": "cpu"},
+        **{"score_peak_memory_bytes": 2**30, "images_per_epoch": None},
         **{"commit": "abc1234", "scores_path": "store/scores/x/scores.csv", "versions": {"torch": "2"}},
         "config": {"finetune": {"name": "linear_probe", "views": 50}},
     }
@@ -258,8 +259,8 @@ def test_the_text_for_a_terminal_is_aligned_and_within_its_width() -> None:
 def test_the_csv_has_percent_with_one_decimal_and_empty_fields_for_gaps(tmp_path: Path) -> None:
     tables.to_csv(tables.summary(collect.read(GOLDEN / "results.csv")), tmp_path / "table.csv")
     lines = (tmp_path / "table.csv").read_text().splitlines()
-    assert "textures,micro,linear_probe,0.5,dlc-flexrand,71.2,1.1,2,0.7,0.4,2,6,300,200" in lines
-    assert "textures,micro,linear_probe,0.1,dlc-topk,,,0,,,0,6,300,200" in lines
+    assert "textures,micro,linear_probe,0.5,dlc-flexrand,71.2,1.1,2,0.7,0.4,2,35.6,1.2,0.001,,6,300,200" in lines
+    assert "textures,micro,linear_probe,0.1,dlc-topk,,,0,,,0,,,,,6,300,200" in lines
 
 
 def make_pool(*sizes: int, side: int = 4) -> Pool:
@@ -461,3 +462,14 @@ def test_random_that_trained_in_another_way_is_no_baseline() -> None:
     assert cell(tables.summary(results), "dlc-flexrand (longer)")["num_pairs"] == 0
     results = frame({**RANDOM, "recipe": "aaaa0001"}, {"tag": "g0.25", "recipe": "aaaa0001"})
     assert cell(tables.summary(results), "dlc-flexrand (g0.25)")["num_pairs"] == 1
+
+
+def test_costs_name_the_worst_class_by_ratio_and_what_scoring_took() -> None:
+    cells = [{"ratio": ratio, "worst_class_accuracy": ratio / 2, "seed": 0} for ratio in (0.1, 0.5)]
+    table = tables.summary(frame(*cells, *({**RANDOM, "score_peak_memory_bytes": None, **cell} for cell in cells)))
+    assert tables.costs(table) == [
+        ["method", "worst class 0.1", "worst class 0.5", "score s", "sample s", "score MiB"],
+        ["random", "5.0", "25.0", "1.5", "0.01", "X"],
+        ["dlc-flexrand", "5.0", "25.0", "1.5", "0.01", "1024"],
+    ]
+    assert "### textures, micro, linear_probe: cost" in tables.costs_markdown(table)

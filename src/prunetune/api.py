@@ -23,7 +23,8 @@ from prunetune.images.decode import Images
 from prunetune.records import write_subset
 from prunetune.samplers import SAMPLERS, Sampler, TopKFlexible
 from prunetune.samplers.base import check_ratio
-from prunetune.scorers import DLC, Random, Scorer
+from prunetune.scorers import Scorer
+from prunetune.scorers.named import SCORERS
 from prunetune.scores import check_fit, stored_scores
 from prunetune.seeding import seeded
 from prunetune.signals import Embedding, NetworkSignals
@@ -41,15 +42,6 @@ BACKBONES: dict[str, dict[str, str]] = {
     "micro": {"model": "prunetune_micro", "mask_modules": "conv2d"},
 }
 SEARCHED = (TopKFlexible,)  # its end is chosen in a run; here pass topk, topk_easiest or TopKFlexible(end=...)
-SCORERS: dict[str, Scorer] = {
-    "dlc": DLC(),
-    "dlc_50": DLC(levels=50, step=0.02),
-    "dlc_linear_50": DLC(schedule="linear", levels=50, step=0.02),
-    "dlc_random": DLC(masking="random"),
-    "dlc_unmasked": DLC(levels=1),
-    "dlc_released": DLC(levels=50, step=0.02, pooling="token_collapse", transform="training_on_train"),
-    "random": Random(),
-}
 
 
 @dataclass(frozen=True)
@@ -116,7 +108,7 @@ def prune(
     scorer = _named(scorer, SCORERS, "scorer")
     name = scorer.own_sampler if sampler == "auto" else sampler
     sampler = _named(name, {key: made() for key, made in SAMPLERS.items() if made not in SEARCHED}, "sampler")
-    check_fit(scorer, sampler)
+    check_fit(scorer, sampler, ratio)
     device = resolve_device(device)
     network = as_backbone(backbone).load()
     with _store(store) as kept:

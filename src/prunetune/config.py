@@ -17,7 +17,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from prunetune.errors import InputError, suggestion
 
-FOR_NAMES_ONLY = ("name", "own_sampler")  # keys of a group that its class need not know
+FOR_NAMES_ONLY = ("name", "own_sampler", "uses_proxy")  # keys of a group that its class need not know
+PUBLISHED_PROXY = "full"  # scores of any other proxy say so in their name: el2n_probe
+PROXY_SUFFIXES = {"linear_probe": "probe", "deepcore": "scratch"}
 NOT_COMPARED = ("results_dir", "device", "until", "wandb")  # two runs that differ only here are the same run
 
 
@@ -37,6 +39,25 @@ class FinetuneConfig:
     decay: float = MISSING
     views: int = MISSING  # augmented views of a frozen backbone, one an epoch, cycled; 0: the evaluation view
     evaluate_every: int = MISSING  # epochs between two looks at the test set; the last epoch is always evaluated
+
+
+@dataclass
+class ProxyConfig:
+    """How the proxy is trained that scores from training dynamics read (method.md section 5)."""
+
+    name: str = MISSING
+    trained: str = MISSING  # head | all
+    initial: str = MISSING  # pretrained | random
+    augment: bool = MISSING
+    record: str = MISSING  # epoch_end | online
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    learning_rate: float = MISSING
+    momentum: float = MISSING
+    nesterov: bool = MISSING
+    weight_decay: float = MISSING
+    milestones: list[int] = MISSING
+    decay: float = MISSING
 
 
 @dataclass
@@ -67,6 +88,7 @@ class Config:
     scorer: Any = MISSING
     sampler: Any = MISSING
     finetune: FinetuneConfig = MISSING
+    proxy: ProxyConfig = MISSING
     pipeline: str = MISSING
     ratio: float = MISSING
     seed: int = MISSING
@@ -118,11 +140,12 @@ def names(cfg: DictConfig) -> Names:
             "pass scoring_backbone.name=<another name>"
         )
     scorer, sampler = _group_name(cfg.scorer, "path"), _group_name(cfg.sampler, "name")
+    is_proxied = cfg.scorer.get("uses_proxy", False) and cfg.proxy.name != PUBLISHED_PROXY
     return Names(
         dataset=_group_name(cfg.dataset, "root"),
         backbone=backbone,
         scoring_backbone=scoring_backbone,
-        scorer=scorer,
+        scorer=f"{scorer}_{PROXY_SUFFIXES.get(cfg.proxy.name, cfg.proxy.name)}" if is_proxied else scorer,
         sampler=cfg.scorer.own_sampler if sampler == "auto" else sampler,
         finetune=cfg.finetune.name,
     )
@@ -179,6 +202,8 @@ def compared(cfg: DictConfig) -> dict[str, Any]:
     """
     values = OmegaConf.to_container(cfg, resolve=True)
     values["sampler"] = sampler_settings(values["sampler"], values["scorer"]["own_sampler"])
+    if not (values["scorer"].get("uses_proxy") or values["sampler"].get("uses_proxy")):
+        values["proxy"] = None  # nothing reads it
     return {key: value for key, value in values.items() if key not in NOT_COMPARED}
 
 

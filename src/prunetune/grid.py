@@ -3,6 +3,7 @@
 A cell has exactly the configuration, the folder and the result of a single run.
 """
 
+import copy
 import functools
 import itertools
 import logging
@@ -62,11 +63,10 @@ def expand(cfg: DictConfig, overrides: list[str]) -> list[Cell]:
             raise InputError(f"a grid takes {key}s=[...], got {word}")
     common = [word for word in overrides if word.split("=")[0].lstrip("+~") not in PLURALS]
     cells = []
+    composed = {method: _compose(method, common) for method in cfg.methods}
     for method, ratio, seed in itertools.product(cfg.methods, cfg.ratios, cfg.seeds):
-        try:
-            cell = compose("config", overrides=[*common, f"method={method}", f"ratio={ratio}", f"seed={seed}"])
-        except (HydraException, OmegaConfBaseException) as error:
-            raise InputError(f"method {method} at ratio {ratio} cannot be composed: {error}") from None
+        cell = copy.deepcopy(composed[method])
+        cell.ratio, cell.seed = ratio, seed
         cells.append(Cell(cell, names(cell), Path(cell.results_dir) / "runs" / run_folder(cell)))
     for key in SHARED:
         if any(cell.cfg[key] != cells[0].cfg[key] for cell in cells):
@@ -75,6 +75,14 @@ def expand(cfg: DictConfig, overrides: list[str]) -> list[Cell]:
     if len(set(twice)) < len(twice):
         raise InputError("two cells of the grid would share a folder; list every method, ratio and seed once")
     return cells
+
+
+def _compose(method: str, overrides: list[str]) -> DictConfig:
+    """Return a single run's configuration; its ratio and seed are set afterwards, since composing takes a while."""
+    try:
+        return compose("config", overrides=[*overrides, f"method={method}"])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"method {method} cannot be composed: {error}") from None
 
 
 def run_cells(cells: list[Cell], tracker: Tracker) -> list[dict[str, Any]]:
@@ -86,15 +94,16 @@ def run_cells(cells: list[Cell], tracker: Tracker) -> list[dict[str, Any]]:
         scores = pipeline.score(cell.cfg, task)
         if cell.cfg.until != "score":
             pruned.append(pipeline.prune(cell.cfg, task, scores))
-            records.write_subset(cell.out_dir / "subset.csv", task.pool, pruned[-1].subset)
+            pipeline.write_pruned(cell.out_dir, task, pruned[-1])
     if cells[0].cfg.until != "finetune":
         return []
     is_probe = pipeline.recipe_of(cells[0].cfg).trained == "head"
     batches = [range(len(cells))] if is_probe else [[i] for i in range(len(cells))]
     results = []
     for batch in batches:
-        subsets, seeds = [pruned[i].subset for i in batch], [cells[i].cfg.seed for i in batch]
-        outcomes = pipeline.finetune(cells[batch[0]].cfg, task, subsets, seeds)
+        subsets, schedules = [pruned[i].subset for i in batch], [pruned[i].schedule for i in batch]
+        seeds = [cells[i].cfg.seed for i in batch]
+        outcomes = pipeline.finetune(cells[batch[0]].cfg, task, subsets, seeds, schedules)
         for i, outcome in zip(batch, outcomes, strict=True):
             results.append(_write(cells[i], task, pruned[i], outcome, tracker))
     return results
@@ -103,8 +112,6 @@ def run_cells(cells: list[Cell], tracker: Tracker) -> list[dict[str, Any]]:
 def _write(
     cell: Cell, task: pipeline.Task, pruned: pipeline.Pruned, outcome: FinetuneResult, tracker: Tracker
 ) -> dict[str, Any]:
-    result = pipeline.describe(cell.cfg, cell.names, task, pruned, outcome)
-    records.write_result(cell.out_dir, result, task.pool, task.test, pruned.subset, outcome)
     prefix = f"{cell.names.scorer}-{cell.names.sampler}/{cell.cfg.ratio:g}/{cell.cfg.seed}/{cell.cfg.tag}"
-    pipeline.log_to(tracker, task, pruned, outcome, prefix)
-    return result
+    settled = pipeline.settled(pruned, outcome)
+    return pipeline.write(cell.cfg, cell.names, cell.out_dir, task, settled, outcome, tracker, prefix)

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from prunetune.config import Names, build, compared, sampler_settings
 from prunetune.config import names as names_of
 from prunetune.datasets.base import Pool
 from prunetune.devices import describe_device, resolve_device, resolve_precision, training_precision
+from prunetune.dynamics import ProxyRecipe
 from prunetune.errors import InputError, suggestion
 from prunetune.finetune import finetune_all
 from prunetune.probe import Probe, share_seconds, train_probes
 from prunetune.recipe import FinetuneResult, Recipe
 from prunetune.samplers import Sampler
 from prunetune.samplers.base import check_ratio
+from prunetune.schedules import Schedule, Static
 from prunetune.scorers import Scorer
 from prunetune.scores import Scores, check_fit, stored_scores
 from prunetune.seeding import seeded
@@ -29,6 +31,7 @@ from prunetune.signals import Embedding, NetworkSignals
 from prunetune.store import Store
 from prunetune.tracking import MODES, Tracker, open_run
 from prunetune.views import view_bank
+from prunetune.weighting import weigh
 
 log = logging.getLogger(__name__)
 STEPS = ("score", "prune", "finetune")
@@ -48,12 +51,23 @@ class Task:
 
 @dataclass(frozen=True)
 class Pruned:
-    """The outcome of the first two steps of one cell. subset: [M] int64 positions, ascending."""
+    """The outcome of the first two steps of one cell.
+
+    subset: [M] int64 positions, ascending. weights: [M] float64 > 0, None where all count alike. schedule: how a
+    training shows the subset.
+    """
 
     scores: Scores
     choice: gamma_search.Choice
     subset: Tensor
+    weights: Tensor | None
+    schedule: Schedule
     sample_seconds: float
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether the training decides what it uses of the subset, which is the whole pool then."""
+        return not isinstance(self.schedule, Static)
 
 
 def run(cfg: DictConfig, names: Names, out_dir: Path) -> None:
@@ -68,24 +82,50 @@ def run(cfg: DictConfig, names: Names, out_dir: Path) -> None:
     if cfg.until == "score":
         return
     pruned = prune(cfg, task, scores)
-    records.write_subset(out_dir / "subset.csv", task.pool, pruned.subset)
+    write_pruned(out_dir, task, pruned)
     if cfg.until == "prune":
         return
     title, folder = run_title(cfg, names), Path(cfg.results_dir) / "wandb"
     with open_run(cfg.wandb, "prunetune", title, compared(cfg), folder) as tracker:
-        [outcome] = finetune(cfg, task, [pruned.subset], [cfg.seed])
-        result = describe(cfg, names, task, pruned, outcome)
-        records.write_result(out_dir, result, task.pool, task.test, pruned.subset, outcome)
-        log_to(tracker, task, pruned, outcome)
+        [outcome] = finetune(cfg, task, [pruned.subset], [cfg.seed], [pruned.schedule])
+        result = write(cfg, names, out_dir, task, settled(pruned, outcome), outcome, tracker)
         tracker.log_result(result)
     log.info("accuracy %.2f %% on %d test images", 100 * result["accuracy"], len(task.test))
 
 
-def log_to(tracker: Tracker, task: Task, pruned: Pruned, outcome: FinetuneResult, prefix: str = "") -> None:
-    """Show a finished run: its curves, scores and subset."""
+def write_pruned(out_dir: Path, task: Task, pruned: Pruned) -> None:
+    """Write subset.csv, unless what is used is known after the training only."""
+    if pruned.is_dynamic:
+        log.info("no subset.csv yet: it comes with the result and lists what the training has used")
+        return
+    records.write_subset(out_dir / "subset.csv", task.pool, pruned.subset, pruned.weights)
+
+
+def settled(pruned: Pruned, outcome: FinetuneResult) -> Pruned:
+    """Return what was trained on: of a dynamic method the images that were used, weight = how often."""
+    if not pruned.is_dynamic:
+        return pruned
+    used = torch.nonzero(outcome.uses).flatten()
+    return replace(pruned, subset=pruned.subset[used], weights=outcome.uses[used].double())
+
+
+def write(
+    cfg: DictConfig,
+    names: Names,
+    out_dir: Path,
+    task: Task,
+    pruned: Pruned,
+    outcome: FinetuneResult,
+    tracker: Tracker,
+    prefix: str = "",
+) -> dict[str, Any]:
+    """Write a finished run, show its curves, scores and subset, and return its result."""
+    result = describe(cfg, names, task, pruned, outcome)
+    records.write_result(out_dir, result, task.pool, task.test, pruned.subset, outcome, pruned.weights)
     tracker.log_curves([vars(epoch) for epoch in outcome.history], prefix)
     tracker.log_scores(pruned.scores.values, prefix)
-    tracker.log_subset(records.subset_rows(task.pool, pruned.subset), prefix)
+    tracker.log_subset(records.subset_rows(task.pool, pruned.subset, pruned.weights), prefix)
+    return result
 
 
 def check(cfg: DictConfig) -> None:
@@ -102,10 +142,10 @@ def check(cfg: DictConfig) -> None:
         raise InputError(f"images.short_side must be null or a number of pixels, got {short_side}")
     if cfg.wandb not in MODES:
         raise InputError(f"wandb must be one of {', '.join(MODES)}, got {cfg.wandb!r}.{suggestion(cfg.wandb, MODES)}")
-    recipe_of(cfg), search_of(cfg)  # a bad number stops here, not after an hour of scoring
+    recipe_of(cfg), search_of(cfg), proxy_of(cfg)  # a bad number stops here, not after an hour of scoring
     scorer, samplers = scorer_of(cfg), candidates_of(cfg).values() if is_searched(cfg) else [sampler_of(cfg)]
     for sampler in samplers:
-        check_fit(scorer, sampler)
+        check_fit(scorer, sampler, cfg.ratio)
 
 
 def listing_of(cfg: DictConfig) -> str | None:
@@ -139,6 +179,8 @@ def score(cfg: DictConfig, task: Task) -> Scores:
     """Step 1: one number per image, from the store or computed into it."""
     scorer = scorer_of(cfg)
     task.scoring.embedding.keep_masked = is_searched(cfg)  # the search asks about parts of the pool
+    task.scoring.embedding.proxy = proxy_of(cfg)
+    task.scoring.embedding.training_precision = training_precision(cfg.precision)
     scores = stored_scores(scorer, task.scoring, cfg.seed)
     if scores.is_new:
         log.info("scored %d images with %s in %.1f s", len(task.pool), names_of(cfg).scorer, scores.seconds)
@@ -160,38 +202,66 @@ def prune(cfg: DictConfig, task: Task, scores: Scores) -> Pruned:
         )
     else:
         choice = gamma_search.Choice(sampler_of(cfg))
-    start = time.perf_counter()
+    return _select(cfg, task, scores, choice)
+
+
+def _select(cfg: DictConfig, task: Task, scores: Scores, choice: gamma_search.Choice) -> Pruned:
+    start, sampler, labels = time.perf_counter(), choice.sampler, task.pool.labels
     with seeded("sample", cfg.seed, cfg.ratio) as generator:
-        subset = choice.sampler.select(scores.values, task.pool.labels, cfg.ratio, generator, task.scoring)
+        subset = sampler.select(scores.values, labels, cfg.ratio, generator, task.scoring)
+    weights = weigh(scorer_of(cfg), sampler, cfg.ratio, task.scoring, subset) if len(subset) else None
+    if weights is not None:
+        subset, weights = subset[weights > 0], weights[weights > 0]
+    schedule = sampler.schedule(labels, cfg.ratio, recipe_of(cfg).epochs) or Static(len(subset), weights)
     seconds = time.perf_counter() - start
-    if not len(subset):
+    if not schedule.images_per_epoch:
         raise InputError(
             f"nothing is kept of {len(task.pool)} images at ratio {cfg.ratio:g}; raise it or sampler.min_per_class"
         )
-    counts = torch.bincount(task.pool.labels[subset], minlength=len(task.pool.classes))
+    pruned = Pruned(scores, choice, subset, weights, schedule, seconds)
+    log.info("%s, with %s", _summary(pruned, task.pool), names_of(cfg).sampler)
+    return pruned
+
+
+def _summary(pruned: Pruned, pool: Pool) -> str:
+    if pruned.is_dynamic:
+        return f"every epoch shows {pruned.schedule.images_per_epoch} of {len(pool)}"
+    counts = torch.bincount(pool.labels[pruned.subset], minlength=len(pool.classes))
     per_class = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-    log.info("kept %d of %d, %s per class, with %s", len(subset), len(task.pool), per_class, names_of(cfg).sampler)
-    return Pruned(scores, choice, subset, seconds)
+    weighted = "" if pruned.weights is None else ", weighted"
+    return f"kept {len(pruned.subset)} of {len(pool)}, {per_class} per class{weighted}"
 
 
-def finetune(cfg: DictConfig, task: Task, subsets: Sequence[Tensor], seeds: Sequence[int]) -> list[FinetuneResult]:
-    """Step 3: train on each subset; heads of a frozen backbone all together, whole networks one after another."""
-    recipe = recipe_of(cfg)
+def finetune(
+    cfg: DictConfig,
+    task: Task,
+    subsets: Sequence[Tensor],
+    seeds: Sequence[int],
+    schedules: Sequence[Schedule] | None = None,
+) -> list[FinetuneResult]:
+    """Step 3: train on each subset; heads of a frozen backbone all together, whole networks one after another.
+
+    schedules: how each training shows its subset; None: every image once an epoch.
+    """
+    recipe, schedules = recipe_of(cfg), schedules or [Static(len(subset)) for subset in subsets]
+    trainings = list(zip(subsets, seeds, schedules, strict=True))
     if recipe.trained == "all":
-        return [_finetune_all(cfg, task, recipe, subset, seed) for subset, seed in zip(subsets, seeds, strict=True)]
+        return [_finetune_all(cfg, task, recipe, *training) for training in trainings]
     test_signals = NetworkSignals(task.test, task.tuned.embedding)
     features = test_signals.features()  # [N', D]
     bank = view_bank(task.tuned, torch.cat(list(subsets)).unique(), recipe.views)
     labels = task.pool.labels
     probes = [
-        Probe(bank.rows(subset), labels[subset], features, task.test.labels, seed)
-        for subset, seed in zip(subsets, seeds, strict=True)
+        Probe(bank.rows(subset), labels[subset], features, task.test.labels, seed, schedule)
+        for subset, seed, schedule in trainings
     ]
     outcomes = train_probes(bank.values, probes, len(task.pool.classes), recipe, task.device)
     return share_seconds(outcomes, bank.seconds + test_signals.seconds)
 
 
-def _finetune_all(cfg: DictConfig, task: Task, recipe: Recipe, subset: Tensor, seed: int) -> FinetuneResult:
+def _finetune_all(
+    cfg: DictConfig, task: Task, recipe: Recipe, subset: Tensor, seed: int, schedule: Schedule
+) -> FinetuneResult:
     embedding = task.tuned.embedding
     return finetune_all(
         build(cfg.backbone).load(),  # a copy of its own, since every weight changes
@@ -204,6 +274,7 @@ def _finetune_all(cfg: DictConfig, task: Task, recipe: Recipe, subset: Tensor, s
         seed,
         training_precision(cfg.precision),
         task.device,
+        schedule,
     )
 
 
@@ -223,6 +294,7 @@ def describe(cfg: DictConfig, names: Names, task: Task, pruned: Pruned, outcome:
         "num_classes": len(task.pool.classes),
         "num_pool": len(task.pool),
         "num_kept": len(pruned.subset),
+        "images_per_epoch": pruned.schedule.images_per_epoch if pruned.is_dynamic else None,
         "num_test": len(task.test),
         "dataset_fingerprint": task.pool.fingerprint,
         "test_fingerprint": task.test.fingerprint,
@@ -262,6 +334,14 @@ def recipe_of(cfg: DictConfig) -> Recipe:
     """Return how the run trains."""
     values = OmegaConf.to_container(cfg.finetune)
     return Recipe(**{**values, "milestones": tuple(values["milestones"])})
+
+
+def proxy_of(cfg: DictConfig) -> ProxyRecipe:
+    """Return how the proxy of training dynamics is trained."""
+    values = OmegaConf.to_container(cfg.proxy)
+    own = {key: values.pop(key) for key in ("initial", "augment", "record")}
+    training = Recipe(**{**values, "milestones": tuple(values["milestones"])}, views=0, evaluate_every=values["epochs"])
+    return ProxyRecipe(training, **own)
 
 
 def search_of(cfg: DictConfig) -> gamma_search.Search:

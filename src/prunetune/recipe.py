@@ -59,13 +59,15 @@ class Epoch:
 class FinetuneResult:
     """What a run learned, seen on the test set.
 
-    predictions: [N'] int64 at the last epoch. seconds: this run's share. trained_together: probes in the batch.
+    predictions: [N'] int64 at the last epoch. seconds: this run's share. trained_together: probes in the batch. uses:
+    [n] int64, how many times each of the given images was shown.
     """
 
     predictions: Tensor
     history: tuple[Epoch, ...]
     seconds: float
     trained_together: int = 1
+    uses: Tensor | None = None
 
 
 def check_loss(loss: float, epoch: int, recipe: Recipe) -> None:

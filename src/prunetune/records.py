@@ -71,21 +71,32 @@ def is_finished(out_dir: Path, cfg: Any, listing: Callable[[], str | None]) -> b
     return True
 
 
-def write_subset(path: Path, pool: Pool, subset: Tensor) -> None:
-    """Write a subset.csv: position, sample_id, label, weight, positions ascending."""
-    write_csv(path, ("position", "sample_id", "label", "weight"), subset_rows(pool, subset))
+def write_subset(path: Path, pool: Pool, subset: Tensor, weights: Tensor | None = None) -> None:
+    """Write a subset.csv: position, sample_id, label, weight (17 significant digits), positions ascending."""
+    rows = ((*row, f"{weight:.17g}") for *row, weight in subset_rows(pool, subset, weights))
+    write_csv(path, ("position", "sample_id", "label", "weight"), rows)
 
 
-def subset_rows(pool: Pool, subset: Tensor) -> list[tuple[int, str, int, int]]:
-    """Return the rows of subset.csv; weight is 1, as no method here weights its images."""
-    return [(position, pool.sample_ids[position], int(pool.labels[position]), 1) for position in subset.tolist()]
+def subset_rows(pool: Pool, subset: Tensor, weights: Tensor | None = None) -> list[tuple[int, str, int, float]]:
+    """Return the rows of subset.csv, subset [M] ascending; weights: [M], None where every image weighs 1."""
+    values = [1] * len(subset) if weights is None else weights.tolist()
+    return [
+        (position, pool.sample_ids[position], int(pool.labels[position]), weight)
+        for position, weight in zip(subset.tolist(), values, strict=True)
+    ]
 
 
 def write_result(
-    out_dir: Path, result: dict[str, Any], pool: Pool, test: Pool, subset: Tensor, outcome: FinetuneResult
+    out_dir: Path,
+    result: dict[str, Any],
+    pool: Pool,
+    test: Pool,
+    subset: Tensor,
+    outcome: FinetuneResult,
+    weights: Tensor | None = None,
 ) -> None:
     """Write a finished run: subset.csv, predictions.csv, history.csv, and then result.json."""
-    write_subset(out_dir / "subset.csv", pool, subset)
+    write_subset(out_dir / "subset.csv", pool, subset, weights)
     rows = zip(test.sample_ids, test.labels.tolist(), outcome.predictions.tolist(), strict=True)
     write_csv(out_dir / "predictions.csv", ("sample_id", "label", "prediction"), rows)
     history = (tuple(asdict(epoch).values()) for epoch in outcome.history)

@@ -4,6 +4,7 @@ import csv
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from prunetune.datasets.base import Pool
 from prunetune.errors import InputError
+from prunetune.memory import measured
 from prunetune.samplers.base import Sampler
 from prunetune.scorers.base import Scorer
 from prunetune.seeding import seeded
@@ -22,18 +24,19 @@ from prunetune.store import read_meta
 class Scores:
     """Scores and where they are.
 
-    values: [N] float64 in pool order. seconds: what they cost when computed, decoding apart. folder: the store entry.
-    is_new: whether they were computed just now.
+    values: [N] float64 in pool order. seconds: what they cost when computed, decoding apart. peak_memory: the most
+    that the process held then, in bytes. folder: the store entry. is_new: whether they were computed just now.
     """
 
     values: Tensor
     seconds: float
+    peak_memory: int
     folder: Path
     is_new: bool
 
 
-def check_fit(scorer: Scorer, sampler: Sampler) -> None:
-    """Refuse a sampler that reads hardness where the scorer gives an order of picks.
+def check_fit(scorer: Scorer, sampler: Sampler, ratio: float) -> None:
+    """Refuse a sampler that reads hardness where the scorer gives an order of picks, or an order that ends too early.
 
     Raises:
         InputError: they do not fit.
@@ -42,6 +45,11 @@ def check_fit(scorer: Scorer, sampler: Sampler) -> None:
         raise InputError(
             f"{scorer.name} gives an order of picks, not the hardness that {type(sampler).__name__} reads; "
             "pass sampler=topk"
+        )
+    depth = getattr(scorer, "depth", 1.0)
+    if depth < ratio < 1:
+        raise InputError(
+            f"{scorer.name} orders scorer.depth={depth:g} of each class, ratio {ratio:g} keeps more; raise scorer.depth"
         )
 
 
@@ -74,21 +82,26 @@ def stored_scores(scorer: Scorer, signals: NetworkSignals, seed: int) -> Scores:
         "seed": seed_used,
         **embedding.key(pool),
     }
+    if scorer.uses_proxy:
+        key["proxy"] = {**embedding.proxy.key(), "precision": embedding.training_precision}
     was_there = embedding.store.place("scores", f"{pool.name}-{scorer.name}", key).is_dir()
 
-    def make(folder: Path) -> dict[str, float]:
+    def make(folder: Path) -> dict[str, Any]:
         signals = NetworkSignals(pool, embedding)  # its own, so that it is charged for what an earlier scorer asked too
         start = time.perf_counter()
-        values = compute_scores(scorer, signals, seed)
+        with measured() as peak:
+            values = compute_scores(scorer, signals, seed)
         own = time.perf_counter() - start
         write_scores(folder / "scores.csv", pool, values)
         for name, tensor in signals.products.items():
             np.save(folder / f"{name}.npy", tensor.numpy())
         # a signal that the store already had is charged what it cost then: a score costs what it costs on its own
-        return {"seconds": own - sum(signals.spent.values()) + signals.seconds}
+        seconds = own - sum(signals.spent.values()) + signals.seconds
+        return {"seconds": seconds, "peak_memory_bytes": peak(), "signals": signals.charges}
 
     entry = embedding.store.entry("scores", f"{pool.name}-{scorer.name}", key, make)
-    return Scores(read_scores(entry / "scores.csv", pool), read_meta(entry)["seconds"], entry, not was_there)
+    meta, values = read_meta(entry), read_scores(entry / "scores.csv", pool)
+    return Scores(values, meta["seconds"], meta["peak_memory_bytes"], entry, not was_there)
 
 
 def write_scores(path: Path, pool: Pool, values: Tensor) -> None:

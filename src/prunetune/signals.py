@@ -1,8 +1,9 @@
 """What a scorer or sampler may ask about images: features of the network and of its masked copies."""
 
+import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from torch import Tensor
 
 from prunetune.backbones.base import Network
 from prunetune.datasets.base import Pool
+from prunetune.devices import autocast
+from prunetune.dynamics import LINEAR_PROBE, ProbeProxy, Proxy, ProxyRecipe, moments, open_recorded
 from prunetune.errors import InputError
-from prunetune.features import View, embed, evaluation, training
+from prunetune.features import CPU_PIXELS, View, batches, embed, evaluation, in_parts, training
 from prunetune.images import transforms
 from prunetune.images.decoded import Decoded, decode_pool, decoded_key
 from prunetune.masking import MaskPath, masked_networks
+from prunetune.progress import track
+from prunetune.proxies import open_probe, train_probe, write_full, write_probe
 from prunetune.store import Store, read_meta, write_stack
 
 
@@ -73,6 +78,48 @@ class Signals(ABC):
         """Return what the pass of `features()` cost when it was made; nothing is known of tensors from elsewhere."""
         return 0.0
 
+    @abstractmethod
+    def proxy(self, repeat: int = 0, until: int | None = None, logits_only: bool = False) -> Proxy:
+        """Return one training of the run's proxy on this pool; it is trained when it is first asked for.
+
+        Args:
+            repeat: another number, another head, order and crops.
+            until: epochs that are needed, the first of the recipe's; by default all. Only they are charged.
+            logits_only: whether no features or network of epoch `until` are needed, so that any longer record serves.
+        """
+
+    def images(self, positions: Tensor | None = None) -> Iterator[Tensor]:
+        """Yield batches [B, 3, S, S] uint8 of the evaluation view, of all images or of some positions [n] int64.
+
+        Raises:
+            InputError: these signals came as tensors and have no images.
+        """
+        raise InputError("this scorer reads images; pass a folder or a data set instead of tensors")
+
+    def layer_features(self) -> Iterator[Tensor]:
+        """Yield features of four layers of growing depth, [N, D_l] float32 CPU each, one at a time.
+
+        Raises:
+            InputError: these signals have no network.
+        """
+        raise InputError("this scorer reads the layers of a network; pass a folder or a data set instead of tensors")
+
+    def masked_features_of(
+        self, network: Network, path: MaskPath, seed: int = 0, positions: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """Yield T tensors [n, D] float32 CPU of another network of the same kind, such as a proxy's; none is stored.
+
+        Args:
+            network: it is masked in place, level by level, and put back.
+            path: its masks, with `modules` settled.
+            seed: of random masks.
+            positions: [n] int64, which images; by default all.
+
+        Raises:
+            InputError: these signals came as tensors and have no images.
+        """
+        raise InputError("this scorer reads images; pass a folder or a data set instead of tensors")
+
     @property
     def mask_modules(self) -> str:
         """What the backbone says should be masked."""
@@ -88,7 +135,10 @@ class Signals(ABC):
 
     @staticmethod
     def from_tensors(
-        features: Tensor, masked: list[Tensor] | Tensor | None = None, pool: Pool | None = None
+        features: Tensor,
+        masked: list[Tensor] | Tensor | None = None,
+        pool: Pool | None = None,
+        proxies: Sequence[Proxy] = (),
     ) -> "Signals":
         """Return signals that were computed elsewhere.
 
@@ -96,16 +146,25 @@ class Signals(ABC):
             features: [N, D] of the unmasked network.
             masked: T tensors [N, D], the features at each level of the path that the scorer will ask for.
             pool: the N images, where a scorer or sampler reads more than tensors.
+            proxies: recorded trainings, repeat by repeat; without them linear probes are trained on the features,
+                which needs the pool's labels.
         """
-        return TensorSignals(features, masked, pool)
+        return TensorSignals(features, masked, pool, proxies)
 
 
 class TensorSignals(Signals):
     """Signals that came as tensors."""
 
-    def __init__(self, features: Tensor, masked: list[Tensor] | Tensor | None, pool: Pool | None) -> None:
+    def __init__(
+        self,
+        features: Tensor,
+        masked: list[Tensor] | Tensor | None,
+        pool: Pool | None,
+        proxies: Sequence[Proxy] = (),
+    ) -> None:
         super().__init__(pool)
-        self._features, self._masked = features.float(), masked
+        self._features, self._masked, self._proxies = features.float(), masked, proxies
+        self._trained: dict[tuple[int, int], Proxy] = {}
 
     def features(self, kind: FeatureKind = PLAIN) -> Tensor:
         if kind != PLAIN:
@@ -120,6 +179,24 @@ class TensorSignals(Signals):
                 f"the scorer reads features of {path.levels} masked networks, got {have}; pass masked=[...]"
             )
         return (level.float() for level in levels)
+
+    def proxy(self, repeat: int = 0, until: int | None = None, logits_only: bool = False) -> Proxy:
+        if self._proxies:
+            if repeat >= len(self._proxies):
+                raise InputError(f"the scorer reads {repeat + 1} proxies, got {len(self._proxies)}; pass proxies=[...]")
+            return self._proxies[repeat]
+        if self.pool is None:
+            raise InputError("the scorer reads a proxy; pass proxies=[...], or pool=... to train one on the features")
+        until = min(until or LINEAR_PROBE.training.epochs, LINEAR_PROBE.training.epochs)
+        if (repeat, until) not in self._trained:
+            self._trained[repeat, until] = train_probe(
+                self._features, self.pool.labels, len(self.pool.classes), LINEAR_PROBE, repeat, until, "cpu"
+            )
+        return self._trained[repeat, until]
+
+    def layer_features(self) -> Iterator[Tensor]:
+        """Yield the features: of a network that came as tensors they are the only layer."""
+        return iter([self._features])
 
 
 class RestrictedSignals(Signals):
@@ -139,6 +216,30 @@ class RestrictedSignals(Signals):
     def masked_features(self, path: MaskPath, seed: int = 0, kind: FeatureKind = PLAIN) -> Iterator[Tensor]:
         return (level[self._positions] for level in self._parent.masked_features(path, seed, kind))
 
+    def proxy(self, repeat: int = 0, until: int | None = None, logits_only: bool = False) -> Proxy:
+        """Train a linear probe anew on the part; a full proxy is the whole pool's, read at the part."""
+        parent = self._parent
+        whole = parent.proxy(repeat, until, logits_only)
+        if not isinstance(whole, ProbeProxy):
+            return whole.take(self._positions)
+        of_network = isinstance(parent, NetworkSignals)
+        recipe = parent.embedding.proxy if of_network else LINEAR_PROBE
+        device, network = (parent.embedding.device, parent.embedding.network) if of_network else ("cpu", None)
+        labels, num_classes = self.pool.labels, len(self.pool.classes)
+        return train_probe(self.features(), labels, num_classes, recipe, repeat, whole.num_epochs, device, network)
+
+    def images(self, positions: Tensor | None = None) -> Iterator[Tensor]:
+        return self._parent.images(self._positions if positions is None else self._positions[positions])
+
+    def layer_features(self) -> Iterator[Tensor]:
+        return (layer[self._positions] for layer in self._parent.layer_features())
+
+    def masked_features_of(
+        self, network: Network, path: MaskPath, seed: int = 0, positions: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        positions = self._positions if positions is None else self._positions[positions]
+        return self._parent.masked_features_of(network, path, seed, positions)
+
 
 @dataclass
 class Embedding:
@@ -151,6 +252,8 @@ class Embedding:
     batch_size: int = 64
     short_side: int | None = None
     keep_masked: bool = False  # store the masked features, for scorers that are asked about parts of the pool
+    proxy: ProxyRecipe = ProxyRecipe()  # what scores that read training dynamics read
+    training_precision: str = "fp32"  # of proxies
     _decoded: dict[str, tuple[Decoded, float]] = field(default_factory=dict)
 
     def decoded(self, pool: Pool) -> Decoded:
@@ -215,6 +318,54 @@ class NetworkSignals(Signals):
             return (torch.from_numpy(np.array(level)) for level in levels)
         return self._stream(path, seed, kind, f"masked {key}")
 
+    def proxy(self, repeat: int = 0, until: int | None = None, logits_only: bool = False) -> Proxy:
+        recipe = self.embedding.proxy
+        total = recipe.training.epochs
+        until = min(until or total, total)
+        is_probe = recipe.training.trained == "head"
+        features = self.features() if is_probe else None  # before the clock: they have their own charge
+        self.embedding.decoded(self.pool)
+        start = time.perf_counter()
+        entry = self._proxy_entry(repeat, until, features, logits_only)
+        seconds = read_meta(entry)["seconds_by_epoch"][until - 1]
+        charge = f"proxy {repeat} {recipe}"
+        self._charge(charge, max(seconds, self.charges.get(charge, 0.0)), time.perf_counter() - start)
+        network = self.embedding.network
+        return open_probe(entry, until, features, network) if is_probe else open_recorded(entry, until, network)
+
+    def images(self, positions: Tensor | None = None) -> Iterator[Tensor]:
+        embedding = self.embedding
+        rows = range(len(self.pool)) if positions is None else positions.tolist()
+        view = evaluation(embedding.decoded(self.pool), embedding.network.input_size)
+        return batches(view, rows, embedding.batch_size)
+
+    def _proxy_entry(self, repeat: int, until: int, features: Tensor | None, logits_only: bool) -> Path:
+        """Return the recording: that of the whole training where it exists and kept what is asked for, else a short."""
+        embedding, recipe = self.embedding, self.embedding.proxy
+        total, store = recipe.training.epochs, self.embedding.store
+        serves = features is not None or logits_only or until in moments(total)
+        if serves and store.place("proxies", self.pool.name, self._proxy_key(repeat, total)).is_dir():
+            until = total
+
+        def make(folder: Path) -> dict[str, Any]:
+            if features is not None:
+                num_classes = len(self.pool.classes)
+                return write_probe(
+                    folder, features, self.pool.labels, num_classes, recipe, repeat, until, embedding.device
+                )
+            images, precision = embedding.decoded(self.pool), embedding.training_precision
+            return write_full(
+                folder, embedding.network, self.pool, images, recipe, repeat, until, precision, embedding.device
+            )
+
+        return store.entry("proxies", self.pool.name, self._proxy_key(repeat, until), make)
+
+    def _proxy_key(self, repeat: int, until: int) -> dict[str, Any]:
+        key = self.embedding.key(self.pool)
+        if self.embedding.proxy.training.trained == "all":
+            key["precision"] = self.embedding.training_precision
+        return {**key, **self.embedding.proxy.key(), "repeat": repeat, "until": until}
+
     def _stream(self, path: MaskPath, seed: int, kind: FeatureKind, charge: str) -> Iterator[Tensor]:
         network = self.embedding.network.to(self.embedding.device)
         seconds, start = 0.0, time.perf_counter()
@@ -275,3 +426,46 @@ class NetworkSignals(Signals):
     def _charge(self, name: str, seconds: float, here: float) -> None:
         self.charges[name] = seconds
         self.spent[name] = self.spent.get(name, 0.0) + here
+
+    def layer_features(self) -> Iterator[Tensor]:
+        embedding = self.embedding
+        embedding.decoded(self.pool)
+        start = time.perf_counter()
+        entry = embedding.store.entry("layers", self.pool.name, embedding.key(self.pool), self._write_layers)
+        meta = read_meta(entry)
+        self._charge("layers", meta["seconds"], time.perf_counter() - start)
+        ends = np.cumsum(meta["widths"]).tolist()
+        rows = np.load(entry / "layers.npy", mmap_mode="r")  # [N, sum D_l]
+        return (torch.from_numpy(np.array(rows[:, a:b])) for a, b in zip([0, *ends], ends, strict=False))
+
+    def masked_features_of(
+        self, network: Network, path: MaskPath, seed: int = 0, positions: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        embedding = self.embedding
+        view = evaluation(embedding.decoded(self.pool), network.input_size)
+        rows = range(len(self.pool)) if positions is None else positions.tolist()
+        network = network.to(embedding.device)
+        with masked_networks(network.model, path, seed) as levels:
+            for level in levels:
+                text = f"masked proxy {level + 1} of {path.levels}"
+                size, precision, device = embedding.batch_size, embedding.precision, embedding.device
+                yield embed(network, view, rows, size, precision, device, text)
+
+    @torch.inference_mode()
+    def _write_layers(self, folder: Path) -> dict[str, Any]:
+        start = time.perf_counter()
+        embedding, network = self.embedding, self.embedding.network.to(self.embedding.device)
+        device, side = embedding.device, network.input_size
+        one = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
+        widths = [layer.shape[1] for layer in network.forward_layers(one)]
+        size = embedding.batch_size if device != "cpu" else min(embedding.batch_size, max(1, CPU_PIXELS // side**2))
+        view = evaluation(embedding.decoded(self.pool), side)
+
+        def rows() -> Iterator[np.ndarray]:
+            parts = batches(view, range(len(self.pool)), size)
+            for batch in track(parts, f"layers of {self.pool.name}", math.ceil(len(self.pool) / size)):
+                with autocast(embedding.precision, device):
+                    yield in_parts(lambda some: torch.cat(network.forward_layers(some), dim=1), batch, device).numpy()
+
+        write_stack(folder / "layers.npy", rows(), (len(self.pool), sum(widths)), np.float32)
+        return {"seconds": time.perf_counter() - start, "widths": widths}

@@ -1,5 +1,6 @@
 """A backbone: a pretrained network by its timm name, without its head."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from prunetune.masking import MODULES
 from prunetune.seeding import seeded
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NUM_LAYERS = 4  # of a network that `forward_layers` reads
 PACKAGED = {"prunetune_micro": micro.WEIGHTS}  # networks whose weights come with the package
 
 
@@ -31,6 +33,7 @@ class Network(nn.Module):
         self.num_features: int = getattr(model, "head_hidden_size", model.num_features)  # of the pre-logits feature
         self.mask_modules = "all"
         self.identity: dict[str, Any] = {}  # what a stored product depends on: model, weights, statistics
+        self.origin: Backbone | None = None  # what it was loaded by
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -50,6 +53,37 @@ class Network(nn.Module):
         """
         tokens = self.model.forward_features(self.normalise(images))
         return tokens.mean(dim=(1, 2)).unsqueeze(1) if tokens.ndim == 3 else self.forward(images)
+
+    def forward_layers(self, images: Tensor) -> list[Tensor]:
+        """Return features of growing depth, [B, D_l] float32 each, of images [B, 3, S, S] uint8.
+
+        They are the outputs of the last four stages of a network whose maps shrink; of one of equal blocks those of
+        blocks 1/4, 2/4, 3/4 and 4/4, before any final norm. A map is averaged; where there is a class token it is read.
+        """
+        has_class_token = getattr(self.model, "cls_token", None) is not None
+        outputs = self._intermediates(self.normalise(images), has_class_token)
+        maps = [output[0] if has_class_token else output for output in outputs]  # [B, D_l, H, W]
+        if len({tuple(each.shape[2:]) for each in maps}) > 1:
+            chosen = list(range(len(maps)))[-NUM_LAYERS:]
+        else:
+            chosen = sorted({math.ceil(len(maps) * part / NUM_LAYERS) - 1 for part in range(1, NUM_LAYERS + 1)})
+        if has_class_token:
+            return [outputs[layer][1][:, 0].float() for layer in chosen]
+        return [maps[layer].float().mean(dim=(2, 3)) for layer in chosen]
+
+    def _intermediates(self, normalised: Tensor, with_tokens: bool) -> list[Any]:
+        """Return the map [B, D_l, H, W] of every stage or block, with the tokens in front of it if asked for."""
+        if hasattr(self.model, "forward_intermediates"):
+            tokens = {"return_prefix_tokens": True} if with_tokens else {}
+            return self.model.forward_intermediates(normalised, intermediates_only=True, **tokens)
+        if not hasattr(self.model, "stages"):
+            raise InputError(
+                f"{type(self.model).__name__} does not show the outputs of its layers; use another backbone"
+            )
+        maps = [self.model.stem(normalised)]
+        for stage in self.model.stages:
+            maps.append(stage(maps[-1]))
+        return maps
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return images [B, 3, S, S] uint8 as float32 with the checkpoint's mean and standard deviation removed."""
@@ -110,7 +144,7 @@ class Backbone:
         if self.normalization == "imagenet":
             mean, std = (self.mean or IMAGENET_MEAN), (self.std or IMAGENET_STD)
         network = Network(model, mean, std, self.input_size or statistics["input_size"][-1]).eval()
-        network.mask_modules = self.mask_modules
+        network.mask_modules, network.origin = self.mask_modules, self
         network.identity = {
             "model": self.model,
             "model_args": {key: str(value) for key, value in (self.model_args or {}).items()},
@@ -121,6 +155,15 @@ class Backbone:
         }
         self._try(network)
         return network
+
+    def load_random(self, *names: str | int) -> Network:
+        """Return the same network with fresh random weights, drawn from these names."""
+        network = self.load()
+        with seeded("random network", self.model, *names):
+            fresh = timm.create_model(self.model, pretrained=False, num_classes=0, **(self.model_args or {}))
+        network.model = fresh.to(memory_format=torch.channels_last)
+        network.identity = {**network.identity, "weights": weights_hash(fresh)}
+        return network.eval()
 
     def _try(self, network: Network) -> None:
         """Show the network one black image, so that a wrong input size is told before anything else is done."""

@@ -21,13 +21,17 @@ TEXT = (
     "scores_path",
     "run",
 )
-INTEGERS = ("seed", "num_classes", "num_pool", "num_kept", "num_test", "peak_memory_bytes", "views")
+INTEGERS = (
+    *("seed", "num_classes", "num_pool", "num_kept", "num_test", "images_per_epoch", "views"),
+    *("peak_memory_bytes", "score_peak_memory_bytes"),
+)
 COLUMNS = (
     *NAMES,
     *("ratio", "seed", "accuracy", "best_accuracy", "worst_class_accuracy"),
     *("gamma", "selection_rule", "precision", "views", "recipe"),
-    *("num_classes", "num_pool", "num_kept", "num_test"),
-    *("decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds", "peak_memory_bytes"),
+    *("num_classes", "num_pool", "num_kept", "num_test", "images_per_epoch"),
+    *("decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds"),
+    *("peak_memory_bytes", "score_peak_memory_bytes"),
     *("device", "commit", "dataset_fingerprint", "scores_path", "run"),
 )
 IDENTITY = (*NAMES, "ratio", "seed")  # what tells one run from another; also the order of the rows

@@ -42,8 +42,9 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per (dataset, backbone, finetune, ratio, method), random first, also for a method that was not run at
         one of the ratios (n = 0, no mean). mean, std (ddof 1; none for n = 1) in percent, n seeds; difference and
-        difference_std: percentage points above random over the num_pairs seeds that both have. At ratio 1 every method
-        keeps everything: such runs are one method, "whole pool". Nothing is rounded.
+        difference_std: percentage points above random over the num_pairs seeds that both have; worst_class: mean
+        accuracy of the worst class in percent; score_seconds, sample_seconds, score_memory (bytes): means. At ratio 1
+        every method keeps everything: such runs are one method, "whole pool". Nothing is rounded.
 
     Raises:
         InputError: runs of one data set differ in its size or content.
@@ -91,6 +92,39 @@ def blocks(table: pd.DataFrame) -> list[Block]:
     return [_block(", ".join(setting), part) for setting, part in table.groupby(SETTING)]
 
 
+def costs(part: pd.DataFrame) -> list[list[str]]:
+    """Arrange one setting of a summary by method: worst class by ratio, and what scoring cost.
+
+    Scores do not depend on the ratio; the seconds of sampling are those of the smallest one.
+    """
+    pruned = part[~part["method"].str.startswith(WHOLE_POOL) & (part["n"] > 0)]
+    ratios = sorted(pruned["ratio"].unique())
+    heads = ["method", *(f"worst class {ratio:g}" for ratio in ratios), "score s", "sample s", "score MiB"]
+    rows = []
+    for method, cells in pruned.groupby("method", sort=False):
+        worst = dict(zip(cells["ratio"], cells["worst_class"], strict=True))
+        first = cells.sort_values("ratio").iloc[0]
+        rows.append(
+            [
+                method,
+                *(_one_decimal(worst[ratio]) if ratio in worst else MISSING for ratio in ratios),
+                f"{first['score_seconds']:.1f}",
+                f"{first['sample_seconds']:.2f}",
+                MISSING if pd.isna(first["score_memory"]) else f"{first['score_memory'] / 2**20:.0f}",
+            ]
+        )
+    return [heads, *rows]
+
+
+def costs_markdown(table: pd.DataFrame) -> str:
+    """Return what `costs` gives for every setting as Markdown."""
+    parts = []
+    for setting, part in table.groupby(SETTING):
+        about = "Accuracy of the worst class in %, and what scoring and sampling cost (mean over seeds)."
+        parts.append("\n".join([f"### {', '.join(setting)}: cost", "", about, "", *_markdown_rows(costs(part))]))
+    return "\n\n".join(parts) + "\n"
+
+
 def to_markdown(table: pd.DataFrame, foot: str = "") -> str:
     """Return the summary as Markdown, aligned for reading as plain text too."""
     return _render(table, foot, _Style("### {}", _markdown_rows, lambda text: [text]))
@@ -104,7 +138,7 @@ def to_text(table: pd.DataFrame, foot: str = "") -> str:
 def to_csv(table: pd.DataFrame, path: Path) -> None:
     """Write the summary, one row per cell, percent with one decimal."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    numbers = ["mean", "std", "difference", "difference_std"]
+    numbers = ["mean", "std", "difference", "difference_std", "worst_class", "score_seconds"]
     table.assign(**{key: table[key].map(_one_decimal, na_action="ignore") for key in numbers}).to_csv(
         path, index=False, lineterminator="\n"
     )
@@ -164,6 +198,10 @@ def _statistics(cells: pd.DataFrame, method: str) -> dict[str, float | int]:
         "difference": gains.mean(),
         "difference_std": gains.std(ddof=1),
         "num_pairs": len(gains),
+        "worst_class": 100 * mine["worst_class_accuracy"].mean(),
+        "score_seconds": mine["score_seconds"].mean(),
+        "sample_seconds": mine["sample_seconds"].mean(),
+        "score_memory": mine["score_peak_memory_bytes"].mean(),
     }
 
 

@@ -1,4 +1,4 @@
-"""The contract of a sampler, and the class budgets that all of them keep."""
+"""The contract of a sampler."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from prunetune.errors import InputError
+from prunetune.samplers.budgets import BUDGETS, ROUNDINGS, class_budgets
+from prunetune.schedules import Schedule
+from prunetune.scorers.odds import label_probabilities
 from prunetune.signals import Signals
 
 
@@ -15,18 +18,31 @@ from prunetune.signals import Signals
 class Sampler(ABC):
     """Chooses which images are kept, given their scores. Unrelated to torch's Sampler.
 
+    reads_scores: whether the scores matter; where they do not, scorer=none stands beside it. reads_hardness: whether
+    they must be hardness; False: any order will do. needs: what it reads beside them: "nothing", the "features"
+    [N, D] of the pool, or its "probabilities" [N] float64, each image's mean probability of its label over the first
+    `epochs` of the proxy (None: all of them).
+
     min_per_class: the least that a class keeps (0 restores the sources, where a small class can vanish). rounding:
-    "half_even" rounds each class by itself, "largest_remainder" meets the total round(N * ratio).
+    "half_even" rounds each class by itself, "largest_remainder" meets the total round(N * ratio). budgets:
+    "proportional" to the size of a class; "equal" for all; "drop": the more the less of a class is recognised when it
+    is held out (DRoP). The last two hand on what a class cannot use and keep as many images in all as the first.
     """
 
-    reads_hardness: ClassVar[bool] = False  # False: any order will do
+    reads_hardness: ClassVar[bool] = False
+    reads_scores: ClassVar[bool] = True
+    needs: ClassVar[str] = "nothing"
+    epochs: ClassVar[int | None] = None
 
     min_per_class: int = 1
     rounding: str = "half_even"
+    budgets: str = "proportional"
 
     def __post_init__(self) -> None:
-        if self.rounding not in ("half_even", "largest_remainder"):
+        if self.rounding not in ROUNDINGS:
             raise InputError(f"sampler.rounding must be half_even or largest_remainder, got {self.rounding!r}")
+        if self.budgets not in BUDGETS:
+            raise InputError(f"sampler.budgets must be one of {', '.join(BUDGETS)}, got {self.budgets!r}")
         if isinstance(self.min_per_class, bool) or not isinstance(self.min_per_class, int) or self.min_per_class < 0:
             raise InputError(f"sampler.min_per_class must be a whole number of at least 0, got {self.min_per_class!r}")
 
@@ -40,27 +56,90 @@ class Sampler(ABC):
             labels: [N] int64 class indices.
             ratio: fraction of each class that is kept, in (0, 1]. 1 keeps all and draws nothing.
             generator: for random draws.
-            signals: what the sampler reads beside the scores, if it does.
+            signals: of these N images: what the sampler reads beside the scores, if it does.
 
         Raises:
-            InputError: the ratio is outside (0, 1], or scores and labels do not fit.
+            InputError: the ratio is outside (0, 1], scores and labels do not fit, or signals are missing.
         """
         check_ratio(ratio)
         check_shapes(scores, labels)
         if ratio == 1:
             return torch.arange(len(labels))
-        budgets = class_budgets(labels, ratio, self.min_per_class, self.rounding)
+        needed = self._needed(labels, signals)
+        budgets = self._class_budgets(labels, ratio, signals)
+        sampler = self.settled(scores.double(), labels, budgets, needed)
         kept = []
         for label, budget in budgets.items():
             members = torch.nonzero(labels == label).flatten()  # [n], ascending
             if 0 < budget < len(members):
-                members = members[self.select_in_class(scores[members].double(), budget, ratio, generator)]
+                own = ratio if self.budgets == "proportional" else budget / len(members)
+                rows = None if needed is None else needed[members]
+                members = members[sampler.select_in_class(scores[members].double(), budget, own, generator, rows)]
             kept.append(members[: budget if budget == 0 else len(members)])
         return torch.cat(kept).sort().values
 
     @abstractmethod
-    def select_in_class(self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator) -> Tensor:
-        """Return indices into one class's scores [n] float64: `budget` of them, 0 < budget < n, in any order."""
+    def select_in_class(
+        self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
+    ) -> Tensor:
+        """Return indices into one class's scores [n] float64: `budget` of them, 0 < budget < n, in any order.
+
+        Args:
+            scores: [n] float64.
+            budget: how many are kept.
+            ratio: the fraction that is kept; where budgets are not proportional, that of this class.
+            generator: for random draws.
+            needed: the class's rows of what `needs` names: features [n, D], or probabilities [n].
+        """
+
+    def settled(self, scores: Tensor, labels: Tensor, budgets: dict[int, int], needed: Tensor | None) -> "Sampler":
+        """Return the sampler with the numbers that are read off the whole pool; most have none and return themselves.
+
+        Args:
+            scores: [N] float64.
+            labels: [N] int64.
+            budgets: of each class that occurs.
+            needed: features [N, D] or probabilities [N], as `needs` says.
+        """
+        return self
+
+    def _needed(self, labels: Tensor, signals: Signals | None) -> Tensor | None:
+        if self.needs == "nothing":
+            return None
+        if signals is None:
+            raise InputError(
+                f"{type(self).__name__} reads {self.needs} beside the scores; pass signals, "
+                "e.g. Signals.from_tensors(features, pool=pool)"
+            )
+        if self.needs == "features":
+            needed = signals.features()
+        else:
+            proxy = signals.proxy(until=self.epochs)
+            last = min(self.epochs or proxy.num_epochs, proxy.num_epochs)
+            needed = proxy.statistic(mean_label_probability, labels, range(1, last + 1))
+        if len(needed) != len(labels):
+            raise InputError(f"scores and signals must be of the same images, got {len(labels)} and {len(needed)}")
+        return needed
+
+    def _class_budgets(self, labels: Tensor, ratio: float, signals: Signals | None) -> dict[int, int]:
+        recall = None
+        if self.budgets == "drop":
+            if signals is None:
+                raise InputError(
+                    "sampler.budgets=drop reads the recall of held-out images; pass signals, "
+                    "e.g. Signals.from_tensors(features, pool=pool)"
+                )
+            recall = signals.recall()
+        return class_budgets(labels, ratio, self.min_per_class, self.rounding, self.budgets, recall)
+
+    def schedule(self, labels: Tensor, ratio: float, epochs: int) -> Schedule | None:
+        """Return how a training of so many epochs shows the kept images; None: each of them once an epoch."""
+        return None
+
+
+def mean_label_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean over epochs of the label's probability, [B] float64, of logits [E, B, C] and labels [B]."""
+    return label_probabilities(logits, labels).mean(dim=0)
 
 
 def check_ratio(ratio: float) -> None:
@@ -77,34 +156,22 @@ def check_shapes(scores: Tensor, labels: Tensor) -> None:
         )
 
 
-def class_budgets(labels: Tensor, ratio: float, min_per_class: int = 1, rounding: str = "half_even") -> dict[int, int]:
-    """Return how many images each class keeps, for the classes that occur in labels [N].
-
-    Source: method.md section 1. The product n * ratio is a Python float (a float32 product rounds otherwise, e.g. for
-    n = 45, ratio = 0.7), rounded half to even, then at least min_per_class and at most n.
-    """
-    sizes = {int(label): int(count) for label, count in enumerate(torch.bincount(labels)) if count}
-    if rounding == "largest_remainder":
-        return _largest_remainder(sizes, ratio, min_per_class)
-    return {label: min(size, max(round(size * ratio), min_per_class)) for label, size in sizes.items()}
+def check_fraction(key: str, value: float) -> None:
+    """Refuse a setting that is not a number in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise InputError(f"sampler.{key} must be in [0, 1), got {value!r}")
 
 
-def _largest_remainder(sizes: dict[int, int], ratio: float, min_per_class: int) -> dict[int, int]:
-    """Meet the total round(N * ratio): floors, then the largest remainders; the largest budgets pay the minimum."""
-    shares = {label: size * ratio for label, size in sizes.items()}
-    budgets = {label: int(share) for label, share in shares.items()}
-    total = round(sum(sizes.values()) * ratio)
-    by_remainder = sorted(sizes, key=lambda label: (budgets[label] - shares[label], label))
-    for label in by_remainder[: total - sum(budgets.values())]:
-        budgets[label] += 1
-    least = {label: min(size, min_per_class) for label, size in sizes.items()}
-    budgets = {label: max(budget, least[label]) for label, budget in budgets.items()}
-    while sum(budgets.values()) > total:
-        payers = [label for label in budgets if budgets[label] > least[label]]
-        if not payers:
-            break
-        budgets[max(payers, key=lambda label: (budgets[label], -label))] -= 1
-    return budgets
+def check_positive(key: str, value: float) -> None:
+    """Refuse a setting that is not a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise InputError(f"sampler.{key} must be above 0, got {value!r}")
+
+
+def check_count(key: str, value: int, least: int = 1) -> None:
+    """Refuse a setting that is not a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"sampler.{key} must be a whole number of at least {least}, got {value!r}")
 
 
 def easiest_first(scores: Tensor) -> Tensor:
@@ -112,6 +179,16 @@ def easiest_first(scores: Tensor) -> Tensor:
     return scores.argsort(stable=True)
 
 
+def hardest_first(scores: Tensor) -> Tensor:
+    """Return the order of [n] scores from the largest; ties keep their order, that of the sample_ids."""
+    return easiest_first(-scores)
+
+
 def draw(part: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Return `count` of the entries of part [n], uniformly and without replacement."""
     return part[torch.randperm(len(part), generator=generator)[:count]]
+
+
+def unit(features: Tensor) -> Tensor:
+    """Return features [n, D] scaled to length 1, float32; a zero feature stays zero."""
+    return torch.nn.functional.normalize(features.float(), dim=1)

@@ -43,7 +43,9 @@ class FlexRand(Sampler):
         if self.remainder not in ("second", "coin"):
             raise InputError(f"sampler.remainder must be second or coin, got {self.remainder!r}")
 
-    def select_in_class(self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator) -> Tensor:
+    def select_in_class(
+        self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
+    ) -> Tensor:
         gamma = self._feasible(ratio)
         num_easy = round(len(scores) * gamma)
         from_easy, from_hard = shares(len(scores), budget, ratio, gamma)
@@ -108,6 +110,10 @@ class FlexRandReleased(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.budgets != "proportional":
+            raise InputError(
+                f"flexrand_released has no class budgets to set, got {self.budgets!r}; pass sampler=flexrand"
+            )
         if isinstance(self.twentieths, bool) or not isinstance(self.twentieths, int) or not 1 <= self.twentieths <= 19:
             raise InputError(
                 f"sampler.twentieths is gamma * 20 and must be a whole number in 1..19, got {self.twentieths!r}"
@@ -131,7 +137,9 @@ class FlexRandReleased(Sampler):
             kept.append(members[self.select_in_class(scores[members].double(), -1, ratio, generator)])
         return torch.cat(kept).sort().values
 
-    def select_in_class(self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator) -> Tensor:
+    def select_in_class(
+        self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
+    ) -> Tensor:
         size, gamma = len(scores), self.gamma
         num_easy = round(size * gamma)
         from_easy, from_hard = released_shares(size, ratio, gamma)

@@ -1,6 +1,7 @@
 """The baseline: a uniform draw from each class."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,5 +16,9 @@ class RandomSampler(Sampler):
     Source: the baseline of every pruning paper; class budgets as all others (DeepCore's default is global).
     """
 
-    def select_in_class(self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator) -> Tensor:
+    reads_scores: ClassVar[bool] = False
+
+    def select_in_class(
+        self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
+    ) -> Tensor:
         return draw(torch.arange(len(scores)), budget, generator)

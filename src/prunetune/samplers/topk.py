@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from prunetune.errors import InputError
-from prunetune.samplers.base import Sampler, easiest_first
+from prunetune.samplers.base import Sampler, easiest_first, hardest_first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +16,10 @@ class TopK(Sampler):
     Source: arXiv 2402.05356, "T-H"; the rule of most pruning papers.
     """
 
-    def select_in_class(self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator) -> Tensor:
-        return easiest_first(-scores)[:budget]
+    def select_in_class(
+        self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
+    ) -> Tensor:
+        return hardest_first(scores)[:budget]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,9 @@ class TopKEasiest(Sampler):
     Source: arXiv 2402.05356, "T-E".
     """
 
-    def select_in_class(self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator) -> Tensor:
+    def select_in_class(
+        self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
+    ) -> Tensor:
         return easiest_first(scores)[:budget]
 
 
@@ -46,5 +50,7 @@ class TopKFlexible(Sampler):
         if self.end not in ("hardest", "easiest"):
             raise InputError(f"sampler.end must be hardest, easiest or (in a run) auto, got {self.end!r}")
 
-    def select_in_class(self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator) -> Tensor:
-        return easiest_first(-scores if self.end == "hardest" else scores)[:budget]
+    def select_in_class(
+        self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
+    ) -> Tensor:
+        return (hardest_first if self.end == "hardest" else easiest_first)(scores)[:budget]

@@ -28,9 +28,24 @@ class Scorer(ABC):
         """Whether another seed gives other scores."""
         return False
 
+    @property
+    def uses_proxy(self) -> bool:
+        """Whether the scores depend on how the proxy is trained."""
+        return False
+
     @abstractmethod
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         """Return [N] float64 CPU, finite, in pool order."""
+
+    def weights(self, pool: Pool, signals: Signals, subset: Tensor) -> Tensor | None:
+        """Return how much each kept image counts in training, [M] float64 > 0; None where all count alike.
+
+        Args:
+            pool: N images.
+            signals: of the pool.
+            subset: [M] int64 positions that are kept, ascending.
+        """
+        return None
 
     def key(self) -> dict[str, Any]:
         """Return what stored scores depend on beside the data, the backbone and the seed."""

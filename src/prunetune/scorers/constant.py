@@ -26,3 +26,20 @@ class Random(Scorer):
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         return torch.zeros(len(pool), dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class NoScore(Scorer):
+    """The same score for every image, for samplers that read features or losses and no score.
+
+    Source: none; it stands beside samplers such as TypiClust, ProbCover and ActiveFT.
+    Cost: nothing.
+    """
+
+    name: ClassVar[str] = "none"
+    higher_means: ClassVar[str] = "nothing"
+    version: ClassVar[int] = 1
+    own_sampler: ClassVar[str] = "random"
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        return torch.zeros(len(pool), dtype=torch.float64)

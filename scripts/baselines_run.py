@@ -1,0 +1,131 @@
+"""Every method on real images: dtd10 and caltech101 with ViT-Tiny, ratios 0.05, 0.1, 0.3, 0.5, five seeds, linear probe.
+
+python scripts/baselines_run.py --data <folder with data/ and weights/> [--results results] [--methods herding el2n ...]
+
+Training dynamics come from the linear-probe proxy (scores are called <scorer>_probe); on dtd10 also from the fully
+fine-tuned one, one seed, for the methods that read a proxy. Each method is a grid of its own, so that one that fails
+is named and leaves the others alone. Finished runs are skipped, so the command can be given again. Writes
+results/tables/baselines.md and baselines.csv; --tables-only makes them from what is finished.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from real_run import ROOT, backbones, datasets
+
+from prunetune.report import collect, tables
+
+RATIOS = "ratios=[0.05,0.1,0.3,0.5]"
+VIEWS = 4
+CONFIGS = ROOT / "configs"
+SKIPPED = {
+    "dlc_50": "50 networks; dlc stands for it",
+    "dlc_linear_50": "50 networks; dlc stands for it",
+    "dlc_released": "50 networks",
+    "grand_released": "needs the fully fine-tuned proxy",
+    "dlc_finetuned": "needs the fully fine-tuned proxy: with a linear probe nothing is fine-tuned",
+}
+SLOW = {  # on 101 classes, for two CPU cores
+    "caltech101": {"deepfool": "backward passes for ten classes, up to 50 times an image", "deepfool_deepcore": "same"},
+    "dtd10": {},
+}
+
+
+def methods() -> list[str]:
+    """Return every file of configs/method, random first."""
+    names = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
+    return ["random", *(name for name in names if name != "random")]
+
+
+def reads_proxy(method: str) -> bool:
+    """Whether a method's scorer reads the proxy."""
+    content = yaml.safe_load((CONFIGS / "method" / f"{method}.yaml").read_text())
+    [scorer] = [entry["override /scorer"] for entry in content["defaults"] if "override /scorer" in entry]
+    return yaml.safe_load((CONFIGS / "scorer" / f"{scorer}.yaml").read_text()).get("uses_proxy", False)
+
+
+def grid(data: Path, dataset: str, method: str, proxy: str, results: Path) -> list[str]:
+    """Return the command of one method's grid."""
+    seeds = "seeds=[0,1,2,3,4]" if proxy == "linear_probe" else "seeds=[0]"
+    named = [*datasets(data)[dataset], *backbones(data)["vit_tiny"], f"proxy={proxy}", f"methods=[{method}]"]
+    # bf16 by name also trains the full proxy in bf16: half the time on a CPU
+    shared = [RATIOS, seeds, f"finetune.views={VIEWS}", "finetune.evaluate_every=50", "precision=bf16"]
+    command = [sys.executable, str(ROOT / "run.py"), "--config-name", "grid", f"results_dir={results}"]
+    return [*command, "wandb=disabled", *named, *shared]
+
+
+def run(command: list[str], about: str) -> str | None:
+    """Run one grid and return what went wrong, if anything did."""
+    print(about, flush=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return None
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    print(f"  failed: {last}", flush=True)
+    return f"{about}: {last}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with data/ and weights/")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="the results_dir of the runs")
+    parser.add_argument("--out", type=Path, default=Path("results/tables"), help="where the tables go")
+    parser.add_argument("--methods", nargs="+", help="by default all")
+    parser.add_argument("--datasets", nargs="+", default=["dtd10", "caltech101"])
+    parser.add_argument("--proxies", nargs="+", default=["linear_probe", "full"])
+    parser.add_argument("--tables-only", action="store_true")
+    options = parser.parse_args()
+    failures = [] if options.tables_only else run_all(options)
+    write_tables(options.results, options.out)
+    if failures:
+        sys.exit("\n".join(["error: some methods failed:", *failures]))
+
+
+def run_all(options: argparse.Namespace) -> list[str]:
+    """Run every grid and return what failed."""
+    data, failures = options.data.resolve(), []
+    for proxy in options.proxies:
+        for dataset in options.datasets if proxy == "linear_probe" else ["dtd10"]:
+            left_out = {**SLOW[dataset], **(SKIPPED if proxy == "linear_probe" else {})}
+            for method in options.methods or methods():
+                is_repeated = proxy == "full" and not reads_proxy(method)
+                if method in left_out or is_repeated:
+                    continue
+                command = grid(data, dataset, method, proxy, options.results)
+                failures.append(run(command, f"{dataset}, {proxy} proxy: {method}"))
+    return [failure for failure in failures if failure]
+
+
+def write_tables(results_dir: Path, out: Path) -> None:
+    """Write the finished runs of ViT-Tiny as baselines.md and baselines.csv."""
+    results, skipped = collect.collect(results_dir)
+    for line in skipped:
+        print(line, file=sys.stderr)
+    results = chosen(results)
+    table = tables.summary(results)
+    out.mkdir(parents=True, exist_ok=True)
+    parts = [tables.to_markdown(table, tables.footer(results)), tables.costs_markdown(table), not_run()]
+    (out / "baselines.md").write_text("\n".join(parts))
+    tables.to_csv(table, out / "baselines.csv")
+    print(f"wrote {out / 'baselines.md'} and {out / 'baselines.csv'}")
+
+
+def chosen(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that belong in the table."""
+    is_ours = results["dataset"].isin(["dtd10", "caltech101"]) & (results["backbone"] == "vit_tiny")
+    return results[is_ours & (results["finetune"] == "linear_probe") & (results["precision"] == "bf16")]
+
+
+def not_run() -> str:
+    """Return what was left out, and why."""
+    lines = [f"- {method}: {why}" for method, why in SKIPPED.items()]
+    lines += [f"- {method} on {name}: {why}" for name, left in SLOW.items() for method, why in left.items()]
+    return "\n".join(["### Not run with the linear-probe proxy", "", *lines, ""])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""What the parity scripts share: made material that other code and ours are both fed, and the table of agreement."""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from prunetune.datasets.base import Pool
+from prunetune.dynamics import RecordedProxy
+from prunetune.samplers import Sampler, TopK
+from prunetune.scorers import Scorer
+from prunetune.scores import compute_scores
+from prunetune.seeding import stream
+from prunetune.signals import Signals
+
+RATIOS = (0.1, 0.3, 0.5)
+SEED = 0
+CLASS_SIZES = (61, 23, 40, 97, 18)  # unequal, 239 in all; DeepCore's k-center fails where a class keeps one image
+WIDTH = 64  # wide enough for gradients of full rank: beyond it gains are rounding
+EPOCHS = 12
+TIES = "exact ties at the cut, which they break by an unstable sort and we by position"
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. cause: why the sets differ, or what had to be done for a fair comparison."""
+
+    method: str
+    balance: bool
+    ratio: float
+    num_kept_theirs: int
+    num_kept_ours: int
+    jaccard: float
+    cause: str
+
+
+@dataclass(frozen=True)
+class Material:
+    """Features [N, D], labels in a pool, and proxies whose last layer reads the features."""
+
+    pool: Pool
+    features: Tensor
+    proxies: tuple[RecordedProxy, ...]
+
+    @property
+    def labels(self) -> Tensor:
+        """[N] int64."""
+        return self.pool.labels
+
+    @property
+    def signals(self) -> Signals:
+        """The same as our scorers read it."""
+        return Signals.from_tensors(self.features, pool=self.pool, proxies=self.proxies)
+
+    def as_one_class(self) -> "Material":
+        """Return the same images as a single class: what a method does that ranks the whole pool."""
+        pool = replace(self.pool, labels=torch.zeros_like(self.labels))
+        return Material(pool, self.features, self.proxies)
+
+
+def made_material(scale: float = 1.0) -> Material:
+    """Return clusters of features and proxies that were not trained but move towards the classes, epoch by epoch.
+
+    scale: of the logits; at 60 many float32 probabilities are exactly 0 or 1.
+    """
+    labels = torch.repeat_interleave(torch.arange(len(CLASS_SIZES)), torch.tensor(CLASS_SIZES))
+    labels = labels[torch.randperm(len(labels), generator=stream("parity labels"))]
+    centres = torch.randn(len(CLASS_SIZES), WIDTH, generator=stream("parity centres"))
+    noise = torch.randn(len(labels), WIDTH, generator=stream("parity noise"))
+    features = (0.6 * centres[labels] + noise).relu()
+    proxies = tuple(_made_proxy(features, centres, repeat, scale) for repeat in range(REPEATS))
+    ids = tuple(f"image{position:03d}" for position in range(len(labels)))
+    return Material(Pool("parity", labels, ids, ("train",) * len(ids), tuple("abcde")), features, proxies)
+
+
+def _made_proxy(features: Tensor, centres: Tensor, repeat: int, scale: float) -> RecordedProxy:
+    heads = []
+    for epoch in range(EPOCHS):
+        drift = torch.randn(centres.shape, generator=stream("parity drift", repeat, epoch))
+        weight = scale * (0.15 * centres * (1 + epoch) / EPOCHS + 0.12 * drift)
+        heads.append((weight, scale * 0.1 * torch.randn(len(centres), generator=stream("parity bias", repeat, epoch))))
+    recorded = [torch.addmm(bias, features, weight.T) for weight, bias in heads]
+    epochs = range(1, EPOCHS + 1)
+    return RecordedProxy(recorded, dict.fromkeys(epochs, features), dict(zip(epochs, heads, strict=True)))
+
+
+def our_scores(scorer: Scorer, material: Material, signals: Signals | None = None) -> Tensor:
+    """Return a scorer's [N] scores of the material, or of signals that hold more of it."""
+    return compute_scores(scorer, signals or material.signals, SEED)
+
+
+def kept(scores: Tensor, material: Material, ratio: float, balance: bool, sampler: Sampler | None = None) -> Tensor:
+    """Return what top-k keeps of each class, or of the whole pool: [M] int64, ascending.
+
+    Other code has no least number for a class, so ours is turned off.
+    """
+    labels = material.labels if balance else torch.zeros_like(material.labels)
+    return (sampler or TopK(min_per_class=0)).select(scores, labels, ratio, stream("parity draw", ratio))
+
+
+def jaccard(one: Tensor, other: Tensor) -> float:
+    """Return the share of positions in common, 1 for two empty sets."""
+    one, other = set(one.tolist()), set(other.tolist())
+    return len(one & other) / len(one | other) if one | other else 1.0
+
+
+def are_ties(theirs: Tensor, ours: Tensor, scores: Tensor, labels: Tensor) -> bool:
+    """Whether all that two sets do not share has exactly the score at which its class is cut."""
+    cut = {label: scores[ours[labels[ours] == label]].min() for label in labels[ours].unique().tolist()}
+    differing = set(theirs.tolist()) ^ set(ours.tolist())
+    return all(scores[i] == cut.get(int(labels[i])) for i in differing)
+
+
+def compare(
+    method: str,
+    balance: bool,
+    ratio: float,
+    theirs: Tensor,
+    ours: Tensor,
+    note: str = "",
+    cause: str = "",
+    scores: Tensor | None = None,
+    labels: Tensor | None = None,
+) -> Row:
+    """Return a line of the table.
+
+    Args:
+        method: name of the line.
+        balance: their flag.
+        ratio: fraction kept.
+        theirs: [M] int64.
+        ours: [M'] int64.
+        note: what was done to them, said in any case.
+        cause: why the sets differ, said where they do.
+        scores: [N] of ours, which with labels [N] tell a difference by exact ties from any other.
+        labels: the classes that are cut one by one.
+    """
+    share = jaccard(theirs, ours)
+    if share < 1 and scores is not None and are_ties(theirs, ours, scores, labels):
+        cause = TIES
+    said = [part for part in (cause if share < 1 else "", note) if part]
+    return Row(method, balance, ratio, len(theirs), len(ours), round(share, 4), "; ".join(said))
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write the table, one line for each method, flag and ratio."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([field.name for field in fields(Row)])
+        writer.writerows(astuple(row) for row in rows)

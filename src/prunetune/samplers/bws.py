@@ -1,0 +1,116 @@
+"""BWS: the window of the ranking from which a ridge regression learns most of the pool."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.errors import InputError
+from prunetune.samplers.base import Sampler, check_count, check_positive
+from prunetune.samplers.window import window
+
+ROWS = 16384  # images whose features and class values are held at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class BWS(Sampler):
+    """The same window of every class's ranking, its start chosen by ridge regression.
+
+    For each start the class labels are regressed on the features of the windows' images; the start whose regression
+    classifies most of the whole pool right is taken, of equals the one nearest the middle.
+
+    Source: arXiv 2406.03057, best-window selection. Differs: windows are those of each class; features are the
+    pretrained network's (the paper's come from a short training on the pool); the regression is linear and its ridge
+    is relative to the features.
+    Reads: features. Cost: `num_windows` regressions of D features: about num_windows (M D^2 + N D C) operations.
+
+    start: in [0, 1], 0 the hardest, 1 the easiest; None: chosen. num_windows: starts that are tried, evenly spaced.
+    ridge: the penalty, in units of the mean variance of a feature summed over the kept images.
+    """
+
+    reads_hardness: ClassVar[bool] = True
+    needs: ClassVar[str] = "features"
+
+    start: float | None = None
+    num_windows: int = 21
+    ridge: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("num_windows", self.num_windows, least=2)
+        check_positive("ridge", self.ridge)
+        is_number = isinstance(self.start, int | float) and not isinstance(self.start, bool)
+        if self.start is not None and not (is_number and 0 <= self.start <= 1):
+            raise InputError(f"sampler.start must be in [0, 1], or null to choose it, got {self.start!r}")
+
+    def settled(self, scores: Tensor, labels: Tensor, budgets: dict[int, int], needed: Tensor | None) -> "BWS":
+        if self.start is not None or all(budget in (0, int((labels == c).sum())) for c, budget in budgets.items()):
+            return self
+        starts = [i / (self.num_windows - 1) for i in range(self.num_windows)]
+        return replace(self, start=best_start(needed, scores, labels, budgets, starts, self.ridge))
+
+    def select_in_class(
+        self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
+    ) -> Tensor:
+        return window(scores, budget, self.start)
+
+
+def best_start(
+    features: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    budgets: dict[int, int],
+    starts: Sequence[float],
+    ridge: float,
+) -> float:
+    """Return the start whose windows teach a ridge regression most of the pool, of equals the nearest to .5.
+
+    Args:
+        features: [N, D] float32.
+        scores: [N] float64.
+        labels: [N] int64.
+        budgets: of each class that occurs.
+        starts: in [0, 1].
+        ridge: see `ridge_accuracy`.
+    """
+    members = {label: torch.nonzero(labels == label).flatten() for label in budgets}
+    best, most = 0.5, -1.0
+    for start in sorted(starts, key=lambda start: (abs(start - 0.5), start)):
+        kept = torch.cat([members[c][window(scores[members[c]], budget, start)] for c, budget in budgets.items()])
+        accuracy = ridge_accuracy(features, labels, kept, ridge)
+        if accuracy > most:
+            best, most = start, accuracy
+    return best
+
+
+def ridge_accuracy(features: Tensor, labels: Tensor, kept: Tensor, ridge: float) -> float:
+    """Return the fraction of the pool that a ridge regression on some of its images classifies right.
+
+    Features and one-hot labels are centred at their means over the kept images; the largest class value decides, of
+    equals the lower class.
+
+    Args:
+        features: [N, D] float32.
+        labels: [N] int64.
+        kept: [M] int64 positions that are learned from.
+        ridge: penalty in units of the mean diagonal entry of the kept images' scatter matrix.
+    """
+    num_classes, width = int(labels.max()) + 1, features.shape[1]
+    mean = sum(rows.double().sum(dim=0) for rows in features[kept].split(ROWS)) / len(kept)  # [D]
+    counts = torch.bincount(labels[kept], minlength=num_classes).double()  # [C]
+    scatter = torch.zeros(width, width, dtype=torch.float64)
+    sums = torch.zeros(num_classes, width, dtype=torch.float64)  # of centred features, by class
+    for part in kept.split(ROWS):
+        rows = features[part].double() - mean
+        scatter.addmm_(rows.T, rows)
+        sums.index_add_(0, labels[part], rows)
+    penalty = max(ridge * float(scatter.diagonal().mean()), 1e-12)
+    scatter.diagonal().add_(penalty)
+    weight = torch.linalg.solve(scatter, sums.T)  # [D, C]; the mean of the labels drops out, as rows are centred
+    bias = counts / len(kept) - mean @ weight  # [C]
+    right = 0
+    for rows, own in zip(features.split(ROWS // 4), labels.split(ROWS // 4), strict=True):
+        right += int((torch.addmm(bias.float(), rows.float(), weight.float()).argmax(dim=1) == own).sum())
+    return right / len(labels)

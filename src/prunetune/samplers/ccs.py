@@ -1,0 +1,75 @@
+"""CCS: the hardest are dropped, the rest is drawn from strata of the score as evenly as they allow."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.samplers.base import Sampler, check_count, check_fraction, draw, easiest_first
+
+
+@dataclass(frozen=True, kw_only=True)
+class CCS(Sampler):
+    """Coverage-centric selection: equal-width strata of each class's score, without its hardest images.
+
+    Source: arXiv 2210.15809; reads AUM there. Differs: the cut-off and the strata are those of each class, and the
+    cut-off is capped so that the class budget is met. Published cut-offs depend on data and ratio: .3 on CIFAR-10 and
+    ImageNet at ratio .1, .2 on ImageNet at .2.
+
+    beta: fraction of a class, its hardest, that is dropped. num_strata: intervals of equal width between the least and
+    the largest score that are left.
+    """
+
+    reads_hardness: ClassVar[bool] = True
+
+    beta: float = 0.2
+    num_strata: int = 50
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fraction("beta", self.beta)
+        check_count("num_strata", self.num_strata)
+
+    def select_in_class(
+        self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
+    ) -> Tensor:
+        size = len(scores)
+        left = easiest_first(scores)[: size - num_cut(size, budget, self.beta)].sort().values  # in sample_id order
+        strata = strata_of(scores[left], self.num_strata)
+        budgets = strata_budgets(torch.bincount(strata, minlength=self.num_strata), budget)
+        parts = [left[strata == s] for s in range(self.num_strata)]
+        return torch.cat([draw(part, count, generator) for part, count in zip(parts, budgets, strict=True) if count])
+
+
+def num_cut(size: int, budget: int, beta: float) -> int:
+    """Return how many of the hardest of a class of `size` are dropped: beta of them, but the budget must be left."""
+    return min(round(size * beta), size - budget)
+
+
+def strata_of(scores: Tensor, num_strata: int) -> Tensor:
+    """Return the stratum of each score [n] float64, [n] int64, 0 for the lowest; the largest score is in the last.
+
+    Equal scores are all in stratum 0.
+    """
+    low, high = scores.min(), scores.max()
+    if low == high:
+        return torch.zeros(len(scores), dtype=torch.int64)
+    places = (scores - low) / (high - low) * num_strata  # in [0, num_strata]
+    return places.long().clamp_max(num_strata - 1)
+
+
+def strata_budgets(sizes: Tensor, budget: int) -> list[int]:
+    """Return what each stratum gives: the smallest first, each the whole share of what is left, or all it has.
+
+    Nothing is left over: the last, the largest, takes the remainder.
+
+    Args:
+        sizes: [S] int64 images in each stratum; ties to the lower.
+        budget: at most their sum.
+    """
+    budgets, rest = [0] * len(sizes), budget
+    for rank, stratum in enumerate(sizes.argsort(stable=True).tolist()):
+        budgets[stratum] = min(int(sizes[stratum]), rest // (len(sizes) - rank))
+        rest -= budgets[stratum]
+    return budgets

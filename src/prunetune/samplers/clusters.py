@@ -1,0 +1,49 @@
+"""Clusters of one class, and picks from them."""
+
+import warnings
+
+import torch
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+MANY = 2**23  # images times centres: beyond, k-means starts from drawn images and takes few rounds
+ROUNDS, FEW_ROUNDS = 100, 10
+
+
+def k_means(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return the cluster of each image, [n] int64 in 0..count - 1; some are empty where features repeat.
+
+    Args:
+        features: [n, D] float32.
+        count: number of clusters, at most n.
+        generator: draws the first centres.
+    """
+    seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
+    is_small = len(features) * count <= MANY
+    start, rounds = ("k-means++", ROUNDS) if is_small else ("random", FEW_ROUNDS)
+    fit = KMeans(count, init=start, n_init=1, max_iter=rounds, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct images than clusters
+        return torch.from_numpy(fit.fit_predict(features.contiguous().numpy())).long()
+
+
+def first_of_clusters(clusters: Tensor, costs: Tensor, count: int) -> Tensor:
+    """Return the cheapest image of each cluster; where that is not enough, the next of each, largest cluster first.
+
+    Args:
+        clusters: [n] int64.
+        costs: [n] float64; ties to the smaller index.
+        count: how many, at most n.
+
+    Returns:
+        [count] int64.
+    """
+    sizes = torch.bincount(clusters)
+    order = costs.argsort(stable=True)
+    order = order[clusters[order].argsort(stable=True)]  # cluster by cluster, each from its cheapest
+    starts = sizes.cumsum(0) - sizes
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order)) - starts[clusters[order]]  # of each image in its cluster
+    by_size = (-sizes[clusters]).argsort(stable=True)
+    return by_size[ranks[by_size].argsort(stable=True)][:count]

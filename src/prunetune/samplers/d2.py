@@ -1,0 +1,65 @@
+"""D2 pruning: scores passed along a graph of nearest neighbours, so that picks are hard and apart."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunetune.errors import InputError
+from prunetune.neighbours import nearest
+from prunetune.samplers.base import Sampler, check_count, unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class D2(Sampler):
+    """Greedy picks by a score that neighbours raise beforehand and that falls near every pick.
+
+    Source: arXiv 2310.07931. Each image gains exp(-d) times the scores of its k nearest neighbours; then the largest is
+    picked, again and again, and its neighbours lose exp(-gamma_r d) times its score. Differs: the graph is that of a
+    class; d is Euclidean between features of unit length, so that it means the same for every network; scores that
+    begin below 0 are raised to begin at 0.
+    Reads: features. Cost: for a class of n images n^2 D operations and n k numbers.
+
+    neighbours: k. gamma_r: 0 lets a pick take its whole score off its neighbours, the larger the less it takes.
+    """
+
+    reads_hardness: ClassVar[bool] = True
+    needs: ClassVar[str] = "features"
+
+    neighbours: int = 5
+    gamma_r: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("neighbours", self.neighbours)
+        if isinstance(self.gamma_r, bool) or not isinstance(self.gamma_r, int | float) or not self.gamma_r >= 0:
+            raise InputError(f"sampler.gamma_r must be a number of at least 0, got {self.gamma_r!r}")
+
+    def select_in_class(
+        self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
+    ) -> Tensor:
+        found = nearest(unit(needed), self.neighbours)
+        scores = scores - scores.min().clamp_max(0)
+        return pick_by_messages(scores, found.distances.double(), found.indices, budget, self.gamma_r)
+
+
+def pick_by_messages(scores: Tensor, distances: Tensor, indices: Tensor, count: int, gamma_r: float) -> Tensor:
+    """Return the picks of D2, [count] int64, first pick first; ties to the smaller index.
+
+    Args:
+        scores: [n] float64, at least 0.
+        distances: [n, k] float64 to the neighbours.
+        indices: [n, k] int64 of the neighbours.
+        count: number of picks, at most n.
+        gamma_r: how fast what a pick takes falls with distance.
+    """
+    values = (scores + ((-distances).exp() * scores[indices]).sum(dim=1)).numpy()
+    taken, near = (-gamma_r * distances).exp().numpy(), indices.numpy()
+    picks = np.empty(count, dtype=np.int64)
+    for step in range(count):
+        pick = picks[step] = values.argmax()
+        values[near[pick]] -= taken[pick] * values[pick]  # a neighbour that was picked stays at -infinity
+        values[pick] = -np.inf
+    return torch.from_numpy(picks)

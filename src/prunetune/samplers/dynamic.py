@@ -1,0 +1,54 @@
+"""Samplers that choose anew while the network is trained, at the compute of a subset of the same ratio."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.errors import InputError
+from prunetune.samplers.base import Sampler, check_ratio, check_shapes, class_budgets
+from prunetune.schedules import Schedule
+from prunetune.signals import Signals
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicSampler(Sampler):
+    """Keeps the whole pool and says how a training walks over it; reads no score.
+
+    An epoch shows M images, the sum of the class budgets at the ratio, so that a training of E epochs shows M * E like
+    one on a subset, under the same learning rates. What was shown is known afterwards: a run's subset.csv lists the
+    images that were used, weight = how often, and comes with the result. With until=prune there is none.
+    """
+
+    reads_scores: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.budgets != "proportional":
+            raise InputError(
+                f"{type(self).__name__} draws from the whole pool, not from its classes; "
+                f"sampler.budgets must be proportional, got {self.budgets}"
+            )
+
+    def select(
+        self, scores: Tensor, labels: Tensor, ratio: float, generator: torch.Generator, signals: Signals | None = None
+    ) -> Tensor:
+        """Return all positions, [N] int64."""
+        check_ratio(ratio)
+        check_shapes(scores, labels)
+        return torch.arange(len(labels))
+
+    def select_in_class(
+        self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
+    ) -> Tensor:
+        return torch.arange(len(scores))
+
+    @abstractmethod
+    def schedule(self, labels: Tensor, ratio: float, epochs: int) -> Schedule:
+        """Return how a training of so many epochs shows the pool, labels [N]."""
+
+    def images_per_epoch(self, labels: Tensor, ratio: float) -> int:
+        """Return M."""
+        return sum(class_budgets(labels, ratio, self.min_per_class, self.rounding).values())

@@ -1,0 +1,56 @@
+"""Easy and diverse: the easiest images of every cluster."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.samplers.base import Sampler, check_count, easiest_first
+from prunetune.samplers.budgets import whole_shares
+from prunetune.samplers.clusters import k_means
+
+
+@dataclass(frozen=True, kw_only=True)
+class EasyDiverse(Sampler):
+    """The easiest of each of a few k-means clusters of each class.
+
+    Source: arXiv 2402.05356v1, which takes k in {8, 12, 16, 20, 24} by validation, on the features of the layer with
+    the best nearest-neighbour accuracy, and does not say how much a cluster keeps. Here: clusters of each class, as
+    many as it keeps images at most, on the network's last features; a cluster keeps in proportion to its size, by
+    largest remainder, and at least one.
+    Reads: features. Cost: k-means of the class.
+
+    num_clusters: k.
+    """
+
+    reads_hardness: ClassVar[bool] = True
+    needs: ClassVar[str] = "features"
+
+    num_clusters: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("num_clusters", self.num_clusters)
+
+    def select_in_class(
+        self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
+    ) -> Tensor:
+        return easiest_of_clusters(scores, k_means(needed.float(), min(self.num_clusters, budget), generator), budget)
+
+
+def easiest_of_clusters(scores: Tensor, clusters: Tensor, budget: int) -> Tensor:
+    """Return the easiest images of every cluster, [budget] int64; ties to the smaller index.
+
+    Args:
+        scores: [n] float64.
+        clusters: [n] int64, at most `budget` of them.
+        budget: shared out in proportion to the clusters' sizes, at least one each.
+    """
+    sizes = {c: size for c, size in enumerate(torch.bincount(clusters).tolist()) if size}
+    shares = {c: size * budget / len(scores) for c, size in sizes.items()}
+    kept = []
+    for cluster, count in whole_shares(sizes, shares, budget, 1).items():
+        members = torch.nonzero(clusters == cluster).flatten()
+        kept.append(members[easiest_first(scores[members])[:count]])
+    return torch.cat(kept)

@@ -1,0 +1,44 @@
+"""InfoBatch: passes over the pool that leave out half of the images with a small loss."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from prunetune.errors import InputError
+from prunetune.samplers.dynamic import DynamicSampler
+from prunetune.schedules import ThinnedPasses
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoBatch(DynamicSampler):
+    """Passes over the pool without a random half of the images whose last loss is below the mean, the others double.
+
+    Source: Qin et al. 2024, "InfoBatch" (arXiv 2303.04947). A loss is the one that an image had when it was last
+    trained on; the mean is that of all images shown so far, and an image not shown yet is in every pass.
+    Differs from it: the compute is given. M images are shown per epoch and M * E in all, however long a pass is, and
+    the learning rate follows the images shown. The last `whole_end` of them come from whole passes, the first of which
+    interrupts the thinned pass before it. Where M * E is at most N, no image is shown twice and none is left out: it
+    is one pass over a random part of the pool; it begins to leave out after N images.
+
+    dropped: fraction of the easy images that a pass leaves out; the others of them weigh 1 / (1 - dropped). whole_end:
+    fraction of the training, at its end, whose passes are whole.
+    """
+
+    dropped: float = 0.5
+    whole_end: float = 0.125
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.dropped < 1:
+            raise InputError(
+                f"sampler.dropped is the fraction left out of the easy images, in [0, 1), got {self.dropped}"
+            )
+        if not 0 <= self.whole_end <= 1:
+            raise InputError(
+                f"sampler.whole_end is the fraction of the training that nothing is left out of, in [0, 1], "
+                f"got {self.whole_end}"
+            )
+
+    def schedule(self, labels: Tensor, ratio: float, epochs: int) -> ThinnedPasses:
+        size = self.images_per_epoch(labels, ratio)
+        return ThinnedPasses(len(labels), size, self.dropped, round(size * epochs * (1 - self.whole_end)))

@@ -1,0 +1,122 @@
+"""ProbCover: as few balls of one radius as are kept, covering as many images as they can."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunetune.samplers.base import Sampler, check_count, check_fraction, check_positive, draw, unit
+
+NUMBERS_AT_ONCE = 2**24  # of a block of cosines: 64 MiB
+SLACK = 1e-6  # of a cosine in float32: an image is in its own ball, and in that of its double
+WIDEST = 2.0  # distance of two features of unit length
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbCover(Sampler):
+    """Greedy cover of each class: every pick has the most images around it that no ball covers yet. Reads no score.
+
+    Source: arXiv 2205.11320: the radius delta is the largest at which a fraction of at least `purity` of all balls hold
+    images of one class only. Differs: purity is told by the labels, which are known here (the paper clusters), delta
+    is one for the pool and balls cover their own class; features are the pretrained network's, of unit length; picks
+    that cover nothing new are drawn uniformly (the paper leaves them open).
+    Reads: features. Cost: 2 n^2 D operations for a class of n images and no n x n numbers; for delta the distances of
+    `num_judged` images, evenly spaced, to all others.
+
+    delta: Euclidean radius; None: by purity.
+    """
+
+    reads_scores: ClassVar[bool] = False
+    needs: ClassVar[str] = "features"
+
+    delta: float | None = None
+    purity: float = 0.95
+    num_judged: int = 4096
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.delta is not None:
+            check_positive("delta", self.delta)
+        check_fraction("purity", self.purity)
+        check_count("num_judged", self.num_judged)
+
+    def settled(self, scores: Tensor, labels: Tensor, budgets: dict[int, int], needed: Tensor | None) -> "ProbCover":
+        if self.delta is not None:
+            return self
+        judged = torch.arange(0, len(labels), -(-len(labels) // self.num_judged))
+        return replace(self, delta=pure_radius(gaps_to_other_classes(needed, labels, judged), self.purity))
+
+    def select_in_class(
+        self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
+    ) -> Tensor:
+        picks = cover(unit(needed), self.delta, budget)
+        is_left = torch.ones(len(scores), dtype=torch.bool)
+        is_left[picks] = False
+        return torch.cat([picks, draw(torch.nonzero(is_left).flatten(), budget - len(picks), generator)])
+
+
+def gaps_to_other_classes(features: Tensor, labels: Tensor, judged: Tensor) -> Tensor:
+    """Return the distance from each judged image to the nearest image of another class, [n] float64.
+
+    Distances are those of features of unit length; with one class only they are the widest, 2.
+
+    Args:
+        features: [N, D].
+        labels: [N] int64.
+        judged: [n] int64 positions.
+    """
+    queries, best = unit(features[judged]), torch.full((len(judged),), -1.0)
+    size = max(1, NUMBERS_AT_ONCE // len(judged))
+    for rows, row_labels in zip(features.split(size), labels.split(size), strict=True):
+        cosines = queries @ unit(rows).T  # [n, rows]
+        cosines[labels[judged].unsqueeze(1) == row_labels] = -1.0
+        best = torch.maximum(best, cosines.max(dim=1).values)
+    return (2 - 2 * best.double()).clamp_min(0).sqrt()
+
+
+def pure_radius(gaps: Tensor, purity: float) -> float:
+    """Return the largest radius at which enough balls are pure: those whose gap to another class it does not exceed.
+
+    Args:
+        gaps: [n] float64 distances to the nearest image of another class.
+        purity: fraction of balls that must be pure.
+    """
+    num_impure = int(len(gaps) * (1 - purity) + 1e-9)
+    return max(float(gaps.sort().values[min(num_impure, len(gaps) - 1)]), 1e-12)
+
+
+def cover(features: Tensor, delta: float, count: int) -> Tensor:
+    """Return the picks of a greedy cover, at most `count` int64: fewer where all images are covered by fewer.
+
+    How many uncovered images each ball holds is counted once and then kept up to date: when an image is first covered,
+    all balls that hold it lose one. So every pair is looked at twice, and none is stored.
+
+    Args:
+        features: [n, D] float32 of unit length.
+        delta: Euclidean radius; closed.
+        count: number of picks.
+    """
+    least = 1 - min(delta, WIDEST) ** 2 / 2 - SLACK  # cosine of images in one ball
+    everyone = torch.arange(len(features))
+    counts, is_open = _holders(features, everyone, least), np.ones(len(features), dtype=bool)
+    picks: list[int] = []
+    while len(picks) < count and is_open.any():
+        pick = int(counts.argmax())
+        near = (features @ features[pick] >= least).numpy()
+        near[pick] = True
+        fresh = np.flatnonzero(near & is_open)
+        is_open[fresh] = False
+        counts -= _holders(features, torch.from_numpy(fresh), least)
+        counts[pick] = -(2**62)
+        picks.append(pick)
+    return torch.tensor(picks, dtype=torch.int64)
+
+
+def _holders(features: Tensor, covered: Tensor, least: float) -> np.ndarray:
+    """Return how many of some images [m] each of the n balls holds, [n] int64."""
+    counts = torch.zeros(len(features), dtype=torch.int64)
+    for part in covered.split(max(1, NUMBERS_AT_ONCE // len(features))):
+        counts += (features[part] @ features.T >= least).sum(dim=0)
+    return counts.numpy()

@@ -1,0 +1,37 @@
+"""The central window of the ranking."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.samplers.base import Sampler, hardest_first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window(Sampler):
+    """The images in the middle of each class's ranking; an odd one out of the middle is a harder one.
+
+    Source: Xia et al. 2023, "Moderate Coreset" (ICLR), which ranks the distance to the class median.
+    Differs: the original ranks the pool at once, here each class is ranked.
+    """
+
+    reads_hardness: ClassVar[bool] = True
+
+    def select_in_class(
+        self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
+    ) -> Tensor:
+        return window(scores, budget, 0.5)
+
+
+def window(scores: Tensor, budget: int, start: float) -> Tensor:
+    """Return `budget` successive places of the ranking of scores [n] from the hardest, [budget] int64.
+
+    Args:
+        scores: [n] float64.
+        budget: B.
+        start: in [0, 1]: 0 is the window of the hardest, 1 that of the easiest, .5 the central one.
+    """
+    first = round((len(scores) - budget) * start - 1e-9)  # half a place goes to the harder side
+    return hardest_first(scores)[first : first + budget]

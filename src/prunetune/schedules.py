@@ -1,0 +1,184 @@
+"""Which images a training shows, in which order and with which weights: a schedule is the plan, a walk follows it.
+
+An epoch of every schedule shows the same number of images, M, so that E epochs of any two cost the same. Letters: n
+images to choose from, M shown per epoch, E epochs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+Part = tuple[Tensor, Tensor | None]  # indices in 0 .. n - 1, in the order of showing; their weights, None: all 1
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule(ABC):
+    """A plan over n images, good for any number of trainings.
+
+    reads_losses: whether what is shown depends on the losses so far. If not, every part is an epoch of M images.
+    """
+
+    reads_losses: ClassVar[bool] = False
+
+    num_images: int
+
+    @property
+    @abstractmethod
+    def images_per_epoch(self) -> int:
+        """M, the number of images that an epoch shows."""
+
+    @abstractmethod
+    def parts(self, generator: torch.Generator, losses: Tensor) -> Iterator[Part]:
+        """Yield one part of the way after the other, without end; no batch reaches over the end of a part.
+
+        Args:
+            generator: of the order.
+            losses: [n] float32, the loss of each image when it was last shown, NaN before; it changes meanwhile.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Static(Schedule):
+    """Every image once in each epoch, in a new order: ordinary training on a subset.
+
+    weights: [n] float64 > 0 or None. They are divided by their mean, so that an epoch's sum to n.
+    """
+
+    weights: Tensor | None = None
+
+    @property
+    def images_per_epoch(self) -> int:
+        return self.num_images
+
+    def parts(self, generator: torch.Generator, losses: Tensor) -> Iterator[Part]:
+        relative = None if self.weights is None else (self.weights / self.weights.mean()).float()
+        while True:
+            order = torch.randperm(self.num_images, generator=generator)
+            yield order, None if relative is None else relative[order]
+
+
+@dataclass(frozen=True, eq=False)
+class Slices(Schedule):
+    """In each epoch the next M images of a permutation of all n; when they run out, a new permutation goes on.
+
+    An epoch that lies across two permutations shows no image twice: those of the old one come last in the new one. With
+    M = n this is `Static`.
+    """
+
+    size: int
+
+    @property
+    def images_per_epoch(self) -> int:
+        return self.size
+
+    def parts(self, generator: torch.Generator, losses: Tensor) -> Iterator[Part]:
+        rest = torch.empty(0, dtype=torch.int64)
+        while True:
+            if len(rest) < self.size:
+                fresh = torch.randperm(self.num_images, generator=generator)
+                is_shown = torch.isin(fresh, rest)
+                rest = torch.cat([rest, fresh[~is_shown], fresh[is_shown]])
+            yield rest[: self.size], None
+            rest = rest[self.size :]
+
+
+@dataclass(frozen=True, eq=False)
+class ThinnedPasses(Schedule):
+    """Passes over all n images, each without a part of those that are easy by then; epochs are cut from them.
+
+    A pass draws what it leaves out when it begins, and rarely begins where an epoch does. From image `whole_from` of
+    the training on, passes are whole: a thinned pass ends there, and a whole one begins.
+
+    size: M. dropped: fraction of the easy images that a pass leaves out. whole_from: number of images shown before
+    the whole passes.
+    """
+
+    reads_losses: ClassVar[bool] = True
+
+    size: int
+    dropped: float
+    whole_from: int
+
+    @property
+    def images_per_epoch(self) -> int:
+        return self.size
+
+    def parts(self, generator: torch.Generator, losses: Tensor) -> Iterator[Part]:
+        shown = 0
+        while True:
+            weights = torch.ones(self.num_images)
+            if shown < self.whole_from:
+                weights = thinned_weights(losses.cpu(), self.dropped, generator)
+            order = torch.randperm(self.num_images, generator=generator)
+            order = order[weights[order] > 0]
+            if len(order) == self.num_images:
+                yield order, None
+            else:
+                order = order[: self.whole_from - shown]
+                yield order, weights[order]
+            shown += len(order)
+
+
+def thinned_weights(losses: Tensor, dropped: float, generator: torch.Generator) -> Tensor:
+    """Return the weights of a pass that leaves out a random part of the easy images and makes up for it.
+
+    Args:
+        losses: [n] float32, NaN where an image has not been shown yet: such an image is not easy.
+        dropped: fraction of the easy images, those below the mean loss, that is left out; rounded down.
+        generator: of the draw.
+
+    Returns:
+        [n] float32: 0 left out, 1 / (1 - dropped) the other easy images where any is left out, 1 the rest.
+    """
+    easy = torch.nonzero(losses.double() < losses.double().nanmean()).flatten()
+    num_dropped = int(len(easy) * dropped)
+    weights = torch.ones(len(losses))
+    if num_dropped:
+        weights[easy] = 1 / (1 - dropped)
+        weights[easy[torch.randperm(len(easy), generator=generator)[:num_dropped]]] = 0
+    return weights
+
+
+class Walk:
+    """One training's way through a schedule, batch by batch."""
+
+    def __init__(self, schedule: Schedule, generator: torch.Generator, device: str = "cpu") -> None:
+        self.images_per_epoch, self.reads_losses = schedule.images_per_epoch, schedule.reads_losses
+        self._device = device
+        self._losses = torch.full((schedule.num_images if self.reads_losses else 0,), torch.nan, device=device)
+        self._parts = schedule.parts(generator, self._losses)
+        self._indices, self._weights, self._at = torch.empty(0, dtype=torch.int64), None, 0
+        self._begun = torch.zeros(schedule.num_images, dtype=torch.int64)  # parts that have the image
+
+    def draw(self, count: int) -> Part:
+        """Return the next images, at most `count` and fewer where a part ends, and their weights, on the device."""
+        if self._at == len(self._indices):
+            indices, weights = next(self._parts)
+            self._begun += torch.bincount(indices, minlength=len(self._begun))
+            self._indices, self._at = indices.to(self._device), 0
+            self._weights = None if weights is None else weights.to(self._device)
+        here = slice(self._at, self._at + count)
+        self._at = min(self._at + count, len(self._indices))
+        return self._indices[here], None if self._weights is None else self._weights[here]
+
+    def epoch(self) -> Iterator[Part]:
+        """Yield what is left of an epoch, M images in all, in as few pieces as there are parts in it."""
+        left = self.images_per_epoch
+        while left:
+            indices, weights = self.draw(left)
+            left -= len(indices)
+            yield indices, weights
+
+    def observe(self, indices: Tensor, losses: Tensor) -> None:
+        """Note the unweighted losses [b] of images that have been shown, as they were before the update."""
+        if self.reads_losses:
+            self._losses[indices] = losses
+
+    def uses(self) -> Tensor:
+        """Return how many times each image has been drawn, [n] int64."""
+        ahead = torch.bincount(self._indices[self._at :].cpu(), minlength=len(self._begun))
+        return self._begun - ahead

@@ -1,0 +1,90 @@
+"""CAL: images that the network sees otherwise than their nearest neighbours."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.datasets.base import Pool
+from prunetune.errors import InputError
+from prunetune.neighbours import nearest
+from prunetune.scorers.base import Scorer
+from prunetune.scorers.picks import class_members
+from prunetune.signals import Signals
+
+NUMBERS_AT_ONCE = 2**22  # of a chunk's [n, k, C] float64: 32 MiB
+
+
+@dataclass(frozen=True)
+class CAL(Scorer):
+    """Mean divergence KL(p_j, p_i) of the predictions of an image's nearest neighbours j in its class from its own.
+
+    Source: Margatina et al. 2021 (arXiv 2109.03764): contrastive active learning, 10 neighbours in the feature space of
+    the model itself; here within the class, with the proxy's last epoch. The most contrastive are kept.
+    Cost: the proxy; exact neighbours, O(n^2 D) for a class of n.
+
+    variant "deepcore" (DeepCore at commit 74ec709): (KL(p_j, p_i) + KL(p_i, p_j)) / 2, neighbours in pretrained
+    features, and it keeps the LOWEST: the score is the negative mean. There a probability of exactly 0 gives NaN; here
+    logarithms come from the logits, which has no such case.
+
+    variant: "fixed" or "deepcore". neighbours: how many, at most the class without the image; an image that is alone in
+    its class scores 0. features: "finetuned" (the proxy's, last epoch) or "pretrained".
+    """
+
+    variant: str = "fixed"
+    neighbours: int = 10
+    features: str = "finetuned"
+
+    name: ClassVar[str] = "cal"
+    higher_means: ClassVar[str] = "harder"
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        for key, allowed in {"variant": ("fixed", "deepcore"), "features": ("finetuned", "pretrained")}.items():
+            if getattr(self, key) not in allowed:
+                raise InputError(f"scorer.{key} must be {' or '.join(allowed)}, got {getattr(self, key)!r}")
+        if isinstance(self.neighbours, bool) or not isinstance(self.neighbours, int) or self.neighbours < 1:
+            raise InputError(f"scorer.neighbours must be a whole number of at least 1, got {self.neighbours!r}")
+
+    @property
+    def uses_proxy(self) -> bool:
+        return True
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        proxy = signals.proxy()
+        scores = torch.zeros(len(pool), dtype=torch.float64)
+        for members in class_members(pool.labels):
+            if self.features == "finetuned":
+                features = proxy.features(proxy.num_epochs, members)
+            else:
+                features = signals.features()[members]
+            indices = nearest(features, self.neighbours, exact=True).indices  # [n, k] into members
+            divergences = mean_divergence(
+                proxy.snapshot(proxy.num_epochs, members), indices, is_symmetric=self.variant == "deepcore"
+            )
+            scores[members] = -divergences if self.variant == "deepcore" else divergences
+        return scores
+
+
+def mean_divergence(logits: Tensor, neighbours: Tensor, is_symmetric: bool = False) -> Tensor:
+    """Return the mean of KL(p_j, p_i) over the neighbours j of every image i, with p = softmax(logits).
+
+    Args:
+        logits: [n, C].
+        neighbours: [n, k] int64 rows; without any (k = 0) the mean is 0.
+        is_symmetric: (KL(p_j, p_i) + KL(p_i, p_j)) / 2 instead.
+
+    Returns:
+        [n] float64, >= 0.
+    """
+    if neighbours.shape[1] == 0:
+        return torch.zeros(len(logits), dtype=torch.float64)
+    means = []
+    size = max(1, NUMBERS_AT_ONCE // (neighbours.shape[1] * logits.shape[1]))
+    for own, others in zip(logits.split(size), neighbours.split(size), strict=True):
+        log_p = own.double().log_softmax(1).unsqueeze(1)  # [B, 1, C]
+        log_q = logits[others].double().log_softmax(2)  # [B, k, C], the neighbours'
+        shares = (log_q.exp() - log_p.exp()) / 2 if is_symmetric else log_q.exp()
+        means.append((shares * (log_q - log_p)).sum(2).mean(1).clamp_min(0))  # rounding gives -1e-17 for equals
+    return torch.cat(means)

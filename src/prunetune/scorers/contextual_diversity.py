@@ -1,0 +1,98 @@
+"""Contextual Diversity: farthest-first picks by how differently the proxy sees two images."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.datasets.base import Pool
+from prunetune.scorers.base import Scorer
+from prunetune.scorers.herding import VARIANTS, check_choice
+from prunetune.scorers.k_center import Metric, farthest_first, first_centre
+from prunetune.scorers.picks import check_depth, pick_scores
+from prunetune.signals import Signals
+
+
+@dataclass(frozen=True)
+class ContextualDiversity(Scorer):
+    """Farthest-first order of each class by symmetric KL divergence between the proxy's predicted probabilities.
+
+    Source: arXiv 2008.05723; the distance is (KL(p, q) + KL(q, p)) / 2, here from log-softmax in float64. The first
+    image of each class is drawn, keyed by seed and class name.
+    Differs: `deepcore` and `released` take logarithms of float32 probabilities without an epsilon: a probability of
+    exactly 0 makes distances NaN, which their argmax returns first, so that from there on the smallest positions
+    are picked. The order they pick in is reproduced; the scores are finite.
+    Cost: a proxy, its logits at the last epoch, then O(n * picks * C) time; 4 * n * C float64 of a class in memory.
+    """
+
+    variant: str = "fixed"
+    depth: float = 1.0
+
+    name: ClassVar[str] = "contextual_diversity"
+    higher_means: ClassVar[str] = "picked earlier"
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_choice("variant", self.variant, VARIANTS)
+        check_depth(self.depth)
+
+    @property
+    def uses_seed(self) -> bool:
+        """The first image of each class is drawn."""
+        return True
+
+    @property
+    def uses_proxy(self) -> bool:
+        return True
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        proxy = signals.proxy()
+
+        def pick(members: Tensor, count: int) -> Tensor:
+            first = first_centre(pool, members, generator.initial_seed())
+            logits = proxy.snapshot(proxy.num_epochs, members)
+            if self.variant == "fixed":
+                return farthest_first(symmetric_divergences(logits), len(members), first, count)
+            return published_picks(logits.softmax(dim=1), first, count)
+
+        return pick_scores(pool.labels, self.depth, pick)
+
+
+def symmetric_divergences(logits: Tensor) -> Metric:
+    """Return (KL(p, q) + KL(q, p)) / 2 in nats between the softmaxes of logits [n, C] as a metric, float64."""
+    log_p = logits.double().log_softmax(dim=1)  # finite where p underflows to 0
+    p = log_p.exp()
+    negative_entropies = (p * log_p).sum(dim=1)  # [n]
+
+    def metric(rows: Tensor | slice, centres: Tensor) -> Tensor:
+        crossed = p[rows] @ log_p[centres].T + log_p[rows] @ p[centres].T  # [rows, b]
+        own = negative_entropies[rows].unsqueeze(1) + negative_entropies[centres]
+        return ((own - crossed) / 2).clamp_min_(0)
+
+    return metric
+
+
+def published_picks(probabilities: Tensor, first: int, count: int) -> Tensor:
+    """Return DeepCore's picks, [count] int64, NaN included: argmax takes the first NaN before any number.
+
+    Args:
+        probabilities: [n, C] float32.
+        first: the first pick.
+        count: picks, at most n.
+    """
+    nearest = torch.full((len(probabilities),), torch.inf)  # [n], NaN once an exact 0 has met it
+    order = torch.empty(count, dtype=torch.int64)
+    order[0] = first
+    for i in range(1, count):
+        nearest = torch.minimum(nearest, _published_divergences(probabilities, probabilities[order[i - 1]]))
+        nearest[order[:i]] = -1
+        order[i] = nearest.argmax()
+    return order
+
+
+def _published_divergences(probabilities: Tensor, centre: Tensor) -> Tensor:
+    """Return [n] float32 symmetric divergences of probabilities [n, C] from a centre [C]; exact zeros give NaN."""
+    forth = 0.5 * centre * torch.log(centre / probabilities)
+    back = 0.5 * probabilities * torch.log(probabilities / centre)
+    return (forth + back).sum(dim=1)

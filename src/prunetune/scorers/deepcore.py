@@ -1,0 +1,114 @@
+"""Any selection method of a DeepCore checkout, run as it is on our pool with our network."""
+
+import logging
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.datasets.base import Pool
+from prunetune.deepcore_adapter import Call, find_checkout, fingerprint, load_package, select
+from prunetune.errors import InputError
+from prunetune.scorers.base import Scorer
+from prunetune.signals import Signals
+
+log = logging.getLogger(__name__)
+
+FUNCTION_ARGUMENTS = {"Uncertainty": "selection_method", "Submodular": "function"}
+
+
+@dataclass(frozen=True)
+class DeepCore(Scorer):
+    """1 for the images that a method of DeepCore selects at `fraction`, 0 for the others.
+
+    Source: PatrickZH/DeepCore at commit 74ec709 (arXiv 2204.08499), run from a checkout: none of it is part of this
+    package, and PyPI's `deepcore` is another program. What it does differently from the papers is told by the
+    `deepcore` variants of our own scorers. It selects for one fraction, so it serves this ratio only, and always with
+    its `balance`, which means class-proportional. The weights that some methods give are not used.
+    Cost: its own training of our network on the whole pool (GraNd: `repeats` of them), then its selection, which holds
+    matrices [n, n] and [n, C (D + 1)].
+
+    path: folder of the checkout. method: class name, such as Herding, kCenterGreedy, Craig. fraction: kept of each
+    class; must be the ratio. epochs, batch_size, learning_rate: of its training, by DeepCore's rules; the numbers are
+    those of its command line. initial: "random" or "pretrained" weights of our network. function: of Uncertainty
+    (LeastConfidence, Entropy, Margin) and Submodular (FacilityLocation, GraphCut, LogDeterminant). greedy: optimiser of
+    Submodular, Craig and Glister. repeats: trainings of GraNd. null: DeepCore's default.
+    """
+
+    path: str = ""
+    method: str = "Herding"
+    fraction: float = 0.1
+    epochs: int = 40
+    batch_size: int = 256
+    learning_rate: float = 0.1
+    initial: str = "random"
+    function: str | None = None
+    greedy: str | None = None
+    repeats: int | None = None
+
+    name: ClassVar[str] = "deepcore"
+    higher_means: ClassVar[str] = "picked earlier"
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise InputError(f"scorer.fraction is the ratio that DeepCore selects for, in (0, 1], got {self.fraction}")
+        if self.initial not in ("random", "pretrained"):
+            raise InputError(f"scorer.initial must be random or pretrained, got {self.initial!r}")
+        for key, least in {"epochs": 0, "batch_size": 1, "repeats": 1}.items():
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise InputError(f"scorer.{key} must be at least {least}, got {value}")
+        if not self.learning_rate > 0:
+            raise InputError(f"scorer.learning_rate must be above 0, got {self.learning_rate}")
+        self._arguments()
+        find_checkout(self.path)
+
+    @property
+    def uses_seed(self) -> bool:
+        """DeepCore draws weights, batches and first picks."""
+        return True
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        package = load_package(find_checkout(self.path))
+        device = getattr(getattr(signals, "embedding", None), "device", "cpu")
+        call = Call(
+            self.method,
+            self.fraction,
+            generator.initial_seed(),
+            self.epochs,
+            self.batch_size,
+            self.learning_rate,
+            self.initial,
+            device,
+            arguments=self._arguments(),
+        )
+        selected = select(package, signals, call)
+        wanted = {label: round(self.fraction * size) for label, size in enumerate(pool.class_counts.tolist())}
+        found = torch.bincount(pool.labels[selected], minlength=len(pool.classes)).tolist()
+        short = [pool.classes[label] for label, count in wanted.items() if found[label] < max(count, 1)]
+        if short:
+            log.warning("DeepCore's %s keeps less than the class budget of %s; topk fills up", self.method, short)
+        scores = torch.zeros(len(pool), dtype=torch.float64)
+        scores[selected] = 1
+        return scores
+
+    def key(self) -> dict[str, Any]:
+        settings = {key: value for key, value in asdict(self).items() if key != "path"}
+        content = fingerprint(find_checkout(self.path))
+        return {"scorer": "DeepCore", "version": self.version, "content": content, **settings}
+
+    def _arguments(self) -> dict[str, Any]:
+        """Return the arguments that only some methods take."""
+        allowed = {
+            "function": tuple(FUNCTION_ARGUMENTS),
+            "greedy": ("Submodular", "Craig", "Glister"),
+            "repeats": ("GraNd",),
+        }
+        given = {key: getattr(self, key) for key in allowed if getattr(self, key) is not None}
+        for key in given:
+            if self.method not in allowed[key]:
+                raise InputError(f"scorer.{key} goes with scorer.method={' or '.join(allowed[key])}, not {self.method}")
+        names = {"function": FUNCTION_ARGUMENTS.get(self.method), "greedy": "greedy", "repeats": "repeat"}
+        return {names[key]: value for key, value in given.items()}

@@ -1,0 +1,122 @@
+"""DeepFool: how far an image is from the nearest class boundary of the network, in pixels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from prunetune.datasets.base import Pool
+from prunetune.errors import InputError
+from prunetune.scorers.base import Scorer
+from prunetune.signals import Signals
+
+SMALLEST_NORM = 1e-12  # of a gradient: no step is longer than |f| / this
+
+
+@dataclass(frozen=True)
+class DeepFool(Scorer):
+    """Negative length of the shortest perturbation that DeepFool finds to change an image's predicted class.
+
+    Source: Moosavi-Dezfooli et al. 2016 (arXiv 1511.04599), as an acquisition score by Ducoffe and Precioso 2018
+    (arXiv 1802.09841): images near a boundary are kept, so the nearest score highest. Steps to the nearest of the
+    linearised boundaries, 50 at most, each time stretched by the overshoot to get across; the length is that of the
+    steps without it, L2, in the network's normalised input. The `candidates` classes with the highest logits are tried.
+    Cost: the proxy's last epoch; per image and step one forward pass and one backward pass per candidate.
+
+    variant "deepcore" (DeepCore at commit 74ec709): no overshoot, the squared length, all classes (candidates: null).
+
+    variant: "fixed" or "deepcore". iterations: most steps. overshoot: share. candidates: classes that are tried, the
+    predicted one among them; null for all.
+    """
+
+    variant: str = "fixed"
+    iterations: int = 50
+    overshoot: float = 0.02
+    candidates: int | None = 10
+
+    name: ClassVar[str] = "deepfool"
+    higher_means: ClassVar[str] = "harder"
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.variant not in ("fixed", "deepcore"):
+            raise InputError(f"scorer.variant must be fixed or deepcore, got {self.variant!r}")
+        if self.iterations < 1:
+            raise InputError(f"scorer.iterations must be at least 1, got {self.iterations}")
+        if not self.overshoot >= 0:
+            raise InputError(f"scorer.overshoot must be at least 0, got {self.overshoot}")
+        if self.candidates is not None and self.candidates < 2:
+            raise InputError(f"scorer.candidates must be at least 2 or null, got {self.candidates}")
+
+    @property
+    def uses_proxy(self) -> bool:
+        return True
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        if len(pool.classes) < 2:
+            raise InputError("deepfool needs at least 2 classes, the pool has 1")
+        proxy = signals.proxy()
+        network, head = proxy.model(proxy.num_epochs).requires_grad_(False)
+        device = head.weight.device
+        classify = nn.Sequential(network.model, head)
+        lengths = [
+            perturbation_lengths(
+                classify, network.normalise(images.to(device)), self.iterations, self.overshoot, self.candidates
+            )
+            for images in signals.images()
+        ]
+        distances = torch.cat(lengths).cpu().double()
+        return -(distances.square() if self.variant == "deepcore" else distances)
+
+
+def perturbation_lengths(
+    classify: Callable[[Tensor], Tensor], images: Tensor, iterations: int, overshoot: float, candidates: int | None
+) -> Tensor:
+    """Return the length of the perturbation that changes each image's predicted class.
+
+    Args:
+        classify: images [B, ...] float32 to logits [B, C], C at least 2; rows must not depend on each other.
+        images: [B, ...] float32, as the network reads them.
+        iterations: most steps; what has not crossed a boundary by then has the length that it came to.
+        overshoot: each point is the image plus (1 + overshoot) times the steps so far.
+        candidates: classes that are tried, None for all.
+
+    Returns:
+        [B] float64 L2 lengths of the steps.
+    """
+    total = torch.zeros_like(images)
+    remaining = torch.arange(len(images), device=images.device)
+    with torch.no_grad():
+        logits = classify(images)
+    ranking = logits.argsort(dim=1, descending=True, stable=True)[:, :candidates]  # [B, m], the predicted class first
+    for _ in range(iterations):
+        points = images[remaining] + (1 + overshoot) * total[remaining]
+        total[remaining] += _step(classify, points, ranking[remaining])
+        with torch.no_grad():
+            predicted = classify(images[remaining] + (1 + overshoot) * total[remaining]).argmax(1)
+        remaining = remaining[predicted == ranking[remaining, 0]]
+        if len(remaining) == 0:
+            break
+    return total.double().flatten(1).norm(dim=1)
+
+
+def _step(classify: Callable[[Tensor], Tensor], points: Tensor, ranking: Tensor) -> Tensor:
+    """Return the shortest step [B, ...] to a linearised boundary of the first class of ranking [B, m]."""
+    points = points.detach().requires_grad_(True)
+    with torch.enable_grad():
+        logits = classify(points).gather(1, ranking)  # [B, m]
+        margins = logits[:, 1:] - logits[:, :1]  # [B, m - 1]
+        best = torch.full_like(margins[:, 0], torch.inf)
+        step = torch.zeros_like(points)
+        for column in range(margins.shape[1]):
+            keep = column + 1 < margins.shape[1]
+            (slope,) = torch.autograd.grad(margins[:, column].sum(), points, retain_graph=keep)
+            norms = slope.flatten(1).norm(dim=1).clamp_min(SMALLEST_NORM)
+            distances = margins[:, column].detach().abs() / norms
+            is_nearer = distances < best
+            best = torch.where(is_nearer, distances, best)
+            scale = (distances / norms).view(-1, *[1] * (points.ndim - 1))
+            step = torch.where(is_nearer.view_as(scale), scale * slope, step)
+    return step

@@ -1,0 +1,81 @@
+"""DLC of a fine-tuned model: the mean loss of an image over masked copies of the proxy, judged by its own head."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.datasets.base import Pool
+from prunetune.dynamics import ProbeProxy
+from prunetune.masking import MaskPath
+from prunetune.scorers.base import Scorer
+from prunetune.scorers.dlc import learning_complexity
+from prunetune.scorers.odds import label_losses
+from prunetune.signals import Signals
+
+ROWS = 4096  # images whose logits are held at once
+
+
+@dataclass(frozen=True)
+class DLCFinetuned(Scorer):
+    """Mean cross-entropy over T masked copies of the proxy after its last epoch; the head is not masked.
+
+    Source: arXiv 2402.05356, an ablation of its authors' working copy: masks on the fully fine-tuned model, and its
+    own head in place of class means. Not free of training.
+    Cost: one training of the proxy and T forward passes over the pool. Of a linear-probe proxy the masked network is
+    the pretrained one, and the passes are those of DLC.
+    """
+
+    schedule: str = "compound"
+    levels: int = 5
+    step: float = 0.2
+    include_unmasked: bool = True
+    masking: str = "l1"
+    scope: str = "global"
+    mask_modules: str | None = None
+
+    name: ClassVar[str] = "dlc_finetuned"
+    higher_means: ClassVar[str] = "harder"
+    version: ClassVar[int] = 1
+    own_sampler: ClassVar[str] = "flexrand"
+    uses_proxy: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        self._path(self.mask_modules or "all")
+
+    @property
+    def uses_seed(self) -> bool:
+        """Only a random mask depends on the seed."""
+        return self.masking == "random"
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        proxy = signals.proxy()
+        path, seed = self._path(self.mask_modules or signals.mask_modules), generator.initial_seed()
+        if isinstance(proxy, ProbeProxy):
+            levels = signals.masked_features(path, seed if self.uses_seed else 0)
+        else:
+            levels = signals.masked_features_of(proxy.model(proxy.num_epochs)[0], path, seed)
+        weight, bias = proxy.head(proxy.num_epochs)
+        losses = torch.stack([head_losses(features, weight, bias, pool.labels) for features in levels])  # [T, N]
+        signals.keep("losses", losses)
+        return learning_complexity(losses)
+
+    def _path(self, modules: str) -> MaskPath:
+        return MaskPath(self.schedule, self.levels, self.step, self.include_unmasked, self.masking, self.scope, modules)
+
+
+def head_losses(features: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
+    """Return each image's cross-entropy under a linear head, [N] float64 nats.
+
+    Args:
+        features: [N, D] float32.
+        weight: [C, D] of the head.
+        bias: [C] of the head.
+        labels: [N] int64.
+    """
+    losses = []
+    for rows, row_labels in zip(features.split(ROWS), labels.split(ROWS), strict=True):
+        logits = torch.addmm(bias, rows, weight.T)  # [B, C]
+        losses.append(label_losses(logits.unsqueeze(0), row_labels)[0])
+    return torch.cat(losses)

@@ -1,0 +1,54 @@
+"""DUAL: uncertainty times difficulty, early in training."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.datasets.base import Pool
+from prunetune.scorers.base import Scorer
+from prunetune.scorers.dyn_unc import windows_of
+from prunetune.scorers.el2n import check_count
+from prunetune.scorers.odds import label_log_odds
+from prunetune.signals import Signals
+
+
+@dataclass(frozen=True)
+class DUAL(Scorer):
+    """The mean over windows of J epochs of the deviation of the label's probability times its mean distance from 1.
+
+    Source: arXiv 2502.06905, 30 of 200 epochs and J = 10; its own sampler is `beta`.
+    Cost: one training of the proxy up to `epochs`.
+
+    epochs: how many are read, the proxy's first; a shorter proxy is read whole. It must have two. window: J >= 2; with
+    fewer epochs there is one window.
+    """
+
+    epochs: int = 30
+    window: int = 10
+
+    name: ClassVar[str] = "dual"
+    higher_means: ClassVar[str] = "harder"
+    version: ClassVar[int] = 1
+    uses_proxy: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_count("epochs", self.epochs, least=2)
+        check_count("window", self.window, least=2)
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        proxy = signals.proxy(until=self.epochs, logits_only=True)
+        epochs = range(1, min(self.epochs, proxy.num_epochs) + 1)
+        return proxy.statistic(
+            lambda logits, labels: uncertain_and_hard(label_log_odds(logits, labels), self.window), pool.labels, epochs
+        )
+
+
+def uncertain_and_hard(log_odds: Tensor, window: int) -> Tensor:
+    """Return the mean over windows of std(p) (1 - mean(p)), [B] float64, of the label's log odds [E, B] float64.
+
+    1 - p is taken from the odds, where it does not round to 0.
+    """
+    missing = windows_of(log_odds.neg().sigmoid(), window)  # [windows, B, J], 1 - p: its deviation is that of p
+    return (missing.std(dim=2) * missing.mean(dim=2)).mean(dim=0)

@@ -1,0 +1,62 @@
+"""EL2N: how far the predicted probabilities are from the label, early in training."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.datasets.base import Pool
+from prunetune.errors import InputError
+from prunetune.scorers.base import Scorer
+from prunetune.scorers.snapshot import snapshot_statistic
+from prunetune.signals import Signals
+
+
+@dataclass(frozen=True)
+class EL2N(Scorer):
+    """The mean over repeated trainings of ||p - onehot(label)|| after an early epoch.
+
+    Source: arXiv 2107.07075, which averages at least 10 networks at about a tenth of their training; method.md
+    section 5 takes epoch 5 of 50 and 3 networks.
+    Cost: `repeats` trainings of the proxy up to `epoch`.
+
+    epoch: null is the proxy's last; a proxy that is shorter is read at its last. repeats: trainings that are averaged.
+    The variants are numbers only: "released" is one network after epoch 50. DeepCore has no EL2N; "deepcore" is its
+    GraNd without the factor sqrt(1 + ||h||^2) / batch length of the last layer: ten networks at the end of training.
+    """
+
+    epoch: int | None = 5
+    repeats: int = 3
+
+    name: ClassVar[str] = "el2n"
+    higher_means: ClassVar[str] = "harder"
+    version: ClassVar[int] = 1
+    uses_proxy: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_count("epoch", self.epoch, may_be_none=True)
+        check_count("repeats", self.repeats)
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        total = torch.zeros(len(pool), dtype=torch.float64)
+        for repeat in range(self.repeats):
+            proxy = signals.proxy(repeat, until=self.epoch)
+            epoch = min(self.epoch or proxy.num_epochs, proxy.num_epochs)
+            total += snapshot_statistic(proxy, error_norms, pool.labels, epoch)
+        return total / self.repeats
+
+
+def error_norms(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return ||softmax(logits) - onehot(label)||, [B] float64 in [0, sqrt 2], of logits [B, C] and labels [B] int64."""
+    probabilities = logits.double().softmax(dim=1)
+    others = probabilities.scatter(1, labels.unsqueeze(1), 0)  # the label's own error is the sum of the others
+    return torch.cat([others, others.sum(dim=1, keepdim=True)], dim=1).norm(dim=1)
+
+
+def check_count(key: str, value: int | None, may_be_none: bool = False, least: int = 1) -> None:
+    """Refuse what is not a whole number of at least `least`."""
+    if may_be_none and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"scorer.{key} must be a whole number of at least {least}, got {value!r}")

@@ -1,0 +1,57 @@
+"""Forgetting events: how often an image goes from right to wrong during training."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.datasets.base import Pool
+from prunetune.errors import InputError
+from prunetune.scorers.base import Scorer
+from prunetune.signals import Signals
+
+VARIANTS = ("fixed", "deepcore", "released")
+
+
+@dataclass(frozen=True)
+class Forgetting(Scorer):
+    """How often an image is right after one epoch and wrong after the next; one that is never right counts E.
+
+    Source: arXiv 1812.05159. What is recorded is up to the proxy: epoch ends by default, or the training batches just
+    before their updates (`proxy.record=online`), as in the paper.
+    Cost: one training of the proxy.
+
+    variants "deepcore" and "released" count 0 for an image that is never right, so that it looks easiest. DeepCore
+    records online in training mode: run it with proxy=deepcore. Both cut ties by a reversed unstable sort, which
+    nothing else reproduces: here ties go to the smaller sample_id.
+    """
+
+    variant: str = "fixed"
+
+    name: ClassVar[str] = "forgetting"
+    higher_means: ClassVar[str] = "harder"
+    version: ClassVar[int] = 1
+    uses_proxy: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.variant not in VARIANTS:
+            raise InputError(f"scorer.variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        proxy = signals.proxy()
+        never_learned = proxy.num_epochs if self.variant == "fixed" else 0
+        return proxy.statistic(
+            lambda logits, labels: forgetting_events(logits.argmax(dim=2) == labels, never_learned), pool.labels
+        )
+
+
+def forgetting_events(is_right: Tensor, never_learned: int) -> Tensor:
+    """Return the number of changes from right to wrong, [B] int64.
+
+    Args:
+        is_right: [E, B] bool.
+        never_learned: what an image counts that is right at no epoch.
+    """
+    events = (is_right[:-1] & ~is_right[1:]).sum(dim=0)
+    return events.where(is_right.any(dim=0), torch.tensor(never_learned))

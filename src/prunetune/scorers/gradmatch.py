@@ -1,0 +1,344 @@
+"""GradMatch: images whose weighted last-layer gradients add up to the mean gradient of their class."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from scipy.optimize import nnls
+from torch import Tensor
+
+from prunetune.datasets.base import Pool
+from prunetune.dynamics import Proxy
+from prunetune.errors import InputError
+from prunetune.gradients import LastLayerGradients, batch_lengths, best_first, proxy_gradients
+from prunetune.scorers.base import Scorer
+from prunetune.scorers.picks import check_depth, class_members, pick_scores
+from prunetune.signals import Signals
+
+COLUMNS = 2**25  # numbers: up to 256 MiB of inner products are kept rather than recomputed
+LONGEST_COLUMN = 2**13
+MOST_PICKS = 20_000  # of one class: the inverse [picks, picks] then takes 3.2 GB
+ROUNDING = 1e-10  # of the largest inner product with the target: below it a correlation is no reason to go on
+FIT_GROWTH = 0.03  # where only the weights matter: the order of the picks does not change them
+LEAST_WEIGHT = 1e-3  # of the mean weight, for kept images that the fit has no use for
+
+
+@dataclass(frozen=True)
+class GradMatch(Scorer):
+    """Order in which non-negative orthogonal matching pursuit picks gradients that make up their class's mean.
+
+    Source: Killamsetty et al. 2021 (arXiv 2103.00123), per class, on the last-layer gradients of the proxy's last
+    epoch, ridge 0.5. Each step picks the image whose gradient has the largest inner product with the residual, then
+    fits non-negative ridge weights of all picks anew. Where no inner product is above 0 any more, the other images
+    follow by it; the original fills up at random. Of many picks several are made at once (`growth`).
+    Cost: the proxy; then per class of n with k picks O(n C D) for every fit, O(k^3) in all, and a matrix [k, k].
+
+    variant "deepcore" (DeepCore at commit 74ec709, its NumPy path): the weights may be negative while picking, ridge 1
+    whatever its argument says, gradients divided by the length of their batch (`batch_size`, within the class).
+    DeepCore then drops the picks whose weight a non-negative least-squares fit makes 0. That depends on the class
+    budget, so no score can say it: scores are the order before the drop, and `weights` has 0 for what DeepCore drops.
+
+    variant: "fixed" or "deepcore". ridge: times the squared weights, added to the squared error. growth: share by which
+    the picks of a class grow before they are fitted anew, at least one image (so 0.01 is exact for 200 picks); 0 is
+    exact for all. depth: fraction of each class that is ordered. batch_size: read by "deepcore" only.
+    """
+
+    variant: str = "fixed"
+    ridge: float = 0.5
+    growth: float = 0.01
+    depth: float = 1.0
+    batch_size: int = 256
+
+    name: ClassVar[str] = "gradmatch"
+    higher_means: ClassVar[str] = "picked earlier"
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.variant not in ("fixed", "deepcore"):
+            raise InputError(f"scorer.variant must be fixed or deepcore, got {self.variant!r}")
+        if not self.ridge > 0:
+            raise InputError(f"scorer.ridge must be above 0, got {self.ridge}")
+        if not 0 <= self.growth < float("inf"):
+            raise InputError(f"scorer.growth must be at least 0, got {self.growth}")
+        if self.batch_size < 1:
+            raise InputError(f"scorer.batch_size must be at least 1, got {self.batch_size}")
+        check_depth(self.depth)
+
+    @property
+    def uses_proxy(self) -> bool:
+        return True
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        proxy = signals.proxy()
+
+        def pick(members: Tensor, count: int) -> Tensor:
+            gradients = self._gradients(proxy, pool.labels, members)
+            return pursue(gradients, gradients.mean(), count, self.ridge, self.growth, self.variant == "fixed")[0]
+
+        return pick_scores(pool.labels, self.depth, pick)
+
+    def weights(self, pool: Pool, signals: Signals, subset: Tensor) -> Tensor:
+        """Return the ridge weights of the kept images, [M] float64.
+
+        "fixed": non-negative, times the size of the class, so that every class stands for all of its gradient; at
+        least a thousandth of the class's mean, so that no kept image is lost. "deepcore": its own, where 0 is an
+        image that DeepCore drops.
+        """
+        proxy, weights = signals.proxy(), torch.zeros(len(pool), dtype=torch.float64)
+        is_kept = torch.zeros(len(pool), dtype=torch.bool)
+        is_kept[subset] = True
+        fit = matching_weights if self.variant == "fixed" else deepcore_weights
+        for members in class_members(pool.labels):
+            kept = torch.nonzero(is_kept[members]).flatten()
+            if len(kept):
+                weights[members[kept]] = fit(self._gradients(proxy, pool.labels, members), kept, self.ridge)
+        return weights[subset]
+
+    def _gradients(self, proxy: Proxy, labels: Tensor, members: Tensor) -> LastLayerGradients:
+        gradients = proxy_gradients(proxy, labels, positions=members)
+        if self.variant == "deepcore":
+            return gradients.scaled(1 / batch_lengths(len(members), self.batch_size))
+        return gradients
+
+
+def matching_weights(gradients: LastLayerGradients, kept: Tensor, ridge: float) -> Tensor:
+    """Return non-negative ridge weights with which kept images make up the sum of all gradients.
+
+    Args:
+        gradients: of the n images of a class.
+        kept: [k] int64, which of them are kept.
+        ridge: above 0.
+
+    Returns:
+        [k] float64 > 0.
+    """
+    target = gradients.mean()
+    order, weights = pursue(gradients.take(kept), target, len(kept), ridge, FIT_GROWTH)
+    fitted = torch.zeros(len(kept), dtype=torch.float64)
+    fitted[order] = weights * len(gradients)
+    mean = fitted.mean()
+    return fitted.clamp_min(LEAST_WEIGHT * mean) if mean > 0 else torch.ones_like(fitted)
+
+
+def deepcore_weights(gradients: LastLayerGradients, kept: Tensor, ridge: float) -> Tensor:
+    """Return DeepCore's weights: non-negative least squares on the normal equations of the ridge fit.
+
+    Args:
+        gradients: of the n images of a class.
+        kept: [k] int64, which of them are kept.
+        ridge: above 0.
+
+    Returns:
+        [k] float64 >= 0; 0 is an image that DeepCore drops.
+    """
+    if len(kept) == 1:
+        return torch.ones(1, dtype=torch.float64)
+    picked = gradients.take(kept).double()
+    normal = picked.inner(picked) + ridge * torch.eye(len(kept), dtype=torch.float64)
+    return torch.from_numpy(nnls(normal.numpy(), picked.dot(gradients.mean()).numpy())[0])
+
+
+def pursue(
+    gradients: LastLayerGradients,
+    target: Tensor,
+    count: int,
+    ridge: float,
+    growth: float = 0.0,
+    is_nonnegative: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Order images by orthogonal matching pursuit of a target gradient.
+
+    Args:
+        gradients: of n images.
+        target: [C, D + 1] float64.
+        count: images to order, at most n.
+        ridge: above 0; the weights w minimise ||target - sum_i w_i g_i||^2 + ridge ||w||^2.
+        growth: of k picks, max(1, growth k) more are made before the weights are fitted anew.
+        is_nonnegative: keep the weights at 0 or above while picking. False is DeepCore, whose first pick alone is
+            fitted without the ridge.
+
+    Returns:
+        order [count] int64, first pick first, ties to the smaller index; weights [count] float64 of the picks in this
+        order.
+
+    Raises:
+        InputError: more picks than a dense fit is for.
+    """
+    if count > MOST_PICKS:
+        raise InputError(
+            f"gradmatch picks at most {MOST_PICKS} images of a class, asked for {count}; lower scorer.depth"
+        )
+    is_small = count * len(gradients) <= COLUMNS and len(gradients) <= LONGEST_COLUMN
+    picks = (_Columns if is_small else _Factors)(gradients, target, count)
+    fit, is_picked = _RidgeFit(count, ridge), torch.zeros(len(gradients), dtype=torch.bool)
+    while fit.size < count:
+        weights = fit.unridged() if fit.size == 1 and not is_nonnegative else fit.weights
+        correlations = picks.correlations(weights).masked_fill_(is_picked, -torch.inf)
+        block = min(count - fit.size, max(1, int(growth * fit.size)))
+        best = best_first(correlations, block)
+        if is_nonnegative:
+            best = best[correlations[best] > 0]
+        if len(best) == 0:
+            rest = best_first(correlations, count - fit.size)
+            return torch.cat([picks.order, rest]), torch.cat([fit.weights, fit.weights.new_zeros(len(rest))])
+        is_picked[best] = True
+        fit.extend(*picks.add(best))
+        if is_nonnegative:
+            _settle(fit, picks)
+    return picks.order, fit.weights
+
+
+def _settle(fit: "_RidgeFit", picks: "_Columns | _Factors") -> None:
+    """Let the picks whose weight is 0 come back while the residual asks for them (Lawson and Hanson's outer loop)."""
+    fit.keep_nonnegative()
+    for _ in range(3 * fit.size):
+        if bool(fit.is_free.all()):
+            return
+        correlations = picks.correlations_of_picks(fit.weights).masked_fill(fit.is_free, -torch.inf)
+        slot = correlations.argmax().unsqueeze(0)
+        if correlations[slot] <= ROUNDING * fit.scale:
+            return
+        fit.free(slot, picks.inner(slot))
+        fit.keep_nonnegative()
+
+
+class _RidgeFit:
+    """Ridge weights of the picks, of which some are held at 0, with the inverse of their normal matrix.
+
+    b picks that come or go change the inverse by a matrix of rank b, so that nothing is ever solved afresh.
+    """
+
+    def __init__(self, count: int, ridge: float) -> None:
+        self.size, self.scale, self._ridge = 0, 0.0, ridge
+        self._inverse = torch.zeros(count, count, dtype=torch.float64)  # rows of picks that are held at 0 are 0
+        self._weights, self._goals = torch.zeros(2, count, dtype=torch.float64)
+        self._is_free = torch.zeros(count, dtype=torch.bool)
+        self._first_norm = 0.0  # of the first pick, squared
+
+    @property
+    def weights(self) -> Tensor:
+        """The weights of the picks, [k] float64."""
+        return self._weights[: self.size]
+
+    @property
+    def is_free(self) -> Tensor:
+        """Which picks are not held at 0, [k] bool."""
+        return self._is_free[: self.size]
+
+    def unridged(self) -> Tensor:
+        """Return the weight of a single pick that is fitted without the ridge, [k]."""
+        return self._goals[: self.size] / self._first_norm if self._first_norm > 0 else self.weights
+
+    def extend(self, inner: Tensor, goals: Tensor) -> None:
+        """Add b picks: their inner products [k + b, b] with all picks, themselves last, and [b] with the target."""
+        self._first_norm = self._first_norm if self.size else float(inner[0, 0])
+        fresh = torch.arange(self.size, self.size + len(goals))
+        self._goals[fresh] = goals
+        self.size += len(goals)
+        self.scale = max(self.scale, float(goals.abs().max()))
+        self.free(fresh, inner)
+
+    def free(self, slots: Tensor, inner: Tensor) -> None:
+        """Fit the weights of picks [b] from now on, given their inner products [k, b]."""
+        others = inner * self.is_free.unsqueeze(1)
+        change = -self._times(others)  # of the other weights for one unit of these
+        identity = torch.eye(len(slots), dtype=torch.float64)
+        change[slots] = identity
+        schur = self._ridge * identity + inner[slots] + others.T @ change  # [b, b]
+        factor = torch.linalg.cholesky(schur)
+        change = torch.linalg.solve_triangular(factor, change.T, upper=False)  # [b, k]
+        errors = (self._goals[slots] - others.T @ self.weights).unsqueeze(1)
+        steps = torch.linalg.solve_triangular(factor, errors, upper=False)
+        self._inverse[: self.size, : self.size].addmm_(change.T, change)
+        self._is_free[slots] = True
+        self._previous = self.weights.clone()
+        self.weights.add_((change.T @ steps).squeeze(1))
+
+    def keep_nonnegative(self) -> None:
+        """Hold picks at 0 until the weights of all others are above it (Lawson and Hanson's inner loop)."""
+        previous = self._previous
+        while bool((below := self.is_free & (self.weights <= 0)).any()):
+            ratios = (previous / (previous - self.weights)).nan_to_num(0.0).masked_fill(~below, torch.inf)
+            share = ratios.min()
+            previous = previous + share * (self.weights - previous)
+            reached = torch.nonzero(below & (ratios == share)).flatten()
+            for slot in reached.tolist():
+                self.hold(slot)
+            previous[reached] = 0
+            self._weights[: self.size] = self._times(self._goals[: self.size])
+
+    def hold(self, slot: int) -> None:
+        """Keep the weight of a pick out of the fit."""
+        inverse = self._inverse[: self.size, : self.size]
+        column = inverse[:, slot].clone()
+        inverse.addr_(column, column, alpha=-1 / float(column[slot]))
+        inverse[slot], inverse[:, slot] = 0, 0
+        self._is_free[slot] = False
+
+    def _times(self, others: Tensor) -> Tensor:
+        return self._inverse[: self.size, : self.size] @ others
+
+
+class _Columns:
+    """Picks whose inner products with all n images are kept."""
+
+    def __init__(self, gradients: LastLayerGradients, target: Tensor, count: int) -> None:
+        self.order = torch.empty(0, dtype=torch.int64)
+        self._gradients = gradients.double()
+        self._goals = self._gradients.dot(target)  # [n]
+        self._columns = torch.zeros(count, len(gradients), dtype=torch.float64)
+
+    def add(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Take images [b]; return their inner products with all picks [k, b], themselves last, and with the target."""
+        fresh = torch.arange(len(self.order), len(self.order) + len(images))
+        self._columns[fresh] = self._gradients.take(images).inner(self._gradients)
+        self.order = torch.cat([self.order, images])
+        return self.inner(fresh), self._goals[images]
+
+    def inner(self, slots: Tensor) -> Tensor:
+        """Return the inner products of picks [b] with all picks, [k, b]."""
+        return self._columns[slots][:, self.order].T
+
+    def correlations(self, weights: Tensor) -> Tensor:
+        """Return every image's inner product with the residual, [n] float64."""
+        return self._goals - weights @ self._columns[: len(weights)]
+
+    def correlations_of_picks(self, weights: Tensor) -> Tensor:
+        """Return the picks' inner products with the residual, [k] float64."""
+        return self.correlations(weights)[self.order]
+
+
+class _Factors:
+    """Picks of which only the factors are kept, in float64; inner products with the n images are taken in theirs."""
+
+    def __init__(self, gradients: LastLayerGradients, target: Tensor, count: int) -> None:
+        self.order = torch.empty(0, dtype=torch.int64)
+        self._gradients, self._target = gradients, target
+        self._deltas = torch.zeros(count, gradients.deltas.shape[1], dtype=torch.float64)
+        self._hidden = torch.ones(count, gradients.hidden.shape[1] + 1, dtype=torch.float64)  # (1, h)
+
+    def add(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Take images [b]; return their inner products with all picks [k, b], themselves last, and with the target."""
+        fresh = torch.arange(len(self.order), len(self.order) + len(images))
+        self._deltas[fresh] = self._gradients.deltas[images].double()
+        self._hidden[fresh, 1:] = self._gradients.hidden[images].double()
+        self.order = torch.cat([self.order, images])
+        return self.inner(fresh), ((self._deltas[fresh] @ self._target) * self._hidden[fresh]).sum(1)
+
+    def inner(self, slots: Tensor) -> Tensor:
+        """Return the inner products of picks [b] with all picks, [k, b]."""
+        size = len(self.order)
+        return (self._deltas[:size] @ self._deltas[slots].T) * (self._hidden[:size] @ self._hidden[slots].T)
+
+    def correlations(self, weights: Tensor) -> Tensor:
+        """Return every image's inner product with the residual, [n]."""
+        return self._gradients.dot(self._residual(weights))
+
+    def correlations_of_picks(self, weights: Tensor) -> Tensor:
+        """Return the picks' inner products with the residual, [k] float64."""
+        size = len(self.order)
+        return ((self._hidden[:size] @ self._residual(weights).T) * self._deltas[:size]).sum(1)
+
+    def _residual(self, weights: Tensor) -> Tensor:
+        size = len(weights)
+        return self._target - (self._deltas[:size] * weights.unsqueeze(1)).T @ self._hidden[:size]

@@ -1,0 +1,95 @@
+"""Herding: the images of a class whose running mean stays closest to the mean of the class."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.datasets.base import Pool
+from prunetune.errors import InputError
+from prunetune.scorers.base import Scorer
+from prunetune.scorers.picks import check_depth, pick_scores
+from prunetune.signals import FeatureKind, Signals
+
+VARIANTS = ("fixed", "deepcore", "released")
+
+
+@dataclass(frozen=True)
+class Herding(Scorer):
+    """Greedy order of each class that keeps the sum of the picked features at (number picked) * (mean of the class).
+
+    Source: Welling 2009; super-samples from kernel herding, arXiv 1203.3472. Pick i+1 is the image closest to
+    t = (i + 1) * mean - sum of the picked ones.
+    Differs: `deepcore` and `released` take the image farthest from t, which is the opposite of herding.
+    Features: `pretrained`, or `finetuned`: the proxy's at its last epoch. DeepCore trains a ResNet-18 of its own
+    (run with proxy=deepcore). The released selector reads the last epoch's features and, of a token network, one
+    number per image: `released` does so with pretrained features; with finetuned ones that collapse is not
+    reproduced, as a proxy records its features in full width. Of convolutional networks both agree.
+    Cost: the features, then one product of the class's features with a vector per pick: O(n * picks * D) time,
+    three times the class's features in memory. Lower `depth` to the largest ratio that is wanted of large classes.
+    """
+
+    variant: str = "fixed"
+    features: str = "pretrained"
+    depth: float = 1.0
+
+    name: ClassVar[str] = "herding"
+    higher_means: ClassVar[str] = "picked earlier"
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_choice("variant", self.variant, VARIANTS)
+        check_choice("features", self.features, ("pretrained", "finetuned"))
+        check_depth(self.depth)
+
+    @property
+    def uses_proxy(self) -> bool:
+        return self.features == "finetuned"
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        features = read_features(signals, self.features, self.variant)
+        is_farthest = self.variant != "fixed"
+        return pick_scores(pool.labels, self.depth, lambda members, count: herd(features[members], count, is_farthest))
+
+
+def herd(features: Tensor, count: int, is_farthest: bool = False) -> Tensor:
+    """Return the order in which herding picks images of one class, [count] int64.
+
+    Args:
+        features: [n, D] float32.
+        count: picks, at most n.
+        is_farthest: pick the image farthest from the target instead of the closest.
+    """
+    mean = features.mean(dim=0, dtype=torch.float64)
+    centred = (features - mean.float()).T.contiguous()  # [D, n]: this way round a product with a vector is fastest
+    sign = -1 if is_farthest else 1
+    costs = sign * centred.square().sum(dim=0, dtype=torch.float64)  # [n], infinite once picked
+    lag = torch.zeros_like(mean)  # [D], target - mean: small, whatever the number of picks
+    order = torch.empty(count, dtype=torch.int64)
+    for i in range(count):
+        products = torch.mv(centred.T, lag.float())  # [n]
+        order[i] = pick = int(torch.add(costs, products, alpha=-2 * sign).argmin())
+        costs[pick] = torch.inf
+        lag += mean - features[pick]
+    return order
+
+
+def read_features(signals: Signals, source: str, variant: str) -> Tensor:
+    """Return the [N, D] float32 features that a geometric scorer reads.
+
+    Args:
+        signals: of the pool.
+        source: "pretrained", or "finetuned" for the proxy's at its last epoch.
+        variant: "released" takes one number per image of a token network, if it is the pretrained one.
+    """
+    if source == "finetuned":
+        proxy = signals.proxy()
+        return proxy.features(proxy.num_epochs)
+    return signals.features(FeatureKind(pooling="token_collapse") if variant == "released" else FeatureKind())
+
+
+def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a scorer's option that is none of the allowed ones."""
+    if value not in allowed:
+        raise InputError(f"scorer.{key} must be one of {', '.join(allowed)}, got {value!r}")

@@ -1,0 +1,133 @@
+"""k-Center Greedy: farthest-first picks, so that no image of a class is far from a picked one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.datasets.base import Pool
+from prunetune.scorers.base import Scorer
+from prunetune.scorers.herding import VARIANTS, check_choice, read_features
+from prunetune.scorers.picks import check_depth, pick_scores
+from prunetune.seeding import stream
+from prunetune.signals import Signals
+
+BLOCK = 128  # candidates among which picks are made before all distances are updated at once
+ROWS = 16384  # images whose distances to a block are held at once
+Metric = Callable[[Tensor | slice, Tensor], Tensor]  # rows, centres [b] -> [rows, b] distances, all finite
+
+
+@dataclass(frozen=True)
+class KCenter(Scorer):
+    """Greedy order of each class in which every pick is the image farthest (Euclidean) from all earlier picks.
+
+    Source: arXiv 1708.00489 (farthest-first, within twice the smallest possible radius). The first image of each
+    class is drawn, keyed by seed and class name.
+    Differs: `deepcore` is the same rule on pretrained features (its command line trains them first: pass
+    features=finetuned with proxy=deepcore). `released` reads the proxy's last epoch and, of a token network, one
+    number per image: done with pretrained features; with finetuned ones that collapse is not reproduced, as a proxy
+    records its features in full width. DeepCore and the released code draw the first image from other streams.
+    Cost: the features, then O(n * picks * D) time in blocks of picks, twice the class's features in memory.
+    """
+
+    variant: str = "fixed"
+    features: str = "pretrained"
+    depth: float = 1.0
+
+    name: ClassVar[str] = "k_center"
+    higher_means: ClassVar[str] = "picked earlier"
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_choice("variant", self.variant, VARIANTS)
+        check_choice("features", self.features, ("pretrained", "finetuned"))
+        check_depth(self.depth)
+
+    @property
+    def uses_seed(self) -> bool:
+        """The first image of each class is drawn."""
+        return True
+
+    @property
+    def uses_proxy(self) -> bool:
+        return self.features == "finetuned"
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        features = read_features(signals, self.features, self.variant)
+
+        def pick(members: Tensor, count: int) -> Tensor:
+            first = first_centre(pool, members, generator.initial_seed())
+            return farthest_first(squared_distances(features[members]), len(members), first, count)
+
+        return pick_scores(pool.labels, self.depth, pick)
+
+
+def first_centre(pool: Pool, members: Tensor, seed: int) -> int:
+    """Draw one of the members [n] of a class: it depends on the class's name and size, not on the other classes."""
+    name = pool.classes[int(pool.labels[members[0]])]
+    return int(torch.randint(len(members), (1,), generator=stream("first centre", seed, name)))
+
+
+def squared_distances(features: Tensor) -> Metric:
+    """Return the squared Euclidean distances of features [n, D] float32 as a metric."""
+    shifted = features - features[0]  # into the cloud, against cancellation; whole numbers stay exact
+    squares = shifted.square().sum(dim=1)
+
+    def metric(rows: Tensor | slice, centres: Tensor) -> Tensor:
+        products = shifted[rows] @ shifted[centres].T  # [rows, b]
+        return products.mul_(-2).add_(squares[rows].unsqueeze(1)).add_(squares[centres]).clamp_min_(0)
+
+    return metric
+
+
+def farthest_first(metric: Metric, size: int, first: int, count: int, block: int = BLOCK) -> Tensor:
+    """Return farthest-first picks, [count] int64: each is the image whose distance to all earlier ones is largest.
+
+    Distances to the nearest pick only shrink. So picks are made among the `block` images that are farthest now, as
+    long as they stay beyond what all others had; then the distances of all are brought up to date in one product.
+    The order is that of one pick at a time, ties to the smaller position.
+
+    Args:
+        metric: distances between images.
+        size: n images.
+        first: the first pick.
+        count: picks, at most n.
+        block: images among which picks are made at once.
+    """
+    nearest = torch.full((size,), torch.inf, dtype=torch.float64)  # [n] to the nearest pick, -1 of a pick
+    order, updated = [first], 0
+    while len(order) < count:
+        _update(nearest, metric, torch.tensor(order[updated:]))
+        updated = len(order)
+        order.append(int(nearest.argmax()))
+        order += _picks_in_block(nearest, metric, order[-1], count - len(order), block)
+    return torch.tensor(order)
+
+
+def _update(nearest: Tensor, metric: Metric, centres: Tensor) -> None:
+    """Lower the distances [n] to the nearest pick by new picks [b]."""
+    for start in range(0, len(nearest), ROWS):
+        rows = slice(start, start + ROWS)
+        nearest[rows] = torch.minimum(nearest[rows], metric(rows, centres).min(dim=1).values)
+    nearest[centres] = -1
+
+
+def _picks_in_block(nearest: Tensor, metric: Metric, newest: int, count: int, block: int) -> list[int]:
+    """Return up to `count` further picks that are certain although distances [n] do not know the newest one yet."""
+    nearest = nearest.index_fill(0, torch.tensor([newest]), -1)
+    values, candidates = nearest.topk(min(block + 1, len(nearest)))
+    ceiling = float(values[-1]) if len(nearest) > block else -1.0  # no other image is farther than this
+    candidates = candidates[:block].sort().values
+    between = metric(candidates, candidates).double()
+    values = torch.minimum(nearest[candidates], metric(candidates, torch.tensor([newest])).squeeze(1))
+    picks: list[int] = []
+    while len(picks) < count:
+        best = int(values.argmax())
+        if values[best] <= ceiling:
+            break
+        picks.append(int(candidates[best]))
+        values = torch.minimum(values, between[:, best])
+        values[best] = -1
+    return picks

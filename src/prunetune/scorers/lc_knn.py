@@ -1,0 +1,59 @@
+"""Learning complexity of the paper's first version: nearest neighbours at several layers of the network."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.datasets.base import Pool
+from prunetune.neighbours import Neighbours, nearest
+from prunetune.scorers.base import Scorer
+from prunetune.scorers.el2n import check_count
+from prunetune.signals import Signals
+
+SMALLEST_DISTANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class LCKnn(Scorer):
+    """1 - the share of an image's label among its nearest images, by inverse distance, averaged over layers.
+
+    Source: arXiv 2402.05356v1, whose score is the share itself, high = easy. It does not say which layers, how they
+    are pooled, whether an image is its own neighbour, or how many neighbours (chosen on validation): here the last
+    four stages of a convolutional network or blocks 1/4 to 4/4 of a transformer, map average or class token, without
+    the image itself, 20 neighbours in the whole pool, distances of at least 1e-6. Its own sampler in v1 is
+    `easy_diverse`.
+    Cost: one forward pass over the pool and the neighbour search in each layer, exact up to 100,000 images.
+
+    neighbours: how many; a smaller pool gives all it has. Features that came as tensors are one layer.
+    """
+
+    neighbours: int = 20
+
+    name: ClassVar[str] = "lc_knn"
+    higher_means: ClassVar[str] = "harder"
+    version: ClassVar[int] = 1
+    own_sampler: ClassVar[str] = "flexrand"
+
+    def __post_init__(self) -> None:
+        check_count("neighbours", self.neighbours)
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        total, num_layers = torch.zeros(len(pool), dtype=torch.float64), 0
+        for features in signals.layer_features():
+            total += other_label_share(nearest(features, self.neighbours), pool.labels)
+            num_layers += 1
+        return total / num_layers
+
+
+def other_label_share(found: Neighbours, labels: Tensor) -> Tensor:
+    """Return the share of other labels among neighbours, each weighing 1 / distance, [N] float64 in [0, 1].
+
+    Args:
+        found: the neighbours of N images, at least one each.
+        labels: [N] int64.
+    """
+    weights = 1 / found.distances.double().clamp_min(SMALLEST_DISTANCE)  # [N, k]
+    others = labels[found.indices] != labels.unsqueeze(1)
+    return (weights * others).sum(dim=1) / weights.sum(dim=1)

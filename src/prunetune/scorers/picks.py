@@ -1,0 +1,50 @@
+"""Pick orders: set-based scorers answer with the order in which a greedy run picks the images of each class.
+
+One run serves every ratio, since any class budget is a prefix of its order.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from prunetune.errors import InputError
+
+Pick = Callable[[Tensor, int], Tensor]  # members [n] int64, count -> [count] int64 indices into them, first pick first
+
+
+def pick_scores(labels: Tensor, depth: float, pick: Pick) -> Tensor:
+    """Return (n - rank) / n for the images that a class of n picks, 0 for those that it does not come to.
+
+    Args:
+        labels: [N] int64.
+        depth: fraction of each class that is ordered, in (0, 1]; at least one image.
+        pick: orders `count` of the members [n] of one class.
+
+    Returns:
+        [N] float64 in [0, 1]; the first pick of every class has 1.
+    """
+    scores = torch.zeros(len(labels), dtype=torch.float64)
+    for members in class_members(labels):
+        size = len(members)
+        order = pick(members, num_picks(size, depth))
+        scores[members[order]] = (size - torch.arange(len(order), dtype=torch.float64)) / size
+    return scores
+
+
+def num_picks(size: int, depth: float) -> int:
+    """Return how many images of a class of `size` are ordered: no budget at a ratio up to `depth` asks for more."""
+    return size if depth == 1 else min(size, math.floor(size * depth) + 1)
+
+
+def class_members(labels: Tensor) -> list[Tensor]:
+    """Return the positions of each class that occurs in labels [N], ascending int64, classes ascending."""
+    order = labels.argsort(stable=True)
+    return list(order.split(torch.bincount(labels)[labels.unique()].tolist()))
+
+
+def check_depth(depth: float) -> None:
+    """Refuse a depth outside (0, 1]."""
+    if isinstance(depth, bool) or not isinstance(depth, int | float) or not 0 < depth <= 1:
+        raise InputError(f"scorer.depth is the fraction of each class that is ordered, in (0, 1], got {depth!r}")

@@ -1,0 +1,28 @@
+"""Statistics of a proxy's predictions at one epoch, for scores that look at one moment of its training."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from prunetune.dynamics import NUMBERS_AT_ONCE, Proxy
+
+Snapshot = Callable[[Tensor, Tensor], Tensor]  # logits [B, C] float32, labels [B] int64 -> [B]
+
+
+def snapshot_statistic(proxy: Proxy, function: Snapshot, labels: Tensor, epoch: int) -> Tensor:
+    """Return what a function makes of every image's logits at the end of an epoch, [N] float64.
+
+    Args:
+        proxy: of N images; its `snapshot` is read.
+        function: logits [B, C] float32 and labels [B] of a chunk of images to [B]; rows do not mix.
+        labels: [N] int64.
+        epoch: from 1.
+
+    Raises:
+        InputError: the proxy has no such epoch.
+    """
+    proxy.check_epoch(epoch)
+    size = max(1, NUMBERS_AT_ONCE // (4 * proxy.num_classes))
+    chunks = torch.arange(proxy.num_images).split(size)
+    return torch.cat([function(proxy.snapshot(epoch, rows), labels[rows]).double() for rows in chunks])

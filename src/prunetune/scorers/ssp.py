@@ -1,0 +1,104 @@
+"""Prototype distances: how little an image points where the nearest cluster, or its own class, points."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from prunetune.datasets.base import Pool
+from prunetune.errors import InputError
+from prunetune.scorers.base import Scorer
+from prunetune.signals import Signals
+
+ROWS = 8192  # images whose cosines are held at once
+
+
+@dataclass(frozen=True)
+class SSP(Scorer):
+    """Cosine distance from an image's feature to the nearest of k k-means centres, or to the mean of its class.
+
+    Source: arXiv 2206.14486: self-supervised prototypes, and supervised ones with `supervised`. Far images are kept
+    when data are plentiful, near ones when they are scarce: pass sampler=topk_easiest for the latter.
+    Differs: k-means runs on features of unit length, as the distance is a cosine; the paper does not say. Its
+    features come from self-supervised pretraining, ours from the backbone.
+    Cost: the features; k-means with k = number of classes on at most `num_fitted` images (drawn beyond that), whose
+    centres serve all. No training.
+    """
+
+    supervised: bool = False
+    num_centres: int | None = None
+    num_fitted: int = 100_000
+
+    name: ClassVar[str] = "ssp"
+    higher_means: ClassVar[str] = "harder"
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        for key, least in {"num_centres": 1, "num_fitted": 2}.items():
+            value = getattr(self, key)
+            if value is None and key == "num_centres":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"scorer.{key} must be a whole number of at least {least}, got {value!r}")
+        if self.supervised and self.num_centres is not None:
+            raise InputError("scorer.supervised takes one prototype per class; drop scorer.num_centres")
+
+    @property
+    def uses_seed(self) -> bool:
+        """The clustering starts from drawn images; class means do not."""
+        return not self.supervised
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        features = signals.features()
+        if self.supervised:
+            return distances_to_class_direction(features, pool.labels)
+        num_centres = self.num_centres or len(pool.classes)
+        return distances_to_nearest(features, cluster_centres(features, num_centres, self.num_fitted, generator))
+
+
+def unit(features: Tensor) -> Tensor:
+    """Return features [n, D] scaled to length 1, float64; a zero feature stays zero."""
+    return torch.nn.functional.normalize(features.double(), dim=1)
+
+
+def distances_to_class_direction(features: Tensor, labels: Tensor) -> Tensor:
+    """Return 1 - cosine of features [N, D] with the mean unit feature of their class, labels [N]; [N] float64."""
+    sums = torch.zeros(int(labels.max()) + 1, features.shape[1], dtype=torch.float64)
+    for rows, row_labels in zip(features.split(ROWS), labels.split(ROWS), strict=True):
+        sums.index_add_(0, row_labels, unit(rows))
+    directions = unit(sums)  # [C, D]
+    parts = zip(features.split(ROWS), labels.split(ROWS), strict=True)
+    return torch.cat([1 - (unit(rows) * directions[row_labels]).sum(dim=1) for rows, row_labels in parts])
+
+
+def distances_to_nearest(features: Tensor, centres: Tensor) -> Tensor:
+    """Return 1 - the largest cosine of features [N, D] with one of the centres [k, D]; [N] float64."""
+    directions = unit(centres).T  # [D, k]
+    return torch.cat([1 - (unit(rows) @ directions).max(dim=1).values for rows in features.split(ROWS)])
+
+
+def cluster_centres(features: Tensor, num_centres: int, num_fitted: int, generator: torch.Generator) -> Tensor:
+    """Return the centres of k-means on unit features, [num_centres, D] float64.
+
+    Args:
+        features: [N, D] float32.
+        num_centres: clusters; at most as many as images.
+        num_fitted: images that k-means sees, drawn where the pool has more.
+        generator: draws them and the first centres.
+
+    Raises:
+        InputError: more centres than images that k-means sees.
+    """
+    if len(features) > num_fitted:
+        features = features[torch.randperm(len(features), generator=generator)[:num_fitted].sort().values]
+    if num_centres > len(features):
+        raise InputError(
+            f"k-means on {len(features)} images cannot find {num_centres} centres; "
+            "lower scorer.num_centres or raise scorer.num_fitted"
+        )
+    seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
+    directions = torch.nn.functional.normalize(features, dim=1).numpy()
+    fitted = KMeans(num_centres, init="k-means++", n_init=1, random_state=seed, copy_x=False).fit(directions)
+    return torch.from_numpy(fitted.cluster_centers_).double()

@@ -1,0 +1,88 @@
+"""TDDS: how unevenly the predicted distribution moves, within windows and over the training."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.datasets.base import Pool
+from prunetune.errors import InputError
+from prunetune.scorers.base import Scorer
+from prunetune.scorers.dyn_unc import windows_of
+from prunetune.scorers.el2n import check_count
+from prunetune.signals import Signals
+
+LEAST = 3  # epochs: two movements, of which one alone does not deviate from its mean
+
+
+@dataclass(frozen=True)
+class TDDS(Scorer):
+    """An exponential average over windows of how much an image's movements between epochs differ in a window.
+
+    A movement is sum_c |p' ln(p' / p)| from one epoch to the next; J epochs have J - 1 of them, and a window counts
+    the norm of their differences from their mean.
+
+    Source: arXiv 2311.13613 and its released script. Differs from the script: logarithms of probabilities come from
+    logits, nothing is added to them; weights add up to 1; a window keeps 0.9 of its weight for the one before it, while
+    the script keeps 0.1, which leaves little but the last window (`decay=0.1` restores it).
+    Cost: one training of the proxy up to `epochs`.
+
+    epochs: how many are read, the proxy's first; null reads all (the paper chooses them for every ratio). window: J >=
+    3. decay: what a window counts, relative to the next one, in [0, 1]. With fewer epochs than J there is one window;
+    three are needed.
+    """
+
+    epochs: int | None = None
+    window: int = 10
+    decay: float = 0.9
+
+    name: ClassVar[str] = "tdds"
+    higher_means: ClassVar[str] = "harder"
+    version: ClassVar[int] = 1
+    uses_proxy: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_count("epochs", self.epochs, may_be_none=True, least=LEAST)
+        check_count("window", self.window, least=LEAST)
+        if isinstance(self.decay, bool) or not isinstance(self.decay, int | float) or not 0 <= self.decay <= 1:
+            raise InputError(f"scorer.decay must be in [0, 1], got {self.decay!r}")
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        proxy = signals.proxy(until=self.epochs)
+        epochs = range(1, min(self.epochs or proxy.num_epochs, proxy.num_epochs) + 1)
+        if len(epochs) < LEAST:
+            raise InputError(f"tdds needs {LEAST} epochs of the proxy, got {len(epochs)}; raise proxy.epochs")
+        return proxy.statistic(
+            lambda logits, _: weighted_unevenness(movements(logits), self.window, self.decay), pool.labels, epochs
+        )
+
+
+def movements(logits: Tensor) -> Tensor:
+    """Return sum_c |p' ln(p' / p)| from each epoch to the next, [E - 1, B] float64, of logits [E, B, C].
+
+    A class of probability 0 after the step adds 0.
+    """
+    before = logits[0].double().log_softmax(dim=1)  # [B, C]
+    moved = []
+    for now in logits[1:]:  # one epoch at a time: the chunk in float64 would be twice as large and out of the cache
+        after = now.double().log_softmax(dim=1)
+        probabilities = after.exp()
+        terms = torch.where(probabilities > 0, probabilities * (after - before).abs(), 0)
+        moved.append(terms.sum(dim=1))
+        before = after
+    return torch.stack(moved)
+
+
+def weighted_unevenness(moved: Tensor, window: int, decay: float) -> Tensor:
+    """Return the average over windows of the norm of (movement - window mean), [B] float64.
+
+    Args:
+        moved: [E - 1, B] movements.
+        window: epochs of a window, one more than its movements.
+        decay: what a window counts, relative to the next one.
+    """
+    runs = windows_of(moved, window - 1)  # [windows, B, J - 1]
+    unevenness = (runs - runs.mean(dim=2, keepdim=True)).norm(dim=2)  # [windows, B]
+    weights = torch.tensor([decay**age for age in reversed(range(len(unevenness)))], dtype=torch.float64)
+    return weights @ unevenness / weights.sum()

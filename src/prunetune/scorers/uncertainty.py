@@ -1,0 +1,172 @@
+"""Uncertainty of the trained proxy: least confidence, entropy and margin.
+
+Released code and DeepCore number confidence instead, and do not agree with the papers on which end is kept. A variant
+that keeps confident images has their end high: `topk` keeps what the source keeps.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunetune.datasets.base import Pool
+from prunetune.errors import InputError
+from prunetune.scorers.base import Scorer
+from prunetune.scorers.snapshot import snapshot_statistic
+from prunetune.signals import Signals
+
+VARIANTS = ("fixed", "deepcore", "released")
+ADDED = {"deepcore": 1e-6, "released": 1e-10}  # to a probability before its logarithm
+
+
+@dataclass(frozen=True)
+class LeastConfidence(Scorer):
+    """1 - the largest probability, after the proxy's last epoch.
+
+    Source: Lewis and Gale 1994; in pruning after arXiv 2204.08499 (DeepCore).
+    Cost: one training of the proxy.
+    Direction: uncertain images are high, but for the variants named below.
+
+    variant "deepcore" reads the largest logit, not probability, and keeps the small ones where its flag balance is set
+    (`balanced`), the LARGE ones where it is not; then it also ranks the whole pool, here classes are ranked. "released"
+    keeps the largest probability, the most confident end.
+    """
+
+    variant: str = "fixed"
+    balanced: bool = True
+
+    name: ClassVar[str] = "least_confidence"
+    higher_means: ClassVar[str] = "harder"
+    version: ClassVar[int] = 1
+    uses_proxy: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_variant(self.variant, self.balanced)
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        confidences = {"deepcore": largest_logit, "released": largest_probability}
+        return _score(self, pool, signals, least_confidence, confidences)
+
+
+@dataclass(frozen=True)
+class Entropy(Scorer):
+    """The entropy of the predicted classes, after the proxy's last epoch.
+
+    Source: Shannon entropy; in pruning after arXiv 2204.08499 (DeepCore).
+    Cost: one training of the proxy.
+    Direction: uncertain images are high, but for the variants named below.
+
+    variant "deepcore" sums p ln(p + 1e-6) in float32 and keeps the uncertain end where its flag balance is set
+    (`balanced`), the CONFIDENT end of the whole pool where it is not. "released" adds 1e-10 and keeps the confident
+    end.
+    """
+
+    variant: str = "fixed"
+    balanced: bool = True
+
+    name: ClassVar[str] = "entropy"
+    higher_means: ClassVar[str] = "harder"
+    version: ClassVar[int] = 1
+    uses_proxy: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_variant(self.variant, self.balanced)
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        confidences = {key: lambda logits, added=added: negative_entropy(logits, added) for key, added in ADDED.items()}
+        return _score(self, pool, signals, entropy, confidences)
+
+
+@dataclass(frozen=True)
+class Margin(Scorer):
+    """Minus the difference between the two largest probabilities, after the proxy's last epoch.
+
+    Source: Scheffer et al. 2001; in pruning after arXiv 2204.08499 (DeepCore).
+    Cost: one training of the proxy.
+    Direction: uncertain images are high, but for the variants named below.
+
+    variant "deepcore" keeps small margins where its flag balance is set (`balanced`), the LARGE ones of the whole pool
+    where it is not. "released" keeps the largest margins.
+    """
+
+    variant: str = "fixed"
+    balanced: bool = True
+
+    name: ClassVar[str] = "margin"
+    higher_means: ClassVar[str] = "harder"
+    version: ClassVar[int] = 1
+    uses_proxy: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_variant(self.variant, self.balanced)
+
+    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+        single = {key: lambda logits: probability_margin(logits.softmax(dim=1)) for key in ("deepcore", "released")}
+        return _score(self, pool, signals, lambda z: -probability_margin(z.double().softmax(dim=1)), single)
+
+
+def least_confidence(logits: Tensor) -> Tensor:
+    """Return 1 - max p of logits [B, C] as the sum of the other probabilities, [B] float64: it never rounds to 0."""
+    probabilities = logits.double().softmax(dim=1)
+    return probabilities.scatter(1, probabilities.argmax(dim=1, keepdim=True), 0).sum(dim=1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Return -sum p ln p of logits [B, C] in nats, [B] float64 in [0, ln C]; a probability of 0 adds 0."""
+    return torch.special.entr(logits.double().softmax(dim=1)).sum(dim=1)
+
+
+def probability_margin(probabilities: Tensor) -> Tensor:
+    """Return the largest probability minus the next one, [B], of probabilities [B, C].
+
+    Raises:
+        InputError: there is only one class.
+    """
+    if probabilities.shape[1] < 2:
+        raise InputError("margin compares two classes and the pool has one; use another scorer")
+    first, second = probabilities.topk(2, dim=1).values.unbind(dim=1)
+    return first - second
+
+
+def largest_logit(logits: Tensor) -> Tensor:
+    """Return the largest of logits [B, C], [B]: what DeepCore calls confidence."""
+    return logits.amax(dim=1)
+
+
+def largest_probability(logits: Tensor) -> Tensor:
+    """Return the largest probability of logits [B, C], [B] float32: near 1 it has ties, as in the released code."""
+    return logits.softmax(dim=1).amax(dim=1)
+
+
+def negative_entropy(logits: Tensor, added: float) -> Tensor:
+    """Return sum p ln(p + added) of logits [B, C], [B] float32.
+
+    By NumPy, as the sources do it: its sums round otherwise than torch's, and the confident end is all rounding.
+    """
+    probabilities = logits.softmax(dim=1).numpy()
+    return torch.from_numpy((probabilities * np.log(probabilities + added)).sum(axis=1))
+
+
+def check_variant(variant: str, balanced: bool) -> None:
+    """Refuse an unknown variant, and a flag that only DeepCore has."""
+    if variant not in VARIANTS:
+        raise InputError(f"scorer.variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
+    if not isinstance(balanced, bool) or (not balanced and variant != "deepcore"):
+        raise InputError(f"scorer.balanced=false goes with scorer.variant=deepcore only, got variant={variant}")
+
+
+def _score(
+    scorer: LeastConfidence | Entropy | Margin,
+    pool: Pool,
+    signals: Signals,
+    uncertainty: Callable[[Tensor], Tensor],
+    confidences: dict[str, Callable[[Tensor], Tensor]],
+) -> Tensor:
+    """Return [N] float64: the uncertainty, or a variant's confidence with the end high that its source keeps."""
+    proxy = signals.proxy()
+    function = uncertainty if scorer.variant == "fixed" else confidences[scorer.variant]
+    values = snapshot_statistic(proxy, lambda logits, _: function(logits), pool.labels, proxy.num_epochs)
+    return -values if scorer.variant == "deepcore" and scorer.balanced else values
