@@ -1,10 +1,10 @@
-"""Every method on real images: dtd10 and caltech101 with ViT-Tiny, ratios 0.05, 0.1, 0.3, 0.5, five seeds, linear probe.
+"""Every method on real images: dtd10 and caltech101 with ViT-Tiny, four ratios, five seeds, linear probe.
 
 python scripts/baselines_run.py --data <folder with data/ and weights/> [--results results] [--methods herding el2n ...]
 
 Training dynamics come from the linear-probe proxy (scores are called <scorer>_probe); on dtd10 also from the fully
-fine-tuned one, one seed, for the methods that read a proxy. Each method is a grid of its own, so that one that fails
-is named and leaves the others alone. Finished runs are skipped, so the command can be given again. Writes
+fine-tuned one, one seed, for the methods that read a proxy. Methods run in grids of eight; where a grid fails, each of
+them runs alone, so that the one that fails is named and leaves the others alone. Finished runs are skipped, so the command can be given again. Writes
 results/tables/baselines.md and baselines.csv; --tables-only makes them from what is finished.
 """
 
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from real_run import ROOT, backbones, datasets
 
 from prunetune.report import collect, tables
+from real_run import ROOT, backbones, datasets
 
 RATIOS = "ratios=[0.05,0.1,0.3,0.5]"
-VIEWS = 4
+VIEWS, AT_ONCE = 4, 8
 CONFIGS = ROOT / "configs"
 SKIPPED = {
     "dlc_50": "50 networks; dlc stands for it",
@@ -48,10 +48,10 @@ def reads_proxy(method: str) -> bool:
     return yaml.safe_load((CONFIGS / "scorer" / f"{scorer}.yaml").read_text()).get("uses_proxy", False)
 
 
-def grid(data: Path, dataset: str, method: str, proxy: str, results: Path) -> list[str]:
-    """Return the command of one method's grid."""
+def grid(data: Path, dataset: str, names: list[str], proxy: str, results: Path) -> list[str]:
+    """Return the command of one grid."""
     seeds = "seeds=[0,1,2,3,4]" if proxy == "linear_probe" else "seeds=[0]"
-    named = [*datasets(data)[dataset], *backbones(data)["vit_tiny"], f"proxy={proxy}", f"methods=[{method}]"]
+    named = [*datasets(data)[dataset], *backbones(data)["vit_tiny"], f"proxy={proxy}", f"methods=[{','.join(names)}]"]
     # bf16 by name also trains the full proxy in bf16: half the time on a CPU
     shared = [RATIOS, seeds, f"finetune.views={VIEWS}", "finetune.evaluate_every=50", "precision=bf16"]
     command = [sys.executable, str(ROOT / "run.py"), "--config-name", "grid", f"results_dir={results}"]
@@ -90,14 +90,20 @@ def run_all(options: argparse.Namespace) -> list[str]:
     data, failures = options.data.resolve(), []
     for proxy in options.proxies:
         for dataset in options.datasets if proxy == "linear_probe" else ["dtd10"]:
-            left_out = {**SLOW[dataset], **(SKIPPED if proxy == "linear_probe" else {})}
-            for method in options.methods or methods():
-                is_repeated = proxy == "full" and not reads_proxy(method)
-                if method in left_out or is_repeated:
-                    continue
-                command = grid(data, dataset, method, proxy, options.results)
-                failures.append(run(command, f"{dataset}, {proxy} proxy: {method}"))
-    return [failure for failure in failures if failure]
+            names = wanted(options.methods or methods(), dataset, proxy)
+            for group in [names[i : i + AT_ONCE] for i in range(0, len(names), AT_ONCE)]:
+                about = f"{dataset}, {proxy} proxy: "
+                if run(grid(data, dataset, group, proxy, options.results), about + ", ".join(group)):
+                    alone = [run(grid(data, dataset, [name], proxy, options.results), about + name) for name in group]
+                    failures += [failure for failure in alone if failure]
+    return failures
+
+
+def wanted(names: list[str], dataset: str, proxy: str) -> list[str]:
+    """Return the methods of one table: with the full proxy only those that read it."""
+    if proxy == "full":
+        return [name for name in names if reads_proxy(name)]
+    return [name for name in names if name not in SKIPPED and name not in SLOW[dataset]]
 
 
 def write_tables(results_dir: Path, out: Path) -> None:

@@ -186,7 +186,9 @@ def write_table(rows: list[dict[str, str]], file: Path) -> None:
         "Seconds and peak memory of the whole process beyond the features (GiB), each method in a process of its own; ",
         f"limits {SECONDS // 60} min and {EXTRA / 2**30:g} GiB. Scores of training dynamics come on top of the row ",
         f"`{PROBE}` (50 epochs, and 5 epochs of two repeats). growth: the exponent a in seconds ~ N^a between the two ",
-        "largest sizes. By `scripts/bench_scale.py`, commit " + ", ".join(sorted({row["commit"][:12] for row in rows})) + ".",
+        "largest sizes. By `scripts/bench_scale.py`, commit "
+        + ", ".join(sorted({row["commit"][:12] for row in rows}))
+        + ".",
     ]
     for num_classes in sorted({int(row["classes"]) for row in rows}):
         part = [row for row in rows if int(row["classes"]) == num_classes]
@@ -204,7 +206,9 @@ def write_table(rows: list[dict[str, str]], file: Path) -> None:
 
 def _line(cells: dict[int, dict[str, str]], sizes: list[int]) -> list[str]:
     seconds = {size: float(row["seconds"]) for size, row in cells.items() if row["outcome"] == "finished"}
-    beyond = {size: (float(cells[size]["peak_bytes"]) - float(cells[size]["feature_bytes"])) / 2**30 for size in seconds}
+    beyond = {
+        size: (float(cells[size]["peak_bytes"]) - float(cells[size]["feature_bytes"])) / 2**30 for size in seconds
+    }
     growth = "X"
     if len(seconds) > 1:
         small, large = sorted(seconds)[-2:]

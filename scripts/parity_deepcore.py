@@ -19,10 +19,10 @@ from unittest import mock
 
 import numpy as np
 import torch
-from parity import RATIOS, REPEATS, SEED, Material, Row, compare, kept, made_material, our_scores, write_rows
-from parity_images import Shown, made_images
 from torch import Tensor, nn
 
+from parity import RATIOS, REPEATS, SEED, Material, Row, compare, kept, made_material, our_scores, write_rows
+from parity_images import made_images
 from prunetune.deepcore_adapter import (
     Call,
     PoolImages,

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 import torch
-from parity import Material
 from torch import Tensor
 
+from parity import Material
 from prunetune.backbones import Backbone, Network
 from prunetune.datasets.base import Pool
 from prunetune.dynamics import RecordedProxy, with_head
@@ -48,7 +48,8 @@ def _material(network: Network, pool: Pool, pixels: Tensor) -> Material:
     with torch.no_grad():
         features = torch.cat([network(images) for images in pixels.split(AT_ONCE)])
     means = class_means(features, pool.labels, len(pool.classes)).float()
-    weight = 3 * (means - means.mean(0)) / features.std()
+    weight = means - means.mean(0)
+    weight *= 1.5 / (features @ weight.T).std()  # logits of about 1.5: nothing saturates
     bias = -(weight @ features.mean(0))
     logits = torch.addmm(bias, features, weight.T)
     model = with_head(network, weight, bias)

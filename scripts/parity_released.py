@@ -13,7 +13,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -21,10 +21,10 @@ from unittest import mock
 
 import numpy as np
 import torch
-from parity import RATIOS, SEED, Material, Row, compare, kept, made_material, our_scores, write_rows
-from parity_images import Shown, made_images
 from torch import Tensor, nn
 
+from parity import RATIOS, SEED, Material, Row, compare, kept, made_material, our_scores, write_rows
+from parity_images import made_images
 from prunetune.errors import InputError
 from prunetune.samplers import FlexRandReleased, TopK, TopKEasiest
 from prunetune.scorers import DLC, Scorer
@@ -44,17 +44,24 @@ from prunetune.signals import Signals
 BATCH = 64
 FIRST_GIVEN = "their first centre was set to ours, as both are drawn"
 SAME_DRAW = "both draws were replaced by the first of each part, so this compares the parts and their shares"
+ONE_BATCH = "their labels are those of the last batch only, a bug; they were given a single batch"
+ROUNDING = "theirs are float32, in which 1 - p of confident images is rounding or 0; ours are float64"
+CANCELLATION = "their distances of one number per image, xx + yy - 2 xy in float32, lose what ours keep"
 LEVELS = 5
 
 
 @dataclass(frozen=True)
 class Case:
-    """One selector of theirs against one scorer of ours; what is kept is the hardest or, if so said, the easiest."""
+    """One selector of theirs against one scorer of ours.
+
+    note: what was done to theirs. cause: why sets may differ. easiest: which end is kept.
+    """
 
     name: str
     principle: str
     scorer: Scorer
     note: str = ""
+    cause: str = ""
     easiest: bool = False
 
 
@@ -66,9 +73,9 @@ CASES = (
     Case("entropy", "entropy", Entropy("released")),
     Case("margin", "margin", Margin("released")),
     Case("forgetting", "forgetting", Forgetting("released")),
-    Case("el2n", "el2n", EL2N(epoch=50, repeats=1)),
-    Case("cle", "cle", LCOptimisation(), easiest=True),
-    Case("clh", "clh", LCOptimisation()),
+    Case("el2n", "el2n", EL2N(epoch=50, repeats=1), cause=ROUNDING),
+    Case("cle", "cle", LCOptimisation(), ONE_BATCH, easiest=True),
+    Case("clh", "clh", LCOptimisation(), ONE_BATCH),
 )
 
 
@@ -124,9 +131,9 @@ def load_scoring(checkout: Path) -> ModuleType:
     return load_file("_parity_scoring", checkout / "score-wot.py", **stand_ins)
 
 
-def loader(labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+def loader(labels: Tensor, batch_size: int = BATCH) -> list[tuple[Tensor, Tensor]]:
     """Return batches of (positions, labels) in place of a data loader."""
-    rows = torch.arange(len(labels)).split(BATCH)
+    rows = torch.arange(len(labels)).split(batch_size)
     return [(part.unsqueeze(1).float(), labels[part]) for part in rows]
 
 
@@ -160,7 +167,7 @@ def rows_of(
     for ratio, theirs in their_subsets(package, case, material, batches, networks):
         ours = kept(scores, material, ratio, True, sampler)
         signed = -scores if case.easiest else scores
-        yield compare(name or case.name, True, ratio, theirs, ours, case.note, "", signed, material.labels)
+        yield compare(name or case.name, True, ratio, theirs, ours, case.note, case.cause, signed, material.labels)
 
 
 def selector_rows(package: ModuleType) -> Iterator[Row]:
@@ -172,7 +179,7 @@ def selector_rows(package: ModuleType) -> Iterator[Row]:
         networks = [nn.Identity(), *[Classifier(material.features, proxy.logits(epoch)) for epoch in epochs]]
         for case in CASES:
             if not suffix or case.principle in ("contextualdiversity", "leastconfidence", "entropy", "margin", "el2n"):
-                batches = loader(material.labels)
+                batches = loader(material.labels, len(material.labels) if case.note == ONE_BATCH else BATCH)
                 yield from rows_of(package, case, material, batches, networks, name=f"{case.name}{suffix}")
 
 
@@ -184,6 +191,7 @@ def collapsed_rows(package: ModuleType) -> Iterator[Row]:
     proxy.kept = {proxy.num_epochs: tokens.mean(dim=(1, 2)).unsqueeze(1)}
     networks = [Classifier(tokens, proxy.logits(proxy.num_epochs))]
     for case in CASES[:2]:
+        case = replace(case, cause=CANCELLATION)
         batches = loader(material.labels)
         yield from rows_of(package, case, material, batches, networks, name=f"{case.name} of a token network")
 

@@ -68,7 +68,7 @@ def finetune_all(
 
         walk = Walk(schedule or Static(len(subset)), generator)
         epochs = train_epochs(model, pool.labels, subset, crops, recipe, generator, precision, device, walk=walk)
-        about = f"fine-tuning on {len(subset)} images"
+        about = f"fine-tuning on {walk.images_per_epoch} images"
         for epoch, loss in track(epochs, about, recipe.epochs):
             accuracy = None
             if recipe.evaluates(epoch):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from prunetune.gradients import LastLayerGradients
-from prunetune.neighbours import NUMBERS_AT_ONCE, Geometry, check_metric
+from prunetune.neighbours import NUMBERS_AT_ONCE, Geometry, check_metric, without_own
 
 
 class GradientPoints(Geometry):
@@ -43,9 +43,11 @@ class GradientPoints(Geometry):
     def block(self, rows: Tensor, columns: Tensor) -> Tensor:
         inner = self._deltas[rows].double() @ self._deltas[columns].double().T
         inner *= self._inputs[rows].double() @ self._inputs[columns].double().T
-        if self._is_cosine:
-            return 1 - inner
-        return (self._squares[rows].unsqueeze(1) + self._squares[columns] - 2 * inner).clamp_min_(0).sqrt_()
+        if self._is_cosine:  # float32 factors are not quite of unit length
+            lengths = self._squares.sqrt().clamp_min(1e-30)
+            return 1 - inner / lengths[rows].unsqueeze(1) / lengths[columns]
+        squares = self._squares[rows].unsqueeze(1) + self._squares[columns] - 2 * inner
+        return without_own(squares.clamp_min_(0).sqrt_(), rows, columns)
 
     def _squared_gaps(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Return ||g - g'||^2, [n, m] float64, from what the factors differ by: small ones are right, and symmetric.

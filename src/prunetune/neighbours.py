@@ -87,7 +87,14 @@ class Points(Geometry):
 
     def block(self, rows: Tensor, columns: Tensor) -> Tensor:
         some, others = self._points[rows].double(), self._points[columns].double()
-        return 1 - some @ others.T if self._is_cosine else torch.cdist(some, others)
+        if self._is_cosine:  # float32 rows are not quite of unit length
+            return 1 - torch.nn.functional.normalize(some, dim=1) @ torch.nn.functional.normalize(others, dim=1).T
+        return without_own(torch.cdist(some, others), rows, columns)
+
+
+def without_own(distances: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Put the distance of an image to itself, which rounding leaves near 0, to 0 in a block [n, m]; return it."""
+    return distances.masked_fill_(rows.unsqueeze(1) == columns, 0)
 
 
 def nearest(features: Tensor, k: int, metric: str = "euclidean", exact: bool | None = None) -> Neighbours:

@@ -95,10 +95,8 @@ def run(cfg: DictConfig, names: Names, out_dir: Path) -> None:
 
 def write_pruned(out_dir: Path, task: Task, pruned: Pruned) -> None:
     """Write subset.csv, unless what is used is known after the training only."""
-    if pruned.is_dynamic:
-        log.info("no subset.csv yet: it comes with the result and lists what the training has used")
-        return
-    records.write_subset(out_dir / "subset.csv", task.pool, pruned.subset, pruned.weights)
+    if not pruned.is_dynamic:
+        records.write_subset(out_dir / "subset.csv", task.pool, pruned.subset, pruned.weights)
 
 
 def settled(pruned: Pruned, outcome: FinetuneResult) -> Pruned:
@@ -225,7 +223,7 @@ def _select(cfg: DictConfig, task: Task, scores: Scores, choice: gamma_search.Ch
 
 def _summary(pruned: Pruned, pool: Pool) -> str:
     if pruned.is_dynamic:
-        return f"every epoch shows {pruned.schedule.images_per_epoch} of {len(pool)}"
+        return f"every epoch shows {pruned.schedule.images_per_epoch} of {len(pool)}, subset.csv comes with the result"
     counts = torch.bincount(pool.labels[pruned.subset], minlength=len(pool.classes))
     per_class = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     weighted = "" if pruned.weights is None else ", weighted"
@@ -307,6 +305,7 @@ def describe(cfg: DictConfig, names: Names, task: Task, pruned: Pruned, outcome:
         "finetune_seconds": outcome.seconds,
         "probes_together": outcome.trained_together,
         "device": describe_device(task.device),
+        "score_peak_memory_bytes": pruned.scores.peak_memory,
         "scores_path": str((pruned.scores.folder / "scores.csv").relative_to(cfg.results_dir)),
         **records.provenance(),
         "config": compared(cfg),

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import platform
-import resource
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -17,12 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from prunetune.config import compared
 from prunetune.datasets.base import Pool
 from prunetune.errors import InputError
+from prunetune.memory import peak_memory
 from prunetune.recipe import FinetuneResult
 from prunetune.store import write_json
 
@@ -30,7 +29,7 @@ log = logging.getLogger(__name__)
 # two runs of one configuration and seed on one machine's CPU differ in these keys of result.json and no others
 VOLATILE = frozenset(
     ["decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds"]
-    + ["probes_together", "peak_memory_bytes", "device", "commit", "versions"]
+    + ["probes_together", "peak_memory_bytes", "score_peak_memory_bytes", "device", "commit", "versions"]
 )
 PACKAGES = ("prunetune", "torch", "torchvision", "timm", "numpy", "hydra-core")
 
@@ -141,13 +140,6 @@ def commit() -> str:
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that numbers depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def peak_memory() -> int:
-    """Return the most memory that this process has held so far, in bytes: the GPU's where one is used."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -23,6 +23,7 @@ from prunetune.images.decoded import Decoded, decode_pool, decoded_key
 from prunetune.masking import MaskPath, masked_networks
 from prunetune.progress import track
 from prunetune.proxies import open_probe, train_probe, write_full, write_probe
+from prunetune.recall import held_out_recall
 from prunetune.store import Store, read_meta, write_stack
 
 
@@ -119,6 +120,12 @@ class Signals(ABC):
             InputError: these signals came as tensors and have no images.
         """
         raise InputError("this scorer reads images; pass a folder or a data set instead of tensors")
+
+    def recall(self) -> Tensor:
+        """Return the recall of each class on held-out pool images, [C] float64: linear probes on a part of the pool."""
+        if self.pool is None:
+            raise InputError("recall by class reads labels; pass pool=... beside the features")
+        return held_out_recall(self.features(), self.pool.labels, len(self.pool.classes))
 
     @property
     def mask_modules(self) -> str:

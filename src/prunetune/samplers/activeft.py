@@ -62,21 +62,23 @@ class ActiveFT(Sampler):
 def gradient(features: Tensor, centres: Tensor, tau: float) -> Tensor:
     """Return the gradient [B, D] of mean_i ln(e^{u_i} + sum_{j != k(i)} e^{c_j . c_k(i) / tau}) - u_i by the centres.
 
-    With q_i the weight of e^{u_i} in its sum and a_kj the softmax over j of c_j . c_k / tau, image i pulls its centre by
-    (1 - q_i) h_i, and pushes the pair k(i), j apart by (1 - q_i) a_kj.
+    With q_i the weight of e^{u_i} in its sum and a_kj the softmax over j of c_j . c_k / tau, image i pulls its centre
+    by (1 - q_i) h_i and pushes the pair k(i), j apart by (1 - q_i) a_kj.
 
     Args:
         features: [n, D] of unit length.
         centres: [B, D] of unit length; k(i) is the nearest to image i.
         tau: temperature.
     """
+    if len(centres) == 1:
+        return torch.zeros_like(centres)
     cosines, owners = (features @ centres.T).max(dim=1)  # [n]
     used, places = owners.unique(return_inverse=True)  # centres that own images, and which of them is whose
     between = (centres[used] @ centres.T / tau).scatter_(1, used.unsqueeze(1), -torch.inf)  # [used, B]
-    total = between.logsumexp(dim=1, keepdim=True)  # -infinity where there is one centre only
-    pulls = (total[places, 0] - cosines / tau).sigmoid()  # [n], 1 - q_i
-    pushes = torch.zeros(len(used), 1).index_add_(0, places, pulls.unsqueeze(1))
-    apart = (between - total).nan_to_num(-torch.inf).exp_().mul_(pushes)  # [used, B]
+    apart = between.softmax(dim=1)
+    total = between.amax(dim=1) - apart.amax(dim=1).log()  # [used], ln of the sum over j != k
+    pulls = (total[places] - cosines / tau).sigmoid()  # [n], 1 - q_i
+    apart *= torch.zeros(len(used)).index_add_(0, places, pulls).unsqueeze(1)
     result = apart.T @ centres[used]
     own = (apart @ centres).index_add_(0, places, pulls.unsqueeze(1) * features, alpha=-1)
     return result.index_add_(0, used, own) / (len(features) * tau)

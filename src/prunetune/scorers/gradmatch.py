@@ -195,10 +195,10 @@ def _settle(fit: "_RidgeFit", picks: "_Columns | _Factors") -> None:
         if bool(fit.is_free.all()):
             return
         correlations = picks.correlations_of_picks(fit.weights).masked_fill(fit.is_free, -torch.inf)
-        slot = correlations.argmax().unsqueeze(0)
-        if correlations[slot] <= ROUNDING * fit.scale:
+        slots = torch.nonzero(correlations > ROUNDING * fit.scale).flatten()
+        if len(slots) == 0:
             return
-        fit.free(slot, picks.inner(slot))
+        fit.free(slots, picks.inner(slots))
         fit.keep_nonnegative()
 
 
@@ -241,7 +241,7 @@ class _RidgeFit:
     def free(self, slots: Tensor, inner: Tensor) -> None:
         """Fit the weights of picks [b] from now on, given their inner products [k, b]."""
         others = inner * self.is_free.unsqueeze(1)
-        change = -self._times(others)  # of the other weights for one unit of these
+        change = -self._inverse[: self.size, : self.size] @ others  # of the other weights for one unit of these
         identity = torch.eye(len(slots), dtype=torch.float64)
         change[slots] = identity
         schur = self._ridge * identity + inner[slots] + others.T @ change  # [b, b]
@@ -261,22 +261,22 @@ class _RidgeFit:
             ratios = (previous / (previous - self.weights)).nan_to_num(0.0).masked_fill(~below, torch.inf)
             share = ratios.min()
             previous = previous + share * (self.weights - previous)
-            reached = torch.nonzero(below & (ratios == share)).flatten()
-            for slot in reached.tolist():
-                self.hold(slot)
+            reached = torch.nonzero(ratios == share).flatten()
+            self.hold(reached)
             previous[reached] = 0
-            self._weights[: self.size] = self._times(self._goals[: self.size])
 
-    def hold(self, slot: int) -> None:
-        """Keep the weight of a pick out of the fit."""
+    def hold(self, slots: Tensor) -> None:
+        """Fit the weights without picks [b], whose own become 0."""
         inverse = self._inverse[: self.size, : self.size]
-        column = inverse[:, slot].clone()
-        inverse.addr_(column, column, alpha=-1 / float(column[slot]))
-        inverse[slot], inverse[:, slot] = 0, 0
-        self._is_free[slot] = False
-
-    def _times(self, others: Tensor) -> Tensor:
-        return self._inverse[: self.size, : self.size] @ others
+        columns = inverse[:, slots]  # [k, b]
+        factor = torch.linalg.cholesky(columns[slots])
+        change = torch.linalg.solve_triangular(factor, columns.T, upper=False)  # [b, k]
+        steps = torch.linalg.solve_triangular(factor, self.weights[slots].unsqueeze(1), upper=False)
+        self.weights.sub_((change.T @ steps).squeeze(1))
+        inverse.addmm_(change.T, change, alpha=-1)
+        inverse[slots], inverse[:, slots] = 0, 0
+        self.weights[slots] = 0
+        self._is_free[slots] = False
 
 
 class _Columns:
