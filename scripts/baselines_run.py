@@ -4,8 +4,9 @@ python scripts/baselines_run.py --data <folder with data/ and weights/> [--resul
 
 Training dynamics come from the linear-probe proxy (scores are called <scorer>_probe); on dtd10 also from the fully
 fine-tuned one, one seed, for the methods that read a proxy. Methods run in grids of eight; where a grid fails, each of
-them runs alone, so that the one that fails is named and leaves the others alone. Finished runs are skipped, so the command can be given again. Writes
-results/tables/baselines.md and baselines.csv; --tables-only makes them from what is finished.
+them runs alone, so that the one that fails is named and leaves the others alone. Finished runs are skipped, so the
+command can be given again. Writes results/tables/baselines.md and baselines.csv; --tables-only makes them from what is
+finished.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import yaml
 from prunetune.report import collect, tables
 from real_run import ROOT, backbones, datasets
 
-RATIOS = "ratios=[0.05,0.1,0.3,0.5]"
+RATIOS, WHOLE = "ratios=[0.05,0.1,0.3,0.5]", "ratios=[1.0]"
 VIEWS, AT_ONCE = 4, 8
 CONFIGS = ROOT / "configs"
 SKIPPED = {
@@ -48,12 +49,12 @@ def reads_proxy(method: str) -> bool:
     return yaml.safe_load((CONFIGS / "scorer" / f"{scorer}.yaml").read_text()).get("uses_proxy", False)
 
 
-def grid(data: Path, dataset: str, names: list[str], proxy: str, results: Path) -> list[str]:
+def grid(data: Path, dataset: str, names: list[str], proxy: str, results: Path, ratios: str = RATIOS) -> list[str]:
     """Return the command of one grid."""
     seeds = "seeds=[0,1,2,3,4]" if proxy == "linear_probe" else "seeds=[0]"
     named = [*datasets(data)[dataset], *backbones(data)["vit_tiny"], f"proxy={proxy}", f"methods=[{','.join(names)}]"]
     # bf16 by name also trains the full proxy in bf16: half the time on a CPU
-    shared = [RATIOS, seeds, f"finetune.views={VIEWS}", "finetune.evaluate_every=50", "precision=bf16"]
+    shared = [ratios, seeds, f"finetune.views={VIEWS}", "finetune.evaluate_every=50", "precision=bf16"]
     command = [sys.executable, str(ROOT / "run.py"), "--config-name", "grid", f"results_dir={results}"]
     return [*command, "wandb=disabled", *named, *shared]
 
@@ -91,12 +92,14 @@ def run_all(options: argparse.Namespace) -> list[str]:
     for proxy in options.proxies:
         for dataset in options.datasets if proxy == "linear_probe" else ["dtd10"]:
             names = wanted(options.methods or methods(), dataset, proxy)
+            if "random" in names:
+                failures.append(run(grid(data, dataset, ["random"], proxy, options.results, WHOLE), "the whole pool"))
             for group in [names[i : i + AT_ONCE] for i in range(0, len(names), AT_ONCE)]:
                 about = f"{dataset}, {proxy} proxy: "
                 if run(grid(data, dataset, group, proxy, options.results), about + ", ".join(group)):
                     alone = [run(grid(data, dataset, [name], proxy, options.results), about + name) for name in group]
-                    failures += [failure for failure in alone if failure]
-    return failures
+                    failures += alone
+    return [failure for failure in failures if failure]
 
 
 def wanted(names: list[str], dataset: str, proxy: str) -> list[str]:

@@ -1,7 +1,7 @@
 """What the parity scripts share: made material that other code and ours are both fed, and the table of agreement."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
@@ -146,10 +146,18 @@ def compare(
     return Row(method, balance, ratio, len(theirs), len(ours), round(share, 4), "; ".join(said))
 
 
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write the table, one line for each method, flag and ratio."""
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write the table, one line for each method, flag and ratio, and refuse a difference that has no cause.
+
+    Raises:
+        SystemExit: sets differ and nobody has said why; the table is written all the same.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([field.name for field in fields(Row)])
         writer.writerows(astuple(row) for row in rows)
+    unexplained = [f"{row.method} at {row.ratio:g}" for row in rows if row.jaccard < 1 and not row.cause]
+    print(f"{path}: {sum(row.jaccard == 1 for row in rows)} of {len(rows)} lines identical")
+    if unexplained:
+        raise SystemExit(f"error: these differ without a cause: {', '.join(unexplained)}")

@@ -258,12 +258,9 @@ def row_of(package: ModuleType, case: Case, material: Material, ratio: float, ba
     theirs = positions(answer)
     ours, scores = our_subset(case, material, ratio, balance)
     cause, note = case.cause, case.note
-    if balance and case.kernel:
-        cause = "" if case.ranks == "classes" else cause
-        values = [value(case, material, subset) for subset in (theirs, ours)]
-        if abs(values[0] - values[1]) <= SAME_VALUE * values[1]:
-            cause = MUTUAL
-    elif case.kernel and "Approximate" not in case.name and case.ranks == "picks":
+    if case.ranks == "classes" and balance:
+        cause = ""  # it is of the other flag
+    if case.kernel and has_same_value(case, material, balance, theirs, ours):
         cause = MUTUAL
     if "weights" in answer and theirs.equal(ours) and balance:
         note = weights_note(case.scorer(balance), material, answer)
@@ -271,17 +268,19 @@ def row_of(package: ModuleType, case: Case, material: Material, ratio: float, ba
     return compare(name, balance, ratio, theirs, ours, note, cause, scores, labels)
 
 
-def value(case: Case, material: Material, subset: Tensor) -> float:
-    """Return the facility location of a subset, summed over the classes, in float64."""
-    total = 0.0
-    for members in class_members(material.labels):
+def has_same_value(case: Case, material: Material, balance: bool, theirs: Tensor, ours: Tensor) -> bool:
+    """Whether two sets have the same facility location in float64, summed over the classes or of the whole pool."""
+    values = [0.0, 0.0]
+    groups = class_members(material.labels) if balance else [torch.arange(len(material.labels))]
+    for members in groups:
         gradients = proxy_gradients(material.proxies[0], material.labels, positions=members)
         if case.kernel == "euclidean":
             gradients = gradients.scaled(1 / batch_lengths(len(members), BATCH))
-        distances = GradientPoints(gradients, case.kernel).block(*2 * [torch.arange(len(members))])
-        distances.fill_diagonal_(0)
-        total += float(distances[:, torch.isin(members, subset)].min(dim=1).values.sum())
-    return total
+        everyone = torch.arange(len(members))
+        distances = GradientPoints(gradients, case.kernel).block(everyone, everyone).fill_diagonal_(0)
+        for side, subset in enumerate((theirs, ours)):
+            values[side] += float(distances[:, torch.isin(members, subset)].min(dim=1).values.sum())
+    return abs(values[0] - values[1]) <= SAME_VALUE * values[1]
 
 
 def weights_note(scorer: Scorer, material: Material, answer: dict[str, Any]) -> str:
@@ -369,7 +368,7 @@ def main() -> None:
     parser.add_argument("--deepcore", required=True, help="checkout of PatrickZH/DeepCore at 74ec709")
     parser.add_argument("--out", type=Path, default=Path("results/parity_deepcore.csv"))
     arguments = parser.parse_args()
-    write_rows(arguments.out, all_rows(load_package(find_checkout(arguments.deepcore))))
+    write_rows(arguments.out, list(all_rows(load_package(find_checkout(arguments.deepcore)))))
 
 
 if __name__ == "__main__":

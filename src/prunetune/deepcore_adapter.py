@@ -31,9 +31,7 @@ from prunetune.signals import NetworkSignals, Signals
 log = logging.getLogger(__name__)
 
 COMMIT = "74ec709"
-HOW_TO_GET_IT = (
-    f"git clone https://github.com/PatrickZH/DeepCore && git -C DeepCore checkout {COMMIT}, then pass scorer.path=DeepCore"
-)
+HOW_TO_GET_IT = f"git clone https://github.com/PatrickZH/DeepCore && git -C DeepCore checkout {COMMIT}, then pass scorer.path=DeepCore"
 OUR_NETWORK = "prunetune"  # the name under which DeepCore finds our network among its own
 REFUSALS = (ValueError, RuntimeError, IndexError, NotImplementedError, ModuleNotFoundError)  # how DeepCore says no
 LARGEST_SEED = 2**32 - 1000  # NumPy's, less what GraNd adds to it from run to run
@@ -129,7 +127,9 @@ def method_class(package: ModuleType, name: str) -> type:
     """
     base = package.methods.CoresetMethod
     known = {
-        key: value for key, value in vars(package.methods).items() if isinstance(value, type) and issubclass(value, base)
+        key: value
+        for key, value in vars(package.methods).items()
+        if isinstance(value, type) and issubclass(value, base)
     }
     methods = sorted(set(known) - {"CoresetMethod", "EarlyTrain"})
     if name not in methods:

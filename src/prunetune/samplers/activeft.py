@@ -47,6 +47,8 @@ class ActiveFT(Sampler):
         return nearest_unused(features, self._optimised(features, centres, generator))
 
     def _optimised(self, features: Tensor, centres: Tensor, generator: torch.Generator) -> Tensor:
+        if len(centres) == 1:  # nothing to be apart from: the aim is constant
+            return centres
         centres = torch.nn.Parameter(centres.clone())
         adam = torch.optim.Adam([centres], lr=self.learning_rate)
         for _ in range(self.steps):
