@@ -299,9 +299,10 @@ def test_a_smaller_depth_is_a_prefix(scorer):
     part = type(scorer)(**{**vars(scorer), "depth": 0.3}).score(pool, signals, torch.Generator())
     assert 0 < int((part > 0).sum()) < len(pool)
     assert torch.equal(part[part > 0], whole_order[part > 0])
-    assert TopK().select(part, pool.labels, 0.3, None).tolist() == TopK().select(
-        whole_order, pool.labels, 0.3, None
-    ).tolist()
+    assert (
+        TopK().select(part, pool.labels, 0.3, None).tolist()
+        == TopK().select(whole_order, pool.labels, 0.3, None).tolist()
+    )
 
 
 @pytest.mark.parametrize(("variant", "per_image"), [("fixed", 0), ("deepcore", 1)])

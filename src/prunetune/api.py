@@ -17,11 +17,12 @@ from torchvision.transforms.v2 import functional
 from prunetune.backbones import Backbone
 from prunetune.datasets.base import Pool
 from prunetune.datasets.image_folder import ImageFolder
-from prunetune.devices import resolve_device, resolve_precision
+from prunetune.devices import resolve_device, resolve_precision, training_precision
+from prunetune.dynamics import LINEAR_PROBE, ProxyRecipe
 from prunetune.errors import InputError, suggestion
 from prunetune.images.decode import Images
 from prunetune.records import write_subset
-from prunetune.samplers import SAMPLERS, Sampler, TopKFlexible
+from prunetune.samplers import RS2, SAMPLERS, InfoBatch, Sampler, TopKFlexible
 from prunetune.samplers.base import check_ratio
 from prunetune.scorers import Scorer
 from prunetune.scorers.named import SCORERS
@@ -29,6 +30,7 @@ from prunetune.scores import check_fit, stored_scores
 from prunetune.seeding import seeded
 from prunetune.signals import Embedding, NetworkSignals
 from prunetune.store import Store
+from prunetune.weighting import weigh
 
 BACKBONES: dict[str, dict[str, str]] = {
     "resnet18": {"model": "resnet18.tv_in1k", "mask_modules": "conv2d"},
@@ -41,19 +43,22 @@ BACKBONES: dict[str, dict[str, str]] = {
     "vit_base_weakly": {"model": "vit_base_patch16_224.augreg_in21k", "mask_modules": "linear"},
     "micro": {"model": "prunetune_micro", "mask_modules": "conv2d"},
 }
-SEARCHED = (TopKFlexible,)  # its end is chosen in a run; here pass topk, topk_easiest or TopKFlexible(end=...)
+# the end of topk_flexible is chosen in a run (here pass topk or topk_easiest); the other two are ways of training
+NOT_HERE = (TopKFlexible, RS2, InfoBatch)
 
 
 @dataclass(frozen=True)
 class Subset:
     """What is kept. positions: [M] int64, ascending. scores: [N] float64 of the whole pool, larger = harder.
 
-    `positions` index the pool; for a torch dataset they are that dataset's own indices.
+    `positions` index the pool; for a torch dataset they are that dataset's own indices. weights: [M] float64 for
+    methods that weight what they keep (craig, gradmatch), else None.
     """
 
     pool: Pool
     positions: Tensor
     scores: Tensor
+    weights: Tensor | None = None
 
     @cached_property
     def sample_ids(self) -> tuple[str, ...]:
@@ -62,7 +67,7 @@ class Subset:
 
     def to_csv(self, path: str | Path) -> None:
         """Write position, sample_id, label, weight: the same file as a run's subset.csv."""
-        write_subset(Path(path), self.pool, self.positions)
+        write_subset(Path(path), self.pool, self.positions, self.weights)
 
     def as_torch(self, dataset: Sized) -> torch.utils.data.Subset:
         """Return the kept part of a map-style dataset whose items are in pool order."""
@@ -79,6 +84,7 @@ def prune(
     backbone: str | Backbone = "resnet18",
     seed: int = 0,
     *,
+    proxy: str | ProxyRecipe = "full",
     store: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -91,10 +97,12 @@ def prune(
             or uint8 tensors [3, h, w]; labels whole numbers. A folder is read as dataset=image_folder does: without
             train/ and test/ in it, 20 % of each class are held out for a test and the rest is pruned.
         ratio: fraction of each class that is kept, in (0, 1].
-        scorer: a name (dlc, dlc_50, dlc_linear_50, dlc_random, dlc_unmasked, dlc_released, random) or a Scorer.
-        sampler: a name (auto, flexrand, flexrand_released, topk, topk_easiest, random) or a Sampler.
+        scorer: a name (dlc, herding, el2n ..., see `prunetune.scorers.named`) or a Scorer.
+        sampler: a name (auto: the scorer's own; flexrand, topk, random, ccs ...) or a Sampler.
         backbone: resnet18, resnet50, vit_small, vit_base (each also _weakly), micro, a timm model name, or a Backbone.
         seed: of the draws.
+        proxy: what scores from training dynamics read: full (the backbone is fine-tuned on the whole pool, which takes
+            long without a GPU), linear_probe (seconds), or a ProxyRecipe.
         store: folder that keeps features and scores for the next call; by default they are not kept.
         device: auto, cpu or cuda.
         precision: of the forward passes, auto, fp32 or bf16.
@@ -107,17 +115,22 @@ def prune(
     pool = as_pool(data)
     scorer = _named(scorer, SCORERS, "scorer")
     name = scorer.own_sampler if sampler == "auto" else sampler
-    sampler = _named(name, {key: made() for key, made in SAMPLERS.items() if made not in SEARCHED}, "sampler")
+    sampler = _named(name, {key: made() for key, made in SAMPLERS.items() if made not in NOT_HERE}, "sampler")
+    proxy = _named(proxy, {"full": ProxyRecipe(), "linear_probe": LINEAR_PROBE}, "proxy")
     check_fit(scorer, sampler, ratio)
     device = resolve_device(device)
     network = as_backbone(backbone).load()
     with _store(store) as kept:
-        embedding = Embedding(network, kept, resolve_precision(precision, device), device, batch_size)
+        resolved, trained = resolve_precision(precision, device), training_precision(precision)
+        embedding = Embedding(network, kept, resolved, device, batch_size, proxy=proxy, training_precision=trained)
         signals = NetworkSignals(pool, embedding)
         scores = stored_scores(scorer, signals, int(seed)).values
         with seeded("sample", int(seed), float(ratio)) as generator:  # NumPy's numbers seed as Python's do
             positions = sampler.select(scores, pool.labels, float(ratio), generator, signals)
-    return Subset(pool, positions, scores)
+        weights = weigh(scorer, sampler, float(ratio), signals, positions)
+        if weights is not None:
+            positions, weights = positions[weights > 0], weights[weights > 0]
+    return Subset(pool, positions, scores, weights)
 
 
 def as_pool(data: str | Path | Pool | Sized) -> Pool:
