@@ -33,13 +33,16 @@ from prunetune.memory import peak_memory
 from prunetune.proxies import train_probe
 from prunetune.records import commit
 from prunetune.samplers import SAMPLERS
-from prunetune.scorers import Scorer
+from prunetune.scorers import DLC, DeepFool, DLCFinetuned, Scorer
 from prunetune.seeding import stream
 from prunetune.signals import Signals
 
 WIDTH, RATIO = 384, 0.1
 SECONDS, EXTRA = 1800, 2 * 2**30  # the limits
 PROBE = "linear probe"
+NEEDS_NETWORK = (DLC, DLCFinetuned, DeepFool)  # forward passes; their own part is a mean
+VARIANTS = ("_deepcore", "_released")  # published behaviours, made for parity on small pools
+TRAINS = ("random", "rs2", "infobatch", "auto")  # samplers that choose nothing
 REPEATS = {0: 50, 1: 5, 2: 5}  # epochs of each repeat: what el2n and grand_last read
 COLUMNS = ("method", "classes", "size", "seconds", "peak_bytes", "feature_bytes", "outcome", "commit", "cpu")
 
@@ -59,7 +62,9 @@ def scorers() -> dict[str, Scorer]:
     """Return the scorers that need no network, the greedy ones as deep as the ratio asks."""
     chosen = {}
     for name, scorer in api.SCORERS.items():
-        if scorer.reads_network or scorer.higher_means == "nothing":
+        if isinstance(scorer, NEEDS_NETWORK) or getattr(scorer, "parameters", "") == "all":
+            continue
+        if scorer.higher_means == "nothing" or name.endswith(VARIANTS):
             continue
         has_depth = any(field.name == "depth" for field in dataclasses.fields(scorer))
         chosen[name] = dataclasses.replace(scorer, depth=RATIO) if has_depth else scorer
@@ -68,7 +73,7 @@ def scorers() -> dict[str, Scorer]:
 
 def samplers() -> dict[str, Callable]:
     """Return the samplers by name."""
-    return {f"sampler {name}": made for name, made in SAMPLERS.items()}
+    return {f"sampler {name}": made for name, made in SAMPLERS.items() if name not in TRAINS}
 
 
 def run_here(method: str, size: int, num_classes: int, folder: Path) -> dict[str, float]:

@@ -53,7 +53,7 @@ def put(results_dir: Path, **changes: object) -> Path:
 
 
 def frame(*results: dict) -> pd.DataFrame:
-    rows = [make_result(**{"run": str(number), "views": 50, **result}) for number, result in enumerate(results)]
+    rows = [make_result(**{"run": str(number), "views": 50, "budgets": "proportional", **result}) for number, result in enumerate(results)]
     return collect._typed(pd.DataFrame(rows, columns=list(collect.COLUMNS)))
 
 
@@ -473,3 +473,10 @@ def test_costs_name_the_worst_class_by_ratio_and_what_scoring_took() -> None:
         ["dlc-flexrand", "5.0", "25.0", "1.5", "0.01", "1024"],
     ]
     assert "### textures, micro, linear_probe: cost" in tables.costs_markdown(table)
+
+
+def test_random_with_other_class_budgets_is_a_method_and_compared_with_random() -> None:
+    cells = [RANDOM, {**RANDOM, "budgets": "drop", "tag": "drop", "accuracy": 0.6}]
+    table = tables.summary(frame(*cells))
+    assert cell(table, "random (drop)")["difference"] == pytest.approx(10)
+    assert pd.isna(cell(table, "random")["difference"])

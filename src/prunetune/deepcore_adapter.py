@@ -31,7 +31,8 @@ from prunetune.signals import NetworkSignals, Signals
 log = logging.getLogger(__name__)
 
 COMMIT = "74ec709"
-HOW_TO_GET_IT = f"git clone https://github.com/PatrickZH/DeepCore && git -C DeepCore checkout {COMMIT}, then pass scorer.path=DeepCore"
+REPOSITORY = "https://github.com/PatrickZH/DeepCore"
+HOW_TO_GET_IT = f"git clone {REPOSITORY} && git -C DeepCore checkout {COMMIT}, then pass scorer.path=DeepCore"
 OUR_NETWORK = "prunetune"  # the name under which DeepCore finds our network among its own
 REFUSALS = (ValueError, RuntimeError, IndexError, NotImplementedError, ModuleNotFoundError)  # how DeepCore says no
 LARGEST_SEED = 2**32 - 1000  # NumPy's, less what GraNd adds to it from run to run
@@ -68,7 +69,7 @@ def fingerprint(checkout: Path) -> str:
 
 
 def load_package(checkout: Path) -> ModuleType:
-    """Import a checkout's package under a private name, with its `methods` and `nets`, and repair what newer libraries broke.
+    """Import a checkout's package under a private name; what newer libraries broke in it is repaired in memory.
 
     Raises:
         InputError: it cannot be imported.

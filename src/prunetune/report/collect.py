@@ -13,6 +13,7 @@ NAMES = ("dataset", "backbone", "scoring_backbone", "finetune", "scorer", "sampl
 TEXT = (
     *NAMES,
     "selection_rule",
+    "budgets",
     "precision",
     "recipe",
     "device",
@@ -28,7 +29,7 @@ INTEGERS = (
 COLUMNS = (
     *NAMES,
     *("ratio", "seed", "accuracy", "best_accuracy", "worst_class_accuracy"),
-    *("gamma", "selection_rule", "precision", "views", "recipe"),
+    *("gamma", "selection_rule", "budgets", "precision", "views", "recipe"),
     *("num_classes", "num_pool", "num_kept", "num_test", "images_per_epoch"),
     *("decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds"),
     *("peak_memory_bytes", "score_peak_memory_bytes"),
@@ -80,8 +81,9 @@ def _row(result: Any, run: Path) -> dict[str, Any]:
     numbers = [key for key in ("ratio", "seed", "accuracy") if not isinstance(result[key], int | float)]
     if numbers:
         raise ValueError(f"{', '.join(numbers)} must be numbers")
-    finetune = (result.get("config") or {}).get("finetune") or {}
-    return {**result, "views": finetune.get("views"), "recipe": _digest(finetune), "run": run.as_posix()}
+    config = result.get("config") or {}
+    finetune, budgets = config.get("finetune") or {}, (config.get("sampler") or {}).get("budgets", "proportional")
+    return {**result, "budgets": budgets, "views": finetune.get("views"), "recipe": _digest(finetune), "run": run.as_posix()}
 
 
 def _digest(finetune: dict[str, Any]) -> str:

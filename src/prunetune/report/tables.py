@@ -52,7 +52,8 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
     _check_same_data(results)
     runs = results.assign(method=[method_name(run) for run in results.to_dict("records")])
     runs = runs.assign(
-        percent=100 * runs["accuracy"], is_random=(runs["scorer"] == "random") & (runs["sampler"] == "random")
+        percent=100 * runs["accuracy"],
+        is_random=(runs["scorer"] == "random") & (runs["sampler"] == "random") & (runs["budgets"] == "proportional"),
     )
     rows = []
     for setting, block in runs.groupby(SETTING):

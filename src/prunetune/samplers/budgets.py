@@ -68,7 +68,7 @@ def whole_shares(sizes: dict[int, int], shares: dict[int, float], total: int, le
         total: of the budgets.
         least: that a class keeps.
     """
-    budgets = {label: int(share) for label, share in shares.items()}
+    budgets = {label: int(shares[label]) for label in sizes}
     by_remainder = sorted(sizes, key=lambda label: (budgets[label] - shares[label], label))
     for label in by_remainder[: max(total - sum(budgets.values()), 0)]:
         budgets[label] += 1

@@ -18,7 +18,7 @@ Array = np.ndarray
 DENSE = 12_000  # images up to which looking at all of them is faster than searching sorted dimensions
 NUMBERS_AT_ONCE = 2**21  # of distances [m, N] in a small pool
 WINDOW = 512  # images next to a point in one dimension: the nearest of them is not much farther than the nearest of all
-PROBED = 4096  # images of a large pool that the radius around its neighbours is guessed from
+PROBED = 8192  # images of a large pool that the radius around its neighbours is guessed from
 SORTED_BYTES = 2**30  # for sorted dimensions of a large pool
 BYTES = 12  # of one number in a sorted dimension: its value twice and its position
 
