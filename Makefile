@@ -4,10 +4,10 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 RESULTS ?= results
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-data test-gpu lint report collect real
+.PHONY: help run test test-slow test-data test-gpu lint report collect real baselines bench-scale parity
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, this is %d.%d; pass PYTHON=<path>" % sys.version_info[:2])'
@@ -45,3 +45,12 @@ report: $(VENV)/.base  ## table, curves, easiest and hardest images of the finis
 
 real: $(VENV)/.base  ## the main job on real images: DATA=<folder with data/ and weights/>
 	$(PY) scripts/real_run.py --data $(DATA) --results $(RESULTS)
+
+baselines: $(VENV)/.base  ## every method on real images: DATA=<folder with data/ and weights/>
+	$(PY) scripts/baselines_run.py --data $(DATA) --results $(RESULTS)
+
+bench-scale: $(VENV)/.base  ## time and memory of scorers and samplers up to a million images; hours
+	$(PY) scripts/bench_scale.py
+
+parity: $(VENV)/.base  ## our published variants against a checkout: DEEPCORE=<folder of PatrickZH/DeepCore>
+	$(PY) scripts/parity_deepcore.py --deepcore $(DEEPCORE)

@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from prunetune.report import collect, tables
 from real_run import ROOT, backbones, datasets
@@ -32,7 +31,11 @@ SKIPPED = {
 }
 LAST = ("grand", "grand_released", "deepfool", "deepfool_deepcore")  # backward passes for every image
 SLOW = {  # on 101 classes, for two CPU cores
-    "caltech101": {"deepfool": "backward passes for ten classes, up to 50 times an image", "deepfool_deepcore": "same"},
+    "caltech101": {
+        "deepfool": "backward passes for ten classes, up to 50 times an image",
+        "deepfool_deepcore": "the same for all classes",
+        "dlc_random": "an ablation with masks of its own for every seed",
+    },
     "dtd10": {},
 }
 
@@ -45,9 +48,9 @@ def methods() -> list[str]:
 
 def reads_proxy(method: str) -> bool:
     """Whether a method's scorer reads the proxy."""
-    content = yaml.safe_load((CONFIGS / "method" / f"{method}.yaml").read_text())
-    [scorer] = [entry["override /scorer"] for entry in content["defaults"] if "override /scorer" in entry]
-    return yaml.safe_load((CONFIGS / "scorer" / f"{scorer}.yaml").read_text()).get("uses_proxy", False)
+    content = OmegaConf.load(CONFIGS / "method" / f"{method}.yaml")
+    [scorer] = [entry["override /scorer"] for entry in content.defaults if "override /scorer" in entry]
+    return OmegaConf.load(CONFIGS / "scorer" / f"{scorer}.yaml").get("uses_proxy", False)
 
 
 def grid(data: Path, dataset: str, names: list[str], proxy: str, results: Path, ratios: str = RATIOS) -> list[str]:

@@ -53,7 +53,10 @@ def put(results_dir: Path, **changes: object) -> Path:
 
 
 def frame(*results: dict) -> pd.DataFrame:
-    rows = [make_result(**{"run": str(number), "views": 50, "budgets": "proportional", **result}) for number, result in enumerate(results)]
+    rows = [
+        make_result(**{"run": str(number), "views": 50, "budgets": "proportional", **result})
+        for number, result in enumerate(results)
+    ]
     return collect._typed(pd.DataFrame(rows, columns=list(collect.COLUMNS)))
 
 

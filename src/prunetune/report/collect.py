@@ -83,7 +83,13 @@ def _row(result: Any, run: Path) -> dict[str, Any]:
         raise ValueError(f"{', '.join(numbers)} must be numbers")
     config = result.get("config") or {}
     finetune, budgets = config.get("finetune") or {}, (config.get("sampler") or {}).get("budgets", "proportional")
-    return {**result, "budgets": budgets, "views": finetune.get("views"), "recipe": _digest(finetune), "run": run.as_posix()}
+    return {
+        **result,
+        "budgets": budgets,
+        "views": finetune.get("views"),
+        "recipe": _digest(finetune),
+        "run": run.as_posix(),
+    }
 
 
 def _digest(finetune: dict[str, Any]) -> str:

@@ -38,7 +38,9 @@ class Scorer(ABC):
         """Return [N] float64 CPU, finite, in pool order."""
 
     def weights(self, pool: Pool, signals: Signals, subset: Tensor) -> Tensor | None:
-        """Return how much each kept image counts in training, [M] float64 > 0; None where all count alike.
+        """Return how much each kept image counts in training, [M] float64; None where all count alike.
+
+        Weights are at least 0, and an image of weight 0 is dropped.
 
         Args:
             pool: N images.
