@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from omegaconf import OmegaConf
 
 from prunetune.report import collect, tables
 from real_run import ROOT, backbones, datasets
