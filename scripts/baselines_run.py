@@ -5,8 +5,8 @@ python scripts/baselines_run.py --data <folder with data/ and weights/> [--resul
 Training dynamics come from the linear-probe proxy (scores are called <scorer>_probe); on dtd10 also from the fully
 fine-tuned one, one seed, for the methods that read a proxy. Methods run in grids of eight; where a grid fails, each of
 them runs alone, so that the one that fails is named and leaves the others alone. Finished runs are skipped, so the
-command can be given again. Writes results/tables/baselines.md and baselines.csv; --tables-only makes them from what is
-finished.
+command can be given again. Writes baselines.md, baselines.csv and baselines_runs.csv (every run) into results/tables;
+--tables-only makes them from what is finished.
 """
 
 import argparse
@@ -30,6 +30,10 @@ SKIPPED = {
     "grand_released": "needs the fully fine-tuned proxy",
     "dlc_finetuned": "needs the fully fine-tuned proxy: with a linear probe nothing is fine-tuned",
 }
+RUN_COLUMNS = (  # of every run: enough to make the tables again
+    *("dataset", "scorer", "sampler", "tag", "ratio", "seed", "accuracy", "worst_class_accuracy", "num_kept"),
+    *("gamma", "score_seconds", "search_seconds", "sample_seconds", "score_peak_memory_bytes", "commit"),
+)
 LAST = ("grand", "grand_released", "deepfool", "deepfool_deepcore")  # backward passes for every image
 SLOW = {  # on 101 classes, for two CPU cores
     "caltech101": {
@@ -126,7 +130,8 @@ def write_tables(results_dir: Path, out: Path) -> None:
     parts = [tables.to_markdown(table, tables.footer(results)), tables.costs_markdown(table), not_run()]
     (out / "baselines.md").write_text("\n".join(parts))
     tables.to_csv(table, out / "baselines.csv")
-    print(f"wrote {out / 'baselines.md'} and {out / 'baselines.csv'}")
+    results[list(RUN_COLUMNS)].to_csv(out / "baselines_runs.csv", index=False, lineterminator="\n")
+    print(f"wrote baselines.md, baselines.csv and baselines_runs.csv in {out}")
 
 
 def chosen(results: pd.DataFrame) -> pd.DataFrame:

@@ -419,3 +419,15 @@ def test_a_tag_stays_in_its_folder(results):
 def test_the_whole_pool_has_no_gamma(results):
     result = read_result(run_here(results, *SMALL, "ratio=1.0", "tag=whole"))
     assert (result["gamma"], result["selection_rule"], result["num_kept"]) == (None, None, 100)
+
+
+def test_a_sampler_that_reads_features_is_charged_for_them_once(tmp_path):
+    """Whoever computed them: TypiClust pays for the pass itself, but not beside a score that has paid for it."""
+    run_here(tmp_path, *SMALL, "ratio=0.3", "scorer=herding")
+    for meta in (tmp_path / "store" / "features").glob("*/meta.json"):
+        meta.write_text(json.dumps({"seconds": 1000}))  # as if it had taken long
+    shutil.rmtree(tmp_path / "store" / "scores")
+    alone = read_result(run_here(tmp_path, *SMALL, "ratio=0.3", "scorer=none", "sampler=typiclust"))
+    beside = read_result(run_here(tmp_path, *SMALL, "ratio=0.3", "scorer=herding", "sampler=typiclust"))
+    assert alone["score_seconds"] < 1000 <= alone["sample_seconds"]
+    assert beside["sample_seconds"] < 1000 <= beside["score_seconds"]

@@ -205,13 +205,17 @@ def prune(cfg: DictConfig, task: Task, scores: Scores) -> Pruned:
 
 def _select(cfg: DictConfig, task: Task, scores: Scores, choice: gamma_search.Choice) -> Pruned:
     start, sampler, labels = time.perf_counter(), choice.sampler, task.pool.labels
+    signals = NetworkSignals(task.pool, task.scoring.embedding)  # its own, to see what the sampler asks for
     with seeded("sample", cfg.seed, cfg.ratio) as generator:
-        subset = sampler.select(scores.values, labels, cfg.ratio, generator, task.scoring)
+        subset = sampler.select(scores.values, labels, cfg.ratio, generator, signals)
+    # as with scores, what came from the store counts with what it cost then; what the score paid for is not paid twice
+    asked = sum(cost for name, cost in signals.charges.items() if name not in scores.signals)
+    asked -= sum(signals.spent.values())
     weights = weigh(scorer_of(cfg), sampler, cfg.ratio, task.scoring, subset) if len(subset) else None
     if weights is not None:
         subset, weights = subset[weights > 0], weights[weights > 0]
     schedule = sampler.schedule(labels, cfg.ratio, recipe_of(cfg).epochs) or Static(len(subset), weights)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start + asked
     if not schedule.images_per_epoch:
         raise InputError(
             f"nothing is kept of {len(task.pool)} images at ratio {cfg.ratio:g}; raise it or sampler.min_per_class"

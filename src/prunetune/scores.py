@@ -25,12 +25,14 @@ class Scores:
     """Scores and where they are.
 
     values: [N] float64 in pool order. seconds: what they cost when computed, decoding apart. peak_memory: the most
-    that the process held then, in bytes. folder: the store entry. is_new: whether they were computed just now.
+    that the process held then, in bytes. signals: seconds of each signal that is in `seconds`. folder: the store entry.
+    is_new: whether they were computed just now.
     """
 
     values: Tensor
     seconds: float
-    peak_memory: int
+    peak_memory: int | None
+    signals: dict[str, float]
     folder: Path
     is_new: bool
 
@@ -101,7 +103,8 @@ def stored_scores(scorer: Scorer, signals: NetworkSignals, seed: int) -> Scores:
 
     entry = embedding.store.entry("scores", f"{pool.name}-{scorer.name}", key, make)
     meta, values = read_meta(entry), read_scores(entry / "scores.csv", pool)
-    return Scores(values, meta["seconds"], meta["peak_memory_bytes"], entry, not was_there)
+    peak, charges = meta.get("peak_memory_bytes"), meta.get("signals", {})  # older stores note neither
+    return Scores(values, meta["seconds"], peak, charges, entry, not was_there)
 
 
 def write_scores(path: Path, pool: Pool, values: Tensor) -> None:
