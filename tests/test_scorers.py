@@ -8,12 +8,14 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
+from made_checkout import write_checkout
 from prunetune.backbones import Backbone
 from prunetune.config import build
 from prunetune.datasets.base import Pool
 from prunetune.errors import InputError
-from prunetune.scorers import DLC, FromFile, Random, Scorer
-from prunetune.scores import compute_scores, stored_scores
+from prunetune.samplers import FlexRand, TopK
+from prunetune.scorers import DLC, FromFile, Herding, Random, Scorer
+from prunetune.scores import check_fit, compute_scores, stored_scores
 from prunetune.signals import Embedding, NetworkSignals, Signals
 from prunetune.store import Store
 from prunetune.testing import check_scorer, made_pool
@@ -68,6 +70,8 @@ def scorer_of(path: Path, folder: Path, **shortened) -> Scorer:
     group = {**yaml.safe_load(path.read_text()), **shortened}
     if path.stem == "from_file":
         group["path"] = str(made_scores(folder))
+    if path.stem == "deepcore":
+        group |= {"path": str(write_checkout(folder / "DeepCore")), "fraction": 0.5, "epochs": 1, "batch_size": 8}
     return build(group)
 
 
@@ -217,3 +221,13 @@ def test_the_key_of_a_file_is_its_content_and_not_its_place(tmp_path):
     assert one.key() == same.key()
     write(tmp_path / "b", "sample_id,score\na,1\n")
     assert one.key() != same.key()
+
+
+def test_a_pick_order_that_is_too_short_or_made_for_another_ratio_is_refused():
+    with pytest.raises(InputError, match=r"orders scorer\.depth=0\.1 of each class, ratio 0\.5 keeps more"):
+        check_fit(Herding(depth=0.1), TopK(), 0.5)
+    check_fit(Herding(depth=0.1), TopK(), 0.1)
+    with pytest.raises(InputError, match=r"needs scorer\.depth=1, got 0\.1"):
+        check_fit(Herding(depth=0.1), TopK(budgets="equal"), 0.1)
+    with pytest.raises(InputError, match="herding gives an order of picks"):
+        check_fit(Herding(), FlexRand(), 0.1)

@@ -38,7 +38,7 @@ class Scores:
 
 
 def check_fit(scorer: Scorer, sampler: Sampler, ratio: float) -> None:
-    """Refuse a sampler that reads hardness where the scorer gives an order of picks, or an order that ends too early.
+    """Refuse a sampler that reads hardness where the scorer gives an order of picks, or an order made for less.
 
     Raises:
         InputError: they do not fit.
@@ -48,7 +48,17 @@ def check_fit(scorer: Scorer, sampler: Sampler, ratio: float) -> None:
             f"{scorer.name} gives an order of picks, not the hardness that {type(sampler).__name__} reads; "
             "pass sampler=topk"
         )
+    fraction = getattr(scorer, "fraction", ratio)
+    if fraction != ratio and ratio < 1:
+        raise InputError(
+            f"{scorer.name} selects for scorer.fraction={fraction:g}, the ratio is {ratio:g}; make them equal"
+        )
     depth = getattr(scorer, "depth", 1.0)
+    if depth < 1 and sampler.budgets != "proportional":
+        raise InputError(
+            f"with sampler.budgets={sampler.budgets} a class can keep all its images; "
+            f"{scorer.name} needs scorer.depth=1, got {depth:g}"
+        )
     if depth < ratio < 1:
         raise InputError(
             f"{scorer.name} orders scorer.depth={depth:g} of each class, ratio {ratio:g} keeps more; raise scorer.depth"

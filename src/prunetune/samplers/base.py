@@ -114,7 +114,7 @@ class Sampler(ABC):
         if self.needs == "features":
             needed = signals.features()
         else:
-            proxy = signals.proxy(until=self.epochs)
+            proxy = signals.proxy(until=self.epochs, logits_only=True)
             last = min(self.epochs or proxy.num_epochs, proxy.num_epochs)
             needed = proxy.statistic(mean_label_probability, labels, range(1, last + 1))
         if len(needed) != len(labels):

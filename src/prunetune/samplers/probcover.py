@@ -118,5 +118,5 @@ def _holders(features: Tensor, covered: Tensor, least: float) -> np.ndarray:
     """Return how many of some images [m] each of the n balls holds, [n] int64."""
     counts = torch.zeros(len(features), dtype=torch.int64)
     for part in covered.split(max(1, NUMBERS_AT_ONCE // len(features))):
-        counts += (features[part] @ features.T >= least).sum(dim=0)
+        counts += (features[part] @ features.T >= least).sum(dim=0, dtype=torch.int32)
     return counts.numpy()

@@ -127,6 +127,7 @@ def coverage_less_redundancy(
         winners, counts = np.unique(plane.nearest(own_points), return_counts=True)
         np.add.at(total, winners, counts)
         plane.lower(total, winners, counts, neighbours, exponent)
+        del plane  # or it holds its dimensions while the next ones are sorted
     return torch.from_numpy(total)
 
 
@@ -298,9 +299,12 @@ def _dimensions(features: Tensor, columns: slice, is_sorted: bool) -> list[Array
     if not is_sorted:
         return list(values)
 
-    def make(column: Array) -> SortedDimension:
-        positions = column.argsort(kind="stable").astype(np.int32)
-        return SortedDimension(column, column[positions], positions)
+    ascending, positions = np.empty_like(values), np.empty(values.shape, np.int32)
+
+    def sort(row: int) -> None:
+        positions[row] = values[row].argsort(kind="stable")
+        ascending[row] = values[row][positions[row]]
 
     with ThreadPoolExecutor() as workers:  # sorting leaves the interpreter to the others
-        return list(workers.map(make, values))
+        list(workers.map(sort, range(len(values))))
+    return [SortedDimension(*rows) for rows in zip(values, ascending, positions, strict=True)]
