@@ -157,8 +157,10 @@ def run_all(methods: list[str], size: int, num_classes: int, file: Path, limit: 
     todo = [method for method in methods if (method, num_classes, size) not in there]
     if not todo:
         return
+    known = scorers()
+    reads_probe = any(method == "sampler beta" or getattr(known.get(method), "uses_proxy", False) for method in todo)
     with tempfile.TemporaryDirectory() as temporary:
-        for method in [PROBE, *todo]:  # the probes are made anew: their heads are not kept
+        for method in [*([PROBE] if reads_probe else []), *todo]:  # made anew: the heads are not kept
             row = run_apart(method, size, num_classes, Path(temporary), limit)
             print(f"{num_classes:>5} classes  {size:>8}  {method:<28} {row['seconds']} s  {row['outcome']}", flush=True)
             if (method, num_classes, size) not in there:
