@@ -190,10 +190,10 @@ def write_table(rows: list[dict[str, str]], file: Path) -> None:
     lines = [
         "# Scale: ratio 0.1, features of width 384",
         "",
-        "Seconds and peak memory of the whole process beyond the features (GiB), each method in a process of its own; ",
-        f"limits {SECONDS // 60} min and {EXTRA / 2**30:g} GiB. Scores of training dynamics come on top of the row ",
-        f"`{PROBE}` (50 epochs, and 5 epochs of two repeats). growth: the exponent a in seconds ~ N^a between the two ",
-        "largest sizes. By `scripts/bench_scale.py`, commit "
+        "Seconds and peak memory of the whole process beyond the features (GiB), each method in a process of its own;",
+        f"limits {SECONDS // 60} min and {EXTRA / 2**30:g} GiB. X: not run, or no growth to tell. Scores of training",
+        f"dynamics come on top of the row `{PROBE}` (50 epochs, and 5 epochs of two repeats). growth: the exponent a in",
+        "seconds ~ N^a between the two largest sizes. By `scripts/bench_scale.py`, commit "
         + ", ".join(sorted({row["commit"][:12] for row in rows}))
         + ".",
     ]
@@ -207,7 +207,7 @@ def write_table(rows: list[dict[str, str]], file: Path) -> None:
             cells = {int(row["size"]): row for row in part if row["method"] == method}
             lines.append("| " + " | ".join([method, *_line(cells, sizes)]) + " |")
         missed = [f"{row['method']} at {int(row['size']):,} ({_fault(row)})" for row in part if _fault(row)]
-        lines += ["", "Missed the limits: " + ("; ".join(missed) if missed else "none") + "."]
+        lines += ["", "Missed the limits, of what was run: " + ("; ".join(missed) if missed else "none") + "."]
     file.write_text("\n".join(lines) + "\n")
 
 
