@@ -74,7 +74,8 @@ class DLC(Scorer):
 def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Return the mean feature of each class, [C, D] float64 (NaN for a class without images), of features [N, D]."""
     sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64)
-    sums.index_add_(0, labels, features.double())
+    for rows, own in zip(features.split(ROWS), labels.split(ROWS), strict=True):  # no float64 copy of all features
+        sums.index_add_(0, own, rows.double())
     return sums / torch.bincount(labels, minlength=num_classes).unsqueeze(1)
 
 

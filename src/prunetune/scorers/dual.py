@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from prunetune.datasets.base import Pool
-from prunetune.scorers.base import Scorer
+from prunetune.scorers.base import Scorer, check_count
 from prunetune.scorers.dyn_unc import windows_of
-from prunetune.scorers.el2n import check_count
 from prunetune.scorers.odds import label_log_odds
 from prunetune.signals import Signals
 

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from prunetune.datasets.base import Pool
 from prunetune.errors import InputError
-from prunetune.scorers.base import Scorer
-from prunetune.scorers.el2n import check_count
+from prunetune.scorers.base import Scorer, check_count
 from prunetune.scorers.odds import label_probabilities
 from prunetune.signals import Signals
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
-from prunetune.scorers.base import Scorer
+from prunetune.scorers.base import Scorer, check_count
 from prunetune.scorers.snapshot import snapshot_statistic
 from prunetune.signals import Signals
 
@@ -52,11 +51,3 @@ def error_norms(logits: Tensor, labels: Tensor) -> Tensor:
     probabilities = logits.double().softmax(dim=1)
     others = probabilities.scatter(1, labels.unsqueeze(1), 0)  # the label's own error is the sum of the others
     return torch.cat([others, others.sum(dim=1, keepdim=True)], dim=1).norm(dim=1)
-
-
-def check_count(key: str, value: int | None, may_be_none: bool = False, least: int = 1) -> None:
-    """Refuse what is not a whole number of at least `least`."""
-    if may_be_none and value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"scorer.{key} must be a whole number of at least {least}, got {value!r}")

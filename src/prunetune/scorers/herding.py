@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
-from prunetune.scorers.base import Scorer
+from prunetune.scorers.base import Scorer, check_choice
 from prunetune.scorers.picks import check_depth, pick_scores
 from prunetune.signals import FeatureKind, Signals
 
@@ -87,9 +86,3 @@ def read_features(signals: Signals, source: str, variant: str) -> Tensor:
         proxy = signals.proxy()
         return proxy.features(proxy.num_epochs)
     return signals.features(FeatureKind(pooling="token_collapse") if variant == "released" else FeatureKind())
-
-
-def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a scorer's option that is none of the allowed ones."""
-    if value not in allowed:
-        raise InputError(f"scorer.{key} must be one of {', '.join(allowed)}, got {value!r}")

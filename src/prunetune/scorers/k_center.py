@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from prunetune.datasets.base import Pool
-from prunetune.scorers.base import Scorer
-from prunetune.scorers.herding import VARIANTS, check_choice, read_features
+from prunetune.scorers.base import Scorer, check_choice
+from prunetune.scorers.herding import VARIANTS, read_features
 from prunetune.scorers.picks import check_depth, pick_scores
 from prunetune.seeding import stream
 from prunetune.signals import Signals

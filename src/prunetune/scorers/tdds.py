@@ -8,9 +8,8 @@ from torch import Tensor
 
 from prunetune.datasets.base import Pool
 from prunetune.errors import InputError
-from prunetune.scorers.base import Scorer
+from prunetune.scorers.base import Scorer, check_count
 from prunetune.scorers.dyn_unc import windows_of
-from prunetune.scorers.el2n import check_count
 from prunetune.signals import Signals
 
 LEAST = 3  # epochs: two movements, of which one alone does not deviate from its mean
