@@ -9,9 +9,17 @@ from torch import Tensor
 from prunetune import gamma_search
 from prunetune.datasets.base import Pool
 from prunetune.errors import InputError
-from prunetune.gamma_search import Search, choose, end_candidates, gamma_candidates, gammas, split_pool
+from prunetune.gamma_search import (
+    Search,
+    beta_candidates,
+    choose,
+    end_candidates,
+    gamma_candidates,
+    gammas,
+    split_pool,
+)
 from prunetune.recipe import Recipe
-from prunetune.samplers import FlexRand, TopKFlexible
+from prunetune.samplers import CCS, FlexRand, TopKFlexible
 from prunetune.scorers import DLC, Scorer
 from prunetune.scores import compute_scores
 from prunetune.seeding import stream
@@ -104,6 +112,18 @@ def test_candidates_are_nearest_one_half_first_with_the_samplers_other_settings(
     made = gamma_candidates(lambda gamma: FlexRand(gamma=gamma, remainder="coin", min_per_class=2), Search(), 0.3)
     assert list(made) == ["0.5", "0.4", "0.6", "0.25", "0.75"]
     assert made["0.6"] == FlexRand(gamma=0.6, remainder="coin", min_per_class=2)
+
+
+@pytest.mark.parametrize(("ratio", "cuts"), [(0.1, [0, 0.1, 0.2, 0.3]), (0.8, [0, 0.1, 0.2]), (0.95, [0])])
+def test_cut_offs_that_leave_the_budget_are_candidates_the_smallest_first(ratio, cuts):
+    made = beta_candidates(lambda beta: CCS(beta=beta, num_strata=7), Search(), ratio)
+    assert list(made.values()) == [CCS(beta=beta, num_strata=7) for beta in cuts]
+
+
+@pytest.mark.parametrize("betas", [(), (1.0,), (-0.1, 0.2)])
+def test_cut_offs_outside_the_unit_interval_are_refused(betas):
+    with pytest.raises(InputError, match=r"gamma_search\.betas must be fractions in \[0, 1\)"):
+        Search(betas=betas)
 
 
 def test_the_ends_of_a_score_are_candidates_too():
@@ -267,6 +287,7 @@ def test_means_and_standard_errors_are_over_the_repeats():
     assert choice.standard_errors == pytest.approx((0.1 / 3**0.5, 0.1))  # std with ddof 1, by sqrt(3)
     assert choice.record() == {
         "recipe": "linear_probe",
+        "chosen": "0.4",
         "candidates": [
             {"label": "0.5", "accuracy": choice.accuracies[0], "standard_error": choice.standard_errors[0]},
             {"label": "0.4", "accuracy": choice.accuracies[1], "standard_error": choice.standard_errors[1]},

@@ -247,6 +247,19 @@ def test_topk_flexible_takes_the_better_end(results):
     assert (same / "subset.csv").read_bytes() == (run / "subset.csv").read_bytes()
 
 
+@pytest.mark.parametrize("sampler", ["ccs", "double_end"])
+def test_a_cut_off_is_chosen_on_held_out_images(results, sampler):
+    run = run_here(results, *SMALL, "gamma_search.repeats=1", f"sampler={sampler}", "sampler.beta=auto", "ratio=0.75")
+    result = read_result(run)
+    assert (result["selection_rule"], result["gamma"]) == ("validation", None)
+    candidates = {candidate["label"]: candidate["accuracy"] for candidate in result["search"]["candidates"]}
+    assert list(candidates) == ["0", "0.1", "0.2"]  # .3 would leave too little for the budget
+    assert candidates[result["search"]["chosen"]] == max(candidates.values())
+    cut = f"sampler.beta={result['search']['chosen']}"
+    same = run_here(results, *SMALL, f"sampler={sampler}", cut, "ratio=0.75", "until=prune", "tag=fixed")
+    assert (same / "subset.csv").read_bytes() == (run / "subset.csv").read_bytes()
+
+
 def test_another_network_can_score_and_gets_a_folder_of_its_own(first, results):
     other = ["backbone@scoring_backbone=micro", "scoring_backbone.pretrained=false", "scoring_backbone.input_size=24"]
     with pytest.raises(InputError, match=r"both are called 'micro'; pass scoring_backbone\.name="):

@@ -1,7 +1,5 @@
-import json
 import logging
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +10,7 @@ import torch
 from prunetune import tracking
 from prunetune.errors import InputError
 from prunetune.tracking import has_key, open_run, resolve_mode
+from wandb_files import isolate, read_run, read_tables, rows
 
 HISTORY = [
     {"epoch": 1, "learning_rate": 0.01, "train_loss": 2.5, "test_accuracy": None},
@@ -22,35 +21,9 @@ CONFIG = {"scorer": {"name": "dlc", "levels": 5}, "ratio": 0.1}
 FAKE_KEY = "0123456789" * 4
 
 
-def isolate(patch: pytest.MonkeyPatch, home: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        patch.delenv(name)
-    patch.setenv("NETRC", str(home / "netrc"))
-    patch.setenv("WANDB_CONFIG_DIR", str(home / "config"))
-    patch.setenv("WANDB_CACHE_DIR", str(home / "cache"))
-    patch.setenv("WANDB_ERROR_REPORTING", "false")
-
-
 @pytest.fixture(autouse=True)
 def without_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     isolate(monkeypatch, tmp_path)
-
-
-def read_run(folder: Path) -> list[dict]:
-    """Return the records of the only run below the folder, through W&B's own reader."""
-    (path,) = folder.rglob("*.wandb")
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
-
-
-def rows(records: list[dict]) -> list[dict]:
-    return [record["history"]["item"] for record in records if record["type"] == "history"]
-
-
-def read_tables(folder: Path, key: str) -> list[dict]:
-    paths = sorted(folder.rglob(f"files/media/table/**/{key}_*.table.json"))
-    return [json.loads(path.read_text()) for path in paths]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Choosing between samplers on held-out pool images: what sampler.gamma=auto and sampler=topk_flexible mean.
+"""Choosing between samplers on held-out pool images: sampler.gamma=auto, sampler.beta=auto, sampler=topk_flexible.
 
 Source: method.md section 4. The test set takes no part.
 """
@@ -29,12 +29,14 @@ RECIPE = Recipe("linear_probe", evaluate_every=50)  # of the judges, whatever th
 
 @dataclass(frozen=True)
 class Search:
-    """grid: gammas to try. repeats: splits, each with its own draw and head. split: nested or official_val.
+    """grid: gammas to try; betas: cut-offs to try. repeats: splits, each with its own draw and head.
 
-    held_out: fraction of each class for nested. views: of the judging probes; 0 judges on the evaluation view.
+    split: nested or official_val. held_out: fraction of each class for nested. views: of the judging probes; 0 judges
+    on the evaluation view.
     """
 
     grid: tuple[float, ...] = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
+    betas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)
     repeats: int = 3
     split: str = "nested"
     held_out: float = 0.2
@@ -47,6 +49,8 @@ class Search:
             raise InputError("gamma_search needs repeats >= 1, held_out in (0, 1) and views >= 0")
         if not self.grid or not all(0 < gamma < 1 for gamma in self.grid):
             raise InputError(f"gamma_search.grid must be gammas in (0, 1), got {list(self.grid)}")
+        if not self.betas or not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"gamma_search.betas must be fractions in [0, 1), got {list(self.betas)}")
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Choice:
     accuracies: tuple[float, ...] = ()
     standard_errors: tuple[float | None, ...] = ()
     seconds: float = 0.0
+    chosen: str = ""
 
     def record(self) -> dict[str, Any] | None:
         """Return what result.json says of the search, None where there was nothing to choose between."""
@@ -66,6 +71,7 @@ class Choice:
         rows = zip(self.labels, self.accuracies, self.standard_errors, strict=True)
         return {
             "recipe": RECIPE.name,
+            "chosen": self.chosen,
             "candidates": [{"label": a, "accuracy": b, "standard_error": c} for a, b, c in rows],
         }
 
@@ -79,6 +85,12 @@ def gamma_candidates(make: Callable[[float], Sampler], search: Search, ratio: fl
     """Return the sampler at every valid gamma, those nearest .5 first: they win ties."""
     nearest_first = sorted(gammas(search.grid, ratio), key=lambda gamma: (abs(gamma - 0.5), gamma))
     return {f"{gamma:g}": make(gamma) for gamma in nearest_first}
+
+
+def beta_candidates(make: Callable[[float], Sampler], search: Search, ratio: float) -> dict[str, Sampler]:
+    """Return the sampler at every cut-off that leaves the budget, the smallest first: it wins ties."""
+    feasible = [beta for beta in sorted(search.betas) if beta + ratio < 1 + 1e-9] or [0.0]
+    return {f"{beta:g}": make(beta) for beta in feasible}
 
 
 def end_candidates(make: Callable[[str], Sampler]) -> dict[str, Sampler]:
@@ -186,4 +198,5 @@ def _best(candidates: dict[str, Sampler], accuracy: Tensor, seconds: float) -> C
         tuple(means.tolist()),
         tuple(None if error is None else float(error) for error in errors),
         seconds,
+        best,
     )

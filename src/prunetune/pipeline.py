@@ -35,6 +35,7 @@ from prunetune.weighting import weigh
 
 log = logging.getLogger(__name__)
 STEPS = ("score", "prune", "finetune")
+OPEN = ("gamma", "end", "beta")  # what a sampler may leave open (auto) to a search on held-out images
 
 
 @dataclass(frozen=True)
@@ -320,7 +321,7 @@ def selection_rule(choice: gamma_search.Choice) -> str | None:
     """Return how the sampler's open number was set; None where it has none."""
     if choice.labels:
         return "validation"
-    return "fixed" if hasattr(choice.sampler, "gamma") or hasattr(choice.sampler, "end") else None
+    return "fixed" if any(hasattr(choice.sampler, key) for key in OPEN) else None
 
 
 def run_title(cfg: DictConfig, names: Names) -> str:
@@ -350,7 +351,8 @@ def proxy_of(cfg: DictConfig) -> ProxyRecipe:
 def search_of(cfg: DictConfig) -> gamma_search.Search:
     """Return how the run would choose between samplers."""
     values = OmegaConf.to_container(cfg.gamma_search)
-    return gamma_search.Search(**{**values, "grid": tuple(values["grid"])})
+    lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+    return gamma_search.Search(**{**values, **lists})
 
 
 def sampler_of(cfg: DictConfig) -> Sampler:
@@ -360,14 +362,18 @@ def sampler_of(cfg: DictConfig) -> Sampler:
 
 def is_searched(cfg: DictConfig) -> bool:
     """Whether the sampler has an open number that is settled on held-out images."""
-    return cfg.sampler.get("gamma") == "auto" or cfg.sampler.get("end") == "auto"
+    return any(cfg.sampler.get(key) == "auto" for key in OPEN)
 
 
 def candidates_of(cfg: DictConfig) -> dict[str, Sampler]:
     """Return the samplers to choose between, those that win ties first."""
     settings = sampler_settings(cfg.sampler, cfg.scorer.own_sampler)
-    if settings.get("gamma") == "auto":
-        return gamma_search.gamma_candidates(
-            lambda gamma: build({**settings, "gamma": gamma}), search_of(cfg), cfg.ratio
-        )
-    return gamma_search.end_candidates(lambda end: build({**settings, "end": end}))
+    [key] = [key for key in OPEN if settings.get(key) == "auto"]
+
+    def make(value: float | str) -> Sampler:
+        return build({**settings, key: value})
+
+    if key == "end":
+        return gamma_search.end_candidates(make)
+    candidates = gamma_search.gamma_candidates if key == "gamma" else gamma_search.beta_candidates
+    return candidates(make, search_of(cfg), cfg.ratio)

@@ -91,6 +91,18 @@ class Tracker:
         """Log rows of a subset.csv (position, sample_id, label, weight), at most the first 10,000."""
         self._log_table(_key(prefix, "subset"), SUBSET_COLUMNS, rows)
 
+    @_guarded("log a table")
+    def log_table(self, key: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Log any rows as the table `key`, at most the first 10,000; what is missing is None."""
+        self._log_table(key, columns, rows)
+
+    @_guarded("log a picture")
+    def log_picture(self, key: str, path: Path) -> None:
+        """Log a picture's file under `key`."""
+        import wandb
+
+        self.run.log({key: wandb.Image(str(path))})
+
     @_guarded("log the scores")
     def log_scores(self, scores: Any, prefix: str = "") -> None:
         """Log the histogram of the scores, a tensor or array [N]."""
