@@ -114,11 +114,12 @@ class Proxy(ABC):
         for epoch in epochs:
             self.check_epoch(epoch)
         size = max(1, NUMBERS_AT_ONCE // (len(epochs) * self.num_classes))
-        parts = []
+        # written in place: small results kept between freed chunks would break up the heap, by gigabytes
+        values = torch.empty(self.num_images, dtype=torch.float64)
         for positions in torch.arange(self.num_images).split(size):
             logits = torch.stack([self.logits(epoch, positions) for epoch in epochs])  # [E, B, C]
-            parts.append(function(logits, labels[positions]).double())
-        return torch.cat(parts)
+            values[positions] = function(logits, labels[positions]).double()
+        return values
 
     def check_epoch(self, epoch: int) -> None:
         """Refuse an epoch that was not trained."""

@@ -147,12 +147,12 @@ def _search(geometry: Geometry, queries: Tensor, k: int) -> Neighbours:
     k = min(k, geometry.size - 1)
     if k < 1:
         return Neighbours(torch.zeros(len(queries), 0), torch.zeros(len(queries), 0, dtype=torch.int64))
-    distances, indices = [], []
-    for rows in queries.split(max(1, NUMBERS_AT_ONCE // geometry.size)):
-        some, which = _search_chunk(geometry, rows, k)
-        distances.append(some)
-        indices.append(which)
-    return Neighbours(torch.cat(distances), torch.cat(indices))
+    found = Neighbours(torch.empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.int64))
+    size = max(1, NUMBERS_AT_ONCE // geometry.size)
+    for start in range(0, len(queries), size):
+        part = slice(start, start + size)
+        found.distances[part], found.indices[part] = _search_chunk(geometry, queries[part], k)
+    return found
 
 
 def _search_chunk(geometry: Geometry, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -68,15 +68,17 @@ class Sampler(ABC):
         needed = self._needed(labels, signals)
         budgets = self._class_budgets(labels, ratio, signals)
         sampler = self.settled(scores.double(), labels, budgets, needed)
-        kept = []
+        # marked in place: small picks kept between the classes' large arrays would break up the heap, by gigabytes
+        is_kept = torch.zeros(len(labels), dtype=torch.bool)
         for label, budget in budgets.items():
             members = torch.nonzero(labels == label).flatten()  # [n], ascending
             if 0 < budget < len(members):
                 own = ratio if self.budgets == "proportional" else budget / len(members)
                 rows = None if needed is None else needed[members]
                 members = members[sampler.select_in_class(scores[members].double(), budget, own, generator, rows)]
-            kept.append(members[: budget if budget == 0 else len(members)])
-        return torch.cat(kept).sort().values
+            if budget:
+                is_kept[members] = True
+        return torch.nonzero(is_kept).flatten()
 
     @abstractmethod
     def select_in_class(

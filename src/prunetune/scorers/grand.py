@@ -16,6 +16,7 @@ from prunetune.scorers.base import Scorer
 from prunetune.signals import Signals
 
 NUMBERS_AT_ONCE = 2**26  # of gradients of single images: 256 MiB
+LOGITS_AT_ONCE = 2**23  # of a chunk whose last-layer gradients are made from their factors
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,10 @@ class Grand(Scorer):
 
 def last_layer_norms(proxy: Proxy, labels: Tensor, epoch: int) -> Tensor:
     """Return ||delta|| sqrt(1 + ||h||^2) of every image after an epoch, [N] float64; labels [N] int64."""
-    positions = torch.arange(len(labels))
-    size = max(1, NUMBERS_AT_ONCE // (8 * proxy.num_classes))
-    return torch.cat([proxy_gradients(proxy, labels, epoch, rows).norms() for rows in positions.split(size)])
+    norms = torch.empty(len(labels), dtype=torch.float64)  # written in place, as in `Proxy.statistic`
+    for rows in torch.arange(len(labels)).split(max(1, LOGITS_AT_ONCE // (8 * proxy.num_classes))):
+        norms[rows] = proxy_gradients(proxy, labels, epoch, rows).norms().double()
+    return norms
 
 
 def gradient_norms(model: nn.Sequential, batches: Iterator[Tensor], labels: Tensor) -> Tensor:
