@@ -4,7 +4,8 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 RESULTS ?= results
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow test-data test-gpu lint report collect real baselines bench-scale parity
+TABLES := main weakly transfer time ablation-path ablation-masking ablation-sampler ablation-gamma v1-depths v1-paradigms
+.PHONY: help run test test-slow test-data test-gpu test-slurm lint report collect status tables figures wandb real baselines bench-scale parity
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -34,6 +35,9 @@ test-data: $(VENV)/.dev  ## tests on real images and weights below PRUNETUNE_REA
 test-gpu: $(VENV)/.dev  ## tests that need a CUDA device
 	$(PY) -m pytest -m gpu
 
+test-slurm: $(VENV)/.dev  ## a real Slurm of one node, made for the tests (needs root and Debian packages)
+	$(PY) -m pytest -m slurm
+
 lint: $(VENV)/.dev  ## ruff check and format check
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
@@ -42,6 +46,22 @@ collect: $(VENV)/.base  ## every finished run as one row of results/results.csv
 
 report: $(VENV)/.base  ## table, curves, easiest and hardest images of the finished runs
 	$(PY) scripts/report.py --results $(RESULTS)
+
+status: $(VENV)/.base  ## done, failed and missing runs of a sweep: SWEEP=main
+	$(PY) scripts/status.py --sweep $(SWEEP) --results $(RESULTS)
+
+$(TABLES:%=table-%): table-%: $(VENV)/.base
+	$(PY) scripts/make_tables.py $(subst -,_,$*) --results $(RESULTS)
+
+tables: $(VENV)/.base  ## every table of the paper that has runs, beside the published numbers; table-main and so on: one
+	$(PY) scripts/make_tables.py --results $(RESULTS) --out $(RESULTS)/tables
+
+figures: $(VENV)/.base  ## analyses and every figure of the paper that has runs
+	$(PY) scripts/analyse.py --results $(RESULTS)
+	$(PY) scripts/make_figures.py --results $(RESULTS) --out $(RESULTS)/figures
+
+wandb: $(VENV)/.base  ## the tables and figures as one report run on W&B
+	$(PY) scripts/log_report.py --results $(RESULTS)
 
 real: $(VENV)/.base  ## the main job on real images: DATA=<folder with data/ and weights/>
 	$(PY) scripts/real_run.py --data $(DATA) --results $(RESULTS)

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from prunetune.report.paper_tables import TABLES
 from runs import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -61,7 +62,7 @@ def test_every_import_of_the_tests_is_declared_too():
 
 
 def test_every_declared_dependency_is_imported_or_a_tool():
-    tools = {"pytest-timeout", "ruff", "pre-commit", "hypothesis", "pyyaml"}
+    tools = {"pytest-timeout", "ruff", "pre-commit", "hypothesis", "pyyaml", "jinja2"}  # pandas writes LaTeX with it
     homes = packages_distributions()
     modules = imports_of("src", "scripts", "run.py", "tests")
     used = {canonicalize_name(name) for module in modules for name in homes.get(module, [])}
@@ -160,7 +161,14 @@ def test_make_help_lists_them():
 def test_the_readme_mentions_only_targets_that_exist():
     text = (ROOT / "README.md").read_text()
     mentioned = set(re.findall(r"\bmake ([a-z][a-z-]*)", " ".join(re.findall(r"`[^`]*`|^    .*$", text, re.MULTILINE))))
-    assert mentioned - make_targets()[0] == set()
+    targets, makefile = make_targets()
+    tables = {f"table-{name}" for name in re.search(r"^TABLES := (.*)$", makefile, re.MULTILINE).group(1).split()}
+    assert mentioned - targets - tables == set()
+
+
+def test_every_table_of_the_paper_has_a_target():
+    tables = re.search(r"^TABLES := (.*)$", make_targets()[1], re.MULTILINE).group(1).split()
+    assert {name.replace("-", "_") for name in tables} == TABLES.keys() - {"ranking"}
 
 
 def test_continuous_integration_runs_make_test():

@@ -77,15 +77,26 @@ def method_name(run: dict) -> str:
 
 def footer(results: pd.DataFrame) -> str:
     """Return one line that says where the numbers come from and how they were made."""
-    gammas = results.loc[results["gamma"].notna(), ["gamma", "selection_rule"]]
-    parts = [f"{len(results)} runs", f"commit {_listed(results['commit'])}"]
+    parts = [provenance(results), "accuracy of the last epoch on test", *selection_rules(results)]
+    return "; ".join(parts) + "."
+
+
+def provenance(results: pd.DataFrame) -> str:
+    """Return how many runs there are, of which commit, recipe, precision and device."""
+    parts = [f"{len(results)} runs", f"commit {_listed(results['commit'].map(_short, na_action='ignore'))}"]
     parts.append("recipe " + ", ".join(_recipe(name, runs) for name, runs in results.groupby("finetune")))
     parts.append(f"precision {_listed(results['precision'])}; device {_listed(results['device'])}")
-    parts.append("accuracy of the last epoch on test")
+    return "; ".join(parts)
+
+
+def selection_rules(results: pd.DataFrame) -> list[str]:
+    """Return how gamma was set, one phrase for each rule."""
+    gammas = results.loc[results["gamma"].notna(), ["gamma", "selection_rule"]]
+    phrases = []
     for rule, chosen in gammas.groupby("selection_rule"):
         values = ", ".join(f"{gamma:g}" for gamma in sorted(chosen["gamma"].unique()))
-        parts.append(f"gamma {values} {RULES.get(rule, rule)}")
-    return "; ".join(parts) + "."
+        phrases.append(f"gamma {values} {RULES.get(rule, rule)}")
+    return phrases
 
 
 def blocks(table: pd.DataFrame) -> list[Block]:
@@ -108,7 +119,7 @@ def costs(part: pd.DataFrame) -> list[list[str]]:
         rows.append(
             [
                 method,
-                *(_one_decimal(worst[ratio]) if ratio in worst else MISSING for ratio in ratios),
+                *(one_decimal(worst[ratio]) if ratio in worst else MISSING for ratio in ratios),
                 f"{first['score_seconds']:.1f}",
                 f"{first['sample_seconds']:.2f}",
                 MISSING if pd.isna(first["score_memory"]) else f"{first['score_memory'] / 2**20:.0f}",
@@ -122,13 +133,13 @@ def costs_markdown(table: pd.DataFrame) -> str:
     parts = []
     for setting, part in table.groupby(SETTING):
         about = "Accuracy of the worst class in %, and what scoring and sampling cost (mean over seeds)."
-        parts.append("\n".join([f"### {', '.join(setting)}: cost", "", about, "", *_markdown_rows(costs(part))]))
+        parts.append("\n".join([f"### {', '.join(setting)}: cost", "", about, "", *markdown_rows(costs(part))]))
     return "\n\n".join(parts) + "\n"
 
 
 def to_markdown(table: pd.DataFrame, foot: str = "") -> str:
     """Return the summary as Markdown, aligned for reading as plain text too."""
-    return _render(table, foot, _Style("### {}", _markdown_rows, lambda text: [text]))
+    return _render(table, foot, _Style("### {}", markdown_rows, lambda text: [text]))
 
 
 def to_text(table: pd.DataFrame, foot: str = "") -> str:
@@ -140,7 +151,7 @@ def to_csv(table: pd.DataFrame, path: Path) -> None:
     """Write the summary, one row per cell, percent with one decimal."""
     path.parent.mkdir(parents=True, exist_ok=True)
     numbers = ["mean", "std", "difference", "difference_std", "worst_class", "score_seconds"]
-    table.assign(**{key: table[key].map(_one_decimal, na_action="ignore") for key in numbers}).to_csv(
+    table.assign(**{key: table[key].map(one_decimal, na_action="ignore") for key in numbers}).to_csv(
         path, index=False, lineterminator="\n"
     )
 
@@ -218,23 +229,24 @@ def _random_by_seed(cells: pd.DataFrame, mine: pd.DataFrame) -> pd.Series:
 
 
 def _accuracy(row: dict, most: int) -> str:
-    return _cell(_one_decimal(row["mean"]), row["std"], row["n"], most)
+    return _cell(one_decimal(row["mean"]), row["std"], row["n"], most)
 
 
 def _difference(row: dict, most: int) -> str:
     value = row["difference"]
-    sign = "+" if value > 0 and float(_one_decimal(value)) else ""
-    return _cell(sign + _one_decimal(value), row["difference_std"], row["num_pairs"], most)
+    sign = "+" if value > 0 and float(one_decimal(value)) else ""
+    return _cell(sign + one_decimal(value), row["difference_std"], row["num_pairs"], most)
 
 
 def _cell(value: str, std: float, n: int, most: int) -> str:
     if n == 0:
         return MISSING
-    spread = "" if pd.isna(std) else f" ± {_one_decimal(std)}"
+    spread = "" if pd.isna(std) else f" ± {one_decimal(std)}"
     return value + spread + ("" if n == most else f" (n={n})")
 
 
-def _one_decimal(value: float) -> str:
+def one_decimal(value: float) -> str:
+    """Return a number with one decimal, without a minus before zero."""
     return f"{round(value, 1) + 0.0:.1f}"  # + 0.0 turns -0.0 into 0.0
 
 
@@ -254,6 +266,12 @@ def _recipe(name: str, runs: pd.DataFrame) -> str:
     if views == [0]:
         return f"{name} (of the evaluation view)"
     return f"{name} ({', '.join(map(str, views))} augmented views of an image, shared by all seeds)"
+
+
+def _short(commit: str) -> str:
+    """Return the first seven letters of a hash, and what follows it."""
+    name, dash, state = commit.partition("-")
+    return name[:7] + dash + state
 
 
 def _listed(values: pd.Series) -> str:
@@ -283,7 +301,8 @@ def _render(table: pd.DataFrame, foot: str, style: _Style) -> str:
     return "\n\n".join("\n".join(lines) for lines in paragraphs) + "\n"
 
 
-def _markdown_rows(rows: list[list[str]]) -> list[str]:
+def markdown_rows(rows: list[list[str]]) -> list[str]:
+    """Return the lines of a Markdown table; the first row is the heads, the first column is text."""
     widths = _widths(rows)
     lines = ["| " + " | ".join(_aligned(row, widths)) + " |" for row in rows]
     rule = "|".join(["", "-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:]), ""])

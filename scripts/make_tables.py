@@ -1,0 +1,89 @@
+"""Write the paper's tables, ours beside the published numbers, as Markdown, CSV and LaTeX.
+
+python scripts/make_tables.py [main weakly ...] [--results results] [--paper results/paper] [--out results/tables]
+
+Without names it writes every table that has runs. results/README.md says what the columns mean.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from prunetune.errors import InputError, suggestion
+from prunetune.report import cells, collect, latex, layout, paper, paper_tables, table_parts
+
+CORRELATIONS = Path("analysis") / "rank_correlation.csv"  # below the results; scripts/analyse.py writes it
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    try:
+        make(options.names, options.results, options.paper, options.out, options.allow_dirty)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+def make(names: list[str], results_dir: Path, published: Path, out: Path, allow_dirty: bool) -> None:
+    """Write the named tables, or every one that has runs, into the folder `out`.
+
+    Raises:
+        InputError: an unknown name, a named table without runs, or runs that cannot stand in one table.
+    """
+    for name in names:
+        if name not in paper_tables.TABLES:
+            known = ", ".join(paper_tables.TABLES)
+            raise InputError(f"no table {name!r}; tables are {known}.{suggestion(name, paper_tables.TABLES)}")
+    runs, refused = _runs(results_dir, published, allow_dirty)
+    sources = table_parts.Sources(published, _correlations(results_dir))
+    lacking = []
+    for name in names or paper_tables.TABLES:
+        try:
+            table = paper_tables.TABLES[name](runs, sources)
+        except table_parts.NoRuns as error:
+            lacking.append(str(error))
+            continue
+        for path in _write(table, out, refused):
+            print(f"wrote {path}")
+    if lacking and names:
+        raise InputError("; ".join([*lacking, *refused]))
+    for line in lacking:
+        print(line)
+
+
+def _runs(results_dir: Path, published: Path, allow_dirty: bool) -> tuple[pd.DataFrame, list[str]]:
+    results, skipped = collect.collect(results_dir)
+    results, refused = paper.refuse(results, published, allow_dirty)
+    for line in (*skipped, *refused):
+        print(line, file=sys.stderr)
+    return cells.prepared(results), refused
+
+
+def _correlations(results_dir: Path) -> pd.DataFrame:
+    path = results_dir / CORRELATIONS
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+
+
+def _write(table: layout.Table, out: Path, refused: list[str]) -> list[Path]:
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / f"{table.name}.{kind}" for kind in ("md", "csv", "tex")]
+    markdown = layout.to_markdown(table) + "".join(f"\n{line}\n" for line in refused)
+    paths[0].write_text(markdown, encoding="utf-8")
+    layout.to_csv(table, paths[1])
+    paths[2].write_text(latex.to_latex(table), encoding="utf-8")
+    return paths
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="tables, by default all: " + ", ".join(paper_tables.TABLES))
+    parser.add_argument("--results", type=Path, default=Path("results"), help="the results_dir of the runs")
+    parser.add_argument("--paper", type=Path, default=paper.FOLDER, help="the published numbers")
+    parser.add_argument("--out", type=Path, default=Path("results/tables"), help="where the tables go")
+    parser.add_argument("--allow-dirty", action="store_true", help="also show runs of uncommitted code")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

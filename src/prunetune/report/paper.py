@@ -1,0 +1,90 @@
+"""The paper's published numbers, and which of our runs may stand beside them."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from prunetune.errors import InputError, suggestion
+
+FOLDER = Path("results/paper")
+DATASETS = ("cxrb10", "deepweeds", "dtd", "fgvcaircraft", "sketch")
+V1_DATASETS = ("cxrb10", "dtd", "sketch")
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+BACKBONES = ("resnet18", "resnet50", "vit_small", "vit_base")
+RECIPES = ("full", "full_released")  # the published one, and the released code's reading of it
+V1_RECIPES = ("full_v1",)
+SIZES = {"num_classes": "classes", "num_pool": "pool", "num_test": "test"}
+OURS = "dlc_flexrand"
+V1_OURS = "lc_v1_easy_diverse"
+ROWS = {  # (our scorer, our sampler): the published row that it may be compared with
+    ("random", "random"): "random",
+    ("dlc", "flexrand"): OURS,
+    ("herding_released", "topk"): "herding",  # the published rows of Herding, Least Confidence, Entropy and Margin
+    ("least_confidence_released", "topk"): "least_confidence",  # behave like the released selectors, which keep the
+    ("entropy_released", "topk"): "entropy",  # other end; our plain names keep the end that their papers name and
+    ("margin_released", "topk"): "margin",  # have no published row
+    ("k_center", "topk"): "k_center",
+    ("k_center_released", "topk"): "k_center",
+    ("contextual_diversity", "topk"): "contextual_diversity",
+    ("contextual_diversity_released", "topk"): "contextual_diversity",
+    ("forgetting", "topk"): "forgetting",
+    ("forgetting_released", "topk"): "forgetting",
+    ("grand", "topk"): "grand",
+    ("grand_released", "topk"): "grand",
+    ("el2n", "topk"): "el2n",
+    ("el2n_released", "topk"): "el2n",
+    ("lc_knn", "easy_diverse"): V1_OURS,
+}
+PUBLISHED_SCORERS = (  # of the main comparison, without a variant's or a proxy's suffix
+    *("dlc", "herding", "k_center", "contextual_diversity", "forgetting", "least_confidence", "entropy", "margin"),
+    *("grand", "el2n"),
+)
+SUFFIXES = ("_scratch", "_probe", "_released", "_deepcore")
+
+
+def read(name: str, folder: Path = FOLDER) -> pd.DataFrame:
+    """Read one file of published numbers.
+
+    Raises:
+        InputError: the folder has no such file.
+    """
+    path = folder / f"{name}.csv"
+    if not path.is_file():
+        known = sorted(file.stem for file in folder.glob("*.csv"))
+        raise InputError(f"{path} is not there; pass --paper=<folder of published numbers>.{suggestion(name, known)}")
+    return pd.read_csv(path)
+
+
+def base_scorer(scorer: str) -> str:
+    """Return a scorer's name without its variant and proxy: el2n_released_probe is el2n."""
+    for suffix in SUFFIXES:
+        scorer = scorer.removesuffix(suffix)
+    return scorer
+
+
+def refuse(results: pd.DataFrame, folder: Path = FOLDER, allow_dirty: bool = False) -> tuple[pd.DataFrame, list[str]]:
+    """Leave out what no table may show.
+
+    Returns:
+        The remaining runs, and one line for each group that was left out: runs of a published data set's name whose
+        sizes are others, and runs of uncommitted code.
+    """
+    wrong, lines = pd.Series(False, index=results.index), []
+    for size in read("datasets", folder).to_dict("records"):
+        for key, column in SIZES.items():
+            other = (results["dataset"] == size["dataset"]) & (results[key].astype("float64") != size[column])
+            if pd.notna(size[column]) and (other & ~wrong).any():
+                found = ", ".join(str(value) for value in sorted(results.loc[other & ~wrong, key].dropna().unique()))
+                lines.append(
+                    f"refused {_counted(other & ~wrong)} of {size['dataset']}: {key} is {found or 'unknown'}, "
+                    f"published {size[column]:g}; name a subset by dataset.name"
+                )
+                wrong |= other
+    dirty = results["commit"].fillna("").str.endswith("-dirty") & ~wrong & (not allow_dirty)
+    if dirty.any():
+        lines.append(f"refused {_counted(dirty)} of uncommitted code; run from a clean commit, or pass --allow-dirty")
+    return results[~wrong & ~dirty].reset_index(drop=True), lines
+
+
+def _counted(chosen: pd.Series) -> str:
+    return f"{chosen.sum()} run{'s' if chosen.sum() > 1 else ''}"
