@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 RESULTS ?= results
 .DEFAULT_GOAL := help
 TABLES := main weakly transfer time ablation-path ablation-masking ablation-sampler ablation-gamma v1-depths v1-paradigms
-.PHONY: help run test test-slow test-data test-gpu test-slurm lint report collect status tables figures wandb real baselines bench-scale parity
+.PHONY: help run test test-slow test-data test-gpu lint report collect tables figures wandb real baselines bench-scale parity
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -35,9 +35,6 @@ test-data: $(VENV)/.dev  ## tests on real images and weights below PRUNETUNE_REA
 test-gpu: $(VENV)/.dev  ## tests that need a CUDA device
 	$(PY) -m pytest -m gpu
 
-test-slurm: $(VENV)/.dev  ## a real Slurm of one node, made for the tests (needs root and Debian packages)
-	$(PY) -m pytest -m slurm
-
 lint: $(VENV)/.dev  ## ruff check and format check
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
@@ -46,9 +43,6 @@ collect: $(VENV)/.base  ## every finished run as one row of results/results.csv
 
 report: $(VENV)/.base  ## table, curves, easiest and hardest images of the finished runs
 	$(PY) scripts/report.py --results $(RESULTS)
-
-status: $(VENV)/.base  ## done, failed and missing runs of a sweep: SWEEP=main
-	$(PY) scripts/status.py --sweep $(SWEEP) --results $(RESULTS)
 
 $(TABLES:%=table-%): table-%: $(VENV)/.base
 	$(PY) scripts/make_tables.py $(subst -,_,$*) --results $(RESULTS)
