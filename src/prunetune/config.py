@@ -6,7 +6,7 @@ Imports no torch, so that `--help` and `--cfg job` answer at once. Values live i
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from prunetune.errors import InputError, suggestion
 
-FOR_NAMES_ONLY = ("name", "own_sampler", "uses_proxy")  # keys of a group that its class need not know
+FOR_PEOPLE = ("name", "own_sampler", "uses_proxy", "published_at")  # keys of a group that its class need not know
 PUBLISHED_PROXY = "full"  # scores of any other proxy say so in their name: el2n_probe
 PROXY_SUFFIXES = {"linear_probe": "probe", "deepcore": "scratch"}
 NOT_COMPARED = ("results_dir", "device", "until", "wandb")  # two runs that differ only here are the same run
@@ -140,7 +140,7 @@ def names(cfg: DictConfig) -> Names:
             "pass scoring_backbone.name=<another name>"
         )
     scorer, sampler = _group_name(cfg.scorer, "path"), _group_name(cfg.sampler, "name")
-    is_proxied = cfg.scorer.get("uses_proxy", False) and cfg.proxy.name != PUBLISHED_PROXY
+    is_proxied = reads_proxy(cfg.scorer) and cfg.proxy.name != PUBLISHED_PROXY
     return Names(
         dataset=_group_name(cfg.dataset, "root"),
         backbone=backbone,
@@ -151,19 +151,33 @@ def names(cfg: DictConfig) -> Names:
     )
 
 
+def reads_proxy(group: Mapping[str, Any]) -> bool:
+    """Whether a scorer or sampler with these settings reads the proxy."""
+    return bool(group.get("uses_proxy")) or group.get("features") == "finetuned"
+
+
 def run_folder(cfg: DictConfig) -> str:
     """Return the folder of a run (or of a grid) below its results, from names alone; never raises."""
     try:
         called = names(cfg)
-        parts = [called.dataset, called.backbone_folder, called.finetune]
         if "methods" in cfg:
-            cells = repr((list(cfg.methods), list(cfg.ratios), list(cfg.seeds), cfg.tag))
-            return "/".join([*parts, hashlib.sha256(cells.encode()).hexdigest()[:8]])
-        return "/".join(
-            [*parts, f"{called.scorer}-{called.sampler}", f"ratio_{cfg.ratio}", f"seed_{cfg.seed}", _plain(cfg.tag)]
-        )
+            return grid_folder(called, cfg.methods, cfg.ratios, cfg.seeds, cfg.tag)
+        return cell_folder(called, cfg.ratio, cfg.seed, cfg.tag)
     except Exception:  # Hydra evaluates this before our own checks can explain what is wrong
         return "unnamed"
+
+
+def cell_folder(called: Names, ratio: float, seed: int, tag: str) -> str:
+    """Return the folder of one run below <results_dir>/runs."""
+    run = [f"{called.scorer}-{called.sampler}", f"ratio_{ratio}", f"seed_{seed}", _plain(tag)]
+    return "/".join([called.dataset, called.backbone_folder, called.finetune, *run])
+
+
+def grid_folder(called: Names, methods: Sequence[str], ratios: Sequence[float], seeds: Sequence[int], tag: str) -> str:
+    """Return the folder of a grid below <results_dir>/grids."""
+    cells = repr((list(methods), list(ratios), list(seeds), tag))
+    digest = hashlib.sha256(cells.encode()).hexdigest()[:8]
+    return "/".join([called.dataset, called.backbone_folder, called.finetune, digest])
 
 
 def build(group: Mapping[str, Any]) -> Any:
@@ -177,8 +191,9 @@ def build(group: Mapping[str, Any]) -> Any:
     if target is None or not str(target).startswith("prunetune."):
         raise InputError(f"a group needs a _target_ inside prunetune, got {target!r}")
     made_class = get_class(target)
+    _check_checkpoint(values)
     fields = {field.name for field in dataclasses.fields(made_class)}
-    for key in FOR_NAMES_ONLY:
+    for key in FOR_PEOPLE:
         if key not in fields:
             values.pop(key, None)
     for key in [key for key, value in values.items() if value == "???"]:
@@ -195,6 +210,17 @@ def build(group: Mapping[str, Any]) -> Any:
         raise InputError(f"{made_class.__name__} refuses its options {values}: {error}") from None
 
 
+def _check_checkpoint(values: Mapping[str, Any]) -> None:
+    """Say where weights are published that nothing fetches, if they are not where they are expected."""
+    source, file = values.get("published_at"), values.get("checkpoint")
+    if source and not (file and Path(file).expanduser().is_file()):
+        raise InputError(
+            f"the weights of {values['name']} are expected in {file}, which is not a file; they are published at "
+            f"{source}: save them under the names of timm's {str(values['model']).split('.')[0]} and pass "
+            "backbone.checkpoint=<file>"
+        )
+
+
 def compared(cfg: DictConfig) -> dict[str, Any]:
     """Return what identifies a run: its whole configuration but for where, on what and how loudly it ran.
 
@@ -202,7 +228,7 @@ def compared(cfg: DictConfig) -> dict[str, Any]:
     """
     values = OmegaConf.to_container(cfg, resolve=True)
     values["sampler"] = sampler_settings(values["sampler"], values["scorer"]["own_sampler"])
-    if not (values["scorer"].get("uses_proxy") or values["sampler"].get("uses_proxy")):
+    if not (reads_proxy(values["scorer"]) or reads_proxy(values["sampler"])):
         values["proxy"] = None  # nothing reads it
     return {key: value for key, value in values.items() if key not in NOT_COMPARED}
 
