@@ -25,7 +25,7 @@ from torch import Tensor
 
 from prunetune import pipeline
 from prunetune.analysis import PoolKernel, easiest_and_hardest, easy_and_hard_curves, within_class_spearman
-from prunetune.config import build, reads_proxy
+from prunetune.config import FOR_PEOPLE, build, reads_proxy
 from prunetune.errors import InputError, suggestion
 from prunetune.masking import MaskPath
 from prunetune.report import collect
@@ -350,7 +350,7 @@ def _target(run: Run) -> str:
 
 def _rule(run: Run) -> tuple:
     """Return what a fine-tuned and a pretrained version of a score have in common."""
-    options = {key: value for key, value in run.scorer.items() if key not in ("name", "own_sampler", "uses_proxy")}
+    options = {key: value for key, value in run.scorer.items() if key not in FOR_PEOPLE}
     for key in ("_target_", "features", *(("pooling", "transform", "prototypes") if _target(run) == "DLC" else ())):
         options.pop(key, None)
     return _target(run).removesuffix("Finetuned"), tuple(sorted((key, str(value)) for key, value in options.items()))

@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 from omegaconf import OmegaConf
 
+from prunetune import config
 from prunetune.report import collect, tables
 from real_run import ROOT, backbones, datasets
 
@@ -55,7 +56,7 @@ def reads_proxy(method: str) -> bool:
     """Whether a method's scorer reads the proxy."""
     content = OmegaConf.load(CONFIGS / "method" / f"{method}.yaml")
     [scorer] = [entry["override /scorer"] for entry in content.defaults if "override /scorer" in entry]
-    return OmegaConf.load(CONFIGS / "scorer" / f"{scorer}.yaml").get("uses_proxy", False)
+    return config.reads_proxy(OmegaConf.load(CONFIGS / "scorer" / f"{scorer}.yaml"))
 
 
 def grid(data: Path, dataset: str, names: list[str], proxy: str, results: Path, ratios: str = RATIOS) -> list[str]:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from prunetune.errors import InputError, suggestion
-from prunetune.report import cells, collect, latex, layout, paper, paper_tables, table_parts
+from prunetune.report import analysis_figures, cells, collect, latex, layout, paper, paper_tables, table_parts
 
-CORRELATIONS = Path("analysis") / "rank_correlation.csv"  # below the results; scripts/analyse.py writes it
+CORRELATIONS = "rank_correlation"  # in <results>/analysis; scripts/analyse.py writes it
 
 
 def main() -> None:
@@ -61,8 +61,9 @@ def _runs(results_dir: Path, published: Path, allow_dirty: bool) -> tuple[pd.Dat
 
 
 def _correlations(results_dir: Path) -> pd.DataFrame:
-    path = results_dir / CORRELATIONS
-    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    folder = results_dir / "analysis"
+    is_there = (folder / f"{CORRELATIONS}.csv").is_file()
+    return analysis_figures.read(CORRELATIONS, folder) if is_there else pd.DataFrame()
 
 
 def _write(table: layout.Table, out: Path, refused: list[str]) -> list[Path]:

@@ -10,7 +10,6 @@ from prunetune.report import table_parts as parts
 from prunetune.report.cells import Cell, Cells, places
 from prunetune.report.layout import Row, Section, Table
 
-ABLATED = "resnet18"  # the network of the published ablations
 FIXED_GAMMAS = (0.25, 0.5)
 ORACLE = "oracle (chosen on test), not a result"
 EASY = "topk_easiest"
@@ -116,7 +115,7 @@ def _ablation(
     """Return an ablation: the paper's mean where there are such runs, then every setting."""
     sections = []
     for recipe, block in chosen.groupby("finetune"):
-        if parts.touches_paper(block, (ABLATED,)):
+        if parts.touches_paper(block, (paper.ABLATED,)):
             sections.append(_ablation_mean(recipe, block, published, rho))
     for setting, block in cells.settings(chosen):
         rows = parts.setting_rows(setting, block, mean=True)
@@ -132,13 +131,13 @@ def _ablation_mean(recipe: str, block: pd.DataFrame, published: dict[str, pd.Ser
     rows = []
     for method in parts.by_tag({*block["method"], *published}):
         theirs = published.get(method, pd.Series(dtype="float64"))
-        labels = {"dataset": "mean", "backbone": ABLATED, "finetune": recipe, "method": method, "column": "mean"}
-        where = places(method, paper.DATASETS, [ABLATED], paper.RATIOS)
+        labels = {"dataset": "mean", "backbone": paper.ABLATED, "finetune": recipe, "method": method, "column": "mean"}
+        where = places(method, paper.DATASETS, [paper.ABLATED], paper.RATIOS)
         entry = found.entry(where, theirs.get("accuracy_pct", np.nan), recipe in paper.RECIPES)
         rows.append(labels | entry | {"published_rho": theirs.get("spearman_rho", np.nan)})
     note = "Mean over the five published data sets and the nine ratios."
     grids = [] if all(pd.isna(row["published_rho"]) for row in rows) else [_mean_rho_grid(rows, rho)]
-    return layout.section(f"{ABLATED}, five data sets, {recipe}", note, rows, grids)
+    return layout.section(f"{paper.ABLATED}, five data sets, {recipe}", note, rows, grids)
 
 
 def _rho_grid(rows: list[Row], rho: pd.DataFrame, where: tuple[str, str]) -> layout.Grid:
@@ -161,7 +160,11 @@ def _mean_rho_grid(rows: list[Row], rho: pd.DataFrame) -> layout.Grid:
         if str(row["method"]).startswith("random"):
             continue
         values = [
-            _rho(rho[(rho["dataset"] == dataset) & (rho["backbone"] == ABLATED)], str(row["method"]), "lc_optimisation")
+            _rho(
+                rho[(rho["dataset"] == dataset) & (rho["backbone"] == paper.ABLATED)],
+                str(row["method"]),
+                "lc_optimisation",
+            )
             for dataset in paper.DATASETS
         ]
         ours, theirs = float(np.mean(values)), float(row["published_rho"])
@@ -193,7 +196,7 @@ def _with_oracle_ends(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _is_ablated(setting: tuple[str, str, str]) -> bool:
-    return setting[1] == ABLATED and setting[0] in paper.DATASETS
+    return setting[1] == paper.ABLATED and setting[0] in paper.DATASETS
 
 
 def _gamma_section(setting: tuple[str, str, str], block: pd.DataFrame, source: pd.DataFrame) -> Section:

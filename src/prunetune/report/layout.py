@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from prunetune.report.tables import MISSING, markdown_rows, one_decimal
+from prunetune.report.tables import MISSING, accuracy_text, markdown_rows, one_decimal, signed
 
 NOTHING = "-"
 LABELS = ("section", "dataset", "backbone", "finetune", "method", "column")
@@ -98,14 +98,6 @@ def most_seeds(rows: Sequence[Row]) -> int:
     return max((int(row["n"]) for row in rows), default=0)
 
 
-def accuracy_text(row: Row, most: int) -> str:
-    """Return mean ± std, n where it is thinner than the fullest cell, X where there is nothing."""
-    if not row["n"]:
-        return MISSING
-    spread = "" if pd.isna(row["std"]) else f" ± {one_decimal(row['std'])}"
-    return one_decimal(row["mean"]) + spread + ("" if row["n"] == most else f" (n={row['n']})")
-
-
 def gain_text(row: Row, most: int) -> str:
     """Return the difference to random with its interval; X without a pair."""
     if not row["num_pairs"]:
@@ -117,14 +109,6 @@ def gain_text(row: Row, most: int) -> str:
 def interval_text(low: float, high: float) -> str:
     """Return [low, high], a dash where there is none (of one seed, say)."""
     return NOTHING if pd.isna(low) else f"[{one_decimal(low)}, {one_decimal(high)}]"
-
-
-def signed(value: float) -> str:
-    """Return a difference with its sign, X where there is none."""
-    if pd.isna(value):
-        return MISSING
-    text = one_decimal(value)
-    return f"+{text}" if float(text) > 0 else text
 
 
 def published_text(value: float) -> str:

@@ -11,6 +11,7 @@ DATASETS = ("cxrb10", "deepweeds", "dtd", "fgvcaircraft", "sketch")
 V1_DATASETS = ("cxrb10", "dtd", "sketch")
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BACKBONES = ("resnet18", "resnet50", "vit_small", "vit_base")
+ABLATED = "resnet18"  # the network of the published ablations
 RECIPES = ("full", "full_released")  # the published one, and the released code's reading of it
 V1_RECIPES = ("full_v1",)
 SIZES = {"num_classes": "classes", "num_pool": "pool", "num_test": "test"}

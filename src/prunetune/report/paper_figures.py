@@ -19,6 +19,7 @@ from prunetune.report import paper, plotting, statistics
 from prunetune.report.cells import Cell, Cells, gather, places, prepared
 from prunetune.report.plotting import styled
 from prunetune.report.statistics import Estimate
+from prunetune.report.table_parts import mean_seconds
 
 LABELS = {
     **{"dlc": "DLC", "herding": "Herding", "k_center": "k-Center", "contextual_diversity": "Context. Diversity"},
@@ -30,7 +31,6 @@ SAMPLERS = {"topk": "hard", "topk_easiest": "easy", "topk_flexible": "flexible",
 PUBLISHED_SAMPLERS = {"topk": "topk_hard", "topk_easiest": "topk_easy", "topk_flexible": "topk_flexible"}
 MASKINGS = {"dlc": "L1", "dlc_random": "random", "dlc_unmasked": "unmasked"}
 MOST_RATIOS = 5  # lines of the gamma sweep
-ABLATED = "resnet18"  # the published ablations' backbone
 ABOVE_RANDOM = "accuracy above random, points"
 
 
@@ -120,7 +120,7 @@ class Runs:
         """Whether the published ablations are about the same: ResNet-18, the paper's recipe, sets and ratios."""
         return (
             panel.is_average
-            and self.backbone == ABLATED
+            and self.backbone == paper.ABLATED
             and self.finetune in paper.RECIPES
             and tuple(ratios) == paper.RATIOS
         )
@@ -196,7 +196,7 @@ def selection_seconds(runs: Runs, method: str, panel: Panel, ratios: Sequence[fl
     """Return the mean seconds of scoring, gamma search and sampling."""
     frame = runs.frame
     mine = frame[(frame["method"] == method) & frame["dataset"].isin(panel.datasets) & frame["ratio"].isin(ratios)]
-    return float(mine[["score_seconds", "search_seconds", "sample_seconds"]].fillna(0).sum(axis=1).mean())
+    return mean_seconds(mine, complete=True)["selection_seconds"]
 
 
 def _is_timed(runs: Runs, method: str) -> bool:
@@ -504,7 +504,7 @@ def _published_gap(axes: Axes, panel: Panel, published: pd.DataFrame | None) -> 
 
 
 def _published_gammas(axes: Axes, runs: Runs, panel: Panel, ratio: float, published: pd.DataFrame | None) -> None:
-    if published is None or panel.is_average or runs.backbone != ABLATED:
+    if published is None or panel.is_average or runs.backbone != paper.ABLATED:
         return
     mine = published[(published["dataset"] == panel.datasets[0]) & np.isclose(published["ratio"], ratio)]
     middle = mine.loc[np.isclose(mine["gamma"], 0.5), "accuracy_pct"]

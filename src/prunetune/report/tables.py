@@ -182,8 +182,8 @@ def _block(title: str, part: pd.DataFrame) -> Block:
     return Block(
         title=title,
         caption=caption,
-        accuracy=_wide(grid, partial(_accuracy, most=most)),
-        whole_pool=[f"{row['method']} (ratio 1): {_accuracy(row, most)}" for row in _records(part[whole])],
+        accuracy=_wide(grid, partial(accuracy_text, most=most)),
+        whole_pool=[f"{row['method']} (ratio 1): {accuracy_text(row, most)}" for row in _records(part[whole])],
         difference=_wide(compared, partial(_difference, most=most)),
     )
 
@@ -228,14 +228,13 @@ def _random_by_seed(cells: pd.DataFrame, mine: pd.DataFrame) -> pd.Series:
     return pd.Series(dtype="float64")
 
 
-def _accuracy(row: dict, most: int) -> str:
+def accuracy_text(row: dict, most: int) -> str:
+    """Return mean ± std, the number of seeds where it is not `most`, X where there is nothing."""
     return _cell(one_decimal(row["mean"]), row["std"], row["n"], most)
 
 
 def _difference(row: dict, most: int) -> str:
-    value = row["difference"]
-    sign = "+" if value > 0 and float(one_decimal(value)) else ""
-    return _cell(sign + one_decimal(value), row["difference_std"], row["num_pairs"], most)
+    return _cell(signed(row["difference"]), row["difference_std"], row["num_pairs"], most)
 
 
 def _cell(value: str, std: float, n: int, most: int) -> str:
@@ -243,6 +242,14 @@ def _cell(value: str, std: float, n: int, most: int) -> str:
         return MISSING
     spread = "" if pd.isna(std) else f" ± {one_decimal(std)}"
     return value + spread + ("" if n == most else f" (n={n})")
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign, X where there is none."""
+    if pd.isna(value):
+        return MISSING
+    text = one_decimal(value)
+    return f"+{text}" if float(text) > 0 else text
 
 
 def one_decimal(value: float) -> str:

@@ -158,10 +158,10 @@ def check_shapes(scores: Tensor, labels: Tensor) -> None:
         )
 
 
-def check_fraction(key: str, value: float) -> None:
-    """Refuse a setting that is not a number in [0, 1)."""
+def check_fraction(key: str, value: float, or_auto: bool = False) -> None:
+    """Refuse a setting that is not a number in [0, 1); where a run may choose it, the message says so."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise InputError(f"sampler.{key} must be in [0, 1), got {value!r}")
+        raise InputError(f"sampler.{key} must be in [0, 1){' or (in a run) auto' if or_auto else ''}, got {value!r}")
 
 
 def check_positive(key: str, value: float) -> None:

@@ -6,8 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.errors import InputError
-from prunetune.samplers.base import Sampler, check_count, draw, easiest_first
+from prunetune.samplers.base import Sampler, check_count, check_fraction, draw, easiest_first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,7 @@ class CCS(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_beta(self.beta)
+        check_fraction("beta", self.beta, or_auto=True)
         check_count("num_strata", self.num_strata)
 
     def select_in_class(
@@ -41,12 +40,6 @@ class CCS(Sampler):
         budgets = strata_budgets(torch.bincount(strata, minlength=self.num_strata), budget)
         parts = [left[strata == s] for s in range(self.num_strata)]
         return torch.cat([draw(part, count, generator) for part, count in zip(parts, budgets, strict=True) if count])
-
-
-def check_beta(beta: float) -> None:
-    """Refuse a cut-off that is no number in [0, 1)."""
-    if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta < 1:
-        raise InputError(f"sampler.beta must be in [0, 1) or (in a run) auto, got {beta!r}")
 
 
 def num_cut(size: int, budget: int, beta: float) -> int:

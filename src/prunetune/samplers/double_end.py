@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.samplers.base import Sampler, hardest_first
-from prunetune.samplers.ccs import check_beta, num_cut
+from prunetune.samplers.base import Sampler, check_fraction, hardest_first
+from prunetune.samplers.ccs import num_cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class DoubleEnd(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_beta(self.beta)
+        check_fraction("beta", self.beta, or_auto=True)
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
