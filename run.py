@@ -12,6 +12,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from prunetune import failures
 from prunetune.config import names
 from prunetune.errors import InputError
 
@@ -22,7 +23,8 @@ def main(cfg: DictConfig) -> None:
     job = HydraConfig.get()
     out_dir = Path(job.runtime.output_dir)
     try:
-        get_method(cfg.pipeline)(cfg, names(cfg), out_dir)
+        with failures.noted(out_dir):
+            get_method(cfg.pipeline)(cfg, names(cfg), out_dir)
     except InputError as error:
         if job.mode == RunMode.MULTIRUN:
             raise  # the other jobs go on

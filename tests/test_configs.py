@@ -12,6 +12,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from hydra_plugins.hydra_submitit_launcher.config import LocalQueueConf, SlurmQueueConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from packaging.requirements import Requirement
@@ -28,10 +29,11 @@ from prunetune.samplers import SAMPLERS, FlexRand, TopKFlexible
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
 BUILT = ("dataset", "backbone", "scorer", "sampler")  # groups whose files name a class
-PRESETS = ("method", "experiment")  # deltas over the root config
+PRESETS = ("method", "experiment", "sweep")  # deltas over the root config
 PLAIN = ("finetune", "proxy")  # numbers only
 NAMELESS = {"dataset/image_folder", "backbone/timm", "scorer/from_file"}  # named after a folder, a model, a file
 NOT_A_CLASS = {"sampler/auto"}  # the scorer's own sampler
+PUBLISHED_ELSEWHERE = ("resnet50_simclr", "resnet50_in21k", "resnet50_supcon")  # nothing fetches their weights
 REFUSALS = (HydraException, OmegaConfBaseException)
 
 
@@ -69,6 +71,7 @@ def needs(tmp_path) -> dict[str, list[str]]:
         "backbone/timm": ["backbone.model=test_vit.r160_in1k"],
         "scorer/from_file": [f"scorer.path={tmp_path / 'scores.csv'}"],
         "scorer/deepcore": [f"scorer.path={checkout.parent}"],
+        **{f"backbone/{name}": [f"backbone.checkpoint={tmp_path / 'scores.csv'}"] for name in PUBLISHED_ELSEWHERE},
     }
 
 
@@ -143,7 +146,7 @@ def test_a_file_states_every_setting_of_its_class(path):
     content = load(path)
     module, _, name = content["_target_"].rpartition(".")
     fields = {field.name for field in dataclasses.fields(getattr(importlib.import_module(module), name))}
-    assert set(content) - {"_target_", "name", "own_sampler", "uses_proxy"} == fields - {"name"}
+    assert set(content) - {"_target_", "name", "own_sampler", "uses_proxy", "published_at"} == fields - {"name"}
 
 
 @pytest.mark.parametrize(
@@ -221,6 +224,45 @@ def test_the_headline_command_is_dlc_with_flexrand_and_a_probe():
     assert run_folder(cfg) == "dtd/resnet18/linear_probe/dlc-flexrand/ratio_0.1/seed_0/default"
     assert pipeline.sampler_of(cfg) == FlexRand(gamma=0.25)
     assert run_folder(cfg_of()) == run_folder(cfg)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_ELSEWHERE)
+def test_weights_that_nothing_fetches_are_asked_for_in_one_line_with_their_source(name):
+    with pytest.raises(InputError, match=rf"{name} are expected in weights/{name}\.pth.*published at github") as caught:
+        build(cfg_of(f"backbone={name}").backbone)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("pass backbone.checkpoint=<file>")
+
+
+def test_the_recipe_of_the_first_version_differs_from_the_second_as_its_paper_says():
+    full, first = (pipeline.recipe_of(cfg_of(f"finetune={name}")) for name in ("full", "full_v1"))
+    assert (first.batch_size, first.nesterov, first.weight_decay, first.learning_rate) == (64, False, 0, 1e-2)
+    same = {"name": "", "batch_size": 1, "nesterov": False, "weight_decay": 0, "learning_rate": 1}
+    assert dataclasses.replace(full, **same) == dataclasses.replace(first, **same)
+
+
+def test_a_score_from_fine_tuned_features_names_its_proxy_and_is_told_apart_by_it():
+    words = ["method=herding", "scorer.features=finetuned"]
+    assert names(cfg_of(*words)).scorer == "herding"
+    assert names(cfg_of(*words, "proxy=linear_probe")).scorer == "herding_probe"
+    assert compared(cfg_of(*words))["proxy"]["name"] == "full"
+    assert names(cfg_of("method=herding", "proxy=linear_probe")).scorer == "herding"
+
+
+@pytest.mark.parametrize(("name", "kind"), [("slurm", SlurmQueueConf), ("local", LocalQueueConf)])
+def test_a_launcher_is_submitits_with_other_numbers(name, kind):
+    cfg = compose("grid", overrides=[f"hydra/launcher={name}"], return_hydra_config=True).hydra.launcher
+    assert cfg._target_ == kind._target_
+    own = load(CONFIGS / "hydra" / "launcher" / f"{name}.yaml")
+    assert set(own) - {"defaults"} <= {field.name for field in dataclasses.fields(kind)}
+    assert {key: cfg[key] for key in own if key != "defaults"} == {k: v for k, v in own.items() if k != "defaults"}
+
+
+def test_a_slurm_job_is_put_back_into_the_queue_after_its_time_limit():
+    cfg = compose("grid", overrides=["hydra/launcher=slurm"], return_hydra_config=True).hydra.launcher
+    assert cfg.max_num_timeout == 3
+    assert cfg.signal_delay_s < 60 * cfg.timeout_min
+    assert cfg.array_parallelism > 1
 
 
 @pytest.mark.parametrize("path", files("method"))

@@ -3,7 +3,7 @@
 import pytest
 from hydra import initialize_config_dir
 
-from prunetune import grid, pipeline
+from prunetune import failures, grid, pipeline
 from prunetune.errors import InputError
 from runs import ROOT, SMALL, compose_here, grid_here, lasting, read_result, read_rows, run_here
 
@@ -106,6 +106,18 @@ def test_whole_networks_are_trained_one_after_another_with_a_fresh_copy_each(tmp
         ("ratios=[0.2,0.20]", "two cells of the grid would share a folder"),
         ("seeds=[0,0]", "two cells of the grid would share a folder"),
         ("ratios=[0.2,2]", "ratio is the fraction kept"),
+        ("methods=['']", r"an entry of methods is a method and perhaps overrides.* got ''"),
+        ("methods=['tag=a dlc']", "an entry of methods begins with the name of a method"),
+        ("methods=['dlc tag']", r"an override of a method is <key>=<value>, .* got 'tag' in 'dlc tag'"),
+        ("methods=['dlc ratio=0.5']", "a method of a grid cannot set ratio, got 'dlc ratio=0.5'"),
+        ("methods=['dlc seeds=[1]']", "a method of a grid cannot set seeds"),
+        ('methods=["dlc tag=\'a"]', "an entry of methods is a method and perhaps overrides.*No closing quotation"),
+        ("methods=['dlc scorer.levls=3']", r"method dlc scorer.levls=3 cannot be composed: .*levls"),
+        ("methods=['dlc ratio']", "an override of a method is <key>=<value>"),
+        ("methods=[dlc,'dlc sampler.gamma=0.5']", r"share a folder, .*/dlc-flexrand/.*give a method .* a tag=<name>"),
+        ("methods=[dlc,'dlc finetune.epochs=9 tag=long']", "may differ in scorer and sampler, but not in finetune"),
+        ("methods=[dlc,'dlc results_dir=elsewhere']", "may differ in scorer and sampler, but not in results_dir"),
+        ("methods=['dlc sampler.gamma=2 tag=a']", "sampler.gamma is the easy fraction"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused_in_one_line_before_anything_is_computed(
@@ -149,3 +161,82 @@ def test_a_grid_refuses_the_singular_keys_that_it_would_not_read(tmp_path, word)
 def test_an_empty_grid_is_refused(tmp_path):
     with pytest.raises(InputError, match="a grid needs at least one of each"):
         grid_here(tmp_path, *SMALL, "methods=[random]", "ratios=[]", "seeds=[0]")
+
+
+def test_an_entry_with_overrides_is_the_single_run_with_them(tmp_path):
+    words = ["sampler.gamma=0.25", "tag=g0.25"]
+    few = ["ratios=[0.2]", "seeds=[0]"]
+    grid_here(tmp_path / "grid", *SMALL, f"methods=[random,'dlc {' '.join(words)}']", *few)
+    alone = run_here(tmp_path / "alone", *SMALL, "method=dlc", *words, "ratio=0.2", "seed=0")
+    assert alone.relative_to(tmp_path / "alone").as_posix().endswith("dlc-flexrand/ratio_0.2/seed_0/g0.25")
+    cell = tmp_path / "grid" / alone.relative_to(tmp_path / "alone")
+    assert lasting(read_result(cell)) == lasting(read_result(alone))
+    assert (read_result(cell)["gamma"], read_result(cell)["tag"]) == (0.25, "g0.25")
+
+
+def test_an_entrys_list_and_blanks_may_be_quoted():
+    entry = "dlc 'gamma_search.grid=[0.25, 0.5]'  tag=a"
+    assert grid.read_entry(entry) == ("dlc", ["gamma_search.grid=[0.25, 0.5]", "tag=a"])
+    assert grid.read_entry("random") == ("random", [])
+
+
+def test_entries_of_one_grid_may_be_scored_by_different_networks(tmp_path):
+    scoring = ["backbone@scoring_backbone=timm", "scoring_backbone.model=test_vit.r160_in1k"]
+    scoring += ["scoring_backbone.pretrained=false", "scoring_backbone.input_size=32"]
+    scoring += ["scoring_backbone.model_args={img_size:32}", "scoring_backbone.mask_modules=linear"]
+    entry = f"dlc_topk {' '.join(scoring)}"
+    grid_here(tmp_path / "grid", *SMALL, f"methods=[dlc_topk,'{entry}']", "ratios=[0.2]", "seeds=[0]")
+    found = {result["scoring_backbone"]: result for result in results_of(tmp_path / "grid" / "runs").values()}
+    assert {result["backbone"] for result in found.values()} == {"micro"}
+    assert set(found) == {"micro", "test_vit.r160_in1k"}
+    assert found["micro"]["scores_path"] != found["test_vit.r160_in1k"]["scores_path"]
+    assert {result["probes_together"] for result in found.values()} == {2}
+    alone = run_here(tmp_path / "alone", *SMALL, "method=dlc_topk", *scoring, "ratio=0.2", "seed=0")
+    assert lasting(read_result(alone)) == lasting(found["test_vit.r160_in1k"])
+
+
+def test_a_cell_that_fails_is_noted_in_its_folder_and_stops_none_of_the_others(tmp_path, monkeypatch):
+    score, words = pipeline.score, [*SMALL, "methods=[dlc_topk,random]", "ratios=[0.2]", "seeds=[0,1]"]
+
+    def failing(cfg, task):
+        if cfg.scorer.name == "dlc":
+            raise InputError("3 scores are\nnot finite")
+        return score(cfg, task)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "score", failing)
+        with pytest.raises(InputError, match=r"2 runs of the grid failed, first .*dlc-topk.*: 3 scores are not finite"):
+            grid_here(tmp_path, *words)
+    assert {result["scorer"] for result in results_of(tmp_path / "runs").values()} == {"random"}
+    notes = sorted((tmp_path / "runs").rglob("failed.json"))
+    assert [note.parent.parent.name for note in notes] == ["seed_0", "seed_1"]
+    assert failures.read(notes[0].parent).error == "InputError: 3 scores are not finite"
+    grid_here(tmp_path, *words)
+    assert len(results_of(tmp_path / "runs")) == 4
+    assert list((tmp_path / "runs").rglob("failed.json")) == []
+
+
+def test_a_grid_of_one_cell_fails_with_that_cells_own_error(tmp_path, monkeypatch):
+    def broken(cfg, task):
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(pipeline, "score", broken)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        grid_here(tmp_path, *SMALL, "methods=[random]", "ratios=[0.2]", "seeds=[0]")
+    [note] = (tmp_path / "runs").rglob("failed.json")
+    assert failures.read(note.parent).error == "ZeroDivisionError: a bug"
+
+
+def test_a_whole_network_that_cannot_be_trained_does_not_stop_the_next(tmp_path, monkeypatch):
+    finetune = pipeline.finetune
+
+    def failing(cfg, task, subsets, seeds, schedules):
+        if seeds == [0]:
+            raise InputError("the training loss is nan in epoch 1")
+        return finetune(cfg, task, subsets, seeds, schedules)
+
+    monkeypatch.setattr(pipeline, "finetune", failing)
+    full = [*SMALL, "finetune=full", "finetune.epochs=1", "methods=[random]", "ratios=[0.2]", "seeds=[0,1]"]
+    with pytest.raises(InputError, match="the training loss is nan"):
+        grid_here(tmp_path, *full)
+    assert [result["seed"] for result in results_of(tmp_path / "runs").values()] == [1]

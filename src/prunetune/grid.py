@@ -7,7 +7,10 @@ import copy
 import functools
 import itertools
 import logging
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from prunetune import pipeline, records
+from prunetune import failures, pipeline, records
 from prunetune.config import Names, compared, names, run_folder
 from prunetune.errors import InputError
 from prunetune.recipe import FinetuneResult
@@ -25,7 +28,9 @@ from prunetune.tracking import Tracker, open_run
 
 log = logging.getLogger(__name__)
 PLURALS = ("methods", "ratios", "seeds")
-SHARED = ("dataset", "backbone", "scoring_backbone", "finetune", "images", "batch_size", "device", "precision", "until")
+SINGULARS = ("method", "ratio", "seed")
+SHARED = ("dataset", "backbone", "finetune", "images", "batch_size", "device", "precision", "until", "results_dir")
+EXAMPLE = "'dlc sampler.gamma=0.3 tag=g0.3'"
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,11 @@ class Cell:
 
 
 def run(cfg: DictConfig, grid_names: Names, out_dir: Path) -> None:
-    """Run every cell that is not finished; what is finished is left as it is."""
+    """Run every cell that is not finished; what is finished is left as it is.
+
+    Raises:
+        InputError: what the grid asks for cannot be, or some of its cells failed while the others went on.
+    """
     cells = expand(cfg, list(HydraConfig.get().overrides.task))
     for cell in cells:
         pipeline.check(cell.cfg)
@@ -53,59 +62,172 @@ def run(cfg: DictConfig, grid_names: Names, out_dir: Path) -> None:
         tracker.log_results(results)
 
 
-def expand(cfg: DictConfig, overrides: list[str]) -> list[Cell]:
-    """Return the grid's cells: `config` composed with the job's own overrides and those of the cell."""
+def expand(cfg: DictConfig, overrides: Sequence[str]) -> list[Cell]:
+    """Return the grid's cells: `config` composed with the job's own overrides and those of the cell.
+
+    Raises:
+        InputError: what the grid asks for cannot be.
+    """
     if not (cfg.methods and cfg.ratios and cfg.seeds):
         raise InputError("a grid needs at least one of each: methods=[...], ratios=[...], seeds=[...]")
-    for word in overrides:
-        key = word.split("=")[0].lstrip("+~")
-        if key in ("method", "ratio", "seed"):
-            raise InputError(f"a grid takes {key}s=[...], got {word}")
-    common = [word for word in overrides if word.split("=")[0].lstrip("+~") not in PLURALS]
+    composed = {entry: compose_cell(entry, shared_words(overrides)) for entry in cfg.methods}
     cells = []
-    composed = {method: _compose(method, common) for method in cfg.methods}
-    for method, ratio, seed in itertools.product(cfg.methods, cfg.ratios, cfg.seeds):
-        cell = copy.deepcopy(composed[method])
+    for entry, ratio, seed in itertools.product(cfg.methods, cfg.ratios, cfg.seeds):
+        cell = copy.deepcopy(composed[entry])
         cell.ratio, cell.seed = ratio, seed
         cells.append(Cell(cell, names(cell), Path(cell.results_dir) / "runs" / run_folder(cell)))
-    for key in SHARED:
-        if any(cell.cfg[key] != cells[0].cfg[key] for cell in cells):
-            raise InputError(f"the methods of a grid may differ in scorer and sampler, but not in {key}")
-    twice = [cell.out_dir for cell in cells]
-    if len(set(twice)) < len(twice):
-        raise InputError("two cells of the grid would share a folder; list every method, ratio and seed once")
+    _check_together(list(composed.values()), cells)
     return cells
 
 
-def _compose(method: str, overrides: list[str]) -> DictConfig:
-    """Return a single run's configuration; its ratio and seed are set afterwards, since composing takes a while."""
+def shared_words(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Return the overrides that a job's cells have in common.
+
+    Raises:
+        InputError: one of them sets what a grid has lists of.
+    """
+    for word in overrides:
+        if _key(word) in SINGULARS:
+            raise InputError(f"a grid takes {_key(word)}s=[...], got {word}")
+    return tuple(word for word in overrides if _key(word) not in PLURALS)
+
+
+def _check_together(composed: list[DictConfig], cells: list[Cell]) -> None:
+    for key in SHARED:
+        if any(cfg[key] != composed[0][key] for cfg in composed):
+            raise InputError(f"the methods of a grid may differ in scorer and sampler, but not in {key}")
+    seen: set[Path] = set()
+    for cell in cells:
+        if cell.out_dir in seen:
+            raise InputError(
+                f"two cells of the grid would share a folder, {cell.out_dir}; "
+                "list every method, ratio and seed once, and give a method with other settings a tag=<name>"
+            )
+        seen.add(cell.out_dir)
+
+
+def compose_cell(entry: str, overrides: tuple[str, ...]) -> DictConfig:
+    """Return the configuration of one entry of `methods`: the name of a method, then overrides of its own.
+
+    Its ratio and seed are set afterwards, since composing takes a while.
+
+    Raises:
+        InputError: the entry cannot be read or composed.
+    """
+    method, own = read_entry(entry)
     try:
-        return compose("config", overrides=[*overrides, f"method={method}"])
+        return compose("config", overrides=[*overrides, f"method={method}", *own])
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(f"method {method} cannot be composed: {error}") from None
+        reason = f"{error} {error.__cause__ or ''}"
+        raise InputError(f"method {entry} cannot be composed: {reason}") from None
+
+
+def read_entry(entry: str) -> tuple[str, list[str]]:
+    """Return the method's name and the overrides of an entry such as 'dlc sampler.gamma=0.3 tag=g0.3'.
+
+    Raises:
+        InputError: it is empty, begins with an override, or sets what the grid sets.
+    """
+    try:
+        name, *own = shlex.split(entry)
+    except ValueError as error:
+        raise InputError(
+            f"an entry of methods is a method and perhaps overrides, {EXAMPLE}, got {entry!r} ({error})"
+        ) from None
+    if "=" in name:
+        raise InputError(f"an entry of methods begins with the name of a method, {EXAMPLE}, got {entry!r}")
+    for word in own:
+        if "=" not in word:
+            raise InputError(f"an override of a method is <key>=<value>, {EXAMPLE}, got {word!r} in {entry!r}")
+        if _key(word) in (*PLURALS, *SINGULARS):
+            raise InputError(f"a method of a grid cannot set {_key(word)}, got {entry!r}; the grid sets it")
+    return name, own
+
+
+def _key(word: str) -> str:
+    return word.split("=")[0].lstrip("+~")
+
+
+@dataclass
+class Attempts:
+    """Cells that failed so far; one of them stops none of the others."""
+
+    failed: list[tuple[Cell, Exception]] = field(default_factory=list)
+
+    @contextmanager
+    def of(self, cells: Sequence[Cell]) -> Iterator[None]:
+        """Note an error of the block for these cells, in their folders too, and go on."""
+        try:
+            yield
+        except Exception as error:
+            for cell in cells:
+                self.failed.append((cell, error))
+                failures.note(cell.out_dir, error)
+                log.error("failed: %s: %s", cell.out_dir, " ".join(str(error).split()))
+
+    def close(self) -> None:
+        """Raise one error for all that failed.
+
+        Raises:
+            InputError: some of the grid's cells could not be run.
+            Exception: the grid has this one cell, or a bug stopped them all alike.
+        """
+        if not self.failed:
+            return
+        cell, error = self.failed[0]
+        if all(other is error for _, other in self.failed):
+            raise error
+        raise InputError(f"{len(self.failed)} runs of the grid failed, first {cell.out_dir}: {error}") from error
 
 
 def run_cells(cells: list[Cell], tracker: Tracker) -> list[dict[str, Any]]:
-    """Score and prune cell by cell, train the heads together (whole networks one after another), write every cell."""
-    task = pipeline.open_task(cells[0].cfg)
-    cells = sorted(cells, key=lambda cell: not pipeline.is_searched(cell.cfg))  # they keep masked features for the rest
-    pruned = []
-    for cell in cells:
-        scores = pipeline.score(cell.cfg, task)
-        if cell.cfg.until != "score":
-            pruned.append(pipeline.prune(cell.cfg, task, scores))
-            pipeline.write_pruned(cell.out_dir, task, pruned[-1])
-    if cells[0].cfg.until != "finetune":
+    """Score and prune cell by cell, train the heads together (whole networks one after another), write every cell.
+
+    Raises:
+        Exception: of what failed, after all the others are done.
+    """
+    task_of = functools.cache(lambda place: pipeline.open_task(cells[place].cfg))
+    place_of = [_first_alike(cells, i) for i in range(len(cells))]
+    task_of(0)  # what no cell can do without
+    attempts = Attempts()
+    pruned: list[tuple[Cell, pipeline.Task, pipeline.Pruned]] = []
+    # searched ones first: they keep masked features for the rest
+    for i in sorted(range(len(cells)), key=lambda i: not pipeline.is_searched(cells[i].cfg)):
+        cell = cells[i]
+        failures.forget(cell.out_dir)
+        with attempts.of([cell]):
+            task = task_of(place_of[i])
+            scores = pipeline.score(cell.cfg, task)
+            if cell.cfg.until != "score":
+                made = pipeline.prune(cell.cfg, task, scores)
+                pipeline.write_pruned(cell.out_dir, task, made)
+                pruned.append((cell, task, made))
+    results = _train(pruned, tracker, attempts) if cells[0].cfg.until == "finetune" else []
+    attempts.close()
+    return results
+
+
+def _first_alike(cells: list[Cell], place: int) -> int:
+    """Return the first cell with the same scoring backbone: such cells share their networks."""
+    wanted = cells[place].cfg.scoring_backbone
+    return next(i for i, cell in enumerate(cells) if cell.cfg.scoring_backbone == wanted)
+
+
+def _train(
+    pruned: list[tuple[Cell, pipeline.Task, pipeline.Pruned]], tracker: Tracker, attempts: Attempts
+) -> list[dict[str, Any]]:
+    if not pruned:
         return []
-    is_probe = pipeline.recipe_of(cells[0].cfg).trained == "head"
-    batches = [range(len(cells))] if is_probe else [[i] for i in range(len(cells))]
+    first = pruned[0][0].cfg
+    is_probe = pipeline.recipe_of(first).trained == "head"
     results = []
-    for batch in batches:
-        subsets, schedules = [pruned[i].subset for i in batch], [pruned[i].schedule for i in batch]
-        seeds = [cells[i].cfg.seed for i in batch]
-        outcomes = pipeline.finetune(cells[batch[0]].cfg, task, subsets, seeds, schedules)
-        for i, outcome in zip(batch, outcomes, strict=True):
-            results.append(_write(cells[i], task, pruned[i], outcome, tracker))
+    for batch in [pruned] if is_probe else [[one] for one in pruned]:
+        with attempts.of([cell for cell, _, _ in batch]):
+            subsets, schedules = [made.subset for *_, made in batch], [made.schedule for *_, made in batch]
+            seeds = [cell.cfg.seed for cell, _, _ in batch]
+            outcomes = pipeline.finetune(first, batch[0][1], subsets, seeds, schedules)
+            for one, outcome in zip(batch, outcomes, strict=True):
+                results.append(_write(*one, outcome, tracker))
     return results
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
+from prunetune import failures
 from prunetune.config import compared
 from prunetune.datasets.base import Pool
 from prunetune.errors import InputError
@@ -46,20 +47,14 @@ def is_finished(out_dir: Path, cfg: Any, listing: Callable[[], str | None]) -> b
         InputError: another configuration has its result there, or the data set has other images since.
     """
     file = out_dir / "result.json"
-    if not file.is_file():
-        return False
     try:
-        result, now = json.loads(file.read_text()), json.loads(json.dumps(compared(cfg)))
-        before = result["config"]
-    except (ValueError, KeyError, TypeError):
-        log.warning("%s is damaged and is made again", file)
+        result = read_result(out_dir)
+    except InputError as error:
+        log.warning("%s and is made again", error)
         return False
-    changes = [f"{key}: {old!r} there, {new!r} now" for key, old, new in _differences(before, now)]
-    if changes:
-        raise InputError(
-            f"{out_dir} holds the result of another configuration ({'; '.join(changes[:3])}); "
-            "pass tag=<name> for a folder of its own, or delete that folder"
-        )
+    if result is None:
+        return False
+    check_configuration(out_dir, result, compared(cfg))
     images_now = listing()
     if images_now not in (None, result.get("dataset_listing")):
         raise InputError(
@@ -68,6 +63,46 @@ def is_finished(out_dir: Path, cfg: Any, listing: Callable[[], str | None]) -> b
         )
     log.info("finished before: %s (contents of images and weights are not compared again)", file)
     return True
+
+
+def read_result(out_dir: Path) -> dict[str, Any] | None:
+    """Return the result in a run's folder, None where the run is not finished.
+
+    Raises:
+        InputError: result.json is damaged: cut short, or not what a run writes.
+    """
+    file = out_dir / "result.json"
+    try:
+        result = json.loads(file.read_text())
+        if not isinstance(result["config"], dict):
+            raise TypeError("no configuration")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error})") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{file} is damaged") from None
+    return result
+
+
+def check_configuration(out_dir: Path, result: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse a result of another configuration; neither data nor weights are looked at.
+
+    Args:
+        out_dir: the run's folder.
+        result: what is there.
+        now: what identifies the run that is asked for, as `config.compared` gives it.
+
+    Raises:
+        InputError: they are not the same run.
+    """
+    now = json.loads(json.dumps(now))
+    changes = [f"{key}: {old!r} there, {new!r} now" for key, old, new in _differences(result["config"], now)]
+    if changes:
+        raise InputError(
+            f"{out_dir} holds the result of another configuration ({'; '.join(changes[:3])}); "
+            "pass tag=<name> for a folder of its own, or delete that folder"
+        )
 
 
 def write_subset(path: Path, pool: Pool, subset: Tensor, weights: Tensor | None = None) -> None:
@@ -101,6 +136,7 @@ def write_result(
     history = (tuple(asdict(epoch).values()) for epoch in outcome.history)
     write_csv(out_dir / "history.csv", ("epoch", "learning_rate", "train_loss", "test_accuracy"), history)
     with_name(out_dir / "result.json", lambda path: write_json(path, result))
+    failures.forget(out_dir)
 
 
 def accuracies(test: Pool, outcome: FinetuneResult) -> dict[str, Any]:

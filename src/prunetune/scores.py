@@ -17,7 +17,7 @@ from prunetune.samplers.base import Sampler
 from prunetune.scorers.base import Scorer
 from prunetune.seeding import seeded
 from prunetune.signals import NetworkSignals, Signals
-from prunetune.store import read_meta
+from prunetune.store import discard, is_sound, read_meta
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def stored_scores(scorer: Scorer, signals: NetworkSignals, seed: int) -> Scores:
     }
     if scorer.uses_proxy:
         key["proxy"] = {**embedding.proxy.key(), "precision": embedding.training_precision}
-    was_there = embedding.store.place("scores", f"{pool.name}-{scorer.name}", key).is_dir()
+    found = _read_sound(embedding.store.place("scores", f"{pool.name}-{scorer.name}", key), pool)
 
     def make(folder: Path) -> dict[str, Any]:
         signals = NetworkSignals(pool, embedding)  # its own, so that it is charged for what an earlier scorer asked too
@@ -112,9 +112,20 @@ def stored_scores(scorer: Scorer, signals: NetworkSignals, seed: int) -> Scores:
         return {"seconds": seconds, "peak_memory_bytes": peak(), "signals": signals.charges}
 
     entry = embedding.store.entry("scores", f"{pool.name}-{scorer.name}", key, make)
-    meta, values = read_meta(entry), read_scores(entry / "scores.csv", pool)
+    meta, values = read_meta(entry), read_scores(entry / "scores.csv", pool) if found is None else found
     peak, charges = meta.get("peak_memory_bytes"), meta.get("signals", {})  # older stores note neither
-    return Scores(values, meta["seconds"], peak, charges, entry, not was_there)
+    return Scores(values, meta["seconds"], peak, charges, entry, found is None)
+
+
+def _read_sound(entry: Path, pool: Pool) -> Tensor | None:
+    """Return the scores of an entry, None where there are none; damaged ones are named and removed."""
+    if not is_sound(entry):
+        return None
+    try:
+        return read_scores(entry / "scores.csv", pool)
+    except InputError:
+        discard(entry, "scores.csv cannot be read or belongs to other images")
+        return None
 
 
 def write_scores(path: Path, pool: Pool, values: Tensor) -> None:

@@ -3,10 +3,12 @@
 An entry is a folder `<root>/<kind>/<prefix>-<16 hex>/` with `key.json` (what it was made from), its product and
 `meta.json` (seconds, device, versions). It is written beside its place and renamed into it, so that it is either
 absent or whole, and no lock is needed: of two writers the second finds the place taken and reads the first one's.
+What a broken disk or a copy cut short has damaged all the same is found when it is opened, named, and made again.
 """
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,7 +23,9 @@ import numpy as np
 
 from prunetune.errors import InputError
 
+log = logging.getLogger(__name__)
 Key = dict[str, Any]
+SIZES = "file_bytes"  # in meta.json: the size of every file of the entry, by name
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Store:
     root: Path
 
     def entry(self, kind: str, prefix: str, key: Key, make: Callable[[Path], dict[str, Any]]) -> Path:
-        """Return the entry's folder, after `make(folder)` has filled it if it was not there.
+        """Return the entry's folder, after `make(folder)` has filled it if it was not there or was damaged.
 
         Args:
             kind: images, features, masked, views, losses or scores.
@@ -43,13 +47,13 @@ class Store:
             InputError: the store's disk is full or not writable.
         """
         place = self.place(kind, prefix, key)
-        if place.is_dir():
+        if is_sound(place):
             return place
         partial = self._partial(place.parent)
         try:
             meta = make(partial)
             write_json(partial / "key.json", key)
-            write_json(partial / "meta.json", meta)
+            write_json(partial / "meta.json", {**meta, SIZES: _sizes(partial)})
             _publish(partial, place)
         except OSError as error:
             raise InputError(
@@ -79,8 +83,61 @@ class Store:
 
 
 def read_meta(entry: Path) -> dict[str, Any]:
-    """Return an entry's `meta.json`."""
-    return json.loads((entry / "meta.json").read_text())
+    """Return what an entry's `meta.json` says of its making."""
+    meta = json.loads((entry / "meta.json").read_text())
+    meta.pop(SIZES, None)
+    return meta
+
+
+def is_sound(entry: Path) -> bool:
+    """Whether an entry is there and whole; a damaged one is named in one line and removed.
+
+    Looked at are the names and sizes of its files, its JSON and the headers of its arrays, but not all their bytes.
+    """
+    if not entry.is_dir():
+        return False
+    fault = _fault(entry)
+    if fault is None:
+        return True
+    discard(entry, fault)
+    return False
+
+
+def discard(entry: Path, fault: str) -> None:
+    """Remove a damaged entry, and say so; a process that has it open keeps what it reads."""
+    log.warning("%s is damaged (%s) and is made again", entry, fault)
+    aside = entry.with_name(f".partial-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        os.rename(entry, aside)
+    except FileNotFoundError:
+        return  # another process has removed it
+    except OSError as error:
+        raise InputError(f"{entry} is damaged and cannot be removed ({error}); delete it and run again") from error
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _fault(entry: Path) -> str | None:
+    try:
+        json.loads((entry / "key.json").read_text())
+        sizes = json.loads((entry / "meta.json").read_text()).get(SIZES, {})  # older stores note none
+    except (OSError, ValueError, AttributeError) as error:
+        return f"key.json or meta.json: {error}"
+    for name, size in sizes.items():
+        file = entry / name
+        if not file.is_file():
+            return f"{name} is gone"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+    for array in sorted(entry.glob("*.npy")):
+        try:
+            np.load(array, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            return f"{array.name}: {' '.join(str(error).split())}"
+    return None
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prunetune.features import embed, training
 from prunetune.signals import NetworkSignals, Signals
-from prunetune.store import read_meta, write_stack
+from prunetune.store import is_sound, read_meta, write_stack
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def _folder(signals: NetworkSignals) -> Path:
 
 def _missing(folder: Path, positions: Tensor, num_views: int) -> tuple[list[Path], Tensor]:
     """Return the parts that have enough views, and the positions that none of them holds."""
-    parts = sorted(part for part in folder.glob("part-*") if int(part.name.split("-")[1]) >= num_views)
+    wide = sorted(part for part in folder.glob("part-*") if int(part.name.split("-")[1]) >= num_views)
+    parts = [part for part in wide if is_sound(part)]
     held = [torch.from_numpy(np.load(part / "positions.npy")) for part in parts]
     missing = positions[~torch.isin(positions, torch.cat(held))] if held else positions
     return parts, missing

@@ -1,0 +1,148 @@
+"""A sweep before, while and after it runs: its jobs, their cells, and which of them are done.
+
+Composed as `run.py --config-name grid sweep=<name>` composes it, with Hydra's own expansion of the sweeper's
+parameters; nothing is run, and neither images nor weights are looked at.
+"""
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from prunetune import failures, grid, records
+from prunetune.config import Names, cell_folder, compared, grid_folder, names
+from prunetune.errors import InputError
+
+DONE, FAILED, MISSING, UNREADABLE = STATES = ("done", "failed", "missing", "unreadable")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep: a grid, and the overrides that it is started with."""
+
+    overrides: tuple[str, ...]
+    methods: tuple[str, ...]
+    ratios: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def num_runs(self) -> int:
+        """The number of its cells."""
+        return len(self.methods) * len(self.ratios) * len(self.seeds)
+
+
+@dataclass(frozen=True)
+class CellState:
+    """How one run of a sweep stands; reason: one line for what is failed or unreadable, else empty."""
+
+    dataset: str
+    out_dir: Path
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What the cells of one entry of `methods` share: names, tag, results folder, and what is compared."""
+
+    called: Names
+    tag: str
+    results_dir: Path
+    compared: dict[str, Any]
+
+
+def compose_sweep(sweep: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Return the grid's configuration under a preset and a command's further overrides, Hydra's own part with it.
+
+    Raises:
+        InputError: no such preset, or an override that it cannot have.
+    """
+    words = [f"sweep={sweep}", *overrides]
+    try:  # hydra.compose does what follows for a single run, and refuses a sweep on the command line
+        hydra = GlobalHydra.instance().hydra
+        return hydra.compose_config("grid", words, RunMode.MULTIRUN, from_shell=False, with_log_configuration=False)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"sweep {sweep} cannot be composed: {error} {error.__cause__ or ''}") from None
+
+
+def jobs(cfg: DictConfig) -> list[Job]:
+    """Return the jobs of a composed sweep, by Hydra's own rule: parameters of the preset, then the command line."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # Hydra executes that module anew at its start
+
+    sweeper = BasicSweeper(max_batch_size=None, params=dict(cfg.hydra.sweeper.params or {}))
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    words = [*sweeper._parse_config(), *cfg.hydra.overrides.task]
+    [batch] = sweeper.split_arguments(parser.parse_overrides(words), None)
+    found = []
+    for overrides in batch:
+        lists = {key: tuple(cfg[key]) for key in grid.PLURALS}
+        own = [word for word in overrides if word.split("=")[0] in grid.PLURALS]
+        lists |= {override.key_or_group: tuple(override.value()) for override in parser.parse_overrides(own)}
+        lists["ratios"] = tuple(float(ratio) for ratio in lists["ratios"])
+        found.append(Job(tuple(overrides), **lists))
+    return found
+
+
+def states(jobs: Iterable[Job]) -> Iterator[CellState]:
+    """Yield how every cell of these jobs stands.
+
+    A cell that is not finished is "failed" where the last attempt left its error, in the run's folder or in that of
+    its job, and "missing" otherwise: not tried, waiting, running, or killed. One that holds the result of another
+    configuration is "failed" too, since it cannot be run before that is settled.
+
+    Raises:
+        InputError: an entry of `methods` cannot be composed.
+    """
+    describe = functools.cache(_describe)  # jobs that differ in ratio share their methods
+    describe_grid = functools.cache(_describe_grid)
+    for job in jobs:
+        words = grid.shared_words(job.overrides)
+        of_job = failures.read(_job_folder(job, describe_grid(words)))
+        entries = {entry: describe(entry, words) for entry in job.methods}
+        for entry, ratio, seed in itertools.product(job.methods, job.ratios, job.seeds):
+            yield _state(entries[entry], ratio, seed, of_job)
+
+
+def _describe(entry: str, words: tuple[str, ...]) -> _Described:
+    cfg = grid.compose_cell(entry, words)
+    return _Described(names(cfg), cfg.tag, Path(cfg.results_dir), compared(cfg))
+
+
+def _describe_grid(words: tuple[str, ...]) -> _Described:
+    cfg = compose("grid", overrides=list(words))
+    return _Described(names(cfg), cfg.tag, Path(cfg.results_dir), {})
+
+
+def _job_folder(job: Job, about: _Described) -> Path:
+    folder = grid_folder(about.called, job.methods, job.ratios, job.seeds, about.tag)
+    return about.results_dir / "grids" / folder
+
+
+def _state(about: _Described, ratio: float, seed: int, of_job: failures.Failure | None) -> CellState:
+    out_dir = about.results_dir / "runs" / cell_folder(about.called, float(ratio), seed, about.tag)
+
+    def told(state: str, reason: str = "") -> CellState:
+        return CellState(about.called.dataset, out_dir, state, reason)
+
+    try:
+        result = records.read_result(out_dir)
+    except InputError as error:
+        return told(UNREADABLE, str(error))
+    if result is None:
+        failure = failures.read(out_dir) or of_job
+        return told(FAILED, f"{failure.error} ({failure.time})") if failure else told(MISSING)
+    try:
+        records.check_configuration(out_dir, result, {**about.compared, "ratio": float(ratio), "seed": seed})
+    except InputError as error:
+        return told(FAILED, str(error))
+    return told(DONE)

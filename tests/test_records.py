@@ -1,0 +1,179 @@
+"""What a run left damaged is found, named in one line and made again, with the numbers that it had."""
+
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+
+from prunetune import failures, records
+from prunetune.config import compared
+from prunetune.errors import InputError
+from prunetune.store import SIZES, Store, is_sound, read_meta
+from runs import SMALL, compose_here, lasting, read_result, run_here
+
+RUN = [*SMALL, "method=dlc_topk", "ratio=0.2", "finetune.views=2"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Return the results folder of one finished run."""
+    results = tmp_path_factory.mktemp("finished") / "results"
+    run_here(results, *RUN)
+    return results
+
+
+@pytest.fixture
+def results(finished, tmp_path):
+    """Return a copy of it, to be damaged."""
+    return shutil.copytree(finished, tmp_path / "results")
+
+
+def the_run(results):
+    [file] = (results / "runs").rglob("result.json")
+    return file.parent
+
+
+def run_again(results, finished):
+    """Run the same again, without its result, and check that it is what it was."""
+    (the_run(results) / "result.json").unlink()
+    folder = run_here(results, *RUN)
+    before = the_run(finished)
+    assert lasting(read_result(folder)) == lasting(read_result(before))
+    for name in ("subset.csv", "predictions.csv", "history.csv"):
+        assert (folder / name).read_bytes() == (before / name).read_bytes()
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def scramble(file):
+    file.write_bytes(b"\0" * file.stat().st_size)  # what a power cut leaves of a file on some disks
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+DAMAGES = {"cut in half": cut, "zeroed": scramble, "empty": empty, "gone": lambda file: file.unlink()}
+FILES = {
+    "scores": "scores/*/scores.csv",
+    "the losses beside the scores": "scores/*/losses.npy",
+    "features": "features/*/features.npy",
+    "views": "views/*/part-*/views.npy",
+    "the positions of the views": "views/*/part-*/positions.npy",
+    "what an entry cost": "features/*/meta.json",
+    "what an entry was made from": "scores/*/key.json",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("what", FILES)
+def test_a_damaged_file_of_the_store_is_named_once_and_made_again(results, finished, caplog, what, damage):
+    files = list((results / "store").glob(FILES[what]))
+    assert files
+    for file in files:
+        DAMAGES[damage](file)
+    if FILES[what].startswith("features"):  # those of the pool are read for scores only, those of the test set always
+        shutil.rmtree(results / "store" / "scores")
+    with caplog.at_level(logging.WARNING):
+        run_again(results, finished)
+    said = [record.getMessage() for record in caplog.records if "is damaged" in record.getMessage()]
+    assert len(said) == len(files)
+    assert all("\n" not in line and line.endswith("and is made again") for line in said)
+    assert all(is_sound(file.parent) for file in (results / "store").glob(FILES[what]))
+    assert list((results / "store").rglob(".partial-*")) == []
+
+
+def test_scores_that_are_readable_but_of_other_images_are_made_again(results, finished, caplog):
+    [file] = (results / "store").glob(FILES["scores"])
+    text = file.read_text()
+    sample_id = text.splitlines()[1].split(",")[1]
+    file.write_text(text.replace(sample_id, sample_id[::-1], 1))
+    with caplog.at_level(logging.WARNING):
+        run_again(results, finished)
+    assert "scores.csv cannot be read or belongs to other images" in caplog.text
+
+
+def test_a_sound_store_is_read_without_a_word(results, finished, caplog):
+    stamps = {path: path.stat().st_mtime_ns for path in (results / "store").rglob("*") if path.is_file()}
+    with caplog.at_level(logging.WARNING):
+        run_again(results, finished)
+    assert caplog.records == []
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_a_store_from_before_sizes_were_noted_is_sound(tmp_path):
+    def make(folder):
+        np.save(folder / "a.npy", np.arange(1000))
+        return {"seconds": 1.0}
+
+    entry = Store(tmp_path).entry("features", "words", {"a": 1}, make)
+    meta = json.loads((entry / "meta.json").read_text())
+    assert meta[SIZES]["a.npy"] == (entry / "a.npy").stat().st_size
+    assert set(meta[SIZES]) == {"a.npy", "key.json"}
+    (entry / "meta.json").write_text(json.dumps(read_meta(entry)))
+    assert is_sound(entry)
+    cut(entry / "a.npy")
+    assert not is_sound(entry)  # an array tells its size by itself
+    assert not entry.exists()
+
+
+def test_a_damaged_entry_is_replaced_by_a_whole_one(tmp_path):
+    store, made = Store(tmp_path), []
+
+    def make(folder):
+        made.append(folder)
+        (folder / "product.txt").write_text("whole")
+        return {}
+
+    entry = store.entry("features", "words", {"a": 1}, make)
+    (entry / "product.txt").write_text("who")
+    assert store.entry("features", "words", {"a": 1}, make) == entry
+    assert (entry / "product.txt").read_text() == "whole"
+    assert len(made) == 2
+    assert len(list((tmp_path / "features").iterdir())) == 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "null", "[]", "{}", '{"config": null}', '{"config": 3, "accuracy": 1}'])
+def test_a_damaged_result_is_named_and_the_run_is_made_again(results, finished, caplog, content):
+    file = the_run(results) / "result.json"
+    whole = read_result(file.parent)
+    file.write_text(content)
+    with pytest.raises(InputError, match=r"result\.json is damaged$"):
+        records.read_result(file.parent)
+    with caplog.at_level(logging.WARNING):
+        run_here(results, *RUN)
+    assert f"{file} is damaged and is made again" in caplog.text
+    assert lasting(read_result(file.parent)) == lasting(whole)
+
+
+def test_a_result_of_no_text_at_all_is_damaged(tmp_path):
+    (tmp_path / "result.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="is damaged"):
+        records.read_result(tmp_path)
+
+
+def test_a_folder_without_a_result_is_not_finished(tmp_path):
+    assert records.read_result(tmp_path) is None
+    assert records.read_result(tmp_path / "nowhere") is None
+
+
+def test_a_configuration_is_compared_without_images_or_weights(results):
+    folder = the_run(results)
+    result, same = read_result(folder), compared(compose_here(results, *RUN))
+    records.check_configuration(folder, result, same)
+    other = compared(compose_here(results, *RUN, "finetune.epochs=9", "seed=1"))
+    with pytest.raises(InputError, match=r"another configuration \(finetune\.epochs: 3 there, 9 now; seed: 0 there, 1"):
+        records.check_configuration(folder, result, other)
+
+
+def test_a_finished_run_forgets_its_failed_attempts(results):
+    folder = the_run(results)
+    (folder / "result.json").unlink()
+    failures.note(folder, RuntimeError("before"))
+    assert failures.read(folder) is not None
+    run_here(results, *RUN)
+    assert failures.read(folder) is None

@@ -1,0 +1,331 @@
+"""Sweep presets hold what their header says, and the status of a sweep is what is on disk."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+import status
+from prunetune import failures, grid, pipeline, records, sweeps
+from prunetune.config import compared
+from prunetune.errors import InputError
+from runs import ONE_THREAD, ROOT, SMALL, grid_here, read_result, run_commands
+
+SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweep").glob("*.yaml"))
+PAPER = [name for name in SWEEPS if not name.startswith("demo")]
+
+
+@pytest.fixture(autouse=True)
+def _hydra():
+    with initialize_config_dir(config_dir=str(ROOT / "configs"), version_base="1.3"):
+        yield
+
+
+def header(name):
+    lines = (ROOT / "configs" / "sweep" / f"{name}.yaml").read_text().splitlines()
+    return "\n".join(line for line in lines if line.startswith("#"))
+
+
+def counts(name, *overrides):
+    found = sweeps.jobs(sweeps.compose_sweep(name, overrides))
+    return len(found), sum(job.num_runs for job in found)
+
+
+def parameters(name):
+    return dict(sweeps.compose_sweep(name).hydra.sweeper.params)
+
+
+def test_the_presets_of_the_design_are_there():
+    wanted = {"main", "weakly", "transfer", "ablation_path", "ablation_masking", "ablation_sampler", "ablation_gamma"}
+    wanted |= {"time", "v1_depths", "v1_paradigms", "v1_rank", "cifar10", "demo"}
+    assert wanted <= set(SWEEPS)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_has_as_many_jobs_and_runs_as_its_header_says(name):
+    jobs, runs = map(int, re.search(r"Jobs: (\d+)\. Runs: (\d+)\. GPU hours: \d+", header(name)).groups())
+    assert counts(name) == (jobs, runs)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_the_cheap_variant_of_a_header_has_as_many_jobs_and_probes_as_it_says(name):
+    cheap = re.search(r"Cheap: (sweep=\S+.*)\n#   is (\d+) jobs? of (\d+) probes", header(name))
+    if cheap is None:
+        assert name.startswith("demo") or name == "v1_rank"
+        return
+    first, *words = cheap.group(1).replace("'", "").split()
+    jobs, each = int(cheap.group(2)), int(cheap.group(3))
+    assert first == f"sweep={name}"
+    assert words[0] == "finetune=linear_probe"
+    assert counts(name, *words) == (jobs, jobs * each)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_header_names_its_command_and_its_product(name):
+    text = header(name)
+    assert f"python run.py --config-name grid sweep={name}" in text
+    assert "# Product: " in text
+    assert "estimate, unmeasured" in text or "GPU hours: 0." in text
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_is_many_jobs_by_itself_and_its_methods_are_one_list(name):
+    cfg = sweeps.compose_sweep(name)
+    assert cfg.hydra.mode.name == "MULTIRUN"
+    content = yaml.safe_load((ROOT / "configs" / "sweep" / f"{name}.yaml").read_text())
+    listed = list(OmegaConf.create(content["hydra"]["sweeper"]["params"]["methods"]))  # as YAML
+    assert all(list(job.methods) == listed for job in sweeps.jobs(cfg))  # and as Hydra reads it
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_sweeps_are_in_fp32_with_imagenets_statistics_and_a_full_recipe(name):
+    cfg = sweeps.compose_sweep(name)
+    assert (cfg.precision, cfg.backbone.normalization) == ("fp32", "imagenet")
+    assert cfg.finetune.name == {"v1_rank": "linear_probe"}.get(name, "full_v1" if name.startswith("v1") else "full")
+    assert sweeps.compose_sweep(name, ["finetune=linear_probe"]).finetune.name == "linear_probe"
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_cell_of_a_sweep_can_be_run_and_no_two_share_a_folder(name):
+    first = sweeps.jobs(sweeps.compose_sweep(name))[0]
+    overrides = [*first.overrides, f"ratios=[{first.ratios[0]}]", f"seeds=[{first.seeds[0]}]"]
+    cells = grid.expand(sweeps.compose("grid", overrides=overrides), overrides)
+    assert len(cells) == len(first.methods)
+    for cell in cells:
+        pipeline.check(cell.cfg)
+
+
+def test_runs_that_two_sweeps_share_are_the_same_runs():
+    seen = {}
+    for name in PAPER:
+        job = sweeps.jobs(sweeps.compose_sweep(name))[0]
+        words = [word for word in job.overrides if word.split("=")[0] not in ("dataset", "backbone", "ratios", "seeds")]
+        words += ["dataset=dtd", "backbone=resnet18", "ratios=[0.1]", "seeds=[0]"]
+        if name == "transfer":  # its networks are larger than the one that scores
+            words[-3] = "backbone=resnet50"
+        for cell in grid.expand(sweeps.compose("grid", overrides=words), words):
+            assert seen.setdefault(cell.out_dir, compared(cell.cfg)) == compared(cell.cfg), (name, cell.out_dir)
+    assert len(seen) > 60
+
+
+def test_the_main_comparison_is_the_papers():
+    params = parameters("main")
+    assert params["dataset"] == "cxrb10,deepweeds,dtd,fgvcaircraft,sketch"
+    assert params["backbone"] == "resnet18,resnet50,vit_small,vit_base"
+    job = sweeps.jobs(sweeps.compose_sweep("main"))[0]
+    assert len(job.methods) == 11
+    assert job.seeds == (0, 1, 2)
+    ratios = {job.ratios for job in sweeps.jobs(sweeps.compose_sweep("main"))}
+    assert ratios == {(k / 10,) for k in range(1, 10)}
+    assert parameters("time") == params
+    weakly = {**parameters("weakly"), "backbone": "_weakly,".join(params["backbone"].split(",")) + "_weakly"}
+    assert weakly == parameters("weakly")
+
+
+def test_gammas_go_from_005_to_095_with_their_tags():
+    [job, *_] = sweeps.jobs(sweeps.compose_sweep("ablation_gamma"))
+    swept = [grid.read_entry(entry)[1] for entry in job.methods if " " in entry]
+    gammas = [float(words[0].removeprefix("sampler.gamma=")) for words in swept]
+    assert gammas == pytest.approx([k / 20 for k in range(1, 20)])
+    assert [words[1] for words in swept] == [f"tag=g{gamma:g}" for gamma in gammas]
+
+
+def test_path_sizes_step_by_one_over_their_number():
+    [job, *_] = sweeps.jobs(sweeps.compose_sweep("ablation_path"))
+    for entry in job.methods[1:]:
+        levels, step, tag = (word.split("=")[1] for word in grid.read_entry(entry)[1])
+        assert tag == f"T{levels}"
+        assert float(step) == pytest.approx(1 / int(levels))
+    assert [entry.split("=")[-1] for entry in job.methods[1:]] == ["T1", "T3", "T5", "T10", "T20", "T30", "T40", "T50"]
+
+
+def test_the_command_line_wins_over_a_preset():
+    [job] = sweeps.jobs(sweeps.compose_sweep("main", ["dataset=dtd", "backbone=resnet18", "ratios=[1]", "seeds=[7]"]))
+    assert (job.ratios, job.seeds, job.num_runs) == ((1.0,), (7,), 11)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("mian", [], r"sweep mian cannot be composed: .*sweep/mian"),
+        ("main", ["finetune.epoch=3"], "sweep main cannot be composed: .*epoch"),
+        ("main", ["ratio=0.3"], "a grid takes ratios="),
+        ("main", ["methods=['dlc seed=3']"], "a method of a grid cannot set seed"),
+    ],
+)
+def test_a_status_that_cannot_be_asked_for_is_one_line(name, overrides, message):
+    with pytest.raises(InputError, match=message) as caught:
+        list(sweeps.states(sweeps.jobs(sweeps.compose_sweep(name, overrides))))
+    assert "\n" not in str(caught.value)
+
+
+TINY = [*SMALL, "methods=[random,'dlc sampler.gamma=0.25 tag=g0.25']", "ratios=[0.2],[0.3]", "seeds=[0,1]"]
+
+
+def states_of(results, *overrides):
+    cfg = sweeps.compose_sweep("demo", [*TINY, *overrides, f"results_dir={results}"])
+    return list(sweeps.states(sweeps.jobs(cfg)))
+
+
+def count(cells):
+    return {state: sum(cell.state == state for cell in cells) for state in sweeps.STATES}
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """Run the tiny sweep, two jobs of four runs, as a command, and return its results folder."""
+    results = tmp_path_factory.mktemp("sweep") / "results"
+    [outcome] = run_commands(
+        results.parent, [{"arguments": ["--config-name", "grid", "sweep=demo", *TINY, f"results_dir={results}"]}]
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    return results
+
+
+@pytest.fixture
+def results(swept, tmp_path):
+    """Return a copy of the finished sweep's results, to be damaged."""
+    shutil.copytree(swept, tmp_path / "results")
+    return tmp_path / "results"
+
+
+def test_a_finished_sweep_is_done_and_its_cells_are_where_status_looks(swept):
+    cells = states_of(swept)
+    assert count(cells) == {"done": 8, "failed": 0, "missing": 0, "unreadable": 0}
+    assert {cell.out_dir for cell in cells} == {path.parent for path in (swept / "runs").rglob("result.json")}
+    assert {cell.dataset for cell in cells} == {"textures"}
+
+
+def test_nothing_is_done_of_a_sweep_that_has_not_been_started(tmp_path):
+    assert count(states_of(tmp_path / "nowhere")) == {"done": 0, "failed": 0, "missing": 8, "unreadable": 0}
+
+
+def test_a_killed_run_is_missing_and_a_damaged_result_is_unreadable_and_named(results):
+    cells = states_of(results)
+    shutil.rmtree(cells[0].out_dir)
+    (cells[1].out_dir / "result.json").unlink()  # killed before it was finished
+    damaged = cells[2].out_dir / "result.json"
+    damaged.write_text(damaged.read_text()[:100])
+    now = states_of(results)
+    assert [cell.state for cell in now[:3]] == ["missing", "missing", "unreadable"]
+    assert now[2].reason == f"{damaged} is damaged"
+    assert count(now)["done"] == 5
+
+
+def test_a_run_of_another_configuration_counts_as_failed_with_the_difference(results):
+    cells = states_of(results, "finetune.epochs=9")
+    assert count(cells)["failed"] == 8
+    assert "finetune.epochs: 3 there, 9 now" in cells[0].reason
+
+
+def test_a_jobs_error_is_that_of_its_unfinished_cells_and_a_cells_own_comes_first(results):
+    cells = states_of(results)
+    [first, second] = sorted({cell.out_dir.parent.parent.name for cell in cells})
+    assert (first, second) == ("ratio_0.2", "ratio_0.3")
+    here = [cell.out_dir for cell in cells if "ratio_0.3" in cell.out_dir.parts]
+    for out_dir in here[:2]:
+        (out_dir / "result.json").unlink()
+    failures.note(here[0], RuntimeError("its own"))
+    [job] = [path.parent.parent for path in (results / "grids").rglob("overrides.yaml") if "0.3]" in path.read_text()]
+    failures.note(job, RuntimeError("of the\njob"))
+    reasons = [cell.reason for cell in states_of(results) if cell.state == "failed"]
+    assert [reason.partition(" (")[0] for reason in reasons] == ["RuntimeError: its own", "RuntimeError: of the job"]
+
+
+def test_the_status_command_counts_and_lists(results):
+    cells = states_of(results)
+    damaged = cells[2].out_dir / "result.json"
+    damaged.write_text("{")
+    shutil.rmtree(cells[0].out_dir)
+    command = [sys.executable, str(ROOT / "scripts" / "status.py"), "--sweep", "demo", *TINY, "--results", str(results)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=ONE_THREAD, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "demo: 2 jobs, 8 runs"
+    assert lines[1].split() == ["done", "failed", "missing", "unreadable"]
+    assert lines[2].split() == ["textures", "6", "0", "1", "1"]
+    assert lines[3].split() == ["all", "6", "0", "1", "1"]
+    assert lines[4:] == [f"unreadable: {damaged.parent}: {damaged} is damaged"]
+
+
+def test_an_unknown_sweep_is_one_line_and_an_exit_code(capsys, monkeypatch):
+    GlobalHydra.instance().clear()
+    monkeypatch.setattr(sys, "argv", ["status.py", "--sweep", "mian"])
+    with pytest.raises(SystemExit) as stop:
+        status.main()
+    assert str(stop.value).startswith("error: sweep mian cannot be composed")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_sweep_given_again_runs_only_what_is_missing_failed_or_unreadable(results):
+    cells = states_of(results)
+    lost, broken, tried = cells[0].out_dir, cells[2].out_dir, cells[5].out_dir
+    shutil.rmtree(lost)
+    (broken / "result.json").write_text("")
+    (tried / "result.json").unlink()
+    failures.note(tried, RuntimeError("out of luck"))
+    kept = [cell.out_dir / "result.json" for cell in cells if cell.out_dir not in (lost, broken, tried)]
+    stamps = [path.stat().st_mtime_ns for path in kept]
+    [outcome] = run_commands(
+        results.parent, [{"arguments": ["--config-name", "grid", "sweep=demo", *TINY, f"results_dir={results}"]}]
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    assert f"{broken / 'result.json'} is damaged and is made again" in outcome.stderr
+    assert count(states_of(results))["done"] == 8
+    assert [path.stat().st_mtime_ns for path in kept] == stamps
+    assert not (tried / "failed.json").exists()
+
+
+def test_a_failing_job_leaves_its_error_and_the_other_jobs_go_on(tmp_path):
+    results = tmp_path / "results"
+    words = [*SMALL, "methods=[random]", "ratios=[0.2],[7.0],[0.3]", "seeds=[0]", f"results_dir={results}"]
+    [outcome] = run_commands(tmp_path, [{"arguments": ["--config-name", "grid", "sweep=demo", *words]}])
+    assert outcome.returncode == 1
+    assert outcome.stderr.splitlines()[-1].startswith("error: ratio is the fraction kept")
+    cells = list(sweeps.states(sweeps.jobs(sweeps.compose_sweep("demo", words))))
+    assert [cell.state for cell in cells] == ["done", "failed", "done"]
+    assert cells[1].reason.startswith("InputError: ratio is the fraction kept and must be in (0, 1], got 7.0 (20")
+
+
+def test_a_failure_is_forgotten_when_the_run_starts_again(tmp_path):
+    failures.note(tmp_path, RuntimeError("old"))
+    with failures.noted(tmp_path):
+        assert failures.read(tmp_path) is None
+    with pytest.raises(KeyError), failures.noted(tmp_path):
+        raise KeyError("new")
+    assert failures.read(tmp_path).error == "KeyError: 'new'"
+    assert "Traceback" in "".join(json.loads((tmp_path / failures.NAME).read_text())["traceback"])
+
+
+def test_an_interruption_is_no_failure(tmp_path):
+    with pytest.raises(KeyboardInterrupt), failures.noted(tmp_path):
+        raise KeyboardInterrupt
+    assert failures.read(tmp_path) is None
+
+
+def test_the_error_of_a_refused_run_is_not_put_beside_the_result_of_another(tmp_path):
+    (tmp_path / "result.json").write_text("{}")
+    failures.note(tmp_path, InputError("holds the result of another configuration"))
+    assert failures.read(tmp_path) is None
+
+
+def test_a_damaged_note_is_a_failure_without_its_reason(tmp_path):
+    (tmp_path / failures.NAME).write_text('{"error"')
+    assert failures.read(tmp_path).error == "failed.json is damaged"
+
+
+def test_a_grid_that_was_run_otherwise_counts_as_the_sweep(tmp_path):
+    GlobalHydra.instance().clear()
+    grid_here(tmp_path, *SMALL, "sweep=demo", "methods=[random]", "ratios=[0.2,0.3]", "seeds=[0,1]")
+    with initialize_config_dir(config_dir=str(ROOT / "configs"), version_base="1.3"):
+        found = count(states_of(tmp_path))
+    assert (found["done"], found["missing"]) == (4, 4)
+    [some, *_] = (tmp_path / "runs").rglob("result.json")
+    assert records.read_result(some.parent) == read_result(some.parent)
