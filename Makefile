@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 RESULTS ?= results
 .DEFAULT_GOAL := help
 TABLES := main weakly transfer time ablation-path ablation-masking ablation-sampler ablation-gamma v1-depths v1-paradigms
-.PHONY: help run test test-slow test-data test-gpu lint report collect tables figures wandb real baselines bench-scale parity
+.PHONY: help run demo-grid test test-slow test-data test-slurm test-gpu lint status report collect tables figures wandb real paper baselines bench-scale parity
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -23,20 +23,35 @@ run: $(VENV)/.base  ## demo on embedded data, end to end, offline
 	$(PY) run.py --config-name grid experiment=demo 'methods=[dlc,dlc_topk,random]' 'ratios=[0.1,0.3,0.5]' 'seeds=[0,1,2]' results_dir=$(RESULTS)
 	$(PY) scripts/report.py --results $(RESULTS) --dataset textures
 
+demo-grid: $(VENV)/.base  ## grids on embedded data, offline, and from them every table and figure of the paper; long
+	$(PY) run.py --config-name grid sweep=demo results_dir=$(RESULTS)
+	$(PY) run.py --config-name grid sweep=demo_transfer results_dir=$(RESULTS)
+	$(PY) run.py --config-name grid sweep=demo_weakly results_dir=$(RESULTS)
+	$(PY) scripts/analyse.py --results $(RESULTS)
+	$(PY) scripts/make_tables.py --results $(RESULTS) --out $(RESULTS)/tables
+	$(PY) scripts/make_figures.py --results $(RESULTS) --out $(RESULTS)/figures
+
 test: $(VENV)/.dev  ## default tests, and data tests where PRUNETUNE_REAL_DATA is set
-	$(PY) -m pytest -m 'not slow'
+	$(PY) -m pytest -m 'not slow and not slurm'
 
 test-slow: $(VENV)/.dev  ## the long tests
-	$(PY) -m pytest -m 'slow and not gpu'
+	$(PY) -m pytest -m 'slow and not gpu and not slurm'
 
 test-data: $(VENV)/.dev  ## tests on real images and weights below PRUNETUNE_REAL_DATA
 	$(PY) -m pytest -m data
+
+test-slurm: $(VENV)/.dev  ## grids on a real one-node Slurm, installed where apt can, skipped elsewhere
+	sh tests/slurm/install.sh
+	$(PY) -m pytest -m slurm
 
 test-gpu: $(VENV)/.dev  ## tests that need a CUDA device
 	$(PY) -m pytest -m gpu
 
 lint: $(VENV)/.dev  ## ruff check and format check
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+status: $(VENV)/.base  ## what is done, failed and missing of SWEEP=<preset>, with ARGS='<the command's overrides>'
+	$(PY) scripts/status.py --sweep $(SWEEP) $(ARGS) --results $(RESULTS)
 
 collect: $(VENV)/.base  ## every finished run as one row of results/results.csv
 	$(PY) scripts/collect.py --results $(RESULTS)
@@ -59,6 +74,9 @@ wandb: $(VENV)/.base  ## the tables and figures as one report run on W&B
 
 real: $(VENV)/.base  ## the main job on real images: DATA=<folder with data/ and weights/>
 	$(PY) scripts/real_run.py --data $(DATA) --results $(RESULTS)
+
+paper: $(VENV)/.base  ## the paper's comparisons on real images: DATA=<folder with data/ and weights/>; hours
+	$(PY) scripts/paper_run.py --data $(DATA) --results $(RESULTS)
 
 baselines: $(VENV)/.base  ## every method on real images: DATA=<folder with data/ and weights/>
 	$(PY) scripts/baselines_run.py --data $(DATA) --results $(RESULTS)

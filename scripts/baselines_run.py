@@ -29,6 +29,8 @@ SKIPPED = {
     "dlc_linear_50": "50 networks; dlc stands for it",
     "dlc_released": "50 networks",
     "grand_released": "needs the fully fine-tuned proxy",
+    "herding_finetuned": "needs the fully fine-tuned proxy",
+    "k_center_finetuned": "needs the fully fine-tuned proxy",
     "dlc_finetuned": "needs the fully fine-tuned proxy: with a linear probe nothing is fine-tuned",
 }
 RUN_COLUMNS = (  # of every run: enough to make the tables again

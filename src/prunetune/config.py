@@ -62,9 +62,10 @@ class ProxyConfig:
 
 @dataclass
 class GammaSearchConfig:
-    """How sampler.gamma=auto and sampler=topk_flexible are settled, never on test."""
+    """How sampler.gamma=auto, sampler.beta=auto and sampler=topk_flexible are settled, never on test."""
 
     grid: list[float] = MISSING
+    betas: list[float] = MISSING
     repeats: int = MISSING
     split: str = MISSING  # nested | official_val
     held_out: float = MISSING

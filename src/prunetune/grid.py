@@ -160,6 +160,8 @@ class Attempts:
         try:
             yield
         except Exception as error:
+            if type(error).__module__.startswith("submitit"):  # the cluster ends the job; no cell is at fault
+                raise
             for cell in cells:
                 self.failed.append((cell, error))
                 failures.note(cell.out_dir, error)

@@ -108,7 +108,6 @@ def test_what_was_cancelled_in_the_queue_or_killed_while_running_is_finished_by_
     results = tmp_path / "results"
     runs = [*TEXTURES, *MICRO, *QUICK, *WHOLE, *ONES, "seeds=[0,1,2]"]
     grid = [*runs, "methods=[random],[dlc_topk],[dlc_topk_easiest]"]
-    together = [*runs, "methods=[random,dlc_topk,dlc_topk_easiest]"]  # the same runs, as one job
     with submitted(cluster, results, *grid, "hydra.launcher.array_parallelism=2") as launcher:
         wait_until(cluster, results, lambda: list(cluster.jobs().values()).count("RUNNING") == 2)
         tuning, scoring, queued = sorted(cluster.jobs())
@@ -128,11 +127,11 @@ def test_what_was_cancelled_in_the_queue_or_killed_while_running_is_finished_by_
     done = finished(results)
     assert {folder.parents[2].name for folder in done} == {"random-random"}
     assert len(done) < 3
-    assert counted(results, capsys, *together) == {"done": len(done), "missing": 9 - len(done)}
+    assert counted(results, capsys, *grid) == {"done": len(done), "missing": 9 - len(done)}
 
     run_to_the_end(cluster, results, *grid)
     assert len(finished(results)) == 9
-    assert counted(results, capsys, *together) == {"done": 9}
+    assert counted(results, capsys, *grid) == {"done": 9}
     assert not leftovers(results)
     after = made_at(results)
     assert {path: after[path] for path in before} == before  # nothing is lost or done twice
