@@ -28,8 +28,8 @@ demo-grid: $(VENV)/.base  ## grids on embedded data, offline, and from them ever
 	$(PY) run.py --config-name grid sweep=demo_transfer results_dir=$(RESULTS)
 	$(PY) run.py --config-name grid sweep=demo_weakly results_dir=$(RESULTS)
 	$(PY) scripts/analyse.py --results $(RESULTS)
-	$(PY) scripts/make_tables.py --results $(RESULTS) --out $(RESULTS)/tables
-	$(PY) scripts/make_figures.py --results $(RESULTS) --out $(RESULTS)/figures
+	$(PY) scripts/make_tables.py --allow-dirty --results $(RESULTS) --out $(RESULTS)/tables
+	$(PY) scripts/make_figures.py --allow-dirty --results $(RESULTS) --out $(RESULTS)/figures
 
 test: $(VENV)/.dev  ## default tests, and data tests where PRUNETUNE_REAL_DATA is set
 	$(PY) -m pytest -m 'not slow and not slurm'

@@ -308,6 +308,20 @@ def test_a_ranking_needs_blocks_that_every_method_has():
     assert row(table, "forgetting-topk")["mean_rank"] == 3.0
 
 
+def test_a_ranking_leaves_out_backbones_on_which_few_methods_were_run():
+    topk = {"sampler": "topk", "gamma": None}
+    runs = [run(50 + seed, seed=seed, **RANDOM) for seed in range(4)]
+    runs += [run(52 + seed, seed=seed) for seed in range(4)]
+    for scorer in ("el2n", "forgetting", "entropy"):
+        runs += [run(40 + seed, seed=seed, scorer=scorer, **topk) for seed in range(4)]
+    runs += [run(90 - 2 * seed, seed=seed, backbone="vit_base", **RANDOM) for seed in range(4)]
+    runs += [run(70, seed=seed, backbone="vit_base") for seed in range(4)]  # two of five methods
+    section = paper_tables.ranking(frame(*runs), sources()).sections[0]
+    assert section.title.startswith("full: 4 blocks")
+    assert section.note.endswith("Left out, with less than half of the methods: dtd with vit_base.")
+    assert {found["method"]: found["mean_rank"] for found in section.rows}["dlc-flexrand"] == 1.0
+
+
 @pytest.mark.parametrize("name", paper_tables.TABLES)
 def test_no_runs_are_told_in_one_line_with_the_command(name):
     with pytest.raises(table_parts.NoRuns, match=rf"no runs for {name}; python run.py --config-name grid sweep="):

@@ -9,6 +9,7 @@ from prunetune.report import layout, statistics, tables
 from prunetune.report.layout import Grid, Row, Section
 
 BLOCK = ["dataset", "backbone", "ratio", "seed"]
+COMPARED = 0.5  # a data set and backbone with a smaller share of the methods is another question, such as transfer
 COVERAGE = 0.9  # a method with fewer of random's blocks is left out, so that it does not cost the others theirs
 HEADS = ["method", "mean rank", "above random", "95 % interval (bootstrap)", "p against random (Nemenyi)"]
 
@@ -17,10 +18,12 @@ def sections(runs: pd.DataFrame) -> list[Section]:
     """Return two rankings for each recipe: over data sets, ratios and seeds, and over data sets alone."""
     parts = []
     for recipe, block in runs.groupby("finetune"):
-        complete, left_out = blocks(block)
+        compared, apart = comparisons(block)
+        complete, left_out = blocks(compared)
         if complete.shape[1] < 2 or complete.empty:
             continue
         note = f" Left out, with less than nine tenths of random's blocks: {', '.join(left_out)}." if left_out else ""
+        note += f" Left out, with less than half of the methods: {', '.join(apart)}." if apart else ""
         by_set = complete.groupby(level=["dataset", "backbone"]).mean()
         about = "blocks of data set, backbone, ratio and seed"
         parts.append(_section(f"{recipe}: {len(complete)} {about}", complete, recipe, note))
@@ -28,6 +31,14 @@ def sections(runs: pd.DataFrame) -> list[Section]:
             about = "blocks of data set and backbone (means over ratios and seeds)"
             parts.append(_section(f"{recipe}: {len(by_set)} {about}", by_set, recipe, note))
     return parts
+
+
+def comparisons(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return the runs on those data sets and backbones that have most of the methods, and the names of the others."""
+    methods = runs.groupby(["dataset", "backbone"])["method"].nunique()
+    apart = methods[methods < COMPARED * runs["method"].nunique()].index
+    is_apart = pd.MultiIndex.from_frame(runs[["dataset", "backbone"]]).isin(apart)
+    return runs[~is_apart], [f"{dataset} with {backbone}" for dataset, backbone in apart]
 
 
 def blocks(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
