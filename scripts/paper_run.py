@@ -48,11 +48,10 @@ def grids(data: Path, parts: list[str]) -> Iterator[list[str]]:
         for tuned, scoring in (("vit_tiny", "mobilenetv2"), ("mobilenetv2", "vit_tiny")):
             for dataset in images.values():
                 cell = " ".join(["dlc", *_as_scoring(networks[scoring])])
-                yield [*dataset, *networks[tuned], *PROBE, "ratios=[0.1,0.3,0.6,0.9]", _listed([cell])]
+                yield [*dataset, *networks[tuned], *PROBE, NINE, _listed([cell])]
     if "ablations" in parts:
         for preset in ABLATIONS:
-            ratios = NINE if preset in ("ablation_gamma", "time") else "ratios=[0.1,0.3,0.5]"
-            yield [*dtd10, *vit_tiny, *PROBE, ratios, _listed(methods(preset))]
+            yield [*dtd10, *vit_tiny, *PROBE, NINE, _listed(methods(preset))]
     if "full" in parts:
         kept = [cell for cell in methods("ablation_gamma") if cell.endswith(tuple(f"tag={tag}" for tag in FULL_GAMMAS))]
         for cells in (methods("ablation_sampler"), kept):
