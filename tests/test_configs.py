@@ -376,6 +376,13 @@ def test_a_scoring_backbone_joins_the_backbones_folder():
     assert run_folder(same) == run_folder(cfg_of())
 
 
+def test_a_grid_takes_a_scoring_backbone_and_its_settings_as_a_single_run_does():
+    words = ["backbone=resnet18", "backbone@scoring_backbone=timm", "scoring_backbone.model=vit_tiny_patch16_224"]
+    cfg = compose("grid", overrides=words)
+    assert names(cfg).backbone_folder == "resnet18_scored_by_vit_tiny_patch16_224"
+    assert compose("grid", overrides=["backbone=resnet18"]).scoring_backbone is None
+
+
 def test_a_scoring_backbone_of_the_same_name_and_other_settings_is_refused():
     cfg = cfg_of("backbone@scoring_backbone=resnet18", "scoring_backbone.checkpoint=other.safetensors")
     with pytest.raises(InputError, match=r"both are called 'resnet18'; pass scoring_backbone\.name="):

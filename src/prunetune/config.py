@@ -108,6 +108,7 @@ class Config:
 class GridConfig(Config):
     """Many runs of one (dataset, backbone) in one job."""
 
+    scoring_backbone: Any = MISSING  # merged after the group's choice, which None would undo
     methods: list[str] = MISSING
     ratios: list[float] = MISSING
     seeds: list[int] = MISSING
