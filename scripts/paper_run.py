@@ -6,7 +6,7 @@ Cells come from the presets of configs/sweep, other data sets and backbones stan
 main       dtd10 and caltech101, each with ViT-Tiny and MobileNetV2, linear probe, dynamics from a linear-probe proxy
 transfer   scored with MobileNetV2, probed on ViT-Tiny, and back
 ablations  path size, masking, sampler, gamma and time on dtd10 with ViT-Tiny, linear probe, the fully fine-tuned proxy
-full       the sampler and gamma ablations at ratio 0.1 under full fine-tuning of ViT-Tiny on dtd10; hours
+full       the sampler and gamma ablations at ratio 0.1 under full fine-tuning of ViT-Tiny on dtd10, three gammas; hours
 
 Finished runs are skipped, so the command can be given again. Then: `make tables figures RESULTS=<results>`.
 """
