@@ -2,6 +2,8 @@
 
 import pytest
 from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+from submitit.core.utils import UncompletedJobError
 
 from prunetune import failures, grid, pipeline
 from prunetune.errors import InputError
@@ -240,3 +242,16 @@ def test_a_whole_network_that_cannot_be_trained_does_not_stop_the_next(tmp_path,
     with pytest.raises(InputError, match="the training loss is nan"):
         grid_here(tmp_path, *full)
     assert [result["seed"] for result in results_of(tmp_path / "runs").values()] == [1]
+
+
+def test_a_job_that_the_cluster_ends_is_no_failure_of_its_cells(tmp_path):
+    attempts = grid.Attempts()
+    cell = grid.Cell(OmegaConf.create({}), None, tmp_path)
+    with pytest.raises(UncompletedJobError, match="too many times"), attempts.of([cell]):
+        raise UncompletedJobError("Job not requeued because: timed-out too many times.")
+    assert not attempts.failed
+    assert not list(tmp_path.iterdir())
+    with attempts.of([cell]):
+        raise ValueError("of the cell")
+    assert [failed for failed, _ in attempts.failed] == [cell]
+    assert (tmp_path / "failed.json").is_file()
