@@ -51,6 +51,7 @@ lint: $(VENV)/.dev  ## ruff check and format check
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
 status: $(VENV)/.base  ## what is done, failed and missing of SWEEP=<preset>, with ARGS='<the command's overrides>'
+	@test -n "$(SWEEP)" || { echo "error: pass SWEEP=<preset>, one of:" $(basename $(notdir $(wildcard configs/sweep/*.yaml))); exit 2; }
 	$(PY) scripts/status.py --sweep $(SWEEP) $(ARGS) --results $(RESULTS)
 
 collect: $(VENV)/.base  ## every finished run as one row of results/results.csv
