@@ -153,7 +153,8 @@ def kill(cluster: OneNode, job: str) -> None:
 
 def test_a_job_that_is_warned_of_its_time_limit_or_preempted_comes_back_by_itself(cluster, tmp_path):
     results = tmp_path / "results"
-    grid = [*SMALL, *WHOLE, "methods=[random],[dlc_topk]", "ratios=[0.3]", "seeds=[0,1,2]"]
+    # long enough that a job cannot end in the seconds between Slurm's warning and its kill
+    grid = [*SMALL, *WHOLE, "finetune.epochs=120", "methods=[random],[dlc_topk]", "ratios=[0.3]", "seeds=[0,1,2]"]
     with submitted(cluster, results, *grid, "hydra.launcher.timeout_min=9") as launcher:
         wait_until(cluster, results, lambda: len(cluster.jobs()) == 2)
         warned, preempted = sorted(cluster.jobs())
