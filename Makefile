@@ -4,8 +4,8 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 RESULTS ?= results
 .DEFAULT_GOAL := help
-TABLES := main weakly transfer time ablation-path ablation-masking ablation-sampler ablation-gamma v1-depths v1-paradigms
-.PHONY: help run demo-grid test test-slow test-data test-slurm test-gpu lint status report collect tables figures wandb real paper baselines bench-scale parity
+TABLES := main weakly transfer time ablation-path ablation-masking ablation-sampler ablation-gamma v1-depths v1-paradigms instruction v1-llm
+.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-gpu lint status report collect tables figures wandb real paper baselines bench-scale parity
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -17,11 +17,19 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet -c constraints.txt -e . && touch $@
 
 $(VENV)/.dev: $(VENV)/.base
-	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]' && touch $@
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev,instruct]' && touch $@
 
 run: $(VENV)/.base  ## demo on embedded data, end to end, offline
 	$(PY) run.py --config-name grid experiment=demo 'methods=[dlc,dlc_topk,random]' 'ratios=[0.1,0.3,0.5]' 'seeds=[0,1,2]' results_dir=$(RESULTS)
 	$(PY) scripts/report.py --results $(RESULTS) --dataset textures
+
+$(VENV)/.instruct: $(VENV)/.base
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[instruct]' && touch $@
+
+run-text: $(VENV)/.instruct  ## a text run end to end, offline: embedded corpus, a tiny random model, a few questions
+	HF_HUB_OFFLINE=1 $(PY) run.py --config-name instruct corpus=embedded llm=tiny text_scorer=dlc sampler=flexrand ratio=0.5 \
+		sft=released evaluation.tasks_folder=tests/instruct/tasks 'evaluation.tasks=[everyday]' 'evaluation.num_fewshot=[0,2]' \
+		held_out=0.1 results_dir=$(RESULTS)
 
 demo-grid: $(VENV)/.base  ## grids on embedded data, offline, and from them every table and figure of the paper; long
 	$(PY) run.py --config-name grid sweep=demo results_dir=$(RESULTS)

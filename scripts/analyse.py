@@ -145,7 +145,7 @@ def read_runs(results_dir: Path, dataset: str | None, backbone: str | None) -> l
 
     Where one name stands for a network under several settings, such as normalizations, only the most common is kept.
     """
-    frame, skipped = collect.collect(results_dir)
+    frame, skipped = collect.collect_images(results_dir)
     for line in skipped:
         print(line, file=sys.stderr)
     if frame.empty:

@@ -124,7 +124,7 @@ def wanted(names: list[str], dataset: str, proxy: str) -> list[str]:
 
 def write_tables(results_dir: Path, out: Path) -> None:
     """Write the finished runs of ViT-Tiny as baselines.md and baselines.csv."""
-    results, skipped = collect.collect(results_dir)
+    results, skipped = collect.collect_images(results_dir)
     for line in skipped:
         print(line, file=sys.stderr)
     results = chosen(results)

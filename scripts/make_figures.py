@@ -36,7 +36,7 @@ class Inputs:
     @cached_property
     def results(self) -> pd.DataFrame:
         """The collected frame, without runs that may not stand beside others."""
-        frame, skipped = collect.collect(self.results_dir)
+        frame, skipped = collect.collect_images(self.results_dir)
         if frame.empty:
             raise InputError(f"no finished runs below {self.results_dir / 'runs'}; pass --results=<results_dir>")
         frame, refused = paper.refuse(frame, self.paper_dir, self.allow_dirty)

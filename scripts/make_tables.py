@@ -35,12 +35,13 @@ def make(names: list[str], results_dir: Path, published: Path, out: Path, allow_
         if name not in paper_tables.TABLES:
             known = ", ".join(paper_tables.TABLES)
             raise InputError(f"no table {name!r}; tables are {known}.{suggestion(name, paper_tables.TABLES)}")
-    runs, refused = _runs(results_dir, published, allow_dirty)
+    results, refused = _runs(results_dir, published, allow_dirty)
+    of_images, of_text = cells.prepared(results), collect.texts(results)
     sources = table_parts.Sources(published, _correlations(results_dir))
     lacking = []
     for name in names or paper_tables.TABLES:
         try:
-            table = paper_tables.TABLES[name](runs, sources)
+            table = paper_tables.TABLES[name](of_text if name in paper_tables.TEXT_TABLES else of_images, sources)
         except table_parts.NoRuns as error:
             lacking.append(str(error))
             continue
@@ -57,7 +58,7 @@ def _runs(results_dir: Path, published: Path, allow_dirty: bool) -> tuple[pd.Dat
     results, refused = paper.refuse(results, published, allow_dirty)
     for line in (*skipped, *refused):
         print(line, file=sys.stderr)
-    return cells.prepared(results), refused
+    return results, refused
 
 
 def _correlations(results_dir: Path) -> pd.DataFrame:

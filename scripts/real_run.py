@@ -94,7 +94,7 @@ def main() -> None:
 
 def write_tables(results_dir: Path, out: Path) -> None:
     """Write the runs of dtd10 and caltech101 as real.md and real.csv."""
-    results, skipped = collect.collect(results_dir)
+    results, skipped = collect.collect_images(results_dir)
     for line in skipped:
         print(line, file=sys.stderr)
     results = results[results["dataset"].isin(["dtd10", "caltech101"])]

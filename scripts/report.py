@@ -35,7 +35,7 @@ def report(results_dir: Path, dataset: str | None, out: Path) -> None:
     Raises:
         InputError: no finished runs, or runs that cannot stand in one table.
     """
-    results, skipped = collect.collect(results_dir)
+    results, skipped = collect.collect_images(results_dir)
     for line in skipped:
         print(line, file=sys.stderr)
     results = _chosen(results, dataset, results_dir)

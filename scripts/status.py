@@ -15,6 +15,7 @@ from pathlib import Path
 from hydra import initialize_config_dir
 
 from prunetune import progress, sweeps
+from prunetune.config import is_text
 from prunetune.errors import InputError
 from prunetune.sweeps import STATES, CellState
 
@@ -40,7 +41,7 @@ def show(sweep: str, overrides: list[str]) -> None:
         jobs = sweeps.jobs(cfg)
         cells = list(sweeps.states(progress.track(jobs, f"jobs of {sweep}", len(jobs))))
     print(f"{sweep}: {len(jobs)} jobs, {len(cells)} runs")
-    if cfg.until != "finetune":
+    if cfg.until != ("evaluate" if is_text(cfg) else "finetune"):
         print(f"with until={cfg.until} no run is finished: scores are in the store, subsets in the runs' folders")
     for line in table(cells):
         print(line)

@@ -1,6 +1,7 @@
 """Small runs on embedded data: in this process, as a command, or as many commands at the price of one start."""
 
 import csv
+import importlib
 import json
 import os
 import runpy
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MICRO = ["backbone=micro", "backbone.pretrained=false", "backbone.input_size=16"]
 TEXTURES = ["dataset=textures", "dataset.num_pool=100", "dataset.num_test=100", "dataset.size=16"]
 QUICK = ["finetune.epochs=3", "finetune.views=1", "wandb=disabled", "precision=fp32"]
+IMAGE_RUNS = ("prunetune.grid", "prunetune.pipeline")
 SMALL = [*TEXTURES, *MICRO, *QUICK]
 
 
@@ -90,7 +92,9 @@ def run_command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[
     )
 
 
-def run_commands(folder: Path, jobs: list[dict[str, Any]], together: bool = False) -> list[SimpleNamespace]:
+def run_commands(
+    folder: Path, jobs: list[dict[str, Any]], together: bool = False, imports: tuple[str, ...] = IMAGE_RUNS
+) -> list[SimpleNamespace]:
     """Run `python run.py <arguments>` for every job and return returncode, stdout, stderr and seconds of each.
 
     A job is {"arguments": [...], "kill_after": seconds or None}. One process imports everything and forks once per
@@ -98,16 +102,15 @@ def run_commands(folder: Path, jobs: list[dict[str, Any]], together: bool = Fals
     """
     folder.mkdir(parents=True, exist_ok=True)
     plan = folder / "jobs.json"
-    plan.write_text(json.dumps({"jobs": jobs, "together": together}))
+    plan.write_text(json.dumps({"jobs": jobs, "together": together, "imports": imports}))
     subprocess.run([sys.executable, __file__, str(plan)], check=True, timeout=600, cwd=folder, env=ONE_THREAD)
     return [SimpleNamespace(**outcome) for outcome in json.loads((folder / "outcomes.json").read_text())]
 
 
 def _main(plan: Path) -> None:
-    import prunetune.grid  # noqa: F401  torch and all the rest, once
-    import prunetune.pipeline  # noqa: F401
-
     work = json.loads(plan.read_text())
+    for module in work["imports"]:  # torch and all the rest, once
+        importlib.import_module(module)
     started, outcomes = [], []
     for number, job in enumerate(work["jobs"]):
         started.append((_start(plan.parent, number, job["arguments"]), time.monotonic(), job))

@@ -19,6 +19,7 @@ from runs import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIRED = [Requirement(line) for line in PROJECT["dependencies"]]
+INSTRUCT = [Requirement(line) for line in PROJECT["optional-dependencies"]["instruct"]]
 EXTRAS = [Requirement(line) for lines in PROJECT["optional-dependencies"].values() for line in lines]
 DATA_FILES = (
     "weights/micro.safetensors",
@@ -28,12 +29,13 @@ DATA_FILES = (
 )
 
 
-def imports_of(*folders):
+def imports_of(*folders, without=()):
     """Return the top-level modules that the files import, but for the standard library and our own."""
     found = set()
     own = {"prunetune"}
     for folder in folders:
         files = [ROOT / folder] if folder.endswith(".py") else sorted((ROOT / folder).rglob("*.py"))
+        files = [path for path in files if not set(without) & set(path.parts)]
         own |= {path.stem for path in files if "src" not in folder}
         for path in files:
             for node in ast.walk(ast.parse(path.read_text())):
@@ -41,7 +43,19 @@ def imports_of(*folders):
                     found |= {alias.name.partition(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.level == 0:
                     found.add(node.module.partition(".")[0])
+                elif is_needed(node):  # a module of an extra, imported when it is used
+                    found.add(node.args[0].value.partition(".")[0])
     return found - own - set(sys.stdlib_module_names)
+
+
+def is_needed(node):
+    """Whether this is a call of `prunetune.instruct.extra.needed` that names its module."""
+    return (
+        isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") == "needed"
+        and isinstance(node.args[0], ast.Constant)
+        and node.args[0].value != "no_such_library"
+    )
 
 
 def undeclared(modules, requirements):
@@ -51,9 +65,15 @@ def undeclared(modules, requirements):
 
 
 def test_every_import_of_the_package_its_scripts_and_the_command_is_declared():
-    modules = imports_of("src", "scripts", "run.py")
+    modules = imports_of("src", "scripts", "run.py", without=["instruct", "bench_text_scoring.py"])
     assert {"torch", "timm", "hydra", "safetensors"} <= modules
     assert undeclared(modules, REQUIRED) == set()
+
+
+def test_only_the_folder_of_text_runs_imports_its_extra():
+    modules = imports_of("src/prunetune/instruct")
+    assert {"transformers", "peft", "datasets", "accelerate", "lm_eval"} <= modules
+    assert undeclared(modules, [*REQUIRED, *INSTRUCT]) == set()
 
 
 def test_every_import_of_the_tests_is_declared_too():

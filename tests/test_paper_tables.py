@@ -102,7 +102,8 @@ def test_runs_of_uncommitted_code_are_shown_when_asked_for():
 
 
 def test_a_named_subset_is_no_published_data_set():
-    results = pd.DataFrame([run(50, dataset="dtd10"), run(50, dataset="dtd10", **RANDOM)])
+    rows = [run(50, dataset="dtd10"), run(50, dataset="dtd10", **RANDOM)]
+    results = pd.DataFrame(rows, columns=list(collect.COLUMNS))
     kept, refused = paper.refuse(results, PAPER)
     assert len(kept) == 2
     assert not refused
@@ -324,7 +325,8 @@ def test_a_ranking_leaves_out_backbones_on_which_few_methods_were_run():
 
 @pytest.mark.parametrize("name", paper_tables.TABLES)
 def test_no_runs_are_told_in_one_line_with_the_command(name):
-    with pytest.raises(table_parts.NoRuns, match=rf"no runs for {name}; python run.py --config-name grid sweep="):
+    root = "instruct" if name in paper_tables.TEXT_TABLES else "grid"
+    with pytest.raises(table_parts.NoRuns, match=rf"no runs for {name}; python run.py --config-name {root} sweep="):
         paper_tables.TABLES[name](frame(), sources())
 
 

@@ -399,7 +399,7 @@ def test_a_finished_run_is_refused_when_its_folder_has_other_images_since(tmp_pa
     folder = run_here(tmp_path, *overrides)
     assert run_here(tmp_path, *overrides) == folder
     make_image_folder(photos, {"cat": 9})
-    with pytest.raises(InputError, match="files of the data set were added, removed or moved since"):
+    with pytest.raises(InputError, match="files of the data set were added, removed, moved or changed since"):
         run_here(tmp_path, *overrides)
     shutil.rmtree(photos)
     assert run_here(tmp_path, *overrides) == folder  # without its data a result is still a result

@@ -138,6 +138,45 @@ def test_a_copied_run_is_counted_once(tmp_path: Path) -> None:
     assert str(tmp_path / "runs") in skipped[0]
 
 
+TEXT_RUN = {
+    **{"kind": "text", "dataset": "embedded", "backbone": "tiny", "scoring_backbone": "tiny", "finetune": "released"},
+    **{
+        "mmlu_stem": 0.25,
+        "mmlu_other": None,
+        "accuracy_5shot": 0.75,
+        "held_out_perplexity": 8.0,
+        "num_fewshot": [0, 5],
+    },
+    **{"corpus_report": {"read": 300, "kept": 280}, "config": {"sft": {"name": "released", "epochs": 1}}},
+}
+
+
+def test_a_text_run_is_a_row_with_columns_of_its_own(tmp_path: Path) -> None:
+    put(tmp_path)
+    put(tmp_path, **TEXT_RUN)
+    put(tmp_path, **{**TEXT_RUN, "seed": 1, "config": {"sft": {"name": "released", "epochs": 2}}})
+    results, skipped = collect.collect(tmp_path)
+    text = collect.texts(results)
+    assert text["num_fewshot"].tolist() == ["0 5", "0 5"]
+    assert text["num_read"].tolist() == [300, 300]
+    assert text[["mmlu_stem", "accuracy_5shot", "held_out_perplexity"]].iloc[0].tolist() == [0.25, 0.75, 8.0]
+    assert text["mmlu_other"].isna().all()
+    assert text["recipe"].nunique() == 2
+    image = collect.images(results)
+    assert image["kind"].tolist() == ["image"]
+    assert image[[name for name in collect.TEXT_COLUMNS if name != "kind"]].isna().all(axis=None)
+    assert not skipped
+    collect.write(results, tmp_path / "results.csv")
+    pd.testing.assert_frame_equal(collect.read(tmp_path / "results.csv"), results)
+
+
+def test_a_results_csv_from_before_text_runs_reads_as_image_runs(tmp_path: Path) -> None:
+    put(tmp_path)
+    results, _ = collect.collect(tmp_path)
+    results.drop(columns=list(collect.TEXT_COLUMNS)).to_csv(tmp_path / "old.csv", index=False)
+    pd.testing.assert_frame_equal(collect.read(tmp_path / "old.csv"), results)
+
+
 def test_no_runs_are_no_rows(tmp_path: Path) -> None:
     results, skipped = collect.collect(tmp_path)
     assert len(results) == 0
@@ -434,6 +473,15 @@ def test_the_report_prints_the_table_and_writes_table_pictures_and_page(tmp_path
     assert "dlc-flexrand   +10.5 ± 0.7" in done.stdout
     assert "digits" not in done.stdout
     assert (tmp_path / "results" / "report" / "report.html").read_text(encoding="utf-8").count("<img") == 2
+
+
+def test_the_report_is_about_images_and_counts_the_text_runs_that_it_leaves_out(tmp_path: Path, run_script) -> None:
+    put(tmp_path / "results", scores_path=None)
+    put(tmp_path / "results", **TEXT_RUN)
+    done = run_script("report.py")
+    assert done.returncode == 0, done.stderr
+    assert "left out 1 text runs; scripts/make_tables.py instruction v1_llm is about those" in done.stderr
+    assert "embedded" not in (tmp_path / "results" / "report" / "table.md").read_text(encoding="utf-8")
 
 
 def test_a_misspelt_data_set_gets_a_suggestion(tmp_path: Path, run_script) -> None:

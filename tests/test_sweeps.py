@@ -1,5 +1,6 @@
 """Sweep presets hold what their header says, and the status of a sweep is what is on disk."""
 
+import functools
 import json
 import re
 import shutil
@@ -14,12 +15,14 @@ from omegaconf import OmegaConf
 
 import status
 from prunetune import failures, grid, pipeline, records, sweeps
-from prunetune.config import compared
+from prunetune.config import compared, run_folder
 from prunetune.errors import InputError
 from runs import ONE_THREAD, ROOT, SMALL, grid_here, read_result, run_commands
 
 SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweep").glob("*.yaml"))
-PAPER = [name for name in SWEEPS if not name.startswith("demo")]
+TEXTS = ["instruction", "instruction_base", "v1_llm", "v1_llm_full"]
+GRIDS = [name for name in SWEEPS if name not in TEXTS]
+PAPER = [name for name in GRIDS if not name.startswith("demo")]
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +47,7 @@ def parameters(name):
 
 def test_the_presets_of_the_design_are_there():
     wanted = {"main", "weakly", "transfer", "ablation_path", "ablation_masking", "ablation_sampler", "ablation_gamma"}
-    wanted |= {"time", "v1_depths", "v1_paradigms", "v1_rank", "cifar10", "demo"}
+    wanted |= {"time", "v1_depths", "v1_paradigms", "v1_rank", "cifar10", "demo", *TEXTS}
     assert wanted <= set(SWEEPS)
 
 
@@ -58,7 +61,7 @@ def test_a_sweep_has_as_many_jobs_and_runs_as_its_header_says(name):
 def test_the_cheap_variant_of_a_header_has_as_many_jobs_and_probes_as_it_says(name):
     cheap = re.search(r"Cheap: (sweep=\S+.*)\n#   is (\d+) jobs? of (\d+) probes", header(name))
     if cheap is None:
-        assert name.startswith("demo") or name == "v1_rank"
+        assert name.startswith("demo") or name in ("v1_rank", *TEXTS)
         return
     first, *words = cheap.group(1).replace("'", "").split()
     jobs, each = int(cheap.group(2)), int(cheap.group(3))
@@ -70,12 +73,14 @@ def test_the_cheap_variant_of_a_header_has_as_many_jobs_and_probes_as_it_says(na
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_header_names_its_command_and_its_product(name):
     text = header(name)
-    assert f"python run.py --config-name grid sweep={name}" in text
+    root = "instruct" if name in TEXTS else "grid"
+    assert sweeps.root_of(name) == root
+    assert f"python run.py --config-name {root} sweep={name}" in text
     assert "# Product: " in text
     assert "estimate, unmeasured" in text or "GPU hours: 0." in text
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", GRIDS)
 def test_a_sweep_is_many_jobs_by_itself_and_its_methods_are_one_list(name):
     cfg = sweeps.compose_sweep(name)
     assert cfg.hydra.mode.name == "MULTIRUN"
@@ -92,7 +97,7 @@ def test_the_papers_sweeps_are_in_fp32_with_imagenets_statistics_and_a_full_reci
     assert sweeps.compose_sweep(name, ["finetune=linear_probe"]).finetune.name == "linear_probe"
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", GRIDS)
 def test_every_cell_of_a_sweep_can_be_run_and_no_two_share_a_folder(name):
     first = sweeps.jobs(sweeps.compose_sweep(name))[0]
     overrides = [*first.overrides, f"ratios=[{first.ratios[0]}]", f"seeds=[{first.seeds[0]}]"]
@@ -329,3 +334,134 @@ def test_a_grid_that_was_run_otherwise_counts_as_the_sweep(tmp_path):
     assert (found["done"], found["missing"]) == (4, 4)
     [some, *_] = (tmp_path / "runs").rglob("result.json")
     assert records.read_result(some.parent) == read_result(some.parent)
+
+
+@functools.cache
+def text_runs(name, *overrides):
+    """Return the configuration of every run of a sweep of text runs; composing takes a while."""
+    return [
+        sweeps.compose("instruct", list(job.overrides)) for job in sweeps.jobs(sweeps.compose_sweep(name, overrides))
+    ]
+
+
+def test_the_root_of_a_preset_that_is_not_there_is_that_of_grids():
+    assert sweeps.root_of("mian") == "grid"
+
+
+def test_the_instruction_sweep_is_the_published_table_with_both_gammas():
+    cfg = sweeps.compose_sweep("instruction")
+    assert cfg.hydra.mode.name == "MULTIRUN"
+    runs = text_runs("instruction")
+    assert {(run.llm.name, run.corpus.name) for run in runs} == {
+        (llm, corpus)
+        for llm in ("mistral_7b", "llama3_8b", "gemma2_9b")
+        for corpus in ("alpaca_cleaned", "dolly_hhrlhf")
+    }
+    rows = {(run.text_scorer.name, run.sampler.name, run.sampler.get("gamma"), run.tag) for run in runs}
+    dlc = [("dlc", "flexrand", gamma, f"g{gamma:g}") for gamma in (0.25, 0.75)]
+    assert rows == {("random", "random", None, "default"), *dlc}
+    assert {run.seed for run in runs} == {0, 1, 2}
+    assert {(run.ratio, run.sft.name, run.sft.epochs) for run in runs} == {(0.5, "paper", 3)}
+    assert all((run.evaluation.tasks, run.evaluation.num_fewshot) == (["mmlu"], [0, 5]) for run in runs)
+
+
+def test_the_base_models_are_untuned():
+    assert {(run.llm.name, run.sft.epochs, run.ratio) for run in text_runs("instruction_base")} == {
+        (llm, 0, 1.0) for llm in ("mistral_7b", "llama3_8b", "gemma2_9b")
+    }
+
+
+def test_v1s_table_is_a_tenth_and_the_whole_of_one_corpus():
+    tenth, whole = text_runs("v1_llm"), text_runs("v1_llm_full")
+    rows = {(run.text_scorer.name, run.sampler.name, run.ratio) for run in (*tenth, *whole) if run.ratio < 1}
+    assert rows == {
+        (*pair, 0.1) for pair in (("random", "random"), ("lc_dropout", "topk"), ("lc_dropout", "topk_easiest"))
+    }
+    for run in (*tenth, *whole):
+        assert (run.llm.name, run.corpus.name, run.sft.name) == ("qwen_1_8b", "ultrachat", "paper_v1")
+        assert run.held_out == 0.01
+    assert {run.ratio for run in whole} == {1.0}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_run_of_a_sweep_of_text_can_be_run_and_no_two_share_a_folder(name):
+    from prunetune.instruct.pipeline import check
+
+    runs = text_runs(name)
+    assert len({run_folder(run) for run in runs}) == len(runs)
+    for run in runs:
+        check(run)
+
+
+def test_every_text_method_is_a_scorer_with_a_sampler():
+    for path in sorted((ROOT / "configs" / "text_method").glob("*.yaml")):
+        [run] = text_runs("instruction", "llm=tiny", "corpus=embedded", f"text_method={path.stem}", "seed=0")
+        assert path.stem.startswith(run.text_scorer.name)
+        assert run.sampler.name != "auto"
+        assert OmegaConf.select(run, "sampler.gamma") in (None, 0.25, 0.75, "auto")
+
+
+TEXT = ["llm=tiny", "corpus=embedded", "text_method=random,longest", "seed=0,1", "sft=released"]
+
+
+def text_states(results, *overrides):
+    cfg = sweeps.compose_sweep("instruction", [*TEXT, *overrides, f"results_dir={results}"])
+    return list(sweeps.states(sweeps.jobs(cfg)))
+
+
+def finish(cell, cfg):
+    """Leave the result that this configuration would leave."""
+    cell.out_dir.mkdir(parents=True)
+    (cell.out_dir / "result.json").write_text(json.dumps({"kind": "text", "config": compared(cfg)}))
+
+
+def test_a_sweep_of_text_runs_is_counted_run_by_run(tmp_path):
+    cells = text_states(tmp_path)
+    assert count(cells) == {"done": 0, "failed": 0, "missing": 4, "unreadable": 0}
+    folder = tmp_path / "runs" / "embedded" / "tiny" / "released" / "longest-topk" / "ratio_0.5" / "seed_1" / "default"
+    assert cells[3].out_dir == folder
+    runs = text_runs("instruction", *TEXT, f"results_dir={tmp_path}")
+    finish(cells[0], runs[0])
+    finish(cells[1], runs[0])  # of the other seed
+    failures.note(cells[2].out_dir, RuntimeError("no memory"))
+    cells[3].out_dir.mkdir(parents=True)
+    (cells[3].out_dir / "result.json").write_text("{")
+    now = text_states(tmp_path)
+    assert [cell.state for cell in now] == ["done", "failed", "failed", "unreadable"]
+    assert "seed: 0 there, 1 now" in now[1].reason
+    assert now[2].reason.startswith("RuntimeError: no memory (")
+    assert {cell.dataset for cell in now} == {"embedded"}
+
+
+def test_the_command_line_wins_over_a_preset_of_text(tmp_path):
+    [job] = sweeps.jobs(
+        sweeps.compose_sweep("instruction", ["llm=tiny", "corpus=embedded", "text_method=dlc", "seed=7", "ratio=0.3"])
+    )
+    assert (job.ratio, job.seed, job.num_runs) == (0.3, 7, 1)
+    [cell] = text_states(tmp_path, "text_method=dlc", "seed=3", "ratio=1")
+    assert cell.out_dir.parts[-4:] == ("dlc-flexrand", "ratio_1.0", "seed_3", "default")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sft.epoch=3"], "sweep instruction cannot be composed: .*epoch"),
+        (["text_method=lnogest"], "sweep instruction cannot be composed: .*lnogest"),
+        (["text_method=random,lnogest"], "a job of instruct cannot be composed: .*lnogest"),
+        (["methods=[dlc]"], "sweep instruction cannot be composed: .*methods"),
+    ],
+)
+def test_a_status_of_text_runs_that_cannot_be_asked_for_is_one_line(overrides, message):
+    with pytest.raises(InputError, match=message):
+        list(sweeps.states(sweeps.jobs(sweeps.compose_sweep("instruction", overrides))))
+
+
+def test_the_status_command_counts_text_runs(tmp_path, capsys):
+    GlobalHydra.instance().clear()
+    status.show("instruction", [*TEXT, f"results_dir={tmp_path}"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "instruction: 4 jobs, 4 runs"
+    assert lines[2].split() == ["embedded", "0", "0", "4", "0"]
+    assert len(lines) == 4
+    status.show("instruction", [*TEXT, "until=score", f"results_dir={tmp_path}"])
+    assert "with until=score no run is finished" in capsys.readouterr().out

@@ -114,6 +114,80 @@ class GridConfig(Config):
     seeds: list[int] = MISSING
 
 
+@dataclass
+class SftConfig:
+    """How a language model is fine-tuned on the pruned corpus (method.md 6.4)."""
+
+    name: str = MISSING
+    epochs: int = MISSING  # 0: the base model as it is
+    batch_size: int = MISSING  # samples per optimiser step
+    micro_batch_tokens: int = MISSING  # tokens per forward pass, padding included
+    optimizer: str = MISSING  # sgd | adamw
+    learning_rate: float = MISSING
+    momentum: float = MISSING
+    weight_decay: float = MISSING
+    warmup_steps: int = MISSING
+    schedule: str = MISSING  # cosine
+    clip_norm: float = MISSING  # 0: none
+    loss_on: str = MISSING  # response | all
+    lora_r: int = MISSING
+    lora_alpha: float = MISSING
+    lora_dropout: float = MISSING
+    lora_targets: list[str] = MISSING
+    checkpoint_every: int = MISSING  # optimiser steps
+
+
+@dataclass
+class EvaluationConfig:
+    """What lm-evaluation-harness asks the fine-tuned model."""
+
+    tasks: list[str] = MISSING
+    num_fewshot: list[int] = MISSING  # the first one's accuracy is the run's
+    tasks_folder: str | None = MISSING  # of tasks in the harness's format that are not its own
+    batch_size: int = MISSING
+    limit: int | None = MISSING  # questions per task, for a trial
+
+
+@dataclass
+class TextSearchConfig:
+    """How sampler.gamma=auto is settled: by the accuracy on the tasks' validation questions."""
+
+    grid: list[float] = MISSING
+
+
+@dataclass
+class TrajectoryConfig:
+    """What text_scorer=s2l records of a fine-tuning on the whole corpus."""
+
+    checkpoints: int = MISSING
+
+
+@dataclass
+class InstructConfig:
+    """One text run."""
+
+    corpus: Any = MISSING
+    llm: Any = MISSING
+    scoring_llm: Any = None
+    text_scorer: Any = MISSING
+    sampler: Any = MISSING
+    sft: SftConfig = MISSING
+    pipeline: str = MISSING
+    ratio: float = MISSING
+    seed: int = MISSING
+    until: str = MISSING
+    strata: str = MISSING  # none | source | length
+    held_out: float = MISSING
+    gamma_search: TextSearchConfig = MISSING
+    trajectory: TrajectoryConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+    max_tokens: int = MISSING
+    device: str = MISSING
+    wandb: str = MISSING
+    tag: str = MISSING
+    results_dir: str = MISSING
+
+
 @dataclass(frozen=True)
 class Names:
     """What a run is called: run folder, result and log use these and nothing else."""
@@ -134,6 +208,8 @@ class Names:
 
 def names(cfg: DictConfig) -> Names:
     """Resolve the names of a run, `auto` among them."""
+    if is_text(cfg):
+        return _text_names(cfg)
     scoring = cfg.backbone if cfg.get("scoring_backbone") is None else cfg.scoring_backbone
     backbone, scoring_backbone = _group_name(cfg.backbone, "model"), _group_name(scoring, "model")
     if scoring is not cfg.backbone and scoring_backbone == backbone and scoring != cfg.backbone:
@@ -150,6 +226,23 @@ def names(cfg: DictConfig) -> Names:
         scorer=f"{scorer}_{PROXY_SUFFIXES.get(cfg.proxy.name, cfg.proxy.name)}" if is_proxied else scorer,
         sampler=cfg.scorer.own_sampler if sampler == "auto" else sampler,
         finetune=cfg.finetune.name,
+    )
+
+
+def is_text(cfg: Mapping[str, Any]) -> bool:
+    """Whether this is the configuration of a text run."""
+    return "corpus" in cfg
+
+
+def _text_names(cfg: DictConfig) -> Names:
+    llm, sampler = _group_name(cfg.llm, "model"), _group_name(cfg.sampler, "name")
+    return Names(
+        dataset=_group_name(cfg.corpus, "path"),
+        backbone=llm,
+        scoring_backbone=llm if cfg.scoring_llm is None else _group_name(cfg.scoring_llm, "model"),
+        scorer=_group_name(cfg.text_scorer, "path"),
+        sampler=cfg.text_scorer.own_sampler if sampler == "auto" else sampler,
+        finetune=cfg.sft.name,
     )
 
 
@@ -229,8 +322,9 @@ def compared(cfg: DictConfig) -> dict[str, Any]:
     The sampler `auto` is written out, since `scorer=random` and `method=random` are the same run.
     """
     values = OmegaConf.to_container(cfg, resolve=True)
-    values["sampler"] = sampler_settings(values["sampler"], values["scorer"]["own_sampler"])
-    if not (reads_proxy(values["scorer"]) or reads_proxy(values["sampler"])):
+    scorer = values["text_scorer" if is_text(values) else "scorer"]
+    values["sampler"] = sampler_settings(values["sampler"], scorer["own_sampler"])
+    if not is_text(values) and not (reads_proxy(scorer) or reads_proxy(values["sampler"])):
         values["proxy"] = None  # nothing reads it
     return {key: value for key, value in values.items() if key not in NOT_COMPARED}
 
@@ -268,6 +362,7 @@ def _register() -> None:
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     store.store(name="grid_schema", node=GridConfig)
+    store.store(name="instruct_schema", node=InstructConfig)
     OmegaConf.register_new_resolver("run_folder", lambda *, _root_: run_folder(_root_), replace=True)
 
 

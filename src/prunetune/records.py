@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 # two runs of one configuration and seed on one machine's CPU differ in these keys of result.json and no others
 VOLATILE = frozenset(
     ["decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds"]
+    + ["evaluate_seconds", "tokens_per_second", "finetune_tokens_per_second"]
     + ["probes_together", "peak_memory_bytes", "score_peak_memory_bytes", "device", "commit", "versions"]
 )
 PACKAGES = ("prunetune", "torch", "torchvision", "timm", "numpy", "hydra-core")
@@ -58,7 +59,7 @@ def is_finished(out_dir: Path, cfg: Any, listing: Callable[[], str | None]) -> b
     images_now = listing()
     if images_now not in (None, result.get("dataset_listing")):
         raise InputError(
-            f"{out_dir} holds a result of other images: files of the data set were added, removed or moved since; "
+            f"{out_dir} holds a result of other data: files of the data set were added, removed, moved or changed since; "
             "pass tag=<name> for a folder of its own, or delete that folder"
         )
     log.info("finished before: %s (contents of images and weights are not compared again)", file)
@@ -135,6 +136,11 @@ def write_result(
     write_csv(out_dir / "predictions.csv", ("sample_id", "label", "prediction"), rows)
     history = (tuple(asdict(epoch).values()) for epoch in outcome.history)
     write_csv(out_dir / "history.csv", ("epoch", "learning_rate", "train_loss", "test_accuracy"), history)
+    publish(out_dir, result)
+
+
+def publish(out_dir: Path, result: dict[str, Any]) -> None:
+    """Write result.json, which makes a run a finished one."""
     with_name(out_dir / "result.json", lambda path: write_json(path, result))
     failures.forget(out_dir)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from prunetune.report import statistics, tables
+from prunetune.report.collect import TEXT_RUN
 
 EMPTY = pd.Series(dtype="float64")
 ONE_GAMMA = 0.9  # from this ratio on a single gamma is feasible and nothing is left to choose
@@ -75,12 +76,13 @@ class Cells:
 
 
 def prepared(results: pd.DataFrame) -> pd.DataFrame:
-    """Add `method` (its row's name) and `percent`, and leave out what no table compares.
+    """Add `method` (its row's name) and `percent`, and leave out what no table of images compares.
 
     A FlexRand run of the default tag whose gamma was fixed beforehand is named with it: the plain name is for the
     choice on held-out images.
     """
     runs = results[(results["ratio"] < 1) & (results["budgets"] == "proportional")]
+    runs = runs[runs["kind"] != TEXT_RUN]
     names = [_name(run) for run in runs.to_dict("records")]
     return runs.assign(method=pd.Series(names, index=runs.index, dtype=object), percent=100 * runs["accuracy"])
 

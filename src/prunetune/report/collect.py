@@ -1,4 +1,4 @@
-"""Every finished run as one row."""
+"""Every finished run as one row: of images, and of text with columns of its own."""
 
 import hashlib
 import json
@@ -21,10 +21,21 @@ TEXT = (
     "dataset_fingerprint",
     "scores_path",
     "run",
+    "kind",
+    "num_fewshot",
 )
 INTEGERS = (
     *("seed", "num_classes", "num_pool", "num_kept", "num_test", "images_per_epoch", "views"),
-    *("peak_memory_bytes", "score_peak_memory_bytes"),
+    *("num_read", "peak_memory_bytes", "score_peak_memory_bytes"),
+)
+IMAGE_RUN, TEXT_RUN = "image", "text"
+MMLU_GROUPS = ("humanities", "social_sciences", "stem", "other")
+FEWSHOT = "_5shot"  # ends the columns of five examples, where the first number of examples is another
+MMLU_COLUMNS = tuple(f"mmlu_{group}" for group in MMLU_GROUPS)
+TEXT_COLUMNS = (
+    *("kind", "num_read", "num_fewshot", *MMLU_COLUMNS),
+    *(f"{name}{FEWSHOT}" for name in ("accuracy", *MMLU_COLUMNS)),
+    *("held_out_loss_before", "held_out_loss", "held_out_perplexity", "tokens_per_second"),
 )
 COLUMNS = (
     *NAMES,
@@ -34,6 +45,7 @@ COLUMNS = (
     *("decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds"),
     *("peak_memory_bytes", "score_peak_memory_bytes"),
     *("device", "commit", "dataset_fingerprint", "scores_path", "run"),
+    *TEXT_COLUMNS,  # an older results.csv ends before them
 )
 IDENTITY = (*NAMES, "ratio", "seed")  # what tells one run from another; also the order of the rows
 
@@ -58,6 +70,25 @@ def collect(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
     return frame[~repeated].reset_index(drop=True), skipped
 
 
+def collect_images(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Read as `collect` does, for what compares image runs only: text runs are left out, and counted in a line."""
+    results, skipped = collect(results_dir)
+    chosen = images(results)
+    if others := len(results) - len(chosen):
+        skipped = [*skipped, f"left out {others} text runs; scripts/make_tables.py instruction v1_llm is about those"]
+    return chosen, skipped
+
+
+def images(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of image runs."""
+    return results[results["kind"] != TEXT_RUN].reset_index(drop=True)
+
+
+def texts(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of text runs."""
+    return results[results["kind"] == TEXT_RUN].reset_index(drop=True)
+
+
 def write(results: pd.DataFrame, path: Path) -> None:
     """Write the rows as CSV, numbers in full, an empty field for what is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,16 +96,18 @@ def write(results: pd.DataFrame, path: Path) -> None:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read back what `write` wrote."""
+    """Read back what `write` wrote, also before there were text runs."""
     if not path.is_file():
         raise InputError(f"{path} is not there; run scripts/collect.py first")
-    text = dict.fromkeys(TEXT, str)
-    return _typed(pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""]))
+    frame = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
+    frame = _typed(frame.reindex(columns=list(COLUMNS)))
+    return frame.assign(kind=frame["kind"].fillna(IMAGE_RUN))
 
 
 def _row(result: Any, run: Path) -> dict[str, Any]:
     if not isinstance(result, dict):
         raise ValueError("no JSON object")
+    is_text = result.get("kind") == TEXT_RUN
     lacking = [key for key in (*IDENTITY, "accuracy") if result.get(key) is None]
     if lacking:
         raise ValueError(f"no {', '.join(lacking)}")
@@ -82,21 +115,25 @@ def _row(result: Any, run: Path) -> dict[str, Any]:
     if numbers:
         raise ValueError(f"{', '.join(numbers)} must be numbers")
     config = result.get("config") or {}
-    finetune, budgets = config.get("finetune") or {}, (config.get("sampler") or {}).get("budgets", "proportional")
+    training = config.get("sft" if is_text else "finetune") or {}
     return {
         **result,
-        "budgets": budgets,
-        "views": finetune.get("views"),
-        "recipe": _digest(finetune),
+        "budgets": (config.get("sampler") or {}).get("budgets", "proportional"),
+        "views": training.get("views"),
+        "recipe": _digest(training),
         "run": run.as_posix(),
+        "kind": TEXT_RUN if is_text else IMAGE_RUN,
+        "num_read": (result.get("corpus_report") or {}).get("read"),
+        "num_fewshot": " ".join(map(str, result.get("num_fewshot") or [])) or None,
     }
 
 
-def _digest(finetune: dict[str, Any]) -> str:
+def _digest(training: dict[str, Any]) -> str:
     """Return eight letters that are the same for runs which train in the same way."""
-    return hashlib.sha256(json.dumps(finetune, sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(training, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     kinds = {name: "Int64" if name in INTEGERS else "float64" for name in COLUMNS if name not in TEXT}
-    return frame.astype(kinds).astype(dict.fromkeys(TEXT, object))
+    typed = frame.astype(kinds).astype(dict.fromkeys(TEXT, object))
+    return typed.where(typed.notna())  # a missing name is NaN, as pandas reads it back, and not None

@@ -9,6 +9,7 @@ import pandas as pd
 from prunetune.report.tables import MISSING, accuracy_text, markdown_rows, one_decimal, signed
 
 NOTHING = "-"
+REFERENCES = ("random", "base model")  # how the names of rows begin that are not compared with random
 LABELS = ("section", "dataset", "backbone", "finetune", "method", "column")
 NUMBERS = (
     *("mean", "std", "n", "low", "high", "gain", "gain_low", "gain_high", "num_pairs"),
@@ -147,7 +148,7 @@ def _one_column(rows: Sequence[Row], column: str) -> list[list[str]]:
     for row in rows:
         numbers = [accuracy_text(row, int(row["n"])), str(row["n"]), interval_text(row["low"], row["high"])]
         above = [signed(row["gain"]), interval_text(row["gain_low"], row["gain_high"])]
-        above = ["-", "-"] if str(row["method"]).startswith("random") else above
+        above = ["-", "-"] if str(row["method"]).startswith(REFERENCES) else above
         beside = [published_text(row["published"]), difference_text(row)] if published else []
         cells.append([str(row["method"]), *numbers, *above, *beside])
     return cells

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from prunetune.errors import InputError, suggestion
+from prunetune.report.collect import TEXT_RUN
 
 FOLDER = Path("results/paper")
 DATASETS = ("cxrb10", "deepweeds", "dtd", "fgvcaircraft", "sketch")
@@ -15,6 +16,7 @@ ABLATED = "resnet18"  # the network of the published ablations
 RECIPES = ("full", "full_released")  # the published one, and the released code's reading of it
 V1_RECIPES = ("full_v1",)
 SIZES = {"num_classes": "classes", "num_pool": "pool", "num_test": "test"}
+TEXT_SIZES = {"num_read": "pool"}  # before duplicates and empty samples are left out
 OURS = "dlc_flexrand"
 V1_OURS = "lc_v1_easy_diverse"
 ROWS = {  # (our scorer, our sampler): the published row that it may be compared with
@@ -71,14 +73,16 @@ def refuse(results: pd.DataFrame, folder: Path = FOLDER, allow_dirty: bool = Fal
         sizes are others, and runs of uncommitted code.
     """
     wrong, lines = pd.Series(False, index=results.index), []
+    is_text = results["kind"] == TEXT_RUN
     for size in read("datasets", folder).to_dict("records"):
-        for key, column in SIZES.items():
-            other = (results["dataset"] == size["dataset"]) & (results[key].astype("float64") != size[column])
+        for key, column in {**SIZES, **TEXT_SIZES}.items():
+            named = (results["dataset"] == size["dataset"]) & (is_text == (key in TEXT_SIZES))
+            other = named & (results[key].astype("float64") != size[column])
             if pd.notna(size[column]) and (other & ~wrong).any():
                 found = ", ".join(str(value) for value in sorted(results.loc[other & ~wrong, key].dropna().unique()))
                 lines.append(
                     f"refused {_counted(other & ~wrong)} of {size['dataset']}: {key} is {found or 'unknown'}, "
-                    f"published {size[column]:g}; name a subset by dataset.name"
+                    f"published {size[column]:g}; name a subset by {'corpus' if key in TEXT_SIZES else 'dataset'}.name"
                 )
                 wrong |= other
     dirty = results["commit"].fillna("").str.endswith("-dirty") & ~wrong & (not allow_dirty)

@@ -1,4 +1,7 @@
-"""One function per table of the paper: our runs beside the published numbers."""
+"""One function per table of the paper: our runs beside the published numbers.
+
+Those of IMAGE_TABLES read what `cells.prepared` gives, those of TEXT_TABLES the collected rows of text runs.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -10,6 +13,7 @@ from prunetune.report import ranking as rankings
 from prunetune.report import table_parts as parts
 from prunetune.report.ablation_tables import ablation_gamma, ablation_masking, ablation_path, ablation_sampler
 from prunetune.report.cells import places
+from prunetune.report.instruction_tables import instruction, v1_llm
 from prunetune.report.layout import Section, Table
 from prunetune.report.time_table import time
 from prunetune.report.v1_tables import v1_depths, v1_paradigms
@@ -125,10 +129,13 @@ def _transfer_published(runs: pd.DataFrame, sources: parts.Sources) -> list[Sect
     return sections
 
 
-TABLES: dict[str, Callable[[pd.DataFrame, parts.Sources], Table]] = {
+Tables = dict[str, Callable[[pd.DataFrame, parts.Sources], Table]]
+IMAGE_TABLES: Tables = {
     function.__name__: function
     for function in (
         *(main, weakly, transfer, time, ablation_path, ablation_masking, ablation_sampler, ablation_gamma),
         *(v1_depths, v1_paradigms, ranking),
     )
 }
+TEXT_TABLES: Tables = {function.__name__: function for function in (instruction, v1_llm)}
+TABLES = IMAGE_TABLES | TEXT_TABLES

@@ -1,7 +1,7 @@
 """Accuracy by method and ratio: mean over seeds, spread, and paired difference to random. Percent, and only here."""
 
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -89,13 +89,13 @@ def provenance(results: pd.DataFrame) -> str:
     return "; ".join(parts)
 
 
-def selection_rules(results: pd.DataFrame) -> list[str]:
+def selection_rules(results: pd.DataFrame, rules: Mapping[str, str] = RULES) -> list[str]:
     """Return how gamma was set, one phrase for each rule."""
     gammas = results.loc[results["gamma"].notna(), ["gamma", "selection_rule"]]
     phrases = []
     for rule, chosen in gammas.groupby("selection_rule"):
         values = ", ".join(f"{gamma:g}" for gamma in sorted(chosen["gamma"].unique()))
-        phrases.append(f"gamma {values} {RULES.get(rule, rule)}")
+        phrases.append(f"gamma {values} {rules.get(rule, rule)}")
     return phrases
 
 

@@ -1,0 +1,113 @@
+"""Losses of every sample along a fine-tuning on the whole corpus, which S2L clusters."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from prunetune.errors import InputError
+from prunetune.instruct.batches import bucketed, collate
+from prunetune.instruct.encoding import Encoded
+from prunetune.instruct.forward import mean_losses
+from prunetune.instruct.language_model import LanguageModel
+from prunetune.instruct.passes import run_pass
+from prunetune.instruct.processes import Processes
+from prunetune.instruct.sft import fine_tune
+from prunetune.instruct.sft_settings import SftSettings, needed_steps
+
+SEED = 0  # of the recorded training, the same for all seeds of a run: they share one score
+
+
+@dataclass(frozen=True)
+class FineTuningTrajectory:
+    """A fine-tuning of the scoring model, with the run's own recipe, on all N samples; nothing is trained until called.
+
+    Source: S2L (arXiv 2403.07384), which records a smaller model of the same family: pass `llm@scoring_llm=<name>`.
+    The recipe is the run's [choice]; S2L's is that of its target too.
+
+    checkpoints: E, evenly spaced over the training and without its start. folder: where its checkpoint and the losses
+    wait until the scores are stored; a killed training goes on there.
+    """
+
+    llm: LanguageModel
+    encoded: Encoded
+    pad_id: int
+    settings: SftSettings
+    checkpoints: int
+    device: str
+    dtype: str
+    max_tokens: int
+    folder: Path
+    processes: Processes
+
+    def key(self) -> dict[str, Any]:
+        """Return what the losses depend on beside corpus and model."""
+        recipe = {key: value for key, value in asdict(self.settings).items() if key not in ("name", "checkpoint_every")}
+        return {"sft": recipe, "checkpoints": self.checkpoints, "seed": SEED}
+
+    def steps(self) -> list[int]:
+        """Return the steps after which losses are recorded, ascending.
+
+        Raises:
+            InputError: the training has fewer steps.
+        """
+        total = needed_steps(self.settings, len(self.encoded))
+        if not 1 <= self.checkpoints <= total:
+            raise InputError(
+                f"trajectory.checkpoints must be between 1 and the {total} steps that sft={self.settings.name} takes "
+                f"on {len(self.encoded)} samples, got {self.checkpoints}"
+            )
+        return [total * (index + 1) // self.checkpoints for index in range(self.checkpoints)]
+
+    def __call__(self) -> Tensor:
+        """Return [E, N] float64 mean response losses in nats, in pool order."""
+        steps = self.steps()
+
+        def observe(step: int, model: nn.Module) -> None:
+            if step in steps:
+                was_training = model.training
+                self._losses(step, model.eval())
+                model.train(was_training)
+
+        fine_tune(
+            self.llm.load(self.device, self.dtype),
+            self.encoded,
+            torch.arange(len(self.encoded)),
+            self.settings,
+            pad_id=self.pad_id,
+            seed=SEED,
+            device=self.device,
+            dtype=self.dtype,
+            folder=self.folder,
+            key={"llm": self.llm.identity()},
+            observe=observe,
+            processes=self.processes,
+        )
+        return torch.stack([self._losses(step, None) for step in steps])
+
+    def forget(self) -> None:
+        """Delete the checkpoint and the recorded losses."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _losses(self, step: int, model: nn.Module | None) -> Tensor:
+        """Return the losses after a step, [N] float64: those on disk, the others from this model."""
+
+        def compute(network: nn.Module, rows: Tensor) -> Tensor:
+            return mean_losses(network, collate(self.encoded, rows, self.pad_id).to(self.device))[:, None]
+
+        @contextmanager
+        def network() -> Iterator[nn.Module]:
+            yield _gone(step) if model is None else model
+
+        key = {**self.key(), "llm": self.llm.identity(), "corpus": self.encoded.fingerprint, "step": step}
+        buckets = bucketed(self.encoded.lengths, self.max_tokens)
+        return run_pass(self.folder, f"step{step}", key, buckets, network, compute, self.processes).values[:, 0]
+
+
+def _gone(step: int) -> NoReturn:
+    raise InputError(f"losses recorded after step {step} are gone from the store; delete store/training and run again")

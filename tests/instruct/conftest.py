@@ -1,0 +1,20 @@
+"""Fixtures of the text part: no hub, and this folder's helpers."""
+
+import os
+from importlib.util import find_spec
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub, which reads it once
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+if find_spec("transformers") is None:
+    collect_ignore_glob = ["*"]  # needs the extra: pip install -e '.[instruct]'
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch):
+    """The tests are one process, whatever started them."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
