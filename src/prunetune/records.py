@@ -59,8 +59,8 @@ def is_finished(out_dir: Path, cfg: Any, listing: Callable[[], str | None]) -> b
     images_now = listing()
     if images_now not in (None, result.get("dataset_listing")):
         raise InputError(
-            f"{out_dir} holds a result of other data: files of the data set were added, removed, moved or changed since; "
-            "pass tag=<name> for a folder of its own, or delete that folder"
+            f"{out_dir} holds a result of other data: files of the data set were added, removed, moved or changed "
+            "since; pass tag=<name> for a folder of its own, or delete that folder"
         )
     log.info("finished before: %s (contents of images and weights are not compared again)", file)
     return True
