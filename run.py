@@ -29,7 +29,8 @@ def main(cfg: DictConfig) -> None:
         if job.mode == RunMode.MULTIRUN:
             raise  # the other jobs go on
         sys.exit(f"error: {error}")
-    print(f"run: {out_dir}")
+    if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+        print(f"run: {out_dir}")
 
 
 if __name__ == "__main__":

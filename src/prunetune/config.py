@@ -144,7 +144,7 @@ class EvaluationConfig:
     tasks: list[str] = MISSING
     num_fewshot: list[int] = MISSING  # the first one's accuracy is the run's
     tasks_folder: str | None = MISSING  # of tasks in the harness's format that are not its own
-    batch_size: int = MISSING
+    batch_size: Any = MISSING  # auto: the harness finds the largest
     limit: int | None = MISSING  # questions per task, for a trial
 
 
@@ -346,6 +346,11 @@ def sampler_settings(sampler: Mapping[str, Any], own: str) -> dict[str, Any]:
 
 
 def _group_name(group: DictConfig, fallback: str) -> str:
+    if not isinstance(group, Mapping):
+        raise InputError(
+            f"expected the settings of a group, got {group!r}; another network that scores is chosen with "
+            "backbone@scoring_backbone=<name>, another language model with llm@scoring_llm=<name>"
+        )
     name = group.get("name")
     if name is None:
         name = Path(str(group.get(fallback) or "unnamed")).expanduser()

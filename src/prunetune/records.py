@@ -160,9 +160,9 @@ def accuracies(test: Pool, outcome: FinetuneResult) -> dict[str, Any]:
     }
 
 
-def provenance() -> dict[str, Any]:
-    """Return the commit, the versions and the peak memory of this process."""
-    return {"commit": commit(), "versions": versions(), "peak_memory_bytes": peak_memory()}
+def provenance(packages: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the commit, the versions (of further packages too) and the peak memory of this process."""
+    return {"commit": commit(), "versions": versions(packages), "peak_memory_bytes": peak_memory()}
 
 
 def commit() -> str:
@@ -179,9 +179,9 @@ def commit() -> str:
         return "unknown"
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Sequence[str] = ()) -> dict[str, str]:
     """Return the versions of Python and of the packages that numbers depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    return {"python": platform.python_version(), **{name: version(name) for name in (*PACKAGES, *packages)}}
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -402,3 +402,8 @@ def test_real_seed_tasks_without_a_response_column_are_refused(real_data):
 def test_a_corpus_without_rows_cannot_be_made():
     with pytest.raises(TypeError, match="abstract"):
         Corpus()
+
+
+def test_a_blank_input_does_not_hide_a_context(local):
+    [example] = local([{"instruction": "d", "input": " ", "context": "e", "output": "f"}]).examples()
+    assert example.input == "e"

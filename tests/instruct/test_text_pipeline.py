@@ -157,19 +157,12 @@ def test_a_run_that_is_killed_in_every_step_ends_as_one_that_is_not(finished, tm
         folder = run_text(tmp_path, *small_batches)
     assert recomputed.call_count == 0  # scores and adapter were whole before the last kill
     alone = run_text(tmp_path / "alone", *small_batches)
-    assert text_lasting(read_result(folder)) == text_lasting(read_result(alone))
+    assert lasting(read_result(folder)) == lasting(read_result(alone))
     assert (folder / "history.csv").read_bytes() == (alone / "history.csv").read_bytes()
     assert (folder / "subset.csv").read_bytes() == (alone / "subset.csv").read_bytes()
     for name in ("scores/*/scores.csv", "adapters/*/adapter_model.safetensors"):
         [mine], [theirs] = tmp_path.glob(f"store/{name}"), (tmp_path / "alone").glob(f"store/{name}")
         assert mine.read_bytes() == theirs.read_bytes()
-
-
-def text_lasting(result):
-    """Return a result without what two runs of one configuration may differ in."""
-    for evaluation in result["evaluations"]:
-        evaluation.pop("seconds")
-    return lasting(result)
 
 
 def test_an_open_gamma_is_settled_on_validation_questions_and_the_winner_is_not_trained_again(tmp_path, monkeypatch):
@@ -191,6 +184,7 @@ def test_an_open_gamma_is_settled_on_validation_questions_and_the_winner_is_not_
 def test_the_base_model_is_asked_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(sft, "attach", forbidden)
     result = read_result(run_text(tmp_path, "sft=none", "text_scorer=random", "ratio=1", "held_out=0.25"))
+    assert result["versions"]["transformers"]
     assert (result["num_kept"], result["finetune_steps"], result["num_trainable"]) == (36, 0, 0)
     assert result["held_out_loss"] == result["held_out_loss_before"]
 
@@ -240,6 +234,19 @@ def test_s2l_records_a_fine_tuning_and_leaves_nothing_else(tmp_path):
     assert not list(tmp_path.glob("store/training/*"))
 
 
+def test_seeds_share_the_recorded_fine_tuning_and_what_it_cost(tmp_path, monkeypatch):
+    words = ["text_scorer=s2l", "text_scorer.clusters=5", "trajectory.checkpoints=3", "until=score"]
+    run_text(tmp_path, *words)
+    monkeypatch.setattr(sft_checkpoint, "save", forbidden)
+    run_text(tmp_path, *words, "seed=1")
+    first, second = sorted(tmp_path.glob("store/scores/*"))
+    assert (first / "scores.csv").read_bytes() != (second / "scores.csv").read_bytes()
+    assert (first / "trajectories.npy").read_bytes() == (second / "trajectories.npy").read_bytes()
+    costs = [json.loads((folder / "meta.json").read_text()) for folder in (first, second)]
+    assert costs[0]["signals"] == costs[1]["signals"]
+    assert all(cost["seconds"] >= cost["signals"]["trajectory"] for cost in costs)
+
+
 def test_a_killed_recording_gives_what_one_at_one_go_gives(tmp_path, monkeypatch):
     words = ["text_scorer=s2l", "text_scorer.clusters=5", "trajectory.checkpoints=3", "until=score"]
     with monkeypatch.context() as patched:
@@ -273,7 +280,6 @@ def test_of_several_processes_the_first_one_writes_and_the_others_stop_after_fin
         (["corpus.max_length=3"], "no sample is left"),
         (["trajectory.checkpoints=99", "text_scorer=s2l"], "trajectory.checkpoints must be between 1 and the 6 steps"),
         (["held_out=0.001"], "of 48 samples is 0"),
-        (["evaluation.tasks=[everydya]"], "Did you mean 'everyday'"),
     ],
 )
 def test_what_cannot_be_run_is_said_in_one_line(words, said, tmp_path):
@@ -287,6 +293,43 @@ def test_a_missing_model_is_said_in_one_line(tmp_path):
     with pytest.raises(InputError, match="/no/such/folder") as caught:
         run_text(tmp_path, "llm=local", "llm.model=/no/such/folder", base=CORPUS)
     assert "\n" not in str(caught.value)
+
+
+def test_samples_longer_than_the_models_context_are_said_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(language_model.TinyLanguageModel, "context_length", lambda _: 100)
+    with pytest.raises(InputError, match=r"takes 100; pass corpus\.max_length=100"):
+        run_text(tmp_path)
+
+
+def test_weights_that_give_no_numbers_are_never_ranked(tmp_path, monkeypatch):
+    made = language_model.TinyLanguageModel._made
+
+    def broken(self):
+        network = made(self)
+        network.get_output_embeddings().weight.data[5] = float("nan")
+        return network
+
+    monkeypatch.setattr(language_model.TinyLanguageModel, "_made", broken)
+    for scorer in ("perplexity_mid", "ifd_loss", "dlc"):
+        with pytest.raises(InputError, match="samples numbers that are not finite"):
+            run_text(tmp_path, f"text_scorer={scorer}", "until=score")
+    assert not list(tmp_path.glob("store/scores/*"))
+
+
+def test_a_name_where_settings_belong_is_explained(tmp_path):
+    with pytest.raises(InputError, match="llm@scoring_llm=<name>"):
+        run_text(tmp_path, "scoring_llm=tiny")
+
+
+def test_tasks_are_checked_before_anything_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "score", forbidden)
+    wrong = "evaluation.tasks=[everydya]"
+    with pytest.raises(InputError, match="Did you mean 'everyday'"):
+        run_text(tmp_path, wrong)
+    with pytest.raises(InputError, match="Did you mean 'everyday'"):
+        run_text(tmp_path, wrong, "sampler=flexrand", "sampler.gamma=auto", "until=prune")
+    with pytest.raises(AssertionError):
+        run_text(tmp_path, wrong, "until=prune")  # which asks nothing
 
 
 def test_wrong_columns_are_said_in_one_line(tmp_path):

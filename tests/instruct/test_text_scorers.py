@@ -271,9 +271,9 @@ def test_rds_plus_is_known_by_its_queries_content(tmp_path):
 class Recorded:
     """Losses of two kinds of samples, as a small fine-tuning would give them."""
 
-    def __call__(self) -> torch.Tensor:
+    def __call__(self) -> tuple[torch.Tensor, float]:
         kinds = torch.tensor([0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2])
-        return torch.stack([kinds * 5.0 + step for step in range(4)])
+        return torch.stack([kinds * 5.0 + step for step in range(4)]), 60.0
 
     def key(self) -> dict:
         return {"checkpoints": 4}
@@ -288,6 +288,7 @@ def test_s2l_draws_equally_from_its_clusters_and_takes_small_ones_whole(tmp_path
     assert kinds[8:] == [0, 0, 0, 0]
     assert not torch.equal(scores, compute_text_scores(S2L(clusters=3), signals, 1))
     assert S2L().signals_key(signals)["trajectory"] == {"checkpoints": 4}
+    assert signals.charges["trajectory"] == 60  # also where it was recorded before
     assert compute_text_scores(S2L(clusters=100), signals, 0).unique().numel() == 12
 
 
@@ -295,7 +296,7 @@ def test_s2l_without_a_trajectory_or_with_a_broken_one_is_one_line(tmp_path):
     with pytest.raises(InputError, match="reads the losses of a small fine-tuning"):
         compute_text_scores(S2L(), signals_of(tmp_path), 0)
     broken = Recorded()
-    broken.__class__ = type("Broken", (Recorded,), {"__call__": lambda self: torch.full((4, 12), torch.nan)})
+    broken.__class__ = type("Broken", (Recorded,), {"__call__": lambda self: (torch.full((4, 12), torch.nan), 1.0)})
     with pytest.raises(InputError, match="of which 48 are not finite"):
         compute_text_scores(S2L(), signals_of(tmp_path, trajectory=broken), 0)
 
@@ -437,7 +438,7 @@ def test_a_quantised_model_is_refused_before_it_is_loaded(tmp_path):
 def test_scores_that_are_not_finite_stop_the_run(tmp_path):
     model = tiny.model()
     model.model.norm.weight.fill_(torch.nan)
-    with pytest.raises(InputError, match="12 of 12 scores of dlc are not finite; check the language model's weights"):
+    with pytest.raises(InputError, match="12 of 12 samples numbers that are not finite; check its weights"):
         compute_text_scores(DLC(), signals_of(tmp_path, model), 0)
 
 

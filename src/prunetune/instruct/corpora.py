@@ -269,7 +269,8 @@ def _alpaca_fields(row: dict[str, Any], position: int, where: str) -> dict[str, 
     prompt_column, response_column = _prompt_columns(row, position, where)
     at = f"{where}: row {position + 1}"
     instruction = text_of(row, prompt_column, at)
-    context = next((text_of(row, column, at) for column in INPUT_COLUMNS if column in row), "")
+    contexts = [text_of(row, column, at) for column in INPUT_COLUMNS if column in row]
+    context = next((text for text in contexts if text.strip()), "")
     return {
         "instruction": instruction,
         "input": context,

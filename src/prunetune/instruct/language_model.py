@@ -22,6 +22,7 @@ from prunetune.seeding import seeded
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 HASHED = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"}  # what a model folder says of model or tokenizer
 UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+TINY_CONTEXT = 2048  # tokens
 UNREACHABLE = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError", "ConnectTimeout")
 CHAT = (  # of the tiny model; any form will do, as nothing was trained on it
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}"
@@ -100,6 +101,12 @@ class LanguageModel:
                 config = _transformers().AutoConfig.from_pretrained(self._source, revision=self._revision)
                 origin = {"model": self.model, "commit": getattr(config, "_commit_hash", None) or self.revision}
         return {**origin, "quantization": self.quantization}
+
+    def context_length(self) -> int | None:
+        """Return the most tokens that the model takes, None where its configuration does not say."""
+        with self._explained():
+            config = _transformers().AutoConfig.from_pretrained(self._source, revision=self._revision)
+        return getattr(config, "max_position_embeddings", None)
 
     @property
     def _is_folder(self) -> bool:
@@ -201,6 +208,10 @@ class TinyLanguageModel:
         settings = {key: value for key, value in asdict(self).items() if key in ("layers", "width", "seed")}
         return {"model": "tiny", **settings, "weights": weights_hash(self._made()), "quantization": "none"}
 
+    def context_length(self) -> int:
+        """Return the most tokens that the model takes."""
+        return TINY_CONTEXT
+
     def _made(self) -> nn.Module:
         library, tokenizer = _transformers(), byte_tokenizer()
         config = library.LlamaConfig(
@@ -210,7 +221,7 @@ class TinyLanguageModel:
             num_hidden_layers=self.layers,
             num_attention_heads=4,
             num_key_value_heads=2,
-            max_position_embeddings=2048,
+            max_position_embeddings=TINY_CONTEXT,
             initializer_range=0.1,  # of so small a width: logits that differ between tokens
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,

@@ -213,7 +213,10 @@ def _loaded(settings: EvaluationSettings) -> dict[str, Any]:
         manager = _manager(folder, everything=True)
     for name in settings.tasks:
         if name not in manager.all_tasks:
-            hint = suggestion(name, manager.all_tasks) or " Pass evaluation.tasks_folder=<folder> for a task of yours."
+            own = " Pass evaluation.tasks_folder=<folder> for a task of yours."
+            if folder is not None:
+                own = f" A file of {folder} that is no valid task in YAML is passed over."
+            hint = suggestion(name, manager.all_tasks) or own
             raise InputError(f"lm-evaluation-harness knows no task {name!r}.{hint}")
     return _load(manager, settings, folder)
 

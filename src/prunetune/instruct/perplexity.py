@@ -18,8 +18,9 @@ class Perplexity(TextScorer):
     Differs from it: it reads whole texts of pretraining, which is tokens="all".
     Cost: one forward pass.
 
-    keep: low | mid | high; mid ranks by the distance from the middle of the ranking, so that a budget of M keeps the M
-    central samples. tokens: "response", or "all" but the first.
+    keep: low | mid | high; mid ranks by the distance from the middle of the corpus' ranking, so that a budget of M
+    keeps the M central samples; of each stratum, where there are strata, those nearest that middle. tokens: "response",
+    or "all" but the first.
     """
 
     keep: str = "mid"

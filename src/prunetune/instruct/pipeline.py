@@ -11,6 +11,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -46,11 +47,12 @@ from prunetune.samplers import Sampler
 from prunetune.samplers.base import check_ratio
 from prunetune.scores import Scores, check_fit
 from prunetune.seeding import seeded
-from prunetune.store import Store, read_meta
+from prunetune.store import Store, is_sound, read_meta
 from prunetune.tracking import MODES, open_run
 
 log = logging.getLogger(__name__)
 STEPS = ("score", "prune", "finetune", "evaluate")
+PACKAGES = ("transformers", "tokenizers", "datasets", "peft", "accelerate", "lm-eval")  # that numbers depend on too
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class TextTask:
     def entry(self, kind: str, prefix: str, key: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Path:
         """Return an entry of the store that all processes make together and the first one writes."""
         place = self.store.place(kind, prefix, key)
+        if self.processes.is_main:
+            is_sound(place)  # a damaged one is removed before the others look
         self.processes.wait()
         is_there = place.is_dir()
         self.processes.wait()  # all have looked before the first one writes
@@ -149,6 +153,7 @@ class Tuned:
             "corpus": reader.encoded.fingerprint if self.settings.epochs else None,
             "subset": _digest(subset.tolist()) if self.settings.epochs else None,
             "seed": cfg.seed if self.settings.epochs else None,
+            "processes": task.processes.size if self.settings.epochs else None,  # each draws its own dropout
         }
         self.folder = self._trained(subset, cfg.seed) if self.settings.epochs else None
 
@@ -201,7 +206,7 @@ def run(cfg: DictConfig, names: Names, out_dir: Path) -> None:
     if records.is_finished(out_dir, cfg, lambda: listing_of(cfg)):
         return
     task = open_task(cfg)
-    if task.processes.is_main and cfg.until == "evaluate":
+    if task.processes.is_main:
         check_tasks(cfg)
     scores = score(cfg, task)
     if cfg.until == "score":
@@ -237,6 +242,8 @@ def check(cfg: DictConfig) -> None:
     if cfg.max_tokens < 1:
         raise InputError(f"max_tokens is the size of a scoring pass and must be at least 1, got {cfg.max_tokens}")
     settings, scorer, _ = sft_of(cfg), build(cfg.text_scorer), evaluation_of(cfg)
+    if cfg.sampler.get("end") == "auto":
+        raise InputError("sampler.end=auto is not for text runs; pass sampler=topk or sampler=topk_easiest")
     candidates = candidates_of(cfg)
     for sampler in candidates.values():
         check_sampler(sampler)
@@ -250,8 +257,9 @@ def check(cfg: DictConfig) -> None:
 def check_tasks(cfg: DictConfig) -> None:
     """Refuse tasks that cannot be asked, before hours of scoring and fine-tuning."""
     settings = evaluation_of(cfg)
-    mmlu.check_tasks(settings)
-    if len(candidates_of(cfg)) > 1:
+    if cfg.until == "evaluate":
+        mmlu.check_tasks(settings)
+    if len(candidates_of(cfg)) > 1 and cfg.until != "score":
         mmlu.check_tasks(settings.with_shots(settings.num_fewshot[0]), split="validation")
 
 
@@ -295,7 +303,14 @@ def open_task(cfg: DictConfig) -> TextTask:
 
 def _reader(llm: LanguageModel, corpus: Corpus) -> Reader:
     tokenizer = llm.tokenizer()
-    return Reader(llm, tokenizer, encode(corpus, tokenizer))
+    encoded, context = encode(corpus, tokenizer), llm.context_length()
+    longest = int(encoded.lengths.max())
+    if context is not None and longest > context:
+        raise InputError(
+            f"a sample of {corpus.resolved_name} has {longest} tokens and the language model takes {context}; "
+            f"pass corpus.max_length={context}"
+        )
+    return Reader(llm, tokenizer, encoded)
 
 
 def _shared(reader: Reader, other: Reader) -> Reader:
@@ -324,7 +339,7 @@ def split(size: int, held_out: float) -> tuple[Tensor, Tensor]:
 def score(cfg: DictConfig, task: TextTask) -> Scores:
     """Step 1: one number per sample, from the store or computed into it."""
     scorer, reader = build(cfg.text_scorer), task.scoring
-    dtype, trajectory = reader.llm.resolved_dtype(task.device), trajectory_of(cfg, task)
+    dtype = reader.llm.resolved_dtype(task.device)
     signals = TextSignals(
         encoded=reader.encoded,
         llm=reader.llm,
@@ -334,11 +349,9 @@ def score(cfg: DictConfig, task: TextTask) -> Scores:
         max_tokens=cfg.max_tokens,
         tokenizer=reader.tokenizer,
         processes=task.processes,
-        trajectory=trajectory,
+        trajectory=trajectory_of(cfg, task),
     )
     scores = stored_text_scores(scorer, signals, task.store, cfg.seed)
-    if task.processes.is_main:
-        trajectory.forget()
     if scores.is_new:
         log.info("scored %d samples with %s in %.1f s", len(task.pool), scorer.name, scores.seconds)
     else:
@@ -362,6 +375,7 @@ def trajectory_of(cfg: DictConfig, task: TextTask) -> FineTuningTrajectory:
         max_tokens=cfg.max_tokens,
         folder=task.store.root / "training" / f"trajectory-{_digest(key)[:16]}",
         processes=task.processes,
+        entry=task.entry,
     )
 
 
@@ -395,6 +409,7 @@ def choose(cfg: DictConfig, task: TextTask, scores: Scores) -> Choice:
     for label, sampler in candidates.items():
         tuned = Tuned(cfg, task, select(cfg, task, scores, sampler))
         accuracy[label] = answer(cfg, tuned, evaluation_of(cfg), "validation")[0].accuracy
+        del tuned  # and its model, before the next one is loaded
     best = max(accuracy, key=accuracy.__getitem__)
     shown = ", ".join(f"{label} {value:.1%}" for label, value in accuracy.items())
     log.info("chose gamma %s on validation questions (%s)", best, shown)
@@ -432,11 +447,12 @@ def held_out_losses(cfg: DictConfig, tuned: Tuned) -> tuple[float, float] | None
     key = {"model": tuned.key, "held_out": task.held_out.fingerprint}
 
     def make(folder: Path) -> dict[str, Any]:
-        dtype = tuned.key["dtype"]
-        loaded = [task.tuned.llm.load(task.device, dtype), tuned.model]
-        before, after = (
-            held_out_loss(one, task.held_out, task.tuned.pad_id, cfg.max_tokens, task.device) for one in loaded
-        )
+        def loss() -> float:
+            return held_out_loss(tuned.model, task.held_out, task.tuned.pad_id, cfg.max_tokens, task.device)
+
+        after = loss()
+        with tuned.model.disable_adapter() if tuned.folder else nullcontext():
+            before = loss()
         return {"before": before, "after": after}
 
     meta = read_meta(task.store.entry("held_out", f"{task.pool.name}-{task.tuned.llm.name}", key, make))
@@ -477,7 +493,7 @@ def describe(
         **_groups(first, ""),
         "num_fewshot": [one.num_fewshot for one in answers],
         **{key: value for one in answers for key, value in _shot_columns(one).items()},
-        "evaluations": [asdict(one) for one in answers],
+        "evaluations": [{key: value for key, value in asdict(one).items() if key != "seconds"} for one in answers],
         "held_out_loss_before": losses and losses[0],
         "held_out_loss": losses and losses[1],
         "held_out_perplexity": losses and float(np.exp(losses[1])),
@@ -493,7 +509,7 @@ def describe(
         "evaluate_seconds": sum(one.seconds for one in answers),
         "device": describe_device(task.device),
         "scores_path": str((scores.folder / "scores.csv").relative_to(cfg.results_dir)),
-        **records.provenance(),
+        **records.provenance(PACKAGES),
         "config": compared(cfg),
     }
 

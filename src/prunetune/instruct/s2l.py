@@ -35,7 +35,7 @@ class S2L(TextScorer):
 
     @property
     def uses_seed(self) -> bool:
-        """Fine-tuning, first centres and draws."""
+        """First centres and draws; the recorded fine-tuning is the same for all seeds."""
         return True
 
     def score(self, signals: TextSignals, generator: torch.Generator) -> Tensor:

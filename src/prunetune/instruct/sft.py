@@ -2,7 +2,7 @@
 
 Letters: N samples in the corpus, M kept, B in a batch, L tokens of its longest one. A training is repeatable: the
 adapter's start follows from the seed, the order of the samples from (seed, epoch) and the dropout from (seed, step),
-so that one that was stopped goes on at its checkpoint as if nothing had happened.
+so that one that was stopped goes on at its checkpoint as if nothing had happened, with as many processes.
 """
 
 import logging
@@ -22,6 +22,7 @@ from prunetune.instruct import sft_checkpoint
 from prunetune.instruct.adapter import attach, trainable
 from prunetune.instruct.batches import Batch, bucketed, collate
 from prunetune.instruct.encoding import Encoded
+from prunetune.instruct.forward import mean_losses
 from prunetune.instruct.processes import Processes
 from prunetune.instruct.sft_checkpoint import Position
 from prunetune.instruct.sft_settings import SftSettings, needed_steps
@@ -119,7 +120,8 @@ def held_out_loss(model: nn.Module, encoded: Encoded, pad_id: int, max_tokens: i
     model.eval()
     total = 0.0
     for rows in bucketed(encoded.lengths, max_tokens):
-        total += summed_loss(model, collate(encoded, rows, pad_id).to(device), "response").item()
+        means = mean_losses(model, collate(encoded, rows, pad_id).to(device))
+        total += (means * encoded.response_lengths[rows]).sum().item()
     return total / int(encoded.response_lengths.sum())
 
 
@@ -172,6 +174,7 @@ class _Training:
             "samples": self.encoded.fingerprint,
             "seed": self.seed,
             "dtype": self.dtype,
+            "processes": self.processes.size,  # each draws its own dropout
         }
 
     def run(self, folder: Path | None, key: dict[str, Any], observe: Observe | None) -> Position:

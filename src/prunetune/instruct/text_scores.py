@@ -51,6 +51,7 @@ def stored_text_scores(scorer: TextScorer, signals: TextSignals, store: Store, s
     if is_new:
         own = signals.for_score(store.root / "passes" / place.name)
         values, meta = _computed(scorer, own, seed)
+        processes.wait()  # all have read the last pass before the first one deletes it
         if processes.is_main:
             store.entry("scores", prefix, key, lambda folder: _fill(folder, own, values, meta))
             shutil.rmtree(own.passes, ignore_errors=True)

@@ -23,7 +23,7 @@ from prunetune.instruct.forward import mean_losses, pooled_states
 from prunetune.instruct.language_model import LanguageModel, TinyLanguageModel
 from prunetune.instruct.passes import run_pass
 from prunetune.instruct.processes import Processes
-from prunetune.instruct.weight_masking import TextMaskPath, dropout_key, masked, with_dropout
+from prunetune.instruct.weight_masking import TextMaskPath, check_path, dropout_key, masked, with_dropout
 from prunetune.store import Store
 
 log = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ Altered = Callable[[nn.Module], AbstractContextManager[nn.Module]]
 class Trajectory(Protocol):
     """A small fine-tuning that records losses. key(): what they depend on beside corpus and model, as plain JSON."""
 
-    def __call__(self) -> Tensor:
-        """Return [E, N] response losses, one row for each of E checkpoints, in pool order."""
+    def __call__(self) -> tuple[Tensor, float]:
+        """Return [E, N] response losses, one row for each of E checkpoints, in pool order; and seconds they cost."""
         ...
 
     def key(self) -> dict[str, Any]: ...
@@ -154,8 +154,9 @@ class TextSignals:
         return {"llm": self.llm.identity(), "dtype": self.dtype}
 
     def key(self) -> dict[str, Any]:
-        """Return what scores depend on beside the scorer: corpus, model, type of weights."""
-        return {"corpus": self.encoded.fingerprint, **self.identity}
+        """Return what scores depend on beside the scorer: corpus, model, type of weights, and what they round by."""
+        rounding = {"max_tokens": self.max_tokens, "device": self.device.split(":")[0]}
+        return {"corpus": self.encoded.fingerprint, **self.identity, **rounding}
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -200,6 +201,7 @@ class TextSignals:
         """
         if self.llm.quantization != "none":
             raise InputError(f"weights stored in {self.llm.quantization} cannot be masked; pass llm.quantization=none")
+        check_path(self.model, path)
         networks = dict.fromkeys(map(path.network, range(path.levels)))
         losses = {level: self.response_losses(f"level{level}", Level.of_path(path, level)) for level in networks}
         return torch.stack([losses[path.network(level)] for level in range(path.levels)])
@@ -261,14 +263,15 @@ class TextSignals:
         if self.trajectory is None:
             raise InputError("s2l reads the losses of a small fine-tuning, which is missing; pass trajectory")
         start = time.perf_counter()
-        losses = self.trajectory().double()
-        self.charges["trajectory"] = time.perf_counter() - start
-        return losses
+        losses, seconds = self.trajectory()
+        self.charges["trajectory"] = seconds
+        self.found_seconds += max(0.0, seconds - (time.perf_counter() - start))  # what was recorded before
+        return losses.double()
 
     def _pass(self, name: str, key: dict[str, Any], tokens: Tokens, level: Level, forward: Forward) -> Tensor:
         """Return what `forward` gives for every sample, [len(tokens), W] float64, from disk or computed onto it."""
         lengths = torch.tensor([len(ids) for ids in tokens.ids])
-        num_tokens, kind = int(lengths.sum()), self.device.split(":")[0]
+        num_tokens = int(lengths.sum())
         pad_id = padding_id(self.tokenizer)
 
         def compute(model: nn.Module, rows: Tensor) -> Tensor:
@@ -283,13 +286,18 @@ class TextSignals:
         outcome = run_pass(
             self.passes,
             name,
-            # rounding depends on the device and on what a batch holds, and a resumed pass shall be bit-equal
-            {**self.key(), **key, "pass": name, "network": level.key, "max_tokens": self.max_tokens, "device": kind},
+            {**self.key(), **key, "pass": name, "network": level.key},
             bucketed(lengths, self.max_tokens),
             network,
             compute,
             self.processes,
         )
+        if not outcome.values.isfinite().all():  # a ranking would hide it
+            bad = int((~outcome.values.isfinite()).any(dim=1).sum())
+            raise InputError(
+                f"{name}: the language model gives {bad} of {len(lengths)} samples numbers that are not finite; "
+                "check its weights or pass llm.dtype=fp32"
+            )
         self.charges[name] = outcome.seconds / self.processes.size
         self.found_seconds += outcome.found_seconds
         self.tokens[name] = num_tokens

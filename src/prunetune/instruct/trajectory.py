@@ -1,12 +1,13 @@
 """Losses of every sample along a fine-tuning on the whole corpus, which S2L clusters."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,10 +16,11 @@ from prunetune.instruct.batches import bucketed, collate
 from prunetune.instruct.encoding import Encoded
 from prunetune.instruct.forward import mean_losses
 from prunetune.instruct.language_model import LanguageModel
-from prunetune.instruct.passes import run_pass
+from prunetune.instruct.passes import Pass, run_pass
 from prunetune.instruct.processes import Processes
 from prunetune.instruct.sft import fine_tune
 from prunetune.instruct.sft_settings import SftSettings, needed_steps
+from prunetune.store import read_meta
 
 SEED = 0  # of the recorded training, the same for all seeds of a run: they share one score
 
@@ -31,7 +33,7 @@ class FineTuningTrajectory:
     The recipe is the run's [choice]; S2L's is that of its target too.
 
     checkpoints: E, evenly spaced over the training and without its start. folder: where its checkpoint and the losses
-    wait until the scores are stored; a killed training goes on there.
+    wait until all are there; a killed training goes on there. entry: makes an entry of the store, as `Store.entry`.
     """
 
     llm: LanguageModel
@@ -44,6 +46,7 @@ class FineTuningTrajectory:
     max_tokens: int
     folder: Path
     processes: Processes
+    entry: Callable[[str, str, dict[str, Any], Callable[[Path], dict[str, Any]]], Path]
 
     def key(self) -> dict[str, Any]:
         """Return what the losses depend on beside corpus and model."""
@@ -64,8 +67,23 @@ class FineTuningTrajectory:
             )
         return [total * (index + 1) // self.checkpoints for index in range(self.checkpoints)]
 
-    def __call__(self) -> Tensor:
-        """Return [E, N] float64 mean response losses in nats, in pool order."""
+    def __call__(self) -> tuple[Tensor, float]:
+        """Return [E, N] float64 mean response losses in nats, in pool order, and the seconds that they cost."""
+        self.steps()  # before anything is looked up
+
+        def make(folder: Path) -> dict[str, Any]:
+            losses, seconds = self._recorded()
+            np.save(folder / "losses.npy", losses.numpy())
+            return {"seconds": seconds}
+
+        key = {**self.key(), "llm": self.llm.identity(), "dtype": self.dtype, "corpus": self.encoded.fingerprint}
+        place = self.entry("trajectories", f"{self.encoded.pool.name}-{self.llm.name}", key, make)
+        self.processes.wait()  # it is the first process that writes
+        if self.processes.is_main:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return torch.from_numpy(np.load(place / "losses.npy")), read_meta(place)["seconds"]
+
+    def _recorded(self) -> tuple[Tensor, float]:
         steps = self.steps()
 
         def observe(step: int, model: nn.Module) -> None:
@@ -74,7 +92,7 @@ class FineTuningTrajectory:
                 self._losses(step, model.eval())
                 model.train(was_training)
 
-        fine_tune(
+        _, outcome = fine_tune(
             self.llm.load(self.device, self.dtype),
             self.encoded,
             torch.arange(len(self.encoded)),
@@ -88,14 +106,12 @@ class FineTuningTrajectory:
             observe=observe,
             processes=self.processes,
         )
-        return torch.stack([self._losses(step, None) for step in steps])
+        passes = [self._losses(step, None) for step in steps]
+        seconds = outcome.seconds + sum(one.seconds for one in passes) / self.processes.size
+        return torch.stack([one.values[:, 0] for one in passes]), seconds
 
-    def forget(self) -> None:
-        """Delete the checkpoint and the recorded losses."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _losses(self, step: int, model: nn.Module | None) -> Tensor:
-        """Return the losses after a step, [N] float64: those on disk, the others from this model."""
+    def _losses(self, step: int, model: nn.Module | None) -> Pass:
+        """Return the losses after a step, values [N, 1] float64: those on disk, the others from this model."""
 
         def compute(network: nn.Module, rows: Tensor) -> Tensor:
             return mean_losses(network, collate(self.encoded, rows, self.pad_id).to(self.device))[:, None]
@@ -106,7 +122,7 @@ class FineTuningTrajectory:
 
         key = {**self.key(), "llm": self.llm.identity(), "corpus": self.encoded.fingerprint, "step": step}
         buckets = bucketed(self.encoded.lengths, self.max_tokens)
-        return run_pass(self.folder, f"step{step}", key, buckets, network, compute, self.processes).values[:, 0]
+        return run_pass(self.folder, f"step{step}", key, buckets, network, compute, self.processes)
 
 
 def _gone(step: int) -> NoReturn:

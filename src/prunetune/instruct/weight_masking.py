@@ -90,6 +90,15 @@ def _check_distinct(weights: list[nn.Parameter], path: TextMaskPath) -> None:
         )
 
 
+def check_path(model: nn.Module, path: TextMaskPath) -> None:
+    """Refuse a path on which two networks of this model would be the same, before any is computed.
+
+    Raises:
+        InputError: they would, or the model has nothing to mask.
+    """
+    _check_distinct(list(linear_weights(model, path.mask_lm_head).values()), path)
+
+
 def smallest(weight: Tensor, count: int) -> Tensor:
     """Return which `count` entries are smallest in absolute value, a bool tensor of the weight's shape.
 
