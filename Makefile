@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 RESULTS ?= results
 .DEFAULT_GOAL := help
 TABLES := main weakly transfer time ablation-path ablation-masking ablation-sampler ablation-gamma v1-depths v1-paradigms instruction v1-llm
-.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-gpu lint status report collect tables figures wandb real paper baselines bench-scale parity
+.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-gpu lint status report collect tables figures wandb real paper baselines bench bench-scale parity
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -89,6 +89,9 @@ paper: $(VENV)/.base  ## the paper's comparisons on real images: DATA=<folder wi
 
 baselines: $(VENV)/.base  ## every method on real images: DATA=<folder with data/ and weights/>
 	$(PY) scripts/baselines_run.py --data $(DATA) --results $(RESULTS)
+
+bench: $(VENV)/.base  ## speed as ratios against named alternatives; DATA=<folder with data/ and weights/>: on real images too
+	for name in dlc selection growth probe_grid finetune; do $(PY) scripts/bench_$$name.py $(if $(DATA),--data $(DATA)) || exit 1; done
 
 bench-scale: $(VENV)/.base  ## time and memory of scorers and samplers up to a million images; hours
 	$(PY) scripts/bench_scale.py

@@ -1,18 +1,23 @@
 """Full fine-tuning on the embedded textures: learning, repetition, micro-batches, evaluation."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 import runs  # noqa: F401  one thread
+from prunetune import crops
 from prunetune import finetune as finetune_module
 from prunetune.backbones import Backbone
+from prunetune.crops import DeviceView, Source
 from prunetune.datasets.textures import Textures
 from prunetune.errors import InputError
-from prunetune.finetune import MicroBatch, _step, finetune_all
+from prunetune.features import training
+from prunetune.finetune import MicroBatch, _optimizer, _step, finetune_all, train_epochs, training_views
 from prunetune.recipe import Recipe
+from prunetune.seeding import seeded
 
 RECIPE = Recipe("full", trained="all", epochs=4, batch_size=32, learning_rate=0.05, milestones=(3,), views=0)
 
@@ -188,3 +193,103 @@ def test_all_weights_are_trained_and_the_given_networks_head_is_new(sets, monkey
     names = [name for name, _ in model.named_parameters()]
     assert {name for name in names if torch.equal(before[name], model.state_dict()[name])} == set()
     assert model[1].weight.shape == (10, 96)
+
+
+def noise_images(count=9):
+    """Return images of many sizes, wider and higher than a view and smaller, smooth enough to be resized."""
+    generator = torch.Generator().manual_seed(7)
+    images = []
+    for number in range(count):
+        height, width = 7 + 13 * number % 61, 9 + 29 * number % 83
+        images.append(torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8))
+    return SimpleNamespace(decode=images.__getitem__), [f"image {number}" for number in range(count)]
+
+
+@pytest.mark.parametrize("size", [8, 24, 64])
+def test_views_made_on_the_device_are_those_of_the_threads_but_for_rounding(size):
+    images, ids = noise_images()
+    positions = torch.tensor([8, 2, 0, 5, 7, 1])  # not all, in no order
+    source = Source.of(images, positions, "cpu")
+    view = training(images, size, SimpleNamespace(sample_ids=ids), "crop", 3, 1)
+    [*made] = DeviceView(source, size, ids, ("crop", 3, 1)).batches(positions.tolist(), 4)
+    assert [len(batch) for batch in made] == [4, 2]
+    expected = torch.stack([view(position) for position in positions.tolist()])
+    difference = (torch.cat(made).int() - expected.int()).abs()
+    assert difference.max() <= 1
+    assert (difference == 0).float().mean() > 0.999
+    other = torch.cat(list(DeviceView(source, size, ids, ("crop", 3, 2)).batches(positions.tolist(), 4)))
+    assert not torch.equal(other, torch.cat(made))
+
+
+def test_images_that_do_not_fit_on_the_device_are_sent_batch_by_batch(monkeypatch):
+    images, ids = noise_images()
+    positions = torch.arange(9)
+    resident, sent = (Source.of(images, positions, "cpu", limit) for limit in (None, 0))
+    assert sent.pixels is None
+    whole = [list(DeviceView(source, 16, ids, ("crop",)).batches(range(9), 4)) for source in (resident, sent)]
+    assert torch.equal(torch.cat(whole[0]), torch.cat(whole[1]))
+    monkeypatch.setattr(crops, "PIXELS_AT_ONCE", 1)  # image by image: less padding, the same crops
+    alone = torch.cat(list(DeviceView(resident, 16, ids, ("crop",)).batches(range(9), 4)))
+    assert (alone.int() - torch.cat(whole[0]).int()).abs().max() <= 1
+    assert (alone == torch.cat(whole[0])).float().mean() > 0.999
+    assert list(DeviceView(resident, 16, ids, ("crop",)).batches([], 4)) == []
+
+
+def epochs_with(sets, view_of):
+    pool, _ = sets
+    network = Backbone(model="prunetune_micro", input_size=16).load()
+    with seeded("finetune", 0) as generator:
+        model = nn.Sequential(network, nn.Linear(network.num_features, 10))
+        return [loss for _, loss in train_epochs(model, pool.labels, ODD, view_of, RECIPE, generator, "fp32", "cpu")]
+
+
+ODD = torch.arange(1, 100, 2)
+
+
+def test_training_on_views_made_on_the_device_is_training_on_the_same_pixels_from_threads(sets):
+    pool, _ = sets
+    source = Source.of(pool.images, ODD, "cpu")
+
+    def on_device(epoch):
+        return DeviceView(source, 16, pool.sample_ids, ("crop", 0, epoch))
+
+    def same_pixels(epoch):
+        made = torch.cat(list(on_device(epoch).batches(range(1, 100, 2), 50)))
+        return lambda position: made[position // 2]
+
+    losses = epochs_with(sets, on_device)
+    assert losses == pytest.approx(epochs_with(sets, same_pixels), abs=1e-5)
+    threads = training_views(pool.images, 16, pool, ODD, "cpu", "crop", 0)
+    assert losses == pytest.approx(epochs_with(sets, threads), rel=2e-3)
+
+
+def test_a_gpu_makes_its_views_and_a_cpu_has_them_made_by_threads(sets, monkeypatch):
+    pool, _ = sets
+    monkeypatch.setattr(finetune_module.Source, "of", lambda images, positions, device: (device, positions))
+    view = training_views(pool.images, 16, pool, ODD, "cuda", "crop", 4)(7)
+    assert (view.source, view.size, view.names) == (("cuda", ODD), 16, ("crop", 4, 7))
+    assert not isinstance(training_views(pool.images, 16, pool, ODD, "cpu", "crop", 4)(7), DeviceView)
+
+
+def test_the_fused_optimiser_of_a_gpu_takes_the_same_steps():
+    def weights(fused):
+        model = small_network()
+        settings = vars(_optimizer(model, RECIPE))["defaults"]
+        optimiser = torch.optim.SGD(model.parameters(), **{**settings, "fused": fused, "foreach": False})
+        images = torch.rand(20, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+        for step in range(5):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(model(images), torch.arange(20) * (step + 1) % 4).backward()
+            optimiser.step()
+        return torch.cat([weight.detach().flatten() for weight in model.parameters()])
+
+    assert torch.allclose(weights(True), weights(False), atol=1e-6)
+
+
+@pytest.mark.parametrize(("kept_bytes", "looks"), [(2**28, 1), (0, 4)])
+def test_the_views_of_the_test_set_are_made_once_where_they_can_be_kept(sets, first, monkeypatch, kept_bytes, looks):
+    made, evaluation = [], finetune_module.evaluation
+    monkeypatch.setattr(finetune_module, "evaluation", lambda *args: made.append(1) or evaluation(*args))
+    monkeypatch.setattr(finetune_module, "KEPT_BYTES", kept_bytes)
+    assert tuned(sets).history == first.history
+    assert len(made) == looks

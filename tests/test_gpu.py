@@ -3,12 +3,17 @@
 import pytest
 import torch
 from scipy.stats import spearmanr
+from torch import nn
 
+from prunetune import finetune
 from prunetune.backbones import Backbone
+from prunetune.crops import DeviceView, Source
 from prunetune.datasets import Textures
+from prunetune.features import training
 from prunetune.finetune import finetune_all
 from prunetune.probe import Probe, train_probes
 from prunetune.recipe import Recipe
+from prunetune.schedules import Slices, ThinnedPasses
 from prunetune.scorers import DLC
 from prunetune.scores import compute_scores
 from prunetune.signals import Embedding, NetworkSignals
@@ -53,6 +58,78 @@ def test_full_fine_tuning_learns(device):
     )
     assert result.history[-1].train_loss < result.history[0].train_loss
     assert len(result.predictions) == len(test)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_grid_of_probes_trains_as_each_alone_on_the_cpu(device):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(90) % 5
+    bank = torch.randn(3, 90, 16, generator=generator) + 2 * nn.functional.one_hot(labels, 16)
+    subsets = [torch.randperm(90, generator=generator)[: 9 * n] for n in range(1, 10)]
+    schedules = [None] * 9 + [Slices(90, 31), ThinnedPasses(90, 40, 0.5, 200)]
+    subsets += [torch.arange(90)] * 2
+    probes = [
+        Probe(rows, labels[rows], bank[0], labels, seed, schedule)
+        for rows, schedule in zip(subsets, schedules, strict=True)
+        for seed in (0, 1)
+    ]
+    recipe = Recipe("linear_probe", epochs=6, batch_size=16)
+    for probe, mine in zip(probes, train_probes(bank.half(), probes, 5, recipe, device), strict=True):
+        [alone] = train_probes(bank.half(), [probe], 5, recipe, "cpu")
+        losses = [epoch.train_loss for epoch in mine.history]
+        assert losses == pytest.approx([epoch.train_loss for epoch in alone.history], abs=1e-5)
+        assert torch.equal(mine.uses, alone.uses)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("resident", [None, 0])
+def test_training_views_made_on_the_device_are_those_of_the_threads(device, resident):
+    pool = SET.pool("train")
+    positions = torch.arange(0, 120, 5)
+    source = Source.of(pool.images, positions, device, resident)
+    made = torch.cat(list(DeviceView(source, 24, pool.sample_ids, ("crop", 1)).batches(positions.tolist(), 7))).cpu()
+    threads = training(pool.images, 24, pool, "crop", 1)
+    difference = made.int() - torch.stack([threads(position) for position in positions.tolist()]).int()
+    assert difference.abs().max() <= 1
+    assert (difference == 0).float().mean() > 0.999
+
+
+@pytest.mark.gpu
+def test_full_fine_tuning_follows_the_cpu():
+    pool, test = SET.pool("train"), SET.pool("test")
+    recipe = Recipe("full", trained="all", epochs=3, batch_size=32, learning_rate=0.01, evaluate_every=3)
+
+    def losses(device: str) -> list[float]:
+        network, everything = MICRO.load(), torch.arange(len(pool))
+        result = finetune_all(network, pool, pool.images, everything, test, test.images, recipe, 0, "fp32", device)
+        return [epoch.train_loss for epoch in result.history]
+
+    assert losses("cuda") == pytest.approx(losses("cpu"), rel=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("resident", [None, 0])
+def test_the_inner_loop_of_full_fine_tuning_waits_for_nothing(resident):
+    pool = SET.pool("train")
+    network = MICRO.load()
+    model = nn.Sequential(network, nn.Linear(network.num_features, 10)).cuda()
+    recipe = Recipe("full", trained="all", batch_size=32)
+    optimizer = finetune._optimizer(model, recipe)
+    source = Source.of(pool.images, torch.arange(120), "cuda", resident)
+    view = DeviceView(source, network.input_size, pool.sample_ids, ("crop",))
+    labels, micro_batch = pool.labels.cuda(), finetune.MicroBatch(model, 32)
+
+    def train() -> None:
+        part = finetune._Part(view.batches(range(120), 32), labels, labels, None)
+        finetune._train_part(model, optimizer, part, micro_batch, "bf16", "cuda", lambda *_: None)
+
+    train()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.gpu

@@ -1,5 +1,7 @@
 """A grid: every cell is what the same run alone would be; finished cells stay; what cannot be one grid is refused."""
 
+from types import SimpleNamespace
+
 import pytest
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
@@ -99,6 +101,38 @@ def test_whole_networks_are_trained_one_after_another_with_a_fresh_copy_each(tmp
     cell = tmp_path / "grid" / alone.relative_to(tmp_path / "alone")
     assert lasting(read_result(cell)) == lasting(read_result(alone))
     assert (cell / "history.csv").read_bytes() == (alone / "history.csv").read_bytes()
+
+
+def test_networks_that_share_a_gpu_are_those_trained_one_after_another(tmp_path, monkeypatch):
+    full = [*SMALL, "finetune=full", "finetune.epochs=1", "methods=[random,rs2]", "ratios=[0.3]", "seeds=[0,1]"]
+    grid_here(tmp_path / "alone", *full)
+    with monkeypatch.context() as patch:
+        patch.setattr(grid, "trainings_at_once", lambda *_: 2)
+        patch.setattr(pipeline, "finetune", None)  # none is trained in this process
+        grid_here(tmp_path / "together", *full)
+    alone, together = results_of(tmp_path / "alone"), results_of(tmp_path / "together")
+    assert len(alone) == 4
+    for folder, result in alone.items():
+        assert lasting(together[folder]) == lasting(result)
+        histories = [tmp_path / name / folder / "history.csv" for name in ("alone", "together")]
+        assert histories[0].read_bytes() == histories[1].read_bytes()
+
+
+def test_what_fails_beside_others_is_trained_again_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "trainings_at_once", lambda *_: 2)
+    monkeypatch.setattr(grid.OmegaConf, "to_yaml", lambda _: "finetune: broken")
+    full = [*SMALL, "finetune=full", "finetune.epochs=1", "methods=[random]", "ratios=[0.2]", "seeds=[0,1]"]
+    grid_here(tmp_path, *full)
+    assert len(results_of(tmp_path / "runs")) == 2
+
+
+@pytest.mark.parametrize(("device", "size", "expected"), [("cpu", 32, 1), ("cuda", 32, 4), ("cuda", 224, 1)])
+def test_several_networks_share_a_gpu_only_where_their_batches_are_small(tmp_path, monkeypatch, device, size, expected):
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    cfg = compose_here(tmp_path, *SMALL, "finetune=full")
+    network = SimpleNamespace(input_size=size)
+    task = SimpleNamespace(device=device, tuned=SimpleNamespace(embedding=SimpleNamespace(network=network)))
+    assert grid.trainings_at_once(cfg, task) == expected
 
 
 @pytest.mark.parametrize(

@@ -246,3 +246,27 @@ def test_only_maskable_weights_change_while_a_network_is_masked(model, modules):
         list(levels)
         changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == maskable
+
+
+@pytest.mark.parametrize("path", [MaskPath(), MaskPath(levels=50, step=0.02), MaskPath("linear", 9, 0.1)])
+@pytest.mark.parametrize("kind", ["all different", "many ties", "bfloat16", "all the same"])
+def test_cuts_of_sorted_values_are_those_of_one_stable_ranking(path, kind):
+    generator = torch.Generator().manual_seed(0)
+    weight = {
+        "all different": torch.randn(4001, generator=generator),
+        "many ties": torch.randint(-3, 4, (4001,), generator=generator).float(),
+        "bfloat16": torch.randn(4001, generator=generator).bfloat16(),
+        "all the same": torch.ones(4001),
+    }[kind]
+    order = weight.abs().float().argsort(stable=True)
+    expected = torch.full((4001,), path.levels)
+    for level, count in reversed(list(enumerate(path.counts(4001)))):
+        expected[order[:count]] = level
+    [found] = first_masked_level([weight], path, seed=0)
+    assert torch.equal(found.long(), expected)
+
+
+def test_a_path_of_more_levels_than_a_byte_holds_is_cut_alike():
+    path = MaskPath("linear", 300, 0.003)
+    [found] = first_masked_level([torch.arange(1000.0)], path, seed=0)
+    assert found.bincount().tolist() == [0, *[3] * 299, 103]

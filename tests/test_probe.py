@@ -1,5 +1,8 @@
 """Linear probes trained together, against torch's own layer, loss and optimiser."""
 
+import time
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -88,11 +91,69 @@ def test_probes_trained_together_are_those_trained_alone():
 def test_a_batch_of_probes_that_memory_does_not_hold_is_trained_in_parts(monkeypatch):
     probes = [probe_of(size, seed) for size, seed in ((8, 0), (30, 1), (5, 2))]
     together = train_probes(bank_of(3, 60), probes, NUM_CLASSES, RECIPE, "cpu")
-    monkeypatch.setattr(probe_module, "GATHERED_BYTES", 2 * 4 * RECIPE.batch_size * WIDTH)  # two probes at a time
+    one = 4 * (RECIPE.batch_size * (WIDTH + NUM_CLASSES) + 3 * NUM_CLASSES * WIDTH)
+    monkeypatch.setitem(probe_module.TOGETHER_BYTES, "cpu", 2 * one)  # two probes at a time
     in_parts = train_probes(bank_of(3, 60), probes, NUM_CLASSES, RECIPE, "cpu")
     assert [result.trained_together for result in in_parts] == [2, 2, 1]  # the larger two, then the smallest
     for one, other in zip(together, in_parts, strict=True):
         assert losses_of(one) == pytest.approx(losses_of(other), abs=1e-5)
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_groups_trained_each_by_a_thread_are_those_trained_in_turn(monkeypatch, three_threads):
+    monkeypatch.setitem(probe_module.TOGETHER_BYTES, "cpu", 1)  # every probe a group
+    probes = [probe_of(size, seed) for seed, size in enumerate((8, 30, 5, 17, 30, 1))]
+    state = torch.get_rng_state()
+    start = time.perf_counter()
+    threaded = train_probes(bank_of(3, 60), probes, NUM_CLASSES, RECIPE, "cpu")
+    assert sum(result.seconds for result in threaded) <= time.perf_counter() - start  # threads are not counted twice
+    assert torch.get_num_threads() == 3
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.set_num_threads(1)
+    for one, other in zip(threaded, train_probes(bank_of(3, 60), probes, NUM_CLASSES, RECIPE, "cpu"), strict=True):
+        assert losses_of(one) == pytest.approx(losses_of(other), abs=1e-6)
+        assert torch.equal(one.predictions, other.predictions)
+        assert torch.equal(one.uses, other.uses)
+
+
+def test_a_group_that_fails_in_a_thread_stops_the_run_and_leaves_the_threads_as_they_were(monkeypatch, three_threads):
+    monkeypatch.setitem(probe_module.TOGETHER_BYTES, "cpu", 1)
+    with pytest.raises(InputError, match="loss is nan in epoch 1"):
+        train_probes(torch.full((1, 60, WIDTH), torch.nan), [probe_of(9, 0)] * 4, NUM_CLASSES, RECIPE, "cpu")
+    assert torch.get_num_threads() == 3
+
+
+def test_many_probes_are_trained_in_more_groups_than_there_are_threads(three_threads):
+    results = train_probes(bank_of(1, 60), [probe_of(5, 0)] * 150, NUM_CLASSES, RECIPE, "cpu")
+    assert {result.trained_together for result in results} == {25}
+
+
+def test_probes_judged_by_different_test_sets_in_parts_are_those_judged_alone(monkeypatch):
+    probes = [probe_of(9, seed) for seed in range(5)]
+    other = replace(probes[0], test_features=-probes[0].test_features[:7], test_labels=label_of(torch.arange(7)))
+    test = {"test_features": probes[0].test_features, "test_labels": probes[0].test_labels}
+    shared = [replace(probe, **test) for probe in probes]
+    mixed = [*shared[:3], other, *shared[3:]]
+    monkeypatch.setitem(probe_module.LOGITS_BYTES, "cpu", 2 * 4 * NUM_CLASSES * 60)  # two heads at a time
+    for probe, result in zip(mixed, train_probes(bank_of(3, 60), mixed, NUM_CLASSES, RECIPE, "cpu"), strict=True):
+        [alone] = train_probes(bank_of(3, 60), [probe], NUM_CLASSES, RECIPE, "cpu")
+        assert torch.equal(result.predictions, alone.predictions)
+        assert [e.test_accuracy for e in result.history] == [e.test_accuracy for e in alone.history]
+
+
+def test_the_last_accuracy_is_that_of_the_predictions_even_where_classes_tie():
+    bank = torch.zeros(1, 4, WIDTH)
+    labels, test_labels = torch.tensor([0, 0, 1, 2]), torch.tensor([1, 2])
+    probe = Probe(torch.arange(4), labels, torch.full((2, WIDTH), -torch.inf), test_labels, seed=0)
+    [result] = train_probes(bank, [probe], NUM_CLASSES, RECIPE, "cpu")
+    assert result.history[-1].test_accuracy == (result.predictions == probe.test_labels).double().mean().item()
 
 
 def test_epochs_show_the_views_in_turn():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunetune.backbones.base import Network
+from prunetune.crops import DeviceView, Source, free_share, sent
 from prunetune.datasets.base import Pool
 from prunetune.devices import autocast
 from prunetune.errors import InputError
@@ -23,6 +24,7 @@ from prunetune.seeding import seeded
 log = logging.getLogger(__name__)
 Watch = Callable[[Tensor, Tensor], None]
 BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)
+KEPT_BYTES = 2**28  # of the test set's evaluation views, on a CPU: every epoch looks at them
 
 
 def finetune_all(
@@ -40,7 +42,8 @@ def finetune_all(
 ) -> FinetuneResult:
     """Train the network and a new head on a subset, and evaluate on test.
 
-    The network is changed: give it a copy that nobody else uses.
+    The network is changed: give it a copy that nobody else uses. A GPU holds the decoded images of the subset, makes
+    the training views itself, and waits for this process once an epoch.
 
     Args:
         network: pretrained, without head.
@@ -63,26 +66,44 @@ def finetune_all(
     with seeded("finetune", seed) as generator:
         model = nn.Sequential(network, nn.Linear(network.num_features, len(pool.classes))).to(device)
 
-        def crops(epoch: int) -> View:
-            return training(images, network.input_size, pool, "crop", seed, epoch)
-
-        walk = Walk(schedule or Static(len(subset)), generator)
+        crops = training_views(images, network.input_size, pool, subset, device, "crop", seed)
+        walk = Walk(schedule or Static(len(subset)), generator, device)
+        judge = _Judge(model, network.input_size, test_images, len(test), recipe.batch_size, precision, device)
         epochs = train_epochs(model, pool.labels, subset, crops, recipe, generator, precision, device, walk=walk)
         about = f"fine-tuning on {walk.images_per_epoch} images"
         for epoch, loss in track(epochs, about, recipe.epochs):
             accuracy = None
             if recipe.evaluates(epoch):
-                predictions = _predict(model, network, test_images, len(test), recipe.batch_size, precision, device)
+                predictions = judge.predict()
                 accuracy = (predictions == test.labels).double().mean().item()
             history.append(Epoch(epoch, recipe.rate(epoch), loss, accuracy))
     return FinetuneResult(predictions, tuple(history), time.perf_counter() - start, uses=walk.uses())
+
+
+def training_views(
+    images: Decoded, size: int, pool: Pool, positions: Tensor, device: str, *names: str | int
+) -> Callable[[int], View | DeviceView]:
+    """Return the training views of every epoch, drawn from (names, epoch, sample_id).
+
+    Args:
+        images: the pool's pixels.
+        size: pixels of a view.
+        pool: N images.
+        positions: [n] int64, those that are shown.
+        device: where the network is trained: a GPU makes the views itself, on a CPU threads do.
+        names: of the training.
+    """
+    if device == "cpu":
+        return lambda epoch: training(images, size, pool, *names, epoch)
+    source = Source.of(images, positions, device)
+    return lambda epoch: DeviceView(source, size, pool.sample_ids, (*names, epoch))
 
 
 def train_epochs(
     model: nn.Module,
     labels: Tensor,
     subset: Tensor,
-    view_of: Callable[[int], View],
+    view_of: Callable[[int], View | DeviceView],
     recipe: Recipe,
     generator: torch.Generator,
     precision: str,
@@ -109,27 +130,33 @@ def train_epochs(
     """
     optimizer = _optimizer(model, recipe)
     micro_batch = MicroBatch(model, recipe.batch_size)
-    walk = walk or Walk(Static(len(subset)), generator)
+    walk = walk or Walk(Static(len(subset)), generator, device)
 
-    def look(indices: Tensor, logits: Tensor) -> None:
+    def look(indices: Tensor, targets: Tensor, logits: Tensor) -> None:
         if watch is not None:
-            watch(subset[indices], logits.cpu())
+            watch(subset[indices.cpu()], logits.cpu())
         if walk.reads_losses:
-            losses = nn.functional.cross_entropy(logits.cpu(), labels[subset[indices]], reduction="none")
-            walk.observe(indices, losses)
+            walk.observe(indices, nn.functional.cross_entropy(logits, targets, reduction="none"))
 
     for epoch in range(1, recipe.epochs + 1):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(epoch)
-        view, total = view_of(epoch), 0.0
+        view, total = view_of(epoch), torch.zeros((), dtype=torch.float64, device=device)
         for indices, weights in walk.epoch():
-            positions = subset[indices]
-            shown = batches(view, positions.tolist(), recipe.batch_size)
-            part = _Part(shown, indices, labels[positions], weights)
+            positions = subset[indices.cpu()]
+            shown = _shown(view, positions.tolist(), recipe.batch_size)
+            part = _Part(shown, indices, sent(labels[positions], device), weights)
             total += _train_part(model, optimizer, part, micro_batch, precision, device, look)
-        loss = total / walk.images_per_epoch
+        loss = total.item() / walk.images_per_epoch  # the epoch's one wait for a GPU
         check_loss(loss, epoch, recipe)
         yield epoch, loss
+
+
+def _shown(view: View | DeviceView, positions: list[int], batch_size: int) -> Iterator[Tensor]:
+    """Return batches [B, 3, S, S] uint8 of a view."""
+    if isinstance(view, DeviceView):
+        return view.batches(positions, batch_size)
+    return batches(view, positions, batch_size)
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
@@ -139,6 +166,7 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
+        fused=True if next(model.parameters()).is_cuda else None,  # one kernel for all parameters
     )
 
 
@@ -170,7 +198,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of an epoch: n images in batches, their indices in the subset, labels, and weights if they have any."""
+    """A part of an epoch: n images in batches; their indices in the subset, labels, weights if any, on the device."""
 
     images: Iterable[Tensor]
     indices: Tensor
@@ -185,9 +213,9 @@ def _train_part(
     micro_batch: MicroBatch,
     precision: str,
     device: str,
-    look: Watch,
-) -> float:
-    """Take a step per batch and return the summed loss."""
+    look: Callable[[Tensor, Tensor, Tensor], None],
+) -> Tensor:
+    """Take a step per batch and return the summed loss, float64 on the device."""
     model.train()
     total, done = torch.zeros((), dtype=torch.float64, device=device), 0
     for images in part.images:
@@ -195,9 +223,9 @@ def _train_part(
         weights = None if part.weights is None else part.weights[here]
         loss, logits = _step(model, optimizer, images, part.labels[here], micro_batch, precision, device, weights)
         total += loss
-        look(part.indices[here], logits)
+        look(part.indices[here], part.labels[here], logits)
         done += len(images)
-    return total.item()
+    return total
 
 
 def _step(
@@ -239,13 +267,35 @@ def _summed_loss(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Ten
     return (nn.functional.cross_entropy(logits, targets, reduction="none") * weights.to(logits.device)).sum()
 
 
-@torch.inference_mode()
-def _predict(
-    model: nn.Module, network: Network, images: Decoded, count: int, batch_size: int, precision: str, device: str
-) -> Tensor:
-    model.eval()
-    view, predictions = evaluation(images, network.input_size), []
-    for batch in batches(view, range(count), batch_size):
-        with autocast(precision, device):
-            predictions.append(in_parts(model, batch, device).argmax(dim=1))
-    return torch.cat(predictions)  # [N']
+class _Judge:
+    """Looks at the test set after an epoch; its views are made once and kept on the device, if they fit."""
+
+    def __init__(
+        self, model: nn.Module, size: int, images: Decoded, count: int, batch_size: int, precision: str, device: str
+    ) -> None:
+        self.model, self.precision, self.device = model, precision, device
+        self._made = lambda: batches(evaluation(images, size), range(count), batch_size)
+        limit = KEPT_BYTES if device == "cpu" else free_share(device) / 2
+        self._keeps, self._kept = 3 * size**2 * count <= limit, []
+
+    @torch.inference_mode()
+    def predict(self) -> Tensor:
+        """Return the predictions [N'] int64 on the CPU."""
+        self.model.eval()
+        predictions, made = [], self._kept or self._made()
+        kept = []
+        for batch in made:
+            batch = batch.to(self.device, non_blocking=True)
+            if self._keeps:
+                kept.append(batch)
+            with autocast(self.precision, self.device):
+                predictions.append(self._classes(batch))
+        self._kept = kept if self._keeps else []
+        return torch.cat(predictions).cpu()
+
+    def _classes(self, batch: Tensor) -> Tensor:
+        try:
+            return self.model(batch).float().argmax(dim=1)
+        except torch.OutOfMemoryError:
+            self._keeps = False
+        return in_parts(self.model, batch, self.device).argmax(dim=1).to(self.device)

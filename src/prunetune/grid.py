@@ -7,17 +7,22 @@ import copy
 import functools
 import itertools
 import logging
+import multiprocessing
+import os
+import pickle
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from prunetune import failures, pipeline, records
@@ -30,6 +35,8 @@ log = logging.getLogger(__name__)
 PLURALS = ("methods", "ratios", "seeds")
 SINGULARS = ("method", "ratio", "seed")
 SHARED = ("dataset", "backbone", "finetune", "images", "batch_size", "device", "precision", "until", "results_dir")
+AT_ONCE = 4  # whole networks that share a GPU, at most
+FILLING = 64 * 128 * 128  # pixels of a batch with which one training is taken to fill a GPU: not measured
 EXAMPLE = "'dlc sampler.gamma=0.3 tag=g0.3'"
 
 
@@ -220,17 +227,80 @@ def _train(
 ) -> list[dict[str, Any]]:
     if not pruned:
         return []
-    first = pruned[0][0].cfg
-    is_probe = pipeline.recipe_of(first).trained == "head"
+    first, task, _ = pruned[0]
+    is_probe = pipeline.recipe_of(first.cfg).trained == "head"
     results = []
-    for batch in [pruned] if is_probe else [[one] for one in pruned]:
-        with attempts.of([cell for cell, _, _ in batch]):
-            subsets, schedules = [made.subset for *_, made in batch], [made.schedule for *_, made in batch]
-            seeds = [cell.cfg.seed for cell, _, _ in batch]
-            outcomes = pipeline.finetune(first, batch[0][1], subsets, seeds, schedules)
-            for one, outcome in zip(batch, outcomes, strict=True):
-                results.append(_write(*one, outcome, tracker))
+    batches = [pruned] if is_probe else [[one] for one in pruned]
+    with _finetunings(first.cfg, task, batches, 1 if is_probe else trainings_at_once(first.cfg, task)) as finetunings:
+        for batch, finetuning in zip(batches, finetunings, strict=True):
+            with attempts.of([cell for cell, _, _ in batch]):
+                for one, outcome in zip(batch, finetuning(), strict=True):
+                    results.append(_write(*one, outcome, tracker))
     return results
+
+
+def trainings_at_once(cfg: DictConfig, task: pipeline.Task) -> int:
+    """Return how many whole networks are trained at the same time: several where one does not fill the GPU."""
+    if task.device == "cpu":
+        return 1
+    pixels = pipeline.recipe_of(cfg).batch_size * task.tuned.embedding.network.input_size**2
+    return max(1, min(AT_ONCE, FILLING // pixels, os.cpu_count() or 1))
+
+
+@contextmanager
+def _finetunings(
+    cfg: DictConfig,
+    task: pipeline.Task,
+    batches: Sequence[Sequence[tuple[Cell, pipeline.Task, pipeline.Pruned]]],
+    at_once: int,
+) -> Iterator[list[Callable[[], list[FinetuneResult]]]]:
+    """Give, for each batch of cells, what trains them: here one after another, or in processes that share a GPU.
+
+    What fails in such a process is trained here again, alone: it may have lacked memory only because of the others.
+    """
+
+    def words(batch: Sequence[tuple[Cell, pipeline.Task, pipeline.Pruned]]) -> tuple[list, list, list]:
+        made = [pruned for *_, pruned in batch]
+        return [each.subset for each in made], [cell.cfg.seed for cell, *_ in batch], [each.schedule for each in made]
+
+    def here(batch: Sequence[tuple[Cell, pipeline.Task, pipeline.Pruned]]) -> list[FinetuneResult]:
+        return pipeline.finetune(cfg, task, *words(batch))
+
+    if at_once == 1 or len(batches) == 1:
+        yield [functools.partial(here, batch) for batch in batches]
+        return
+    workers = ProcessPoolExecutor(
+        min(at_once, len(batches)),
+        multiprocessing.get_context("spawn"),
+        initializer=torch.set_num_threads,  # as here, so that a CPU rounds alike
+        initargs=(torch.get_num_threads(),),
+    )
+    try:
+        text = OmegaConf.to_yaml(cfg)
+        futures = [workers.submit(_finetune_apart, text, pickle.dumps(words(batch))) for batch in batches]
+
+        def outcome(number: int) -> list[FinetuneResult]:
+            error = futures[number].exception()
+            if error is None:
+                return pickle.loads(futures[number].result())
+            log.info("trained again, alone: %s", error)
+            return here(batches[number])
+
+        yield [functools.partial(outcome, number) for number in range(len(batches))]
+    finally:
+        workers.shutdown(wait=False, cancel_futures=True)
+
+
+def _finetune_apart(text: str, packed: bytes) -> bytes:
+    """Train in a process of its own; tensors travel as bytes, not as shared memory."""
+    cfg, task = _opened(text)
+    return pickle.dumps(pipeline.finetune(cfg, task, *pickle.loads(packed)))
+
+
+@functools.cache
+def _opened(text: str) -> tuple[DictConfig, pipeline.Task]:
+    cfg = OmegaConf.create(text)
+    return cfg, pipeline.open_task(cfg)
 
 
 def _write(

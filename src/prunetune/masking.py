@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -91,7 +92,9 @@ def maskable_weights(model: nn.Module, modules: str) -> dict[str, nn.Parameter]:
 
 
 def first_masked_level(weights: list[Tensor], path: MaskPath, seed: int) -> list[Tensor]:
-    """Return for every weight the first level at which it is zero, T where it never is: int32 tensors of their shapes.
+    """Return for every weight the first level at which it is zero, T where it never is: tensors of their shapes.
+
+    One byte a weight, or int32 where T is above 255.
 
     Raises:
         InputError: two levels would mask the same weights, or one none although the unmasked network is left out.
@@ -118,11 +121,33 @@ def _levels_of_group(group: list[Tensor], counts: list[int], masking: str, gener
         importance = torch.rand(sum(sizes), generator=generator).to(group[0].device)  # [P]
     else:
         importance = torch.cat([weight.detach().abs().flatten() for weight in group]).float()  # [P]
-    order = importance.argsort(stable=True)  # [P]
-    level = torch.full((sum(sizes),), len(counts), dtype=torch.int32, device=order.device)  # [P]
-    for k in reversed(range(len(counts))):
-        level[order[: counts[k]]] = k
+    level = _first_level(importance, counts)  # [P]
     return [part.view_as(weight) for part, weight in zip(level.split(sizes), group, strict=True)]
+
+
+def _first_level(importance: Tensor, counts: list[int]) -> Tensor:
+    """Return the first level k at which a weight is among the counts[k] least important, [P].
+
+    Only the values at the cuts are needed, which a sort of values alone gives many times faster than one of positions.
+    Of weights that tie at a cut the first in `importance` [P], which is not negative, come first, as if all had been
+    ranked by a stable sort.
+    """
+    ascending = _sorted(importance)
+    cuts = torch.stack([ascending[count - 1] if count else ascending.new_tensor(-1.0) for count in counts])  # [T]
+    level = torch.bucketize(importance, cuts, out_int32=True)  # [P]: right but where a cut goes through ties
+    level = level.to(torch.uint8 if len(counts) <= 255 else torch.int32)
+    ends = torch.tensor(counts, device=importance.device)
+    first, after = torch.searchsorted(ascending, cuts), torch.searchsorted(ascending, cuts, right=True)
+    for cut in cuts[(first < ends) & (ends < after)].unique():
+        ties = (importance == cut).nonzero().flatten()
+        ranks = torch.searchsorted(ascending, cut) + torch.arange(len(ties), device=ties.device)
+        level[ties] = torch.bucketize(ranks, ends, right=True).to(level.dtype)
+    return level
+
+
+def _sorted(values: Tensor) -> Tensor:
+    """Return [P] float32 ascending; on a CPU by NumPy, which takes a fifteenth of torch's time."""
+    return values.sort().values if values.is_cuda else torch.from_numpy(np.sort(values.numpy()))
 
 
 @contextmanager

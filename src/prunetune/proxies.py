@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from prunetune.backbones.base import Network
 from prunetune.datasets.base import Pool
-from prunetune.devices import autocast
 from prunetune.dynamics import ProbeProxy, ProxyRecipe, Recorder
-from prunetune.features import View, batches, evaluation, in_parts, training
-from prunetune.finetune import train_epochs
+from prunetune.features import View, embed
+from prunetune.finetune import train_epochs, training_views
 from prunetune.images.decoded import Decoded
 from prunetune.probe import head_path
 from prunetune.progress import track
@@ -69,6 +68,7 @@ def write_full(
     network: Network,
     pool: Pool,
     images: Decoded,
+    views: View,
     recipe: ProxyRecipe,
     repeat: int,
     until: int,
@@ -82,6 +82,7 @@ def write_full(
         network: of the scoring backbone; it is not changed.
         pool: N images.
         images: their pixels.
+        views: their evaluation views.
         recipe: how it is trained.
         repeat: names the head, the order, the crops and, for a fresh network, its weights.
         until: epochs to train, the first of the recipe.
@@ -90,11 +91,13 @@ def write_full(
     """
     model = _untrained(network, recipe, repeat, len(pool.classes)).to(device)
     size, everything = network.input_size, torch.arange(len(pool))
-    plain = evaluation(images, size)
     online = torch.zeros(len(pool), len(pool.classes)) if recipe.record == "online" else None
+    if recipe.augment:
+        view_of = training_views(images, size, pool, everything, device, "proxy crop", repeat)
+    else:
 
-    def view_of(epoch: int) -> View:
-        return training(images, size, pool, "proxy crop", repeat, epoch) if recipe.augment else plain
+        def view_of(epoch: int) -> View:
+            return views
 
     def watch(positions: Tensor, logits: Tensor) -> None:
         if online is not None:
@@ -105,7 +108,7 @@ def write_full(
     with seeded("proxy order", repeat) as generator:
         epochs = train_epochs(model, pool.labels, everything, view_of, short, generator, precision, device, watch)
         for epoch, _ in track(epochs, f"proxy {repeat} of {pool.name}", until):
-            features, logits = _look(model, plain, len(pool), short.batch_size, precision, device)
+            features, logits = _look(model, views, len(pool), short.batch_size, precision, device)
             recorder.write(epoch, logits if online is None else online, features, model)
     return recorder.meta()
 
@@ -128,9 +131,5 @@ def _look(
 ) -> tuple[Tensor, Tensor]:
     """Return features [N, D] and logits [N, C] of the evaluation view, float32 on the CPU."""
     model.eval()
-    features = []
-    for batch in batches(view, range(count), batch_size):
-        with autocast(precision, device):
-            features.append(in_parts(model[0], batch, device))
-    hidden = torch.cat(features)
+    hidden = embed(model[0], view, range(count), batch_size, precision, device, "recording")
     return hidden, hidden @ model[1].weight.cpu().T + model[1].bias.cpu()

@@ -1,8 +1,8 @@
 """How the pruned set is trained on, and what comes out."""
 
+import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from prunetune.errors import InputError
@@ -76,7 +76,7 @@ def check_loss(loss: float, epoch: int, recipe: Recipe) -> None:
     Raises:
         InputError: the loss is NaN or infinite.
     """
-    if not torch.isfinite(torch.tensor(loss)):
+    if not math.isfinite(loss):
         raise InputError(
             f"the training loss is {loss} in epoch {epoch}; lower finetune.learning_rate "
             f"(now {recipe.learning_rate:g}) or check the weights"

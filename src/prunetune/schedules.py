@@ -158,7 +158,10 @@ class Walk:
         """Return the next images, at most `count` and fewer where a part ends, and their weights, on the device."""
         if self._at == len(self._indices):
             indices, weights = next(self._parts)
-            self._begun += torch.bincount(indices, minlength=len(self._begun))
+            if len(indices) == len(self._begun):  # no part has an image twice, so this one has all
+                self._begun += 1
+            else:
+                self._begun[indices] += 1
             self._indices, self._at = indices.to(self._device), 0
             self._weights = None if weights is None else weights.to(self._device)
         here = slice(self._at, self._at + count)

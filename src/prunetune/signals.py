@@ -17,9 +17,11 @@ from prunetune.datasets.base import Pool
 from prunetune.devices import autocast
 from prunetune.dynamics import LINEAR_PROBE, ProbeProxy, Proxy, ProxyRecipe, moments, open_recorded
 from prunetune.errors import InputError
-from prunetune.features import CPU_PIXELS, View, batches, embed, evaluation, in_parts, training
+from prunetune.features import CPU_PIXELS, View, batches, embed, in_parts, training
 from prunetune.images import transforms
-from prunetune.images.decoded import Decoded, decode_pool, decoded_key
+from prunetune.images.decode import ImageArrays
+from prunetune.images.decoded import Decoded, Decoding, decode_pool, decoded_key
+from prunetune.images.kept import KeptViews
 from prunetune.masking import MaskPath, masked_networks
 from prunetune.progress import track
 from prunetune.proxies import open_probe, train_probe, write_full, write_probe
@@ -261,13 +263,40 @@ class Embedding:
     keep_masked: bool = False  # store the masked features, for scorers that are asked about parts of the pool
     proxy: ProxyRecipe = ProxyRecipe()  # what scores that read training dynamics read
     training_precision: str = "fp32"  # of proxies
+    overlaps: bool | None = None  # a first pass and decoding; None: on a GPU. Its seconds then hold waiting for images
     _decoded: dict[str, tuple[Decoded, float]] = field(default_factory=dict)
+    _decoding: dict[str, Decoding] = field(default_factory=dict)
+    _views: dict[tuple[str, int], KeptViews] = field(default_factory=dict)
 
-    def decoded(self, pool: Pool) -> Decoded:
-        """Return the pool's decoded images."""
-        if pool.fingerprint not in self._decoded:
-            self._decoded[pool.fingerprint] = decode_pool(pool, self.store, self.short_side)
-        return self._decoded[pool.fingerprint][0]
+    def decoded(self, pool: Pool, wait: bool = True) -> Decoded:
+        """Return the pool's decoded images.
+
+        wait: until all are decoded. Without it, and where the network runs beside the processor that decodes
+        (`overlaps`), each image comes as soon as it is there, so that a first pass overlaps decoding.
+        """
+        mark = pool.fingerprint
+        if mark in self._decoded:
+            return self._decoded[mark][0]
+        if not wait and self.does_overlap and not isinstance(pool.images, ImageArrays):
+            if mark not in self._decoding:
+                self._decoding[mark] = Decoding(pool, self.store, self.short_side)
+            return self._decoding[mark]
+        if mark in self._decoding:
+            self._decoding.pop(mark).join()
+        self._decoded[mark] = decode_pool(pool, self.store, self.short_side)
+        return self._decoded[mark][0]
+
+    @property
+    def does_overlap(self) -> bool:
+        """Whether a first pass begins while images are still decoded: on a CPU both would want the same cores."""
+        return self.device != "cpu" if self.overlaps is None else self.overlaps
+
+    def evaluation(self, pool: Pool, size: int | None = None) -> KeptViews:
+        """Return the evaluation view of the pool's images, by default in the network's size; each is made once."""
+        key = (pool.fingerprint, size or self.network.input_size)
+        if key not in self._views:
+            self._views[key] = KeptViews(self.decoded(pool, wait=False), len(pool), key[1], self.store.root)
+        return self._views[key]
 
     def decode_seconds(self, pool: Pool) -> float:
         """Return the seconds that decoding the pool took when it was done."""
@@ -299,7 +328,7 @@ class NetworkSignals(Signals):
     def features(self, kind: FeatureKind = PLAIN) -> Tensor:
         if kind not in self._features:
             start = time.perf_counter()
-            self.embedding.decoded(self.pool)  # decoding has its own clock
+            self.embedding.decoded(self.pool, wait=False)  # decoding has its own clock
             key = {**self.embedding.key(self.pool), **asdict(kind)}
             entry = self.embedding.store.entry(
                 "features", self.pool.name, key, lambda folder: self._write_features(folder, kind)
@@ -343,7 +372,7 @@ class NetworkSignals(Signals):
     def images(self, positions: Tensor | None = None) -> Iterator[Tensor]:
         embedding = self.embedding
         rows = range(len(self.pool)) if positions is None else positions.tolist()
-        view = evaluation(embedding.decoded(self.pool), embedding.network.input_size)
+        view = embedding.evaluation(self.pool)
         return batches(view, rows, embedding.batch_size)
 
     def _proxy_entry(self, repeat: int, until: int, features: Tensor | None, logits_only: bool) -> Path:
@@ -360,9 +389,10 @@ class NetworkSignals(Signals):
                 return write_probe(
                     folder, features, self.pool.labels, num_classes, recipe, repeat, until, embedding.device
                 )
-            images, precision = embedding.decoded(self.pool), embedding.training_precision
+            images, views = embedding.decoded(self.pool), embedding.evaluation(self.pool)
+            precision = embedding.training_precision
             return write_full(
-                folder, embedding.network, self.pool, images, recipe, repeat, until, precision, embedding.device
+                folder, embedding.network, self.pool, images, views, recipe, repeat, until, precision, embedding.device
             )
 
         return store.entry("proxies", self.pool.name, self._proxy_key(repeat, until), make)
@@ -402,10 +432,10 @@ class NetworkSignals(Signals):
         )
 
     def _view(self, kind: FeatureKind, level: int) -> View:
-        images, size = self.embedding.decoded(self.pool), self.embedding.network.input_size
-        plain = evaluation(images, size)
+        plain = self.embedding.evaluation(self.pool)
         if kind.transform == "evaluation":
             return plain
+        images, size = self.embedding.decoded(self.pool), self.embedding.network.input_size
         augmented = training(images, size, self.pool, "released view", level)
         return lambda position: (augmented if self.pool.splits[position] == "train" else plain)(position)
 
@@ -449,7 +479,7 @@ class NetworkSignals(Signals):
         self, network: Network, path: MaskPath, seed: int = 0, positions: Tensor | None = None
     ) -> Iterator[Tensor]:
         embedding = self.embedding
-        view = evaluation(embedding.decoded(self.pool), network.input_size)
+        view = embedding.evaluation(self.pool, network.input_size)
         rows = range(len(self.pool)) if positions is None else positions.tolist()
         network = network.to(embedding.device)
         with masked_networks(network.model, path, seed) as levels:
@@ -466,7 +496,7 @@ class NetworkSignals(Signals):
         one = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
         widths = [layer.shape[1] for layer in network.forward_layers(one)]
         size = embedding.batch_size if device != "cpu" else min(embedding.batch_size, max(1, CPU_PIXELS // side**2))
-        view = evaluation(embedding.decoded(self.pool), side)
+        view = embedding.evaluation(self.pool, side)
 
         def rows() -> Iterator[np.ndarray]:
             parts = batches(view, range(len(self.pool)), size)

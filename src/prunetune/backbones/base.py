@@ -87,8 +87,8 @@ class Network(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return images [B, 3, S, S] uint8 as float32 with the checkpoint's mean and standard deviation removed."""
-        normalised = (images.float() - self.mean) / self.std
-        return normalised.contiguous(memory_format=torch.channels_last)
+        normalised = images.to(torch.float32, memory_format=torch.channels_last, copy=True)
+        return normalised.sub_(self.mean).div_(self.std)
 
 
 @dataclass(frozen=True)

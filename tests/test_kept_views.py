@@ -1,0 +1,104 @@
+"""Evaluation views that are made once: the same pixels as made anew, from memory or file, and fewer transforms."""
+
+import errno
+import logging
+import os
+
+import pytest
+import torch
+from torch import Tensor
+
+from prunetune.backbones import Backbone
+from prunetune.datasets import Textures
+from prunetune.features import batches, embed
+from prunetune.images import kept
+from prunetune.images.decoded import decode_pool
+from prunetune.images.kept import KeptViews
+from prunetune.images.transforms import evaluation_view
+from prunetune.scorers import DLC
+from prunetune.seeding import stream
+from prunetune.signals import Embedding, NetworkSignals
+from prunetune.store import Store
+
+POOL = Textures(num_pool=101).pool("train")  # no multiple of a batch
+
+
+def slow_views(size: int) -> Tensor:
+    return torch.stack([evaluation_view(POOL.images.decode(position), size) for position in range(len(POOL))])
+
+
+@pytest.fixture
+def counted(monkeypatch) -> list[int]:
+    sizes = []
+
+    def view(image: Tensor, size: int) -> Tensor:
+        sizes.append(size)
+        return evaluation_view(image, size)
+
+    monkeypatch.setattr(kept, "evaluation_view", view)
+    return sizes
+
+
+def test_kept_views_are_those_made_anew_in_every_order_and_pass(tmp_path, counted):
+    views, expected = KeptViews(POOL.images, len(POOL), 24, tmp_path), slow_views(24)
+    for positions in (range(len(POOL)), range(len(POOL)), [5, 6, 7, 50, 3, 100], range(40, 77), []):
+        found = list(batches(views, positions, 8))
+        assert sum(map(len, found)) == len(positions)
+        assert torch.equal(torch.cat([*found, expected[:0]]), expected[list(positions)])
+    assert len(counted) == len(POOL)
+    assert torch.equal(views(3), expected[3])
+    assert list(tmp_path.iterdir()) == []  # the file has no name
+
+
+def test_views_that_were_not_asked_for_are_not_had(tmp_path):
+    views = KeptViews(POOL.images, len(POOL), 24, tmp_path)
+    views(4)
+    assert views.has([4])
+    assert not views.has([4, 5])
+    assert views.has([])
+
+
+@pytest.mark.parametrize("fails", ["pwrite", "folder"])
+def test_without_room_for_views_they_are_made_anew(tmp_path, monkeypatch, caplog, fails):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if fails == "pwrite":
+        monkeypatch.setattr(os, "pwrite", full)
+    else:
+        monkeypatch.setattr(kept.tempfile, "TemporaryFile", full)
+    with caplog.at_level(logging.WARNING):
+        views = KeptViews(POOL.images, len(POOL), 24, tmp_path)
+        for _ in range(2):
+            assert torch.equal(torch.cat(list(batches(views, range(len(POOL)), 16))), slow_views(24))
+    assert not views.has([0])
+    assert len(caplog.records) == 1
+    assert "No space left" in caplog.text
+
+
+def test_the_pass_over_kept_views_gives_the_features_of_a_plain_pass(tmp_path):
+    network = Backbone(model="prunetune_micro").load()
+    views = KeptViews(POOL.images, len(POOL), 32, tmp_path)
+    with torch.inference_mode():
+        plain = torch.cat([network(part) for part in slow_views(32).split(16)])
+    for _ in range(2):
+        found = embed(network, views, range(len(POOL)), 16, "fp32", "cpu", "test")
+        assert torch.equal(found, plain)
+
+
+def test_dlc_transforms_every_image_once(tmp_path, counted):
+    network = Backbone(model="prunetune_micro", mask_modules="conv2d").load()
+    signals = NetworkSignals(POOL, Embedding(network, Store(tmp_path)))
+    DLC().score(POOL, signals, stream("test"))
+    assert counted == [32] * len(POOL)
+    images, _ = decode_pool(POOL, Store(tmp_path), None)
+    assert images is POOL.images  # a pool in memory is left there
+
+
+def test_features_waiting_on_the_device_are_fetched_in_order(tmp_path, monkeypatch):
+    network = Backbone(model="prunetune_micro").load()
+    views = KeptViews(POOL.images, len(POOL), 32, tmp_path)
+    at_once = embed(network, views, range(len(POOL)), 16, "fp32", "cpu", "test")
+    monkeypatch.setattr("prunetune.features.FETCHED_AT_ONCE", 1)
+    assert torch.equal(embed(network, views, range(len(POOL)), 16, "fp32", "cpu", "test"), at_once)
+    assert embed(network, views, [], 16, "fp32", "cpu", "test").shape == (0, network.num_features)
