@@ -70,9 +70,9 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 def lasting(result: dict[str, Any]) -> dict[str, Any]:
     """Return a result without its volatile keys."""
-    from prunetune.records import VOLATILE
+    from prunetune.records import VOLATILE_OF_TEXT
 
-    return {key: value for key, value in result.items() if key not in VOLATILE}
+    return {key: value for key, value in result.items() if key not in VOLATILE_OF_TEXT}
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 # two runs of one configuration and seed on one machine's CPU differ in these keys of result.json and no others
 VOLATILE = frozenset(
     ["decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds"]
-    + ["evaluate_seconds", "tokens_per_second", "finetune_tokens_per_second"]
     + ["probes_together", "peak_memory_bytes", "score_peak_memory_bytes", "device", "commit", "versions"]
 )
+VOLATILE_OF_TEXT = VOLATILE | {"evaluate_seconds", "tokens_per_second", "finetune_tokens_per_second"}
 PACKAGES = ("prunetune", "torch", "torchvision", "timm", "numpy", "hydra-core")
 
 
