@@ -107,12 +107,12 @@ def table_rows(found: dict[str, Row], jobs: dict[str, Row]) -> list[Row]:
     return rows
 
 
-def slopes(rows: list[Row]) -> str:
+def slopes(rows: list[Row], key: str = "seconds") -> str:
     """Return the least-squares exponent of each precision in words."""
     words = []
     for precision in PRECISIONS:
         points = [
-            (math.log(row["size"]), math.log(row["seconds"]))
+            (math.log(row["size"]), math.log(row[key]))
             for row in rows
             if row["precision"] == precision and "microseconds" in row
         ]

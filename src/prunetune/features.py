@@ -1,7 +1,8 @@
 """One pass of a frozen network over images."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -19,6 +20,7 @@ from prunetune.seeding import stream
 
 CPU_PIXELS = 8 * 224 * 224  # of a batch on the CPU: MobileNetV2 is three times faster so than with 64 images
 FETCHED_AT_ONCE = 8192  # images whose features wait on the device: to fetch them is to wait for it
+MOST_THREADS = 16  # at a time: beyond it Python itself is what they wait for
 View = Callable[[int], Tensor]  # position -> [3, S, S] uint8
 
 
@@ -88,7 +90,6 @@ def _images_at_once(batch: Tensor, device: str) -> int:
     return len(batch) if device != "cpu" else max(1, CPU_PIXELS // (batch.shape[2] * batch.shape[3]))
 
 
-@torch.inference_mode()
 def embed(
     network: Network,
     view: View,
@@ -107,24 +108,92 @@ def embed(
         InputError: the device's memory does not hold one image.
     """
     forward = network.forward_collapsed if collapsed else network.forward
-    num_batches = math.ceil(len(positions) / batch_size)
-    features, waiting, done = torch.empty(len(positions), 0), [], 0
-
-    def fetch() -> None:
-        nonlocal features, done
-        rows = torch.cat(waiting)
-        if done == 0:
-            features = torch.empty(len(positions), rows.shape[1])
-        features[done : done + len(rows)] = rows
-        done += len(rows)
-        waiting.clear()
-
     shown = batches(view, positions, batch_size, pinned=device != "cpu")
-    with autocast(precision, device):  # around the whole pass: weights are cast once in it
-        for batch in track(shown, description, num_batches):
-            waiting += [_on_device(forward, part, device) for part in batch.split(_images_at_once(batch, device))]
-            if sum(map(len, waiting)) >= FETCHED_AT_ONCE:
-                fetch()
-    if waiting:
-        fetch()
-    return features if len(positions) else torch.empty(0, network.num_features)
+    parts = _parts(track(shown, description, math.ceil(len(positions) / batch_size)), device)
+    features = _Rows(len(positions), network.num_features)
+    threads = torch.get_num_threads() if device == "cpu" else 1
+    if threads == 1:
+        _run(forward, parts, features, precision, device)
+    else:
+        _run_in_threads(forward, parts, features, precision, min(threads, MOST_THREADS))
+    return features.values
+
+
+Part = tuple[int, Tensor]  # which row it begins at, images [b, 3, S, S]
+
+
+def _parts(shown: Iterator[Tensor], device: str) -> Iterator[Part]:
+    """Yield what goes through the network at once."""
+    start = 0
+    for batch in shown:
+        for part in batch.split(_images_at_once(batch, device)):
+            yield start, part
+            start += len(part)
+
+
+class _Rows:
+    """Rows that threads fill in any order; how wide they are the first ones tell."""
+
+    def __init__(self, count: int, width_if_none: int) -> None:
+        self.values, self._count, self._lock = torch.empty(0, width_if_none), count, threading.Lock()
+
+    def put(self, start: int, rows: Tensor) -> None:
+        with self._lock:
+            if len(self.values) == 0:
+                self.values = torch.empty(self._count, rows.shape[1])
+        self.values[start : start + len(rows)] = rows
+
+
+def _run(
+    forward: Callable[[Tensor], Tensor], parts: Iterable[Part], features: _Rows, precision: str, device: str
+) -> None:
+    """Put every part through the network; what a GPU gives waits there until FETCHED_AT_ONCE images are done."""
+    waiting: list[Tensor] = []
+    done = count = 0
+    with torch.inference_mode(), autocast(precision, device):  # around all parts: weights are cast once in it
+        for start, images in parts:
+            found = _on_device(forward, images, device)
+            if device == "cpu":
+                features.put(start, found)
+                continue
+            waiting.append(found)
+            count += len(images)
+            if count - done >= FETCHED_AT_ONCE:
+                features.put(done, torch.cat(waiting).cpu())
+                waiting, done = [], count
+        if waiting:
+            features.put(done, torch.cat(waiting).cpu())
+
+
+def _run_in_threads(
+    forward: Callable[[Tensor], Tensor], parts: Iterator[Part], features: _Rows, precision: str, threads: int
+) -> None:
+    """Do the same with as many parts at a time as a CPU has threads, one thread each.
+
+    Threads that share a part wait for each other after every operation, all the longer the smaller the part and the
+    busier the machine; and so the rounding of a feature does not depend on how many there are.
+    """
+    lock, is_over = threading.Lock(), threading.Event()
+
+    def take() -> Iterator[Part]:
+        while not is_over.is_set():
+            with lock:
+                part = next(parts, None)
+            if part is None:
+                return
+            yield part
+
+    def work() -> None:
+        torch.set_num_threads(1)  # of this thread, and of those that start before it is put back
+        try:
+            _run(forward, take(), features, precision, "cpu")
+        finally:
+            is_over.set()
+
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads) as workers:
+            for future in [workers.submit(work) for _ in range(threads)]:
+                future.result()
+    finally:
+        torch.set_num_threads(before)
