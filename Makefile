@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 RESULTS ?= results
+REAL = $(if $(DATA),--data $(DATA))
 .DEFAULT_GOAL := help
 TABLES := main weakly transfer time ablation-path ablation-masking ablation-sampler ablation-gamma v1-depths v1-paradigms instruction v1-llm
 .PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-gpu lint status report collect tables figures wandb real paper baselines bench bench-scale parity
@@ -91,7 +92,11 @@ baselines: $(VENV)/.base  ## every method on real images: DATA=<folder with data
 	$(PY) scripts/baselines_run.py --data $(DATA) --results $(RESULTS)
 
 bench: $(VENV)/.base  ## speed as ratios against named alternatives; DATA=<folder with data/ and weights/>: on real images too
-	for name in dlc selection growth probe_grid finetune; do $(PY) scripts/bench_$$name.py $(if $(DATA),--data $(DATA)) || exit 1; done
+	$(PY) scripts/bench_dlc.py $(REAL) --images 400 --repeats 2
+	$(PY) scripts/bench_selection.py $(REAL) --images 400
+	$(PY) scripts/bench_growth.py
+	$(PY) scripts/bench_probe_grid.py $(REAL) --views 8 1
+	$(PY) scripts/bench_finetune.py $(REAL)
 
 bench-scale: $(VENV)/.base  ## time and memory of scorers and samplers up to a million images; hours
 	$(PY) scripts/bench_scale.py

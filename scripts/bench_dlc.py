@@ -28,8 +28,8 @@ import benchmarks
 from benchmarks import CPU, PEAK, SECONDS, SPREAD, Column, Row
 from prunetune.backbones.base import Network
 from prunetune.datasets.base import Pool
-from prunetune.devices import autocast, resolve_device
-from prunetune.features import CPU_PIXELS
+from prunetune.devices import resolve_device
+from prunetune.features import embed
 from prunetune.images.decode import ImageArrays
 from prunetune.images.transforms import CROP_SHARE, evaluation_view
 from prunetune.masking import maskable_weights
@@ -125,20 +125,16 @@ def released(pool: Pool, network: Network, job: Row) -> tuple[Row, Tensor]:
     return {**found, **whole}, torch.stack(losses).double().mean(dim=0)
 
 
-@torch.inference_mode()
 def limit(pool: Pool, network: Network, job: Row) -> tuple[Row, None]:
-    """Decode every image once and run the unmasked network T times: what no DLC can be faster than."""
+    """Decode every image once and run the unmasked network T times as fast as this package does: DLC's lower bound."""
     device, size = resolve_device("auto"), network.input_size
-    network = network.to(device)
+    network, count = network.to(device), len(pool)
     clock = benchmarks.Clock()
     with ThreadPoolExecutor(os.cpu_count()) as workers:
-        views = torch.stack(list(workers.map(lambda i: evaluation_view(pool.images.decode(i), size), range(len(pool)))))
+        views = torch.stack(list(workers.map(lambda i: evaluation_view(pool.images.decode(i), size), range(count))))
     decode_seconds = clock.read()["seconds"]
-    at_once = min(64, max(1, CPU_PIXELS // size**2)) if device == "cpu" else BATCH
     for _ in range(job["levels"]):
-        for part in views.split(at_once):
-            with autocast(job["precision"], device):
-                network(part.to(device)).float().cpu()
+        embed(network, views.__getitem__, range(count), 64, job["precision"], device, "plain pass")
     return {**clock.read(), "decode_seconds": decode_seconds}, None
 
 

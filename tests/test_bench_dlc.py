@@ -52,7 +52,7 @@ def test_without_the_resize_the_released_procedure_gives_our_scores(monkeypatch)
 
 def test_the_limit_counts_decoding_and_all_passes(network):
     pool, shown = Textures(num_pool=101).pool("train"), []
-    handle = network.register_forward_hook(lambda _, inputs, __: shown.append(len(inputs[0])))
+    handle = network.model.register_forward_hook(lambda _, inputs, __: shown.append(len(inputs[0])))
     row, scores = bench_dlc.limit(pool, network, {"levels": 3, "precision": "fp32"})
     handle.remove()
     assert scores is None

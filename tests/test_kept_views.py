@@ -102,3 +102,48 @@ def test_features_waiting_on_the_device_are_fetched_in_order(tmp_path, monkeypat
     monkeypatch.setattr("prunetune.features.FETCHED_AT_ONCE", 1)
     assert torch.equal(embed(network, views, range(len(POOL)), 16, "fp32", "cpu", "test"), at_once)
     assert embed(network, views, [], 16, "fp32", "cpu", "test").shape == (0, network.num_features)
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_pass_in_threads_gives_the_features_of_one_thread(tmp_path, three_threads, precision):
+    network = Backbone(model="prunetune_micro").load()
+    views = KeptViews(POOL.images, len(POOL), 32, tmp_path)
+    found = [embed(network, views, range(len(POOL)), 8, precision, "cpu", "test") for _ in range(3)]
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(1)
+    alone = embed(network, views, range(len(POOL)), 8, precision, "cpu", "test")
+    assert all(torch.equal(each, alone) for each in found)
+
+
+def test_an_error_in_one_thread_ends_the_pass(tmp_path, three_threads):
+    network = Backbone(model="prunetune_micro").load()
+    seen = []
+
+    def view(position: int) -> Tensor:
+        seen.append(position)
+        if position == 10:
+            raise ValueError("no such image")
+        return evaluation_view(POOL.images.decode(position), 32)
+
+    with pytest.raises(ValueError, match="no such image"):
+        embed(network, view, [*range(101)] * 100, 8, "fp32", "cpu", "test")
+    assert len(seen) < 1000
+    assert torch.get_num_threads() == 3
+
+
+def test_dlc_in_threads_gives_the_scores_of_one_thread(tmp_path, three_threads):
+    found = []
+    for threads in (3, 1):
+        torch.set_num_threads(threads)
+        network = Backbone(model="prunetune_micro", mask_modules="conv2d").load()
+        embedding = Embedding(network, Store(tmp_path / str(threads)), batch_size=8)
+        found.append(DLC().score(POOL, NetworkSignals(POOL, embedding), stream("test")))
+    assert torch.allclose(*found, rtol=1e-12)  # distances and losses are computed by all threads together

@@ -20,7 +20,7 @@ from prunetune.seeding import stream
 
 CPU_PIXELS = 8 * 224 * 224  # of a batch on the CPU: MobileNetV2 is three times faster so than with 64 images
 FETCHED_AT_ONCE = 8192  # images whose features wait on the device: to fetch them is to wait for it
-MOST_THREADS = 16  # at a time: beyond it Python itself is what they wait for
+MOST_THREADS = 16  # that compute on parts of their own: with more, Python is what they wait for
 View = Callable[[int], Tensor]  # position -> [3, S, S] uint8
 
 
@@ -115,11 +115,11 @@ def embed(
     if threads == 1:
         _run(forward, parts, features, precision, device)
     else:
-        _run_in_threads(forward, parts, features, precision, min(threads, MOST_THREADS))
+        _run_in_threads(forward, parts, features, precision, threads)
     return features.values
 
 
-Part = tuple[int, Tensor]  # which row it begins at, images [b, 3, S, S]
+Part = tuple[int, Tensor]  # which row it begins at; images [b, 3, S, S] or their features [b, D]
 
 
 def _parts(shown: Iterator[Tensor], device: str) -> Iterator[Part]:
@@ -137,42 +137,39 @@ class _Rows:
     def __init__(self, count: int, width_if_none: int) -> None:
         self.values, self._count, self._lock = torch.empty(0, width_if_none), count, threading.Lock()
 
-    def put(self, start: int, rows: Tensor) -> None:
-        with self._lock:
-            if len(self.values) == 0:
-                self.values = torch.empty(self._count, rows.shape[1])
-        self.values[start : start + len(rows)] = rows
+    def put(self, found: Iterable[Part]) -> None:
+        for start, rows in found:
+            with self._lock:
+                if len(self.values) == 0:
+                    self.values = torch.empty(self._count, rows.shape[1])
+            self.values[start : start + len(rows)] = rows.cpu()
 
 
 def _run(
     forward: Callable[[Tensor], Tensor], parts: Iterable[Part], features: _Rows, precision: str, device: str
 ) -> None:
-    """Put every part through the network; what a GPU gives waits there until FETCHED_AT_ONCE images are done."""
-    waiting: list[Tensor] = []
-    done = count = 0
+    """Put every part through the network; what a device gives waits there until FETCHED_AT_ONCE images are done."""
+    waiting: list[Part] = []
+    num_waiting = 0
     with torch.inference_mode(), autocast(precision, device):  # around all parts: weights are cast once in it
         for start, images in parts:
-            found = _on_device(forward, images, device)
-            if device == "cpu":
-                features.put(start, found)
-                continue
-            waiting.append(found)
-            count += len(images)
-            if count - done >= FETCHED_AT_ONCE:
-                features.put(done, torch.cat(waiting).cpu())
-                waiting, done = [], count
-        if waiting:
-            features.put(done, torch.cat(waiting).cpu())
+            waiting.append((start, _on_device(forward, images, device)))
+            num_waiting += len(images)
+            if num_waiting >= FETCHED_AT_ONCE:
+                features.put(waiting)
+                waiting, num_waiting = [], 0
+        features.put(waiting)
 
 
 def _run_in_threads(
     forward: Callable[[Tensor], Tensor], parts: Iterator[Part], features: _Rows, precision: str, threads: int
 ) -> None:
-    """Do the same with as many parts at a time as a CPU has threads, one thread each.
+    """Do the same on a CPU with as many parts at a time as it has threads, one thread each (up to MOST_THREADS parts).
 
     Threads that share a part wait for each other after every operation, all the longer the smaller the part and the
-    busier the machine; and so the rounding of a feature does not depend on how many there are.
+    busier the machine. Alone, they also round alike however many there are.
     """
+    num_workers = min(threads, MOST_THREADS)
     lock, is_over = threading.Lock(), threading.Event()
 
     def take() -> Iterator[Part]:
@@ -184,16 +181,15 @@ def _run_in_threads(
             yield part
 
     def work() -> None:
-        torch.set_num_threads(1)  # of this thread, and of those that start before it is put back
+        torch.set_num_threads(threads // num_workers)  # of this thread, and of those that start before it is put back
         try:
             _run(forward, take(), features, precision, "cpu")
         finally:
             is_over.set()
 
-    before = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(threads) as workers:
-            for future in [workers.submit(work) for _ in range(threads)]:
+        with ThreadPoolExecutor(num_workers) as workers:
+            for future in [workers.submit(work) for _ in range(num_workers)]:
                 future.result()
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
