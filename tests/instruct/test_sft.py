@@ -282,6 +282,7 @@ def test_two_processes_equal_one(tmp_path):
 
 def _one_of_two(rank, folder):
     ranked = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank, "GLOO_SOCKET_IFNAME": "lo"}
+    ranked["OMP_NUM_THREADS"] = 1  # accelerate warns where it is not set
     os.environ.update({key: str(value) for key, value in ranked.items()})
     try:
         # they meet in a file: a port that was free a moment ago may be taken on a busy machine
