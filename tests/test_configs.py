@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from config_files import CONFIGS, files, label, load
 from prunetune import api, gamma_search, pipeline
 from prunetune.backbones import Backbone
 from prunetune.config import FinetuneConfig, ProxyConfig, build, compared, names, run_folder
@@ -25,9 +26,8 @@ from prunetune.dynamics import LINEAR_PROBE, ProxyRecipe
 from prunetune.errors import InputError
 from prunetune.recipe import Recipe
 from prunetune.samplers import SAMPLERS, FlexRand, TopKFlexible
+from runs import ROOT
 
-ROOT = Path(__file__).parent.parent
-CONFIGS = ROOT / "configs"
 BUILT = ("dataset", "backbone", "scorer", "sampler")  # groups whose files name a class
 PRESETS = ("method", "experiment", "sweep")  # deltas over the root config
 PLAIN = ("finetune", "proxy")  # numbers only
@@ -37,20 +37,6 @@ NOT_A_CLASS = {"sampler/auto"}  # the scorer's own sampler
 OF_TEXT_RUNS = {"sweep/instruction", "sweep/instruction_base", "sweep/v1_llm", "sweep/v1_llm_full"}
 PUBLISHED_ELSEWHERE = ("resnet50_simclr", "resnet50_in21k", "resnet50_supcon")  # nothing fetches their weights
 REFUSALS = (HydraException, OmegaConfBaseException)
-
-
-def files(*groups: str, without: set[str] = frozenset()) -> list:
-    """Return pytest parameters, one for each YAML of these groups."""
-    paths = sorted(path for group in groups for path in (CONFIGS / group).glob("*.yaml"))
-    return [pytest.param(path, id=label(path)) for path in paths if label(path) not in without]
-
-
-def label(path: Path) -> str:
-    return f"{path.parent.name}/{path.stem}"
-
-
-def load(path: Path) -> dict:
-    return yaml.safe_load(path.read_text())
 
 
 @pytest.fixture(scope="module", autouse=True)

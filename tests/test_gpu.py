@@ -119,17 +119,18 @@ def test_the_inner_loop_of_full_fine_tuning_waits_for_nothing(resident):
     view = DeviceView(source, network.input_size, pool.sample_ids, ("crop",))
     labels, micro_batch = pool.labels.cuda(), finetune.MicroBatch(model, 32)
 
-    def train() -> None:
+    def train() -> torch.Tensor:
         part = finetune._Part(view.batches(range(120), 32), labels, labels, None)
-        finetune._train_part(model, optimizer, part, micro_batch, "bf16", "cuda", lambda *_: None)
+        return finetune._train_part(model, optimizer, part, micro_batch, "bf16", "cuda", lambda *_: None)
 
     train()
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("error")  # any wait raises
     try:
-        train()
+        after = train()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert after.isfinite().item()
 
 
 @pytest.mark.gpu

@@ -205,6 +205,10 @@ class Names:
         same = self.backbone == self.scoring_backbone
         return self.backbone if same else f"{self.backbone}_scored_by_{self.scoring_backbone}"
 
+    def title(self, ratio: float, seed: int) -> str:
+        """Return a run's name for people."""
+        return f"{self.dataset} {self.backbone_folder} {self.scorer}-{self.sampler} {ratio:g} seed {seed}"
+
 
 def names(cfg: DictConfig) -> Names:
     """Resolve the names of a run, `auto` among them."""

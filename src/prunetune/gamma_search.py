@@ -25,6 +25,7 @@ from prunetune.views import view_bank
 
 log = logging.getLogger(__name__)
 RECIPE = Recipe("linear_probe", evaluate_every=50)  # of the judges, whatever the run's own recipe is
+OPEN = ("gamma", "end", "beta")  # what a sampler may leave open (auto) to a search on held-out data
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,10 @@ class Search:
 
 @dataclass(frozen=True)
 class Choice:
-    """The sampler that did best, and how all of them did on held-out images (fractions); `labels` name them."""
+    """The sampler that did best, and how all of them did on held-out data (fractions); `labels` name them.
+
+    recipe: how the models were trained that judged.
+    """
 
     sampler: Sampler
     labels: tuple[str, ...] = ()
@@ -63,6 +67,14 @@ class Choice:
     standard_errors: tuple[float | None, ...] = ()
     seconds: float = 0.0
     chosen: str = ""
+    recipe: str = RECIPE.name
+
+    @property
+    def rule(self) -> str | None:
+        """How the sampler's open number was set; None where it has none."""
+        if self.labels:
+            return "validation"
+        return "fixed" if any(hasattr(self.sampler, key) for key in OPEN) else None
 
     def record(self) -> dict[str, Any] | None:
         """Return what result.json says of the search, None where there was nothing to choose between."""
@@ -70,7 +82,7 @@ class Choice:
             return None
         rows = zip(self.labels, self.accuracies, self.standard_errors, strict=True)
         return {
-            "recipe": RECIPE.name,
+            "recipe": self.recipe,
             "chosen": self.chosen,
             "candidates": [{"label": a, "accuracy": b, "standard_error": c} for a, b, c in rows],
         }

@@ -35,7 +35,6 @@ from prunetune.weighting import weigh
 
 log = logging.getLogger(__name__)
 STEPS = ("score", "prune", "finetune")
-OPEN = ("gamma", "end", "beta")  # what a sampler may leave open (auto) to a search on held-out images
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def run(cfg: DictConfig, names: Names, out_dir: Path) -> None:
     write_pruned(out_dir, task, pruned)
     if cfg.until == "prune":
         return
-    title, folder = run_title(cfg, names), Path(cfg.results_dir) / "wandb"
+    title, folder = names.title(cfg.ratio, cfg.seed), Path(cfg.results_dir) / "wandb"
     with open_run(cfg.wandb, "prunetune", title, compared(cfg), folder) as tracker:
         [outcome] = finetune(cfg, task, [pruned.subset], [cfg.seed], [pruned.schedule])
         result = write(cfg, names, out_dir, task, settled(pruned, outcome), outcome, tracker)
@@ -290,7 +289,7 @@ def describe(cfg: DictConfig, names: Names, task: Task, pruned: Pruned, outcome:
         "seed": cfg.seed,
         "tag": cfg.tag,
         "gamma": getattr(sampler, "gamma", None) if cfg.ratio < 1 else None,  # the whole pool needs none
-        "selection_rule": selection_rule(pruned.choice) if cfg.ratio < 1 else None,
+        "selection_rule": pruned.choice.rule if cfg.ratio < 1 else None,
         "search": pruned.choice.record(),
         "precision": task.precision,
         "training_precision": training_precision(cfg.precision),
@@ -315,18 +314,6 @@ def describe(cfg: DictConfig, names: Names, task: Task, pruned: Pruned, outcome:
         **records.provenance(),
         "config": compared(cfg),
     }
-
-
-def selection_rule(choice: gamma_search.Choice) -> str | None:
-    """Return how the sampler's open number was set; None where it has none."""
-    if choice.labels:
-        return "validation"
-    return "fixed" if any(hasattr(choice.sampler, key) for key in OPEN) else None
-
-
-def run_title(cfg: DictConfig, names: Names) -> str:
-    """Return a run's name for people."""
-    return f"{names.dataset} {names.backbone_folder} {names.scorer}-{names.sampler} {cfg.ratio:g} seed {cfg.seed}"
 
 
 def scorer_of(cfg: DictConfig) -> Scorer:
@@ -362,13 +349,13 @@ def sampler_of(cfg: DictConfig) -> Sampler:
 
 def is_searched(cfg: DictConfig) -> bool:
     """Whether the sampler has an open number that is settled on held-out images."""
-    return any(cfg.sampler.get(key) == "auto" for key in OPEN)
+    return any(cfg.sampler.get(key) == "auto" for key in gamma_search.OPEN)
 
 
 def candidates_of(cfg: DictConfig) -> dict[str, Sampler]:
     """Return the samplers to choose between, those that win ties first."""
     settings = sampler_settings(cfg.sampler, cfg.scorer.own_sampler)
-    [key] = [key for key in OPEN if settings.get(key) == "auto"]
+    [key] = [key for key in gamma_search.OPEN if settings.get(key) == "auto"]
 
     def make(value: float | str) -> Sampler:
         return build({**settings, key: value})

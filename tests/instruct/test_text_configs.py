@@ -6,33 +6,18 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from config_files import CONFIGS, files, label, load
 from prunetune.config import EvaluationConfig, SftConfig, build, compared, names, run_folder
 from prunetune.errors import InputError
 from prunetune.instruct import pipeline
 from prunetune.instruct.mmlu import EvaluationSettings
 from prunetune.instruct.sft_settings import SftSettings
-from runs import ROOT
 
-CONFIGS = ROOT / "configs"
 BUILT = ("corpus", "llm", "text_scorer")
 NAMELESS = {"corpus/local", "llm/local", "text_scorer/from_file"}
-
-
-def files(*groups: str) -> list:
-    paths = sorted(path for group in groups for path in (CONFIGS / group).glob("*.yaml"))
-    return [pytest.param(path, id=label(path)) for path in paths]
-
-
-def label(path: Path) -> str:
-    return f"{path.parent.name}/{path.stem}"
-
-
-def load(path: Path) -> dict:
-    return yaml.safe_load(path.read_text())
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,7 +10,7 @@ import torch
 
 from prunetune.config import names, run_folder
 from prunetune.errors import InputError
-from prunetune.instruct import language_model, mmlu, passes, pipeline, sft, sft_checkpoint
+from prunetune.instruct import language_model, mmlu, passes, pipeline, sft, sft_checkpoint, tuned
 from prunetune.instruct.processes import Processes
 from runs import ROOT, compose_here, lasting, read_result, read_rows, run_commands
 
@@ -166,8 +166,8 @@ def test_a_run_that_is_killed_in_every_step_ends_as_one_that_is_not(finished, tm
 
 
 def test_an_open_gamma_is_settled_on_validation_questions_and_the_winner_is_not_trained_again(tmp_path, monkeypatch):
-    trained, asked = mock.Mock(wraps=pipeline.fine_tune), mock.Mock(wraps=mmlu.evaluate)
-    monkeypatch.setattr(pipeline, "fine_tune", trained)
+    trained, asked = mock.Mock(wraps=tuned.fine_tune), mock.Mock(wraps=mmlu.evaluate)
+    monkeypatch.setattr(tuned, "fine_tune", trained)
     monkeypatch.setattr(mmlu, "evaluate", asked)
     result = read_result(run_text(tmp_path, "sampler=flexrand", "sampler.gamma=auto"))
     assert trained.call_count == 2

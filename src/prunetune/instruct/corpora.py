@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from prunetune.errors import InputError, suggestion
 from prunetune.instruct.chats import Messages, alternating, as_messages
@@ -86,21 +86,26 @@ class Corpus(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlpacaCleaned(Corpus):
-    """Alpaca-Cleaned: 51,760 rows of instruction, input and output.
+class HubCorpus(Corpus):
+    """A corpus of the Hugging Face hub; ids are row numbers.
 
-    hub: a dataset of the Hugging Face hub, or a folder with a copy of its files. Ids are row numbers.
+    hub: a dataset of the hub, or a folder with a copy of its files. revision: its commit. columns: that it must have.
     """
 
-    name: str = "alpaca_cleaned"
-    hub: str = "yahma/alpaca-cleaned"
-    revision: str | None = "12567cabf869d7c92e573c7c783905fc160e9639"
+    columns: ClassVar[tuple[str, ...]]
+
+    hub: str = ""
+    revision: str | None = None
     split: str = "train"
 
+    @abstractmethod
+    def fields(self, row: dict[str, Any], position: int) -> dict[str, Any]:
+        """Return what a row says of its Example, apart from id and source."""
+
     def examples(self) -> list[Example]:
-        rows = hub_rows(self, ("instruction", "input", "output"))
+        rows = hub_rows(self, self.columns)
         return [
-            Example(row_id(position, len(rows)), self.name, **_alpaca_fields(row, position, self.name))
+            Example(row_id(position, len(rows)), self.name, **self.fields(row, position))
             for position, row in enumerate(rows)
         ]
 
@@ -109,83 +114,71 @@ class AlpacaCleaned(Corpus):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DollyHHRLHF(Corpus):
+class AlpacaCleaned(HubCorpus):
+    """Alpaca-Cleaned: 51,760 rows of instruction, input and output."""
+
+    columns: ClassVar[tuple[str, ...]] = ("instruction", "input", "output")
+
+    name: str = "alpaca_cleaned"
+    hub: str = "yahma/alpaca-cleaned"
+    revision: str | None = "12567cabf869d7c92e573c7c783905fc160e9639"
+
+    def fields(self, row: dict[str, Any], position: int) -> dict[str, Any]:
+        return _alpaca_fields(row, position, self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DollyHHRLHF(HubCorpus):
     """Dolly and HH-RLHF: 59,310 rows of prompt and response; the prompt is already in the Alpaca template.
 
     Template "alpaca" therefore uses it as it is, "released" wraps it a second time as the released code does. Ids are
     row numbers. The 5,129 rows of the split "test" are not read.
     """
 
+    columns: ClassVar[tuple[str, ...]] = ("prompt", "response")
+
     name: str = "dolly_hhrlhf"
     hub: str = "mosaicml/dolly_hhrlhf"
     revision: str | None = "8193c9263cb5b413c723fd2a73b8ae17ab09557b"
-    split: str = "train"
 
-    def examples(self) -> list[Example]:
-        rows = hub_rows(self, ("prompt", "response"))
-        return [
-            Example(row_id(position, len(rows)), self.name, **_alpaca_fields(row, position, self.name))
-            for position, row in enumerate(rows)
-        ]
-
-    def identity(self) -> dict[str, Any]:
-        return hub_identity(self)
+    def fields(self, row: dict[str, Any], position: int) -> dict[str, Any]:
+        return _alpaca_fields(row, position, self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvolInstruct(Corpus):
+class EvolInstruct(HubCorpus):
     """WizardLM's Evol-Instruct V2: `conversations`, lists of from ("human" or "gpt") and value.
 
     The hub's copy holds its 143,000 chats twice, 286,000 rows: the second ones are dropped and counted as duplicates.
     Ids are row numbers because the column `idx` repeats as well.
     """
 
+    columns: ClassVar[tuple[str, ...]] = ("conversations",)
+
     name: str = "evol_instruct"
     hub: str = "MaziyarPanahi/WizardLM_evol_instruct_V2_196k"
     revision: str | None = "9d8baa75ac4d1b94e7b0af9887d6beef9df3106e"
-    split: str = "train"
 
-    def examples(self) -> list[Example]:
-        rows = hub_rows(self, ("conversations",))
-        return [
-            Example(
-                row_id(position, len(rows)),
-                self.name,
-                messages=as_messages(row["conversations"], f"{self.name}: row {position + 1}"),
-            )
-            for position, row in enumerate(rows)
-        ]
-
-    def identity(self) -> dict[str, Any]:
-        return hub_identity(self)
+    def fields(self, row: dict[str, Any], position: int) -> dict[str, Any]:
+        return {"messages": as_messages(row["conversations"], f"{self.name}: row {position + 1}")}
 
 
 @dataclass(frozen=True, kw_only=True)
-class UltraChat(Corpus):
+class UltraChat(HubCorpus):
     """UltraChat: `data`, a list of texts that user and assistant write in turn.
 
     Ids are row numbers: nothing says that the column `id` is unique over the corpus' ten files.
     """
 
+    columns: ClassVar[tuple[str, ...]] = ("id", "data")
+
     name: str = "ultrachat"
     template: str = "chat"
     hub: str = "stingning/ultrachat"
     revision: str | None = "f220fe796ce3ed62fbe1681b45ce6cbc9c6cabe0"
-    split: str = "train"
 
-    def examples(self) -> list[Example]:
-        rows = hub_rows(self, ("id", "data"))
-        return [
-            Example(
-                row_id(position, len(rows)),
-                self.name,
-                messages=alternating(row["data"], f"{self.name}: row {position + 1}"),
-            )
-            for position, row in enumerate(rows)
-        ]
-
-    def identity(self) -> dict[str, Any]:
-        return hub_identity(self)
+    def fields(self, row: dict[str, Any], position: int) -> dict[str, Any]:
+        return {"messages": alternating(row["data"], f"{self.name}: row {position + 1}")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,49 +5,35 @@ scoring at its last batch, fine-tuning at its last checkpoint, evaluation at its
 `accelerate launch` the processes share scoring and fine-tuning; the first one alone writes and evaluates.
 """
 
-import hashlib
-import json
 import logging
-import tempfile
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from omegaconf import DictConfig
+from torch import Tensor
 
-from prunetune import records
+from prunetune import gamma_search, records
 from prunetune.config import Names, build, compared, sampler_settings
 from prunetune.datasets.base import Pool
-from prunetune.devices import describe_device, resolve_device
+from prunetune.devices import describe_device
 from prunetune.errors import InputError, suggestion
-from prunetune.gamma_search import gammas
 from prunetune.instruct import mmlu
-from prunetune.instruct.adapter import load_adapter, save_adapter
-from prunetune.instruct.corpora import Corpus
-from prunetune.instruct.encoding import Encoded, encode, padding_id
-from prunetune.instruct.language_model import LanguageModel
-from prunetune.instruct.mmlu import Evaluation, EvaluationSettings
-from prunetune.instruct.processes import Processes
+from prunetune.instruct.mmlu import Evaluation
 from prunetune.instruct.s2l import S2L
-from prunetune.instruct.sft import SftResult, fine_tune, held_out_loss
-from prunetune.instruct.sft_checkpoint import forget
-from prunetune.instruct.sft_settings import SftSettings
-from prunetune.instruct.strata import STRATA, stratified
+from prunetune.instruct.strata import STRATA
 from prunetune.instruct.text_scores import stored_text_scores
 from prunetune.instruct.text_signals import TextSignals
+from prunetune.instruct.text_task import TextTask, digest, evaluation_of, open_task, sft_of
 from prunetune.instruct.trajectory import FineTuningTrajectory
+from prunetune.instruct.tuned import Tuned, answer, held_out_losses
 from prunetune.samplers import Sampler
 from prunetune.samplers.base import check_ratio
 from prunetune.scores import Scores, check_fit
 from prunetune.seeding import seeded
-from prunetune.store import Store, is_sound, read_meta
+from prunetune.store import read_meta
 from prunetune.tracking import MODES, open_run
 
 log = logging.getLogger(__name__)
@@ -56,148 +42,12 @@ PACKAGES = ("transformers", "tokenizers", "datasets", "peft", "accelerate", "lm-
 
 
 @dataclass(frozen=True)
-class Reader:
-    """A language model, not yet loaded, and a corpus as its tokenizer reads it."""
-
-    llm: LanguageModel
-    tokenizer: Any
-    encoded: Encoded
-
-    @property
-    def pad_id(self) -> int:
-        """The id that fills rows."""
-        return padding_id(self.tokenizer)
-
-
-@dataclass(frozen=True)
-class TextTask:
-    """What the steps share.
-
-    tuned, scoring: of the model that is fine-tuned and of the one that scores, with the same samples. pool: these
-    samples, a class for each stratum. held_out: samples that take no part, for the loss before and after.
-    """
-
-    tuned: Reader
-    scoring: Reader
-    pool: Pool
-    held_out: Encoded | None
-    report: dict[str, int]
-    store: Store
-    processes: Processes
-
-    @property
-    def device(self) -> str:
-        """This process's device."""
-        return self.processes.device
-
-    def entry(self, kind: str, prefix: str, key: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Path:
-        """Return an entry of the store that all processes make together and the first one writes."""
-        place = self.store.place(kind, prefix, key)
-        if self.processes.is_main:
-            is_sound(place)  # a damaged one is removed before the others look
-        self.processes.wait()
-        is_there = place.is_dir()
-        self.processes.wait()  # all have looked before the first one writes
-        if self.processes.is_main:
-            return self.store.entry(kind, prefix, key, make)
-        if not is_there:
-            with tempfile.TemporaryDirectory() as scratch:
-                make(Path(scratch))
-        return place
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The sampler, and where its gamma was open the candidates' accuracies on validation questions (fractions)."""
-
-    sampler: Sampler
-    candidates: dict[str, float]
-    chosen: str = ""
-    recipe: str = ""
-    seconds: float = 0.0
-
-    def record(self) -> dict[str, Any] | None:
-        """Return what result.json says of the search, None where there was nothing to choose between."""
-        if not self.candidates:
-            return None
-        rows = [{"label": label, "accuracy": accuracy} for label, accuracy in self.candidates.items()]
-        return {"recipe": self.recipe, "chosen": self.chosen, "candidates": rows}
-
-    @property
-    def rule(self) -> str | None:
-        """How gamma was set, None for a sampler without."""
-        if self.candidates:
-            return "validation"
-        return "fixed" if hasattr(self.sampler, "gamma") else None
-
-
-@dataclass(frozen=True)
 class Pruned:
     """subset: [M] int64 positions, ascending."""
 
-    choice: Choice
+    choice: gamma_search.Choice
     subset: Tensor
     seconds: float
-
-
-class Tuned:
-    """A fine-tuned model: its adapter in the store, loaded when it is first asked for."""
-
-    def __init__(self, cfg: DictConfig, task: TextTask, subset: Tensor) -> None:
-        self.task, self.settings = task, sft_of(cfg)
-        reader = task.tuned
-        self.key = {
-            "llm": reader.llm.identity(),
-            "dtype": reader.llm.resolved_dtype(task.device),
-            "sft": asdict(self.settings) if self.settings.epochs else None,
-            "corpus": reader.encoded.fingerprint if self.settings.epochs else None,
-            "subset": _digest(subset.tolist()) if self.settings.epochs else None,
-            "seed": cfg.seed if self.settings.epochs else None,
-            "processes": task.processes.size if self.settings.epochs else None,  # each draws its own dropout
-        }
-        self.folder = self._trained(subset, cfg.seed) if self.settings.epochs else None
-
-    @cached_property
-    def model(self) -> nn.Module:
-        """The model in evaluation mode on this process's device."""
-        model = self.task.tuned.llm.load(self.task.device, self.key["dtype"])
-        return model if self.folder is None else load_adapter(model, self.folder)
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        """What the training says of itself, nothing for a base model."""
-        return {} if self.folder is None else read_meta(self.folder)
-
-    def history(self) -> list[dict[str, Any]]:
-        """Return the training's rows: step, epoch, learning_rate, train_loss."""
-        return [] if self.folder is None else json.loads((self.folder / "history.json").read_text())
-
-    def _trained(self, subset: Tensor, seed: int) -> Path:
-        task, name = self.task, f"{self.task.pool.name}-{self.task.tuned.llm.name}-{self.settings.name}"
-        work = task.store.place("training", name, self.key)
-
-        def make(folder: Path) -> dict[str, Any]:
-            model, outcome = fine_tune(
-                task.tuned.llm.load(task.device, self.key["dtype"]),
-                task.tuned.encoded,
-                subset,
-                self.settings,
-                pad_id=task.tuned.pad_id,
-                seed=seed,
-                device=task.device,
-                dtype=self.key["dtype"],
-                folder=work,
-                key=self.key,
-                processes=task.processes,
-            )
-            save_adapter(model, folder)
-            (folder / "history.json").write_text(json.dumps(outcome.history))
-            return {field.name: getattr(outcome, field.name) for field in fields(SftResult) if field.name != "history"}
-
-        folder = task.entry("adapters", name, self.key, make)
-        if task.processes.is_main:
-            forget(work)
-        return folder
 
 
 def run(cfg: DictConfig, names: Names, out_dir: Path) -> None:
@@ -220,7 +70,7 @@ def run(cfg: DictConfig, names: Names, out_dir: Path) -> None:
     if cfg.until == "finetune" or not task.processes.is_main:
         return  # the other processes have nothing left to do: lm-evaluation-harness runs in one
     folder = Path(cfg.results_dir) / "wandb"
-    with open_run(cfg.wandb, "prunetune", run_title(cfg, names), compared(cfg), folder) as tracker:
+    with open_run(cfg.wandb, "prunetune", names.title(cfg.ratio, cfg.seed), compared(cfg), folder) as tracker:
         answers = answer(cfg, tuned, evaluation_of(cfg), "test")
         losses = held_out_losses(cfg, tuned)
         result = describe(cfg, names, task, scores, pruned, tuned, answers, losses)
@@ -280,60 +130,9 @@ def check_sampler(sampler: Sampler) -> None:
 def listing_of(cfg: DictConfig) -> str | None:
     """Return the hash of what the corpus is made of, None where it is no longer there."""
     try:
-        return _digest(build(cfg.corpus).identity())
+        return digest(build(cfg.corpus).identity())
     except InputError:
         return None
-
-
-def open_task(cfg: DictConfig) -> TextTask:
-    """Read the corpus with the tokenizers, and set aside what is held out."""
-    processes = Processes.current(resolve_device(cfg.device))
-    corpus: Corpus = build(cfg.corpus)
-    tuned = _reader(build(cfg.llm), corpus)
-    scoring = tuned if cfg.scoring_llm is None else _reader(build(cfg.scoring_llm), corpus)
-    report = {**asdict(tuned.encoded.report)}
-    if scoring is not tuned:
-        tuned, scoring = _shared(tuned, scoring), _shared(scoring, tuned)
-    kept, apart = split(len(tuned.encoded), cfg.held_out)
-    held_out = tuned.encoded.take(apart) if len(apart) else None
-    tuned, scoring = (Reader(one.llm, one.tokenizer, one.encoded.take(kept)) for one in (tuned, scoring))
-    pool = stratified(tuned.encoded, cfg.strata)
-    return TextTask(tuned, scoring, pool, held_out, report, Store(Path(cfg.results_dir) / "store"), processes)
-
-
-def _reader(llm: LanguageModel, corpus: Corpus) -> Reader:
-    tokenizer = llm.tokenizer()
-    encoded, context = encode(corpus, tokenizer), llm.context_length()
-    longest = int(encoded.lengths.max())
-    if context is not None and longest > context:
-        raise InputError(
-            f"a sample of {corpus.resolved_name} has {longest} tokens and the language model takes {context}; "
-            f"pass corpus.max_length={context}"
-        )
-    return Reader(llm, tokenizer, encoded)
-
-
-def _shared(reader: Reader, other: Reader) -> Reader:
-    """Return the reader of the samples that both have: a response can vanish in one tokenizer's cut only."""
-    theirs = set(other.encoded.pool.sample_ids)
-    rows = [i for i, sample_id in enumerate(reader.encoded.pool.sample_ids) if sample_id in theirs]
-    return Reader(reader.llm, reader.tokenizer, reader.encoded.take(torch.tensor(rows, dtype=torch.int64)))
-
-
-def split(size: int, held_out: float) -> tuple[Tensor, Tensor]:
-    """Return the positions of the pool and those held out, ascending; the same for every seed of a run.
-
-    Raises:
-        InputError: the fraction holds out nothing, or all.
-    """
-    count = round(size * held_out)
-    if held_out and not 0 < count < size:
-        raise InputError(f"held_out={held_out:g} of {size} samples is {count}; pass another fraction")
-    with seeded("held out", size, float(held_out)) as generator:
-        apart = torch.randperm(size, generator=generator)[:count].sort().values
-    is_kept = torch.ones(size, dtype=torch.bool)
-    is_kept[apart] = False
-    return torch.nonzero(is_kept).flatten(), apart
 
 
 def score(cfg: DictConfig, task: TextTask) -> Scores:
@@ -361,19 +160,17 @@ def score(cfg: DictConfig, task: TextTask) -> Scores:
 
 def trajectory_of(cfg: DictConfig, task: TextTask) -> FineTuningTrajectory:
     """Return the fine-tuning that text_scorer=s2l records; no other scorer starts it."""
-    reader, settings = task.scoring, sft_of(cfg)
-    dtype = reader.llm.resolved_dtype(task.device)
-    key = [reader.llm.identity(), dtype, reader.encoded.fingerprint, asdict(settings), cfg.trajectory.checkpoints]
+    reader = task.scoring
     return FineTuningTrajectory(
         llm=reader.llm,
         encoded=reader.encoded,
         pad_id=reader.pad_id,
-        settings=settings,
+        settings=sft_of(cfg),
         checkpoints=cfg.trajectory.checkpoints,
         device=task.device,
-        dtype=dtype,
+        dtype=reader.llm.resolved_dtype(task.device),
         max_tokens=cfg.max_tokens,
-        folder=task.store.root / "training" / f"trajectory-{_digest(key)[:16]}",
+        store=task.store,
         processes=task.processes,
         entry=task.entry,
     )
@@ -397,14 +194,14 @@ def select(cfg: DictConfig, task: TextTask, scores: Scores, sampler: Sampler) ->
         return sampler.select(scores.values, task.pool.labels, cfg.ratio, generator)
 
 
-def choose(cfg: DictConfig, task: TextTask, scores: Scores) -> Choice:
+def choose(cfg: DictConfig, task: TextTask, scores: Scores) -> gamma_search.Choice:
     """Return the sampler; of several the one whose model answers the most validation questions, the first of equals.
 
     Source: method.md 6.4; the test questions take no part. The chosen model is in the store and not trained again.
     """
     candidates = candidates_of(cfg)
     if len(candidates) == 1 or cfg.ratio == 1:
-        return Choice(next(iter(candidates.values())), {})
+        return gamma_search.Choice(next(iter(candidates.values())))
     start, accuracy = time.perf_counter(), {}
     for label, sampler in candidates.items():
         tuned = Tuned(cfg, task, select(cfg, task, scores, sampler))
@@ -413,50 +210,15 @@ def choose(cfg: DictConfig, task: TextTask, scores: Scores) -> Choice:
     best = max(accuracy, key=accuracy.__getitem__)
     shown = ", ".join(f"{label} {value:.1%}" for label, value in accuracy.items())
     log.info("chose gamma %s on validation questions (%s)", best, shown)
-    return Choice(candidates[best], accuracy, best, sft_of(cfg).name, time.perf_counter() - start)
-
-
-def answer(cfg: DictConfig, tuned: Tuned, settings: EvaluationSettings, part: str) -> list[Evaluation]:
-    """Return the answers for each number of shots, from the store or asked into it; validation: the first number."""
-    task, found = tuned.task, []
-    shots = settings.num_fewshot if part == "test" else settings.num_fewshot[:1]
-    for num_fewshot in shots:
-        one = settings.with_shots(num_fewshot)
-        key = {"model": tuned.key, "evaluation": one.identity(), "part": part}
-
-        def make(folder: Path, one: EvaluationSettings = one) -> dict[str, Any]:
-            [evaluation] = mmlu.evaluate(tuned.model, task.tuned.tokenizer, one, split=part)
-            (folder / "evaluation.json").write_text(json.dumps(asdict(evaluation)))
-            return {"seconds": evaluation.seconds}
-
-        name = f"{task.tuned.llm.name}-{num_fewshot}shot"
-        entry = task.store.place("answers", name, key)
-        if task.processes.is_main:
-            entry = task.store.entry("answers", name, key, make)
-        if part == "validation":
-            task.processes.wait()  # every process has to know the outcome, and one alone answers
-        found.append(Evaluation(**json.loads((entry / "evaluation.json").read_text())))
-    return found
-
-
-def held_out_losses(cfg: DictConfig, tuned: Tuned) -> tuple[float, float] | None:
-    """Return the mean response-token loss on the held-out samples before and after, None where none are held out."""
-    task = tuned.task
-    if task.held_out is None:
-        return None
-    key = {"model": tuned.key, "held_out": task.held_out.fingerprint}
-
-    def make(folder: Path) -> dict[str, Any]:
-        def loss() -> float:
-            return held_out_loss(tuned.model, task.held_out, task.tuned.pad_id, cfg.max_tokens, task.device)
-
-        after = loss()
-        with tuned.model.disable_adapter() if tuned.folder else nullcontext():
-            before = loss()
-        return {"before": before, "after": after}
-
-    meta = read_meta(task.store.entry("held_out", f"{task.pool.name}-{task.tuned.llm.name}", key, make))
-    return meta["before"], meta["after"]
+    return gamma_search.Choice(
+        candidates[best],
+        tuple(accuracy),
+        tuple(accuracy.values()),
+        (None,) * len(accuracy),
+        time.perf_counter() - start,
+        best,
+        sft_of(cfg).name,
+    )
 
 
 def describe(
@@ -500,7 +262,7 @@ def describe(
         "score_seconds": scores.seconds,
         "score_peak_memory_bytes": scores.peak_memory,
         "tokens_per_second": read_meta(scores.folder).get("tokens_per_second"),
-        "search_seconds": choice.seconds if choice.candidates else None,
+        "search_seconds": choice.seconds if choice.labels else None,
         "sample_seconds": pruned.seconds,
         "finetune_seconds": meta.get("seconds", 0.0),
         "finetune_tokens_per_second": meta.get("tokens_per_second"),
@@ -532,37 +294,10 @@ def write(out_dir: Path, result: dict[str, Any], pool: Pool, subset: Tensor, his
     records.publish(out_dir, result)
 
 
-def run_title(cfg: DictConfig, names: Names) -> str:
-    """Return a run's name for people."""
-    return f"{names.dataset} {names.backbone_folder} {names.scorer}-{names.sampler} {cfg.ratio:g} seed {cfg.seed}"
-
-
-def sft_of(cfg: DictConfig) -> SftSettings:
-    """Return how the run fine-tunes."""
-    return SftSettings(**_plain(cfg.sft))
-
-
-def evaluation_of(cfg: DictConfig) -> EvaluationSettings:
-    """Return what the run asks."""
-    return EvaluationSettings(**_plain(cfg.evaluation))
-
-
 def candidates_of(cfg: DictConfig) -> dict[str, Sampler]:
     """Return the run's sampler, or where gamma is open one for each valid gamma, those nearest .5 first."""
     settings = sampler_settings(cfg.sampler, cfg.text_scorer.own_sampler)
     if settings.get("gamma") != "auto":
         return {"": build(settings)}
-    grid = list(cfg.gamma_search.grid)
-    if not grid or not all(0 < gamma < 1 for gamma in grid):
-        raise InputError(f"gamma_search.grid must be gammas in (0, 1), got {grid}")
-    nearest_first = sorted(gammas(grid, cfg.ratio), key=lambda gamma: (abs(gamma - 0.5), gamma))
-    return {f"{gamma:g}": build({**settings, "gamma": gamma}) for gamma in nearest_first}
-
-
-def _plain(group: DictConfig) -> dict[str, Any]:
-    values = OmegaConf.to_container(group)
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    search = gamma_search.Search(grid=tuple(cfg.gamma_search.grid))
+    return gamma_search.gamma_candidates(lambda gamma: build({**settings, "gamma": gamma}), search, cfg.ratio)

@@ -20,7 +20,7 @@ from prunetune.instruct.passes import Pass, run_pass
 from prunetune.instruct.processes import Processes
 from prunetune.instruct.sft import fine_tune
 from prunetune.instruct.sft_settings import SftSettings, needed_steps
-from prunetune.store import read_meta
+from prunetune.store import Store, read_meta
 
 SEED = 0  # of the recorded training, the same for all seeds of a run: they share one score
 
@@ -32,8 +32,9 @@ class FineTuningTrajectory:
     Source: S2L (arXiv 2403.07384), which records a smaller model of the same family: pass `llm@scoring_llm=<name>`.
     The recipe is the run's [choice]; S2L's is that of its target too.
 
-    checkpoints: E, evenly spaced over the training and without its start. folder: where its checkpoint and the losses
-    wait until all are there; a killed training goes on there. entry: makes an entry of the store, as `Store.entry`.
+    checkpoints: E, evenly spaced over the training and without its start. store: where its checkpoint and the
+    losses wait until all are there; a killed training goes on there. entry: makes an entry of the store, as
+    `Store.entry`.
     """
 
     llm: LanguageModel
@@ -44,7 +45,7 @@ class FineTuningTrajectory:
     device: str
     dtype: str
     max_tokens: int
-    folder: Path
+    store: Store
     processes: Processes
     entry: Callable[[str, str, dict[str, Any], Callable[[Path], dict[str, Any]]], Path]
 
@@ -52,6 +53,18 @@ class FineTuningTrajectory:
         """Return what the losses depend on beside corpus and model."""
         recipe = {key: value for key, value in asdict(self.settings).items() if key not in ("name", "checkpoint_every")}
         return {"sft": recipe, "checkpoints": self.checkpoints, "seed": SEED}
+
+    @property
+    def _name(self) -> str:
+        return f"{self.encoded.pool.name}-{self.llm.name}-trajectory"
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return {**self.key(), "llm": self.llm.identity(), "dtype": self.dtype, "corpus": self.encoded.fingerprint}
+
+    @property
+    def _work(self) -> Path:
+        return self.store.place("training", self._name, self._identity)
 
     def steps(self) -> list[int]:
         """Return the steps after which losses are recorded, ascending.
@@ -76,11 +89,10 @@ class FineTuningTrajectory:
             np.save(folder / "losses.npy", losses.numpy())
             return {"seconds": seconds}
 
-        key = {**self.key(), "llm": self.llm.identity(), "dtype": self.dtype, "corpus": self.encoded.fingerprint}
-        place = self.entry("trajectories", f"{self.encoded.pool.name}-{self.llm.name}", key, make)
+        place = self.entry("trajectories", self._name, self._identity, make)
         self.processes.wait()  # it is the first process that writes
         if self.processes.is_main:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(self._work, ignore_errors=True)
         return torch.from_numpy(np.load(place / "losses.npy")), read_meta(place)["seconds"]
 
     def _recorded(self) -> tuple[Tensor, float]:
@@ -101,7 +113,7 @@ class FineTuningTrajectory:
             seed=SEED,
             device=self.device,
             dtype=self.dtype,
-            folder=self.folder,
+            folder=self._work,
             key={"llm": self.llm.identity()},
             observe=observe,
             processes=self.processes,
@@ -120,9 +132,9 @@ class FineTuningTrajectory:
         def network() -> Iterator[nn.Module]:
             yield _gone(step) if model is None else model
 
-        key = {**self.key(), "llm": self.llm.identity(), "corpus": self.encoded.fingerprint, "step": step}
+        key = {**self._identity, "step": step}
         buckets = bucketed(self.encoded.lengths, self.max_tokens)
-        return run_pass(self.folder, f"step{step}", key, buckets, network, compute, self.processes)
+        return run_pass(self._work, f"step{step}", key, buckets, network, compute, self.processes)
 
 
 def _gone(step: int) -> NoReturn:

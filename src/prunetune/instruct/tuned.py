@@ -1,0 +1,122 @@
+"""A fine-tuned model with what it answers and loses, each kept in the store."""
+
+import json
+from contextlib import nullcontext
+from dataclasses import asdict, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from prunetune.instruct import mmlu
+from prunetune.instruct.adapter import load_adapter, save_adapter
+from prunetune.instruct.mmlu import Evaluation, EvaluationSettings
+from prunetune.instruct.sft import SftResult, fine_tune, held_out_loss
+from prunetune.instruct.sft_checkpoint import forget
+from prunetune.instruct.text_task import TextTask, digest, sft_of
+from prunetune.store import read_meta
+
+
+class Tuned:
+    """A fine-tuned model: its adapter in the store, loaded when it is first asked for."""
+
+    def __init__(self, cfg: DictConfig, task: TextTask, subset: Tensor) -> None:
+        self.task, self.settings = task, sft_of(cfg)
+        reader = task.tuned
+        self.key = {
+            "llm": reader.llm.identity(),
+            "dtype": reader.llm.resolved_dtype(task.device),
+            "sft": asdict(self.settings) if self.settings.epochs else None,
+            "corpus": reader.encoded.fingerprint if self.settings.epochs else None,
+            "subset": digest(subset.tolist()) if self.settings.epochs else None,
+            "seed": cfg.seed if self.settings.epochs else None,
+            "processes": task.processes.size if self.settings.epochs else None,  # each draws its own dropout
+        }
+        self.folder = self._trained(subset, cfg.seed) if self.settings.epochs else None
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model in evaluation mode on this process's device."""
+        model = self.task.tuned.llm.load(self.task.device, self.key["dtype"])
+        return model if self.folder is None else load_adapter(model, self.folder)
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the training says of itself, nothing for a base model."""
+        return {} if self.folder is None else read_meta(self.folder)
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return the training's rows: step, epoch, learning_rate, train_loss."""
+        return [] if self.folder is None else json.loads((self.folder / "history.json").read_text())
+
+    def _trained(self, subset: Tensor, seed: int) -> Path:
+        task, name = self.task, f"{self.task.pool.name}-{self.task.tuned.llm.name}-{self.settings.name}"
+        work = task.store.place("training", name, self.key)
+
+        def make(folder: Path) -> dict[str, Any]:
+            model, outcome = fine_tune(
+                task.tuned.llm.load(task.device, self.key["dtype"]),
+                task.tuned.encoded,
+                subset,
+                self.settings,
+                pad_id=task.tuned.pad_id,
+                seed=seed,
+                device=task.device,
+                dtype=self.key["dtype"],
+                folder=work,
+                key=self.key,
+                processes=task.processes,
+            )
+            save_adapter(model, folder)
+            (folder / "history.json").write_text(json.dumps(outcome.history))
+            return {field.name: getattr(outcome, field.name) for field in fields(SftResult) if field.name != "history"}
+
+        folder = task.entry("adapters", name, self.key, make)
+        if task.processes.is_main:
+            forget(work)
+        return folder
+
+
+def answer(cfg: DictConfig, tuned: Tuned, settings: EvaluationSettings, part: str) -> list[Evaluation]:
+    """Return the answers for each number of shots, from the store or asked into it; validation: the first number."""
+    task, found = tuned.task, []
+    shots = settings.num_fewshot if part == "test" else settings.num_fewshot[:1]
+    for num_fewshot in shots:
+        one = settings.with_shots(num_fewshot)
+        key = {"model": tuned.key, "evaluation": one.identity(), "part": part}
+
+        def make(folder: Path, one: EvaluationSettings = one) -> dict[str, Any]:
+            [evaluation] = mmlu.evaluate(tuned.model, task.tuned.tokenizer, one, split=part)
+            (folder / "evaluation.json").write_text(json.dumps(asdict(evaluation)))
+            return {"seconds": evaluation.seconds}
+
+        name = f"{task.tuned.llm.name}-{num_fewshot}shot"
+        entry = task.store.place("answers", name, key)
+        if task.processes.is_main:
+            entry = task.store.entry("answers", name, key, make)
+        if part == "validation":
+            task.processes.wait()  # every process has to know the outcome, and one alone answers
+        found.append(Evaluation(**json.loads((entry / "evaluation.json").read_text())))
+    return found
+
+
+def held_out_losses(cfg: DictConfig, tuned: Tuned) -> tuple[float, float] | None:
+    """Return the mean response-token loss on the held-out samples before and after, None where none are held out."""
+    task = tuned.task
+    if task.held_out is None:
+        return None
+    key = {"model": tuned.key, "held_out": task.held_out.fingerprint}
+
+    def make(folder: Path) -> dict[str, Any]:
+        def loss() -> float:
+            return held_out_loss(tuned.model, task.held_out, task.tuned.pad_id, cfg.max_tokens, task.device)
+
+        after = loss()
+        with tuned.model.disable_adapter() if tuned.folder else nullcontext():
+            before = loss()
+        return {"before": before, "after": after}
+
+    meta = read_meta(task.store.entry("held_out", f"{task.pool.name}-{task.tuned.llm.name}", key, make))
+    return meta["before"], meta["after"]
