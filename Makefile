@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 RESULTS ?= results
+REPEATS ?= 1
 REAL = $(if $(DATA),--data $(DATA))
 .DEFAULT_GOAL := help
 TABLES := main weakly transfer time ablation-path ablation-masking ablation-sampler ablation-gamma v1-depths v1-paradigms instruction v1-llm
@@ -91,12 +92,12 @@ paper: $(VENV)/.base  ## the paper's comparisons on real images: DATA=<folder wi
 baselines: $(VENV)/.base  ## every method on real images: DATA=<folder with data/ and weights/>
 	$(PY) scripts/baselines_run.py --data $(DATA) --results $(RESULTS)
 
-bench: $(VENV)/.base  ## speed as ratios against named alternatives; DATA=<folder with data/ and weights/>: on real images too
-	$(PY) scripts/bench_dlc.py $(REAL) --images 400 --repeats 2
-	$(PY) scripts/bench_selection.py $(REAL) --images 400
-	$(PY) scripts/bench_growth.py
-	$(PY) scripts/bench_probe_grid.py $(REAL) --views 8 1
-	$(PY) scripts/bench_finetune.py $(REAL)
+bench: $(VENV)/.base  ## speed as ratios against named alternatives; DATA=<folder with data/ and weights/>, REPEATS=<n>
+	$(PY) scripts/bench_dlc.py $(REAL) --images 400 --repeats $(REPEATS)
+	$(PY) scripts/bench_selection.py $(REAL) --images 400 --repeats $(REPEATS)
+	$(PY) scripts/bench_growth.py --repeats $(REPEATS)
+	$(PY) scripts/bench_probe_grid.py $(REAL) --repeats $(REPEATS) --views 8 1
+	$(PY) scripts/bench_finetune.py $(REAL) --repeats $(REPEATS)
 
 bench-scale: $(VENV)/.base  ## time and memory of scorers and samplers up to a million images; hours
 	$(PY) scripts/bench_scale.py

@@ -105,7 +105,8 @@ def prune(
             long without a GPU), linear_probe (seconds), or a ProxyRecipe.
         store: folder that keeps features and scores for the next call; by default they are not kept.
         device: auto, cpu or cuda.
-        precision: of the forward passes, auto, fp32 or bf16.
+        precision: of the forward passes, auto (bf16 where the hardware has it and the backbone has no batch
+            normalisation), fp32 or bf16.
         batch_size: images per forward pass; no score depends on it.
 
     Raises:
@@ -121,7 +122,7 @@ def prune(
     device = resolve_device(device)
     network = as_backbone(backbone).load()
     with _store(store) as kept:
-        resolved, trained = resolve_precision(precision, device), training_precision(precision)
+        resolved, trained = resolve_precision(precision, device, network), training_precision(precision)
         embedding = Embedding(network, kept, resolved, device, batch_size, proxy=proxy, training_precision=trained)
         signals = NetworkSignals(pool, embedding)
         scores = stored_scores(scorer, signals, int(seed)).values

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prunetune.backbones.base import Network
 from prunetune.crops import DeviceView, Source, free_share, sent
 from prunetune.datasets.base import Pool
-from prunetune.devices import autocast
+from prunetune.devices import autocast, has_batch_norm
 from prunetune.errors import InputError
 from prunetune.features import View, batches, evaluation, in_parts, training
 from prunetune.images.decoded import Decoded
@@ -23,7 +23,6 @@ from prunetune.seeding import seeded
 
 log = logging.getLogger(__name__)
 Watch = Callable[[Tensor, Tensor], None]
-BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)
 KEPT_BYTES = 2**28  # of the test set's evaluation views, on a CPU: every epoch looks at them
 
 
@@ -179,7 +178,7 @@ class MicroBatch:
 
     def __init__(self, model: nn.Module, batch_size: int) -> None:
         self.size = batch_size
-        self.is_exact = not any(isinstance(module, BATCH_STATISTICS) for module in model.modules())
+        self.is_exact = not has_batch_norm(model)
 
     def shrink(self) -> None:
         """Halve the size.

@@ -46,7 +46,6 @@ class Task:
     scoring: NetworkSignals  # of the backbone that scores
     tuned: NetworkSignals  # of the backbone that is fine-tuned
     device: str
-    precision: str
 
 
 @dataclass(frozen=True)
@@ -160,17 +159,16 @@ def open_task(cfg: DictConfig) -> Task:
     dataset = build(cfg.dataset)
     pool, test = dataset.pool("train"), dataset.pool("test")
     device = resolve_device(cfg.device)
-    precision = resolve_precision(cfg.precision, device)
     store = Store(Path(cfg.results_dir) / "store")
 
     def signals(backbone: Any) -> NetworkSignals:
         network = build(backbone).load()
-        short_side = cfg.images.short_side
-        return NetworkSignals(pool, Embedding(network, store, precision, device, cfg.batch_size, short_side))
+        precision = resolve_precision(cfg.precision, device, network)
+        return NetworkSignals(pool, Embedding(network, store, precision, device, cfg.batch_size, cfg.images.short_side))
 
     tuned = signals(cfg.backbone)
     scoring = tuned if cfg.scoring_backbone is None else signals(cfg.scoring_backbone)
-    return Task(pool, test, scoring, tuned, device, precision)
+    return Task(pool, test, scoring, tuned, device)
 
 
 def score(cfg: DictConfig, task: Task) -> Scores:
@@ -291,7 +289,7 @@ def describe(cfg: DictConfig, names: Names, task: Task, pruned: Pruned, outcome:
         "gamma": getattr(sampler, "gamma", None) if cfg.ratio < 1 else None,  # the whole pool needs none
         "selection_rule": pruned.choice.rule if cfg.ratio < 1 else None,
         "search": pruned.choice.record(),
-        "precision": task.precision,
+        "precision": task.scoring.embedding.precision,
         "training_precision": training_precision(cfg.precision),
         "num_classes": len(task.pool.classes),
         "num_pool": len(task.pool),

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -165,10 +166,11 @@ def provenance(packages: Sequence[str] = ()) -> dict[str, Any]:
     return {"commit": commit(), "versions": versions(packages), "peak_memory_bytes": peak_memory()}
 
 
+@cache
 def commit() -> str:
     """Return the commit of the checkout that this code runs from, `unknown` outside git.
 
-    `-dirty` is added where something other than results has changed.
+    `-dirty` is added where something other than results has changed. A process asks once.
     """
     here = Path(__file__).resolve()
     try:
@@ -181,7 +183,12 @@ def commit() -> str:
 
 def versions(packages: Sequence[str] = ()) -> dict[str, str]:
     """Return the versions of Python and of the packages that numbers depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in (*PACKAGES, *packages)}}
+    return {"python": platform.python_version(), **{name: _version(name) for name in (*PACKAGES, *packages)}}
+
+
+@cache
+def _version(name: str) -> str:
+    return version(name)
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
