@@ -24,7 +24,7 @@ def resolve_precision(precision: str, device: str, model: nn.Module | None = Non
     """Return the precision of a model's frozen forward passes, "fp32" or "bf16", for auto | fp32 | bf16.
 
     auto is bf16 where the hardware multiplies bfloat16 and the ranking is kept: it is about twice as fast, and DLC's
-    ranks correlate 0.9999 with those of fp32 for ViT-Tiny, but 0.995 for MobileNetV2 (results/bench/dlc.md). Networks
+    ranks correlate 0.9999 with those of fp32 for ViT-Tiny, but 0.996 for MobileNetV2 (results/bench/dlc.md). Networks
     with batch normalisation therefore stay in fp32.
     """
     if precision not in ("auto", "fp32", "bf16"):
