@@ -72,9 +72,10 @@ def test_the_table_of_heads_has_differences_targets_and_what_was_not_measured(tm
 def test_a_grid_without_a_run_of_its_own_pays_for_its_views_in_place_of_the_firsts(tmp_path, monkeypatch):
     def run_apart(script, job, limit):
         views = int(job["overrides"][-2].split("=")[1])
-        part = tmp_path / "store" / "views" / "made" / f"part-{views}-x"
-        part.mkdir(parents=True)
-        (part / "meta.json").write_text(json.dumps({"seconds": 3.0 * views}))
+        if views >= 8:  # fewer views are read from the eight
+            part = tmp_path / "store" / "views" / "made" / f"part-{views}-x"
+            part.mkdir(parents=True)
+            (part / "meta.json").write_text(json.dumps({"seconds": 3.0 * views}))
         return {"seconds": 100.0 if views == 8 else 40.0, "peak_bytes": 1, "outcome": "finished"}
 
     monkeypatch.setattr(benchmarks, "run_apart", run_apart)
