@@ -6,7 +6,7 @@ Training dynamics come from the linear-probe proxy (scores are called <scorer>_p
 fine-tuned one, one seed, for the methods that read a proxy. Methods run in grids of eight; where a grid fails, each of
 them runs alone, so that the one that fails is named and leaves the others alone. Finished runs are skipped, so the
 command can be given again. Writes baselines.md, baselines.csv and baselines_runs.csv (every run) into results/tables;
---tables-only makes them from what is finished.
+runs that are there already stay, unless they were made anew. --tables-only makes the tables from what is finished.
 """
 
 import argparse
@@ -34,8 +34,10 @@ SKIPPED = {
     "dlc_finetuned": "needs the fully fine-tuned proxy: with a linear probe nothing is fine-tuned",
 }
 RUN_COLUMNS = (  # of every run: enough to make the tables again
-    *("dataset", "scorer", "sampler", "tag", "ratio", "seed", "accuracy", "worst_class_accuracy", "num_kept"),
-    *("gamma", "score_seconds", "search_seconds", "sample_seconds", "score_peak_memory_bytes", "commit"),
+    *(*collect.NAMES, "ratio", "seed", "accuracy", "worst_class_accuracy"),
+    *("gamma", "selection_rule", "budgets", "precision", "views", "num_classes", "num_pool", "num_kept"),
+    *("num_test", "score_seconds", "search_seconds", "sample_seconds", "score_peak_memory_bytes", "device", "commit"),
+    "dataset_fingerprint",
 )
 LAST = ("grand", "grand_released", "deepfool", "deepfool_deepcore")  # backward passes for every image
 SLOW = {  # on 101 classes, for two CPU cores
@@ -127,7 +129,7 @@ def write_tables(results_dir: Path, out: Path) -> None:
     results, skipped = collect.collect_images(results_dir)
     for line in skipped:
         print(line, file=sys.stderr)
-    results = chosen(results)
+    results = with_earlier(chosen(results), out / "baselines_runs.csv")
     table = tables.summary(results)
     out.mkdir(parents=True, exist_ok=True)
     parts = [tables.to_markdown(table, tables.footer(results)), tables.costs_markdown(table), not_run()]
@@ -135,6 +137,16 @@ def write_tables(results_dir: Path, out: Path) -> None:
     tables.to_csv(table, out / "baselines.csv")
     results[list(RUN_COLUMNS)].to_csv(out / "baselines_runs.csv", index=False, lineterminator="\n")
     print(f"wrote baselines.md, baselines.csv and baselines_runs.csv in {out}")
+
+
+def with_earlier(results: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """Return the runs and those of an earlier baselines_runs.csv that are not among them."""
+    if not file.is_file():
+        return results
+    identity = list(collect.IDENTITY)
+    earlier = pd.read_csv(file).assign(run="")
+    both = pd.concat([earlier, results]).drop_duplicates(identity, keep="last")
+    return both.sort_values(identity, kind="stable").reset_index(drop=True)
 
 
 def chosen(results: pd.DataFrame) -> pd.DataFrame:
