@@ -1,42 +1,30 @@
 """The table of baselines grows by runs made elsewhere and later."""
 
-import sys
-from pathlib import Path
-
 import pandas as pd
-import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import baselines_run
-
-    yield baselines_run
-    sys.modules.pop("baselines_run")
+import baselines_run
+from runs import ROOT
 
 
-def test_runs_are_added_to_the_committed_ones_and_replace_their_own_kind(script):
+def test_runs_are_added_to_the_committed_ones_and_replace_their_own_kind():
     file = ROOT / "results" / "tables" / "baselines_runs.csv"
     earlier = pd.read_csv(file)
     new = earlier.iloc[:2].assign(run="runs/x", accuracy=0.25)
     new.loc[new.index[1], "scorer"] = "a_new_one"
-    both = script.with_earlier(new, file)
+    both = baselines_run.with_earlier(new, file)
     assert len(both) == len(earlier) + 1
     assert both.loc[both["run"] == "runs/x", "accuracy"].tolist() == [0.25, 0.25]
     assert (both["accuracy"] == 0.25).sum() == 2 + (earlier["accuracy"].iloc[1:] == 0.25).sum()
 
 
-def test_without_earlier_runs_the_new_ones_stand_alone(script, tmp_path):
+def test_without_earlier_runs_the_new_ones_stand_alone(tmp_path):
     new = pd.DataFrame({"scorer": ["dlc"]})
-    assert script.with_earlier(new, tmp_path / "baselines_runs.csv") is new
+    assert baselines_run.with_earlier(new, tmp_path / "baselines_runs.csv") is new
 
 
-def test_the_committed_runs_give_the_committed_table(script, tmp_path):
+def test_the_committed_runs_give_the_committed_table(tmp_path):
     committed = ROOT / "results" / "tables"
     (tmp_path / "baselines_runs.csv").write_bytes((committed / "baselines_runs.csv").read_bytes())
-    script.write_tables(tmp_path / "no_runs", tmp_path)
+    baselines_run.write_tables(tmp_path / "no_runs", tmp_path)
     for name in ("baselines.csv", "baselines.md", "baselines_runs.csv"):
         assert (tmp_path / name).read_bytes() == (committed / name).read_bytes()

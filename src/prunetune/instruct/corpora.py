@@ -98,9 +98,9 @@ class HubCorpus(Corpus):
     revision: str | None = None
     split: str = "train"
 
-    @abstractmethod
     def fields(self, row: dict[str, Any], position: int) -> dict[str, Any]:
-        """Return what a row says of its Example, apart from id and source."""
+        """Return what a row says of its Example, apart from id and source: here of one in Alpaca's form."""
+        return _alpaca_fields(row, position, self.name)
 
     def examples(self) -> list[Example]:
         rows = hub_rows(self, self.columns)
@@ -123,9 +123,6 @@ class AlpacaCleaned(HubCorpus):
     hub: str = "yahma/alpaca-cleaned"
     revision: str | None = "12567cabf869d7c92e573c7c783905fc160e9639"
 
-    def fields(self, row: dict[str, Any], position: int) -> dict[str, Any]:
-        return _alpaca_fields(row, position, self.name)
-
 
 @dataclass(frozen=True, kw_only=True)
 class DollyHHRLHF(HubCorpus):
@@ -140,9 +137,6 @@ class DollyHHRLHF(HubCorpus):
     name: str = "dolly_hhrlhf"
     hub: str = "mosaicml/dolly_hhrlhf"
     revision: str | None = "8193c9263cb5b413c723fd2a73b8ae17ab09557b"
-
-    def fields(self, row: dict[str, Any], position: int) -> dict[str, Any]:
-        return _alpaca_fields(row, position, self.name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,7 +71,7 @@ def run(cfg: DictConfig, names: Names, out_dir: Path) -> None:
         return  # the other processes have nothing left to do: lm-evaluation-harness runs in one
     folder = Path(cfg.results_dir) / "wandb"
     with open_run(cfg.wandb, "prunetune", names.title(cfg.ratio, cfg.seed), compared(cfg), folder) as tracker:
-        answers = answer(cfg, tuned, evaluation_of(cfg), "test")
+        answers = answer(tuned, evaluation_of(cfg), "test")
         losses = held_out_losses(cfg, tuned)
         result = describe(cfg, names, task, scores, pruned, tuned, answers, losses)
         write(out_dir, result, task.pool, pruned.subset, tuned.history())
@@ -205,7 +205,7 @@ def choose(cfg: DictConfig, task: TextTask, scores: Scores) -> gamma_search.Choi
     start, accuracy = time.perf_counter(), {}
     for label, sampler in candidates.items():
         tuned = Tuned(cfg, task, select(cfg, task, scores, sampler))
-        accuracy[label] = answer(cfg, tuned, evaluation_of(cfg), "validation")[0].accuracy
+        accuracy[label] = answer(tuned, evaluation_of(cfg), "validation")[0].accuracy
         del tuned  # and its model, before the next one is loaded
     best = max(accuracy, key=accuracy.__getitem__)
     shown = ", ".join(f"{label} {value:.1%}" for label, value in accuracy.items())

@@ -79,7 +79,7 @@ class Tuned:
         return folder
 
 
-def answer(cfg: DictConfig, tuned: Tuned, settings: EvaluationSettings, part: str) -> list[Evaluation]:
+def answer(tuned: Tuned, settings: EvaluationSettings, part: str) -> list[Evaluation]:
     """Return the answers for each number of shots, from the store or asked into it; validation: the first number."""
     task, found = tuned.task, []
     shots = settings.num_fewshot if part == "test" else settings.num_fewshot[:1]
