@@ -233,6 +233,22 @@ def test_log_determinant_gains_are_those_of_torch():
     assert log_determinant(in_float32, 15).tolist()[:8] == picks[:8]
 
 
+def test_log_determinant_looks_at_the_images_at_the_top_only(monkeypatch):
+    made = []
+    real = greedy._pivots
+    monkeypatch.setattr(greedy, "_pivots", lambda *args: made.append(real(*args)) or made[-1])
+    gradients = made_gradients(600)
+    monkeypatch.setattr(greedy, "CANDIDATES", 1)
+    one_by_one = log_determinant(gradients, 60).tolist()
+    assert len(made) == 60
+    for candidates, period in ((24, 64), (600, 7), (600, 600)):
+        made.clear()
+        monkeypatch.setattr(greedy, "CANDIDATES", candidates)
+        monkeypatch.setattr(greedy, "PERIOD", period)
+        assert log_determinant(gradients, 60).tolist() == one_by_one
+        assert len(made) < 40
+
+
 def test_log_determinant_with_the_wrong_sign_picks_what_is_explained_most():
     gradients = made_gradients(19)
     kernel, picks = half_cosines(gradients), [0]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from prunetune.errors import InputError
-from prunetune.gradients import LastLayerGradients
+from prunetune.gradients import LastLayerGradients, best_first
 from prunetune.neighbours import Geometry, nearest_in
 
 Similarity = Callable[[Tensor, float], Tensor]  # distances (float64) and the farthest of them -> similarities >= 0
@@ -19,6 +19,7 @@ UNITS = 2.0**40  # of the largest similarity; sums of whole numbers are exact, a
 TAKEN = -(2**62)
 SAMPLE = 1024  # images that stand for a large class where its mean similarity is asked for
 PERIOD = 64  # picks between two looks at the whole class
+CANDIDATES = 512  # images that are looked at in between, for the log-determinant
 ROWS = 512
 
 
@@ -171,8 +172,9 @@ def log_determinant(
 ) -> Tensor:
     """Pick images one by one that add most to log det(K_S + jitter I), K = (1 + cosine) / 2 of last-layer gradients.
 
-    The gain is the log of the Schur complement: of what the picks leave unexplained of an image. Rows of the Cholesky
-    factor are kept: n x count numbers in the dtype of the gradients, O(n count^2) time.
+    The gain is the log of the Schur complement: of what the picks leave unexplained of an image. It never grows, so
+    that for some picks the images at the top are enough to look at; then all are brought up to date at once. Rows of
+    the Cholesky factor are kept: n x count numbers in the dtype of the gradients, O(n count^2) time.
 
     Args:
         gradients: of n images.
@@ -185,20 +187,65 @@ def log_determinant(
     """
     unit = gradients.scaled(1 / gradients.norms().clamp_min(1e-30))
     own = (1 + (unit.squared_norms() > 0.5).double()) / 2  # [n], 1/2 for a gradient of zero
-    left = own + (0.0 if takes_explained else jitter)  # unexplained
-    rows = unit.deltas.new_empty(count, len(unit))  # of the factor
-    picks = torch.empty(count, dtype=torch.int64)
-    for step in range(count):
+    least = 0.0 if takes_explained else jitter
+    left = own + least  # unexplained
+    factor = unit.deltas.new_empty(len(unit), count)
+    picks = torch.empty(0, dtype=torch.int64)
+    while (done := len(picks)) < count:
         worth = own - left if takes_explained else left.clone()
-        worth[picks[:step]] = -torch.inf
-        pick = picks[step] = worth.argmax()
-        row = (1 + unit.inner(unit.take(pick.view(1))).squeeze(1)) / 2
-        row -= rows[:step].T @ rows[:step, pick]
-        spread = float(left[pick])
-        row *= spread**-0.5 if spread > 1e-12 else 0.0
-        rows[step] = row
-        left = (left - row.double().square()).clamp_min_(0.0 if takes_explained else jitter)
+        worth[picks] = -torch.inf
+        num_top = 1 if takes_explained else min(CANDIDATES, len(unit) - done)  # what is explained grows with a pick
+        ranked = best_first(worth, num_top + 1)
+        top = ranked[:num_top].sort().values
+        bound = float(worth[ranked[num_top]]) if len(ranked) > num_top else -torch.inf
+        slots, corner = _pivots(
+            _unexplained(unit.take(top), unit.take(top), factor[top, :done], factor[top, :done]),
+            left[top],
+            least,
+            bound,
+            min(PERIOD, count - done, num_top),
+        )
+        chosen = top[slots]
+        block = _unexplained(unit, unit.take(chosen), factor[:, :done], factor[chosen, :done])  # [n, b]
+        block = torch.linalg.solve_triangular(corner.T, block, upper=True, left=False)
+        factor[:, done : done + len(chosen)] = block
+        left = (left - block.double().square().sum(1)).clamp_min_(least)
+        picks = torch.cat([picks, chosen])
     return picks
+
+
+def _unexplained(some: LastLayerGradients, others: LastLayerGradients, factor: Tensor, their: Tensor) -> Tensor:
+    """Return K [n, m] of unit gradients less what earlier picks explain of it, given their rows [n, k] and [m, k]."""
+    return ((1 + some.inner(others)) / 2).sub_(factor @ their.T)
+
+
+def _pivots(schur: Tensor, left: Tensor, least: float, bound: float, count: int) -> tuple[Tensor, Tensor]:
+    """Pick up to `count` of m images while the best of them is above a bound, one at least.
+
+    Args:
+        schur: [m, m] what is unexplained of K.
+        left: [m] its diagonal, with jitter.
+        least: what is always left.
+        bound: what another image may have left.
+        count: at most m.
+
+    Returns:
+        slots [b] int64 of the picks; their lower Cholesky factor [b, b], infinite where nothing was left to explain.
+    """
+    rows, roots, slots = schur.new_zeros(count, len(schur)), [], []
+    is_open = torch.ones(len(schur), dtype=torch.bool)
+    while len(slots) < count:
+        slot = int(left.where(is_open, -torch.inf).argmax())
+        spread, step = float(left[slot]), len(slots)
+        if step and spread <= bound:
+            break
+        roots.append(spread**0.5 if spread > 1e-12 else float("inf"))
+        torch.div(schur[slot] - rows[:step].T @ rows[:step, slot], roots[-1], out=rows[step])
+        left = (left - rows[step].double().square()).clamp_min_(least)
+        is_open[slot] = False
+        slots.append(slot)
+    chosen = torch.tensor(slots)
+    return chosen, rows[: len(slots), chosen].T.tril(-1) + torch.diag(rows.new_tensor(roots))
 
 
 def check_sizes(neighbours: int, max_dense: int) -> None:

@@ -19,7 +19,7 @@ DENSE = 12_000  # images up to which looking at all of them is faster than searc
 NUMBERS_AT_ONCE = 2**21  # of distances [m, N] in a small pool
 WINDOW = 512  # images next to a point in one dimension: the nearest of them is not much farther than the nearest of all
 PROBED = 8192  # images of a large pool that the radius around its neighbours is guessed from
-SORTED_BYTES = 2**30  # for sorted dimensions of a large pool
+SORTED_BYTES = 3 * 2**28  # for sorted dimensions of a large pool
 BYTES = 12  # of one number in a sorted dimension: its value twice and its position
 
 
@@ -34,7 +34,7 @@ class ZCore(Scorer):
     Differs: one stream of random numbers (the public code gives all its processes the same one); images as far as the
     last neighbour are neighbours too; the last scaling to [0, 1], which changes no order, is left out.
     Cost: the features, then `repeats` searches for the nearest images in a plane. Exact at every size: a small pool
-    is looked at as a whole, plane by plane, a large one through its sorted dimensions (1 GiB of them at a time).
+    is looked at as a whole, plane by plane, a large one through its sorted dimensions (0.75 GiB of them at a time).
     """
 
     repeats: int = 1_000_000
