@@ -66,6 +66,26 @@ def test_images_far_from_the_origin_are_told_apart():
     assert torch.equal(nearest(features, 5).indices, indices)
 
 
+@pytest.mark.parametrize("kind", ["points", "gradients"])
+def test_one_long_row_does_not_make_all_others_look_alike(kind, monkeypatch):
+    looks = []
+    real = neighbours._ranked
+    monkeypatch.setattr(neighbours, "_ranked", lambda *args: looks.append(args) or real(*args))
+    features, scale = made(600, 12), torch.ones(600, 1)
+    scale[5], scale[6:] = 300, 0.01
+    if kind == "points":
+        geometry, made_rows = Points(features * scale), features * scale
+    else:
+        deltas = made(600, 4) * scale
+        geometry = GradientPoints(LastLayerGradients(deltas, features), "euclidean")
+        inputs = torch.cat([torch.ones(600, 1), features], dim=1)
+        made_rows = (deltas.unsqueeze(2) * inputs.unsqueeze(1)).flatten(1)
+    found = nearest_in(geometry, 10)
+    distances, _ = slow(all_distances(made_rows, "euclidean"), 10)
+    assert torch.allclose(found.distances.double(), distances, rtol=1e-4)
+    assert len(looks) < 10
+
+
 def test_neighbours_do_not_depend_on_the_size_of_chunks(monkeypatch):
     features = made(153, 9)
     whole = {metric: nearest(features, 6, metric) for metric in METRICS}

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from prunetune.gradients import LastLayerGradients
-from prunetune.neighbours import NUMBERS_AT_ONCE, Geometry, check_metric, without_own
+from prunetune.neighbours import NUMBERS_AT_ONCE, Geometry, check_metric, longest_near, without_own
 
 
 class GradientPoints(Geometry):
@@ -25,12 +25,16 @@ class GradientPoints(Geometry):
         self._lengths = [factors.double().square().sum(1) for factors in (self._deltas, self._inputs)]  # [N] each
         self._squares = self._lengths[0] * self._lengths[1]  # [N] float64, ||g||^2
         self._lacks = (self._squares == 0).float() / 2
-        self.noise = 2e-6 * float(self._squares.max()) if self.size else 0.0
 
     def closeness(self, rows: Tensor) -> Tensor:
         inner = self._deltas[rows] @ self._deltas.T
         inner *= self._inputs[rows] @ self._inputs.T
         return inner if self._is_cosine else inner.sub_((self._squares / 2).float())
+
+    def noise(self, rows: Tensor, closeness: Tensor) -> Tensor:
+        if self._is_cosine:
+            return torch.full((len(rows),), 2e-6)
+        return 2e-6 * longest_near(self._squares[rows].float(), closeness)
 
     def distances(self, rows: Tensor, columns: Tensor) -> Tensor:
         size = max(1, NUMBERS_AT_ONCE // (2 * columns.shape[1] * self._inputs.shape[1]))

@@ -39,11 +39,14 @@ class Geometry(ABC):
     """How far N images are from each other, without ever holding N x N numbers."""
 
     size: int  # N
-    noise: float  # how far float32 arithmetic may move a closeness
 
     @abstractmethod
     def closeness(self, rows: Tensor) -> Tensor:
         """Return [n, N] float32 for rows [n] int64: in a row, larger = nearer, up to `noise`."""
+
+    @abstractmethod
+    def noise(self, rows: Tensor, closeness: Tensor) -> Tensor:
+        """Return how far float32 arithmetic may move values of `closeness` [n] in rows [n], [n]."""
 
     @abstractmethod
     def distances(self, rows: Tensor, columns: Tensor) -> Tensor:
@@ -64,15 +67,18 @@ class Points(Geometry):
         check_metric(metric)
         self.size, self._is_cosine = len(features), metric == "cosine"
         self._points = _placed(features, metric)  # [N, D] float32
-        squares = self._points.square().sum(1)  # [N]
-        self._half_squares = squares / 2
-        self._lacks = (squares == 0).float() / 2  # [N], what half a squared gap to a row of zeros lacks to 1 - cosine
-        self.noise = 1e-6 * float(squares.max()) if self.size else 0.0
+        self._squares = self._points.square().sum(1)  # [N]
+        self._lacks = (
+            self._squares == 0
+        ).float() / 2  # [N], what half a squared gap to a row of zeros lacks to 1 - cosine
 
     def closeness(self, rows: Tensor) -> Tensor:
         if self._is_cosine:
             return self._points[rows] @ self._points.T
-        return torch.addmm(self._half_squares, self._points[rows], self._points.T, beta=-1)
+        return torch.addmm(self._squares, self._points[rows], self._points.T, beta=-0.5)
+
+    def noise(self, rows: Tensor, closeness: Tensor) -> Tensor:
+        return 1e-6 * (torch.ones(len(rows)) if self._is_cosine else longest_near(self._squares[rows], closeness))
 
     def distances(self, rows: Tensor, columns: Tensor) -> Tensor:
         parts = []
@@ -90,6 +96,14 @@ class Points(Geometry):
         if self._is_cosine:  # float32 rows are not quite of unit length
             return 1 - torch.nn.functional.normalize(some, dim=1) @ torch.nn.functional.normalize(others, dim=1).T
         return without_own(torch.cdist(some, others), rows, columns)
+
+
+def longest_near(squares: Tensor, closeness: Tensor) -> Tensor:
+    """Return |y|^2, [n], of the longest y at a closeness c = <x, y> - |y|^2 / 2 to x, of |x|^2 [n] and c [n].
+
+    Their gap is |x|^2 - 2 c, squared. Where images differ much in length, this is far below the largest |y|^2 of all.
+    """
+    return (squares.sqrt() + (squares - 2 * closeness).clamp_min(0).sqrt()).square()
 
 
 def without_own(distances: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -163,7 +177,7 @@ def _search_chunk(geometry: Geometry, rows: Tensor, k: int) -> tuple[Tensor, Ten
     candidates = candidates.sort(dim=1).values  # ascending, so that a stable sort leaves ties to the smaller index
     distances, indices = _ranked(geometry, rows, candidates, k)
     if count < geometry.size - 1:
-        border = values[:, k - 1] - 2 * geometry.noise
+        border = values[:, k - 1] - 2 * geometry.noise(rows, values[:, k - 1])
         for row in torch.nonzero(values[:, -1] >= border).flatten().tolist():  # more than SPARE look alike
             wide = torch.nonzero(closeness[row] >= border[row]).T  # [1, m], ascending
             distances[row], indices[row] = (part[0] for part in _ranked(geometry, rows[row : row + 1], wide, k))
