@@ -206,10 +206,14 @@ def log_determinant(
             min(PERIOD, count - done, num_top),
         )
         chosen = top[slots]
-        block = _unexplained(unit, unit.take(chosen), factor[:, :done], factor[chosen, :done])  # [n, b]
-        block = torch.linalg.solve_triangular(corner.T, block, upper=True, left=False)
-        factor[:, done : done + len(chosen)] = block
-        left = (left - block.double().square().sum(1)).clamp_min_(least)
+        others, their, start = unit.take(chosen), factor[chosen, :done], 0
+        for part in unit.chunks():  # [n, b] at once would break up the heap
+            rows = slice(start, start := start + len(part))
+            block = _unexplained(part, others, factor[rows, :done], their)
+            block = torch.linalg.solve_triangular(corner.T, block, upper=True, left=False)
+            factor[rows, done : done + len(chosen)] = block
+            left[rows] -= block.double().square().sum(1)
+        left.clamp_min_(least)
         picks = torch.cat([picks, chosen])
     return picks
 
