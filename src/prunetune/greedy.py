@@ -198,13 +198,9 @@ def log_determinant(
         ranked = best_first(worth, num_top + 1)
         top = ranked[:num_top].sort().values
         bound = float(worth[ranked[num_top]]) if len(ranked) > num_top else -torch.inf
-        slots, corner = _pivots(
-            _unexplained(unit.take(top), unit.take(top), factor[top, :done], factor[top, :done]),
-            left[top],
-            least,
-            bound,
-            min(PERIOD, count - done, num_top),
-        )
+        at_top, explained = unit.take(top), factor[top, :done]
+        schur = _unexplained(at_top, at_top, explained, explained)
+        slots, corner = _pivots(schur, left[top], least, bound, min(PERIOD, count - done, num_top))
         chosen = top[slots]
         others, their, start = unit.take(chosen), factor[chosen, :done], 0
         for part in unit.chunks():  # [n, b] at once would break up the heap

@@ -68,9 +68,8 @@ class Points(Geometry):
         self.size, self._is_cosine = len(features), metric == "cosine"
         self._points = _placed(features, metric)  # [N, D] float32
         self._squares = self._points.square().sum(1)  # [N]
-        self._lacks = (
-            self._squares == 0
-        ).float() / 2  # [N], what half a squared gap to a row of zeros lacks to 1 - cosine
+        # [N], what half a squared gap to a row of zeros lacks to 1 - cosine
+        self._lacks = (self._squares == 0).float() / 2
 
     def closeness(self, rows: Tensor) -> Tensor:
         if self._is_cosine:
