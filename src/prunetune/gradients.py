@@ -84,19 +84,22 @@ class LastLayerGradients:
             torch.sum(torch.addmm(bias, part.hidden, weight).mul_(part.deltas), dim=1, out=rows)
         return dots
 
-    def weighted_sum(self, weights: Tensor | None = None) -> Tensor:
-        """Return sum_i weights_i g_i, [C, D + 1] float64; without weights [n] each counts once."""
+    def weighted_sum(self, weights: Tensor | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Return sum_i weights_i g_i, [C, D + 1] float64; without weights [n] each counts once.
+
+        dtype: of the products of a chunk; chunks are added up in float64.
+        """
         total = torch.zeros(self.deltas.shape[1], self.hidden.shape[1] + 1, dtype=torch.float64)
         shares = torch.ones(len(self)) if weights is None else weights
         for part, share in zip(self.chunks(), shares.split(ROWS), strict=True):
-            deltas = part.deltas.double() * share.double().unsqueeze(1)
-            total[:, 0] += deltas.sum(0)
-            total[:, 1:] += deltas.T @ part.hidden.double()
+            deltas = (part.deltas.double() * share.double().unsqueeze(1)).to(dtype)
+            total[:, 0] += deltas.sum(0, dtype=torch.float64)
+            total[:, 1:] += deltas.T @ part.hidden.to(dtype)
         return total
 
-    def mean(self) -> Tensor:
-        """Return the mean gradient, [C, D + 1] float64."""
-        return self.weighted_sum() / len(self)
+    def mean(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Return the mean gradient, [C, D + 1] float64; dtype: of the products."""
+        return self.weighted_sum(dtype=dtype) / len(self)
 
 
 def logit_gradients(logits: Tensor, labels: Tensor) -> Tensor:
