@@ -176,6 +176,12 @@ def test_importing_the_package_loads_no_torch():
     assert outcome.stdout.split() == ["False", "True"]
 
 
+def test_importing_the_api_loads_no_library_that_few_methods_need():
+    code = "import sys, prunetune.api; print(*{'sklearn', 'scipy', 'pandas', 'matplotlib'} & sys.modules.keys())"
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert outcome.stdout.split() == []
+
+
 def test_an_unknown_name_of_the_package_is_an_attribute_error():
     import prunetune
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from prunetune.datasets.base import Dataset, Pool
 from prunetune.datasets.textures import NUM_PAINTS, paint, uniform_draws
@@ -38,6 +37,8 @@ class Digits(Dataset):
     def pool(self, part: str) -> Pool:
         if part not in ("train", "test"):
             raise InputError(f"digits: part must be 'train' or 'test', got {part!r}")
+        from sklearn.datasets import load_digits  # slow to import, and only this needs it
+
         bunch = load_digits()
         splits = [_split(number) for number in range(len(bunch.target))]
         chosen = [number for number, split in enumerate(splits) if (split == "test") == (part == "test")]

@@ -3,8 +3,6 @@
 import warnings
 
 import torch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 MANY = 2**23  # images times centres: beyond, k-means starts from drawn images and takes few rounds
@@ -19,6 +17,9 @@ def k_means(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
         count: number of clusters, at most n.
         generator: draws the first centres.
     """
+    from sklearn.cluster import KMeans  # 110 MB and a second that few methods need
+    from sklearn.exceptions import ConvergenceWarning
+
     seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
     is_small = len(features) * count <= MANY
     start, rounds = ("k-means++", ROUNDS) if is_small else ("random", FEW_ROUNDS)

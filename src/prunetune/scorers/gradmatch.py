@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from scipy.optimize import nnls
 from torch import Tensor
 
 from prunetune.datasets.base import Pool
@@ -131,6 +130,8 @@ def deepcore_weights(gradients: LastLayerGradients, kept: Tensor, ridge: float) 
     Returns:
         [k] float64 >= 0; 0 is an image that DeepCore drops.
     """
+    from scipy.optimize import nnls  # slow to import, and only this needs it
+
     if len(kept) == 1:
         return torch.ones(1, dtype=torch.float64)
     picked = gradients.take(kept).double()

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from prunetune.datasets.base import Pool
@@ -91,6 +90,8 @@ def cluster_centres(features: Tensor, num_centres: int, num_fitted: int, generat
     Raises:
         InputError: more centres than images that k-means sees.
     """
+    from sklearn.cluster import KMeans  # as in samplers/clusters.py
+
     if len(features) > num_fitted:
         features = features[torch.randperm(len(features), generator=generator)[:num_fitted].sort().values]
     if num_centres > len(features):
