@@ -152,7 +152,15 @@ def _placed(features: Tensor, metric: str) -> Tensor:
         return (features / lengths.clamp_min(1e-30).unsqueeze(1).to(features.dtype)).float()
     if len(features) == 0:
         return features.float()
-    return (features - features.mean(0, dtype=torch.float64).to(features.dtype)).float()
+    return (features - _mean(features)).float()
+
+
+def _mean(features: Tensor) -> Tensor:
+    """Return the mean row [D], added up in float64 by chunks: the whole of `features` would be copied at once."""
+    total = torch.zeros(features.shape[1], dtype=torch.float64)
+    for rows in features.split(16384):
+        total += rows.sum(0, dtype=torch.float64)
+    return (total / len(features)).to(features.dtype)
 
 
 def _search(geometry: Geometry, queries: Tensor, k: int) -> Neighbours:
@@ -191,7 +199,7 @@ def _ranked(geometry: Geometry, rows: Tensor, candidates: Tensor, k: int) -> tup
 
 def _inverted_file(features: Tensor, k: int, metric: str) -> Neighbours:
     """Return neighbours that are searched for in a few cells only."""
-    shift = features.mean(0, dtype=torch.float64).to(features.dtype) if metric == "euclidean" else 0
+    shift = _mean(features) if metric == "euclidean" else 0
     place = torch.nn.functional.normalize if metric == "cosine" else lambda rows: rows - shift
     centres = _centres(features, place)
     cells, votes = _cells(features, centres, place)

@@ -12,6 +12,7 @@ from prunetune.scorers.base import Scorer, check_count
 from prunetune.signals import Signals
 
 SMALLEST_DISTANCE = 1e-6
+ROWS = 16384  # images at once
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ def other_label_share(found: Neighbours, labels: Tensor) -> Tensor:
         found: the neighbours of N images, at least one each.
         labels: [N] int64.
     """
-    weights = 1 / found.distances.double().clamp_min(SMALLEST_DISTANCE)  # [N, k]
-    others = labels[found.indices] != labels.unsqueeze(1)
-    return (weights * others).sum(dim=1) / weights.sum(dim=1)
+    shares = torch.empty(len(labels), dtype=torch.float64)
+    for rows in torch.arange(len(labels)).split(ROWS):
+        weights = 1 / found.distances[rows].double().clamp_min(SMALLEST_DISTANCE)  # [n, k]
+        others = labels[found.indices[rows]] != labels[rows].unsqueeze(1)
+        shares[rows] = (weights * others).sum(dim=1) / weights.sum(dim=1)
+    return shares
