@@ -28,3 +28,16 @@ def test_the_committed_runs_give_the_committed_table(tmp_path):
     baselines_run.write_tables(tmp_path / "no_runs", tmp_path)
     for name in ("baselines.csv", "baselines.md", "baselines_runs.csv"):
         assert (tmp_path / name).read_bytes() == (committed / name).read_bytes()
+
+
+def test_every_method_is_run_or_named_as_left_out():
+    methods, told = baselines_run.methods(), baselines_run.not_run()
+    for dataset in ("dtd10", "caltech101"):
+        left = set(methods) - set(baselines_run.wanted(methods, dataset, "linear_probe"))
+        assert all(f"- {method}: " in told or f"- {method} on {dataset}: " in told for method in left)
+    full = baselines_run.wanted(methods, "dtd10", "full")
+    assert {"herding_finetuned", "k_center_finetuned", "dlc_finetuned", "grand_released", "el2n"} <= set(full)
+    assert {method for method in methods if baselines_run.reads_proxy(method)} - set(full) == {
+        method for method in methods if f"- {method}: " in told.split("### Not run with the fully")[1]
+    }
+    assert "random" not in full
