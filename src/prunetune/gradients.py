@@ -90,9 +90,9 @@ class LastLayerGradients:
         dtype: of the products of a chunk; chunks are added up in float64.
         """
         total = torch.zeros(self.deltas.shape[1], self.hidden.shape[1] + 1, dtype=torch.float64)
-        shares = torch.ones(len(self)) if weights is None else weights
-        for part, share in zip(self.chunks(), shares.split(ROWS), strict=True):
-            deltas = (part.deltas.double() * share.double().unsqueeze(1)).to(dtype)
+        for part, rows in zip(self.chunks(), torch.arange(len(self)).split(ROWS), strict=True):
+            deltas = part.deltas if weights is None else part.deltas.double() * weights[rows].double().unsqueeze(1)
+            deltas = deltas.to(dtype)
             total[:, 0] += deltas.sum(0, dtype=torch.float64)
             total[:, 1:] += deltas.T @ part.hidden.to(dtype)
         return total
