@@ -16,12 +16,15 @@ from prunetune.errors import InputError
 from prunetune.masking import MaskPath
 from prunetune.recipe import Recipe
 from prunetune.samplers import TopK
+from prunetune.scorers import DeepFool, Grand
 from prunetune.scorers.aum import AUM, mean_margin
 from prunetune.scorers.dlc_finetuned import DLCFinetuned, head_losses
 from prunetune.scorers.dual import DUAL, uncertain_and_hard
 from prunetune.scorers.dyn_unc import DynUnc, mean_deviation, windows_of
 from prunetune.scorers.el2n import EL2N, error_norms
 from prunetune.scorers.forgetting import Forgetting, forgetting_events
+from prunetune.scorers.herding import Herding
+from prunetune.scorers.k_center import KCenter
 from prunetune.scorers.lc_optimisation import LCOptimisation
 from prunetune.scorers.odds import label_log_odds, label_losses, label_probabilities
 from prunetune.scorers.tdds import TDDS, movements, weighted_unevenness
@@ -429,6 +432,16 @@ def test_the_masked_proxy_is_judged_by_its_own_head(tmp_path, network):
     assert torch.allclose(signals.products["losses"][1].float(), by_hand, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("scorer", [Grand(epoch=2, repeats=1), DeepFool(iterations=2)], ids=["grand", "deepfool"])
+def test_backward_passes_go_to_the_device_of_the_signals(tmp_path, network, monkeypatch, scorer):
+    signals, moved = signals_in(tmp_path, network, FULL), []
+    signals.proxy()
+    monkeypatch.setattr(NetworkSignals, "device", "elsewhere")
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: moved.append(device) or self)
+    compute_scores(scorer, signals.restricted(torch.arange(23)), 0)
+    assert "elsewhere" in moved
+
+
 def test_masked_features_of_another_network_leave_it_as_it_was_and_may_be_of_some_images(tmp_path, network):
     signals = signals_in(tmp_path, network, FULL)
     body = signals.proxy().model(6)[0]
@@ -440,6 +453,26 @@ def test_masked_features_of_another_network_leave_it_as_it_was_and_may_be_of_som
     assert not torch.allclose(whole[0], whole[1], atol=1e-2)
     for all_rows, rows in zip(whole, part, strict=True):
         assert torch.allclose(all_rows[[5, 22]], rows, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [Herding, KCenter])
+@pytest.mark.parametrize("recipe", [FULL, LINEAR_PROBE], ids=["full", "probe"])
+def test_released_picks_of_a_fine_tuned_token_network_read_one_number_for_each_image(tmp_path, recipe, kind):
+    vit = Backbone(model="test_vit", pretrained=False, model_args={"img_size": 32}, input_size=32).load()
+    signals = signals_in(tmp_path, vit, recipe)
+    body = signals.proxy().model(signals.proxy().num_epochs)[0] if recipe is FULL else vit
+    with torch.inference_mode():
+        tokens = [body.model.forward_features(body.normalise(batch)) for batch in signals.images()]  # [B, tokens, D]
+    numbers = torch.cat([each.mean(dim=(1, 2)) for each in tokens]).unsqueeze(1)
+    collapsed = signals.collapsed_features_of(signals.proxy())
+    assert torch.allclose(collapsed, numbers, atol=1e-5)
+    some = torch.tensor([2, 5, 11, 22])
+    part = signals.restricted(some)
+    assert torch.allclose(part.collapsed_features_of(part.proxy(), torch.tensor([1, 3])), numbers[[5, 22]], atol=1e-5)
+    released = compute_scores(kind("released", features="finetuned"), signals, 0)
+    of_numbers = compute_scores(kind("deepcore"), Signals.from_tensors(collapsed, pool=signals.pool), 0)
+    assert torch.equal(released, of_numbers)
+    assert not torch.equal(released, compute_scores(kind("deepcore", features="finetuned"), signals, 0))
 
 
 @pytest.mark.parametrize("recipe", [FULL, LINEAR_PROBE], ids=["full", "probe"])

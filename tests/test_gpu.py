@@ -9,12 +9,13 @@ from prunetune import finetune
 from prunetune.backbones import Backbone
 from prunetune.crops import DeviceView, Source
 from prunetune.datasets import Textures
+from prunetune.dynamics import LINEAR_PROBE
 from prunetune.features import training
 from prunetune.finetune import finetune_all
 from prunetune.probe import Probe, train_probes
 from prunetune.recipe import Recipe
 from prunetune.schedules import Slices, ThinnedPasses
-from prunetune.scorers import DLC
+from prunetune.scorers import DLC, DeepFool, Grand
 from prunetune.scores import compute_scores
 from prunetune.signals import Embedding, NetworkSignals
 from prunetune.store import Store
@@ -33,6 +34,21 @@ def test_dlc_ranks_as_on_the_cpu_in_fp32(device, precision, tmp_path):
 
     expected = scores("cpu", "fp32")
     assert spearmanr(scores(device, precision), expected).statistic > (0.999 if precision == "fp32" else 0.99)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("scorer", [Grand(epoch=2, repeats=1), DeepFool(iterations=5)], ids=["grand", "deepfool"])
+def test_backward_passes_rank_as_on_the_cpu_and_run_on_the_device(device, scorer, tmp_path, monkeypatch):
+    ran_on = set()
+
+    def scores(device):
+        embedding = Embedding(MICRO.load(), Store(tmp_path / device), "fp32", device, proxy=LINEAR_PROBE)
+        return compute_scores(scorer, NetworkSignals(SET.pool("train"), embedding), 0)
+
+    expected, forward = scores("cpu"), nn.Linear.forward
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, h: ran_on.add(h.device.type) or forward(self, h))
+    assert spearmanr(scores(device), expected).statistic > 0.999
+    assert ran_on == {device}
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -123,6 +123,18 @@ class Signals(ABC):
         """
         raise InputError("this scorer reads images; pass a folder or a data set instead of tensors")
 
+    def collapsed_features_of(self, proxy: Proxy, positions: Tensor | None = None) -> Tensor:
+        """Return the features after a proxy's last epoch with tokens collapsed, [n, 1] or [n, D] float32 CPU.
+
+        Of a token network this is the released code's one number per image, of others the features. Signals that came
+        as tensors have no network to ask: there they are the proxy's features as they came.
+
+        Args:
+            proxy: a training of `proxy()`.
+            positions: [n] int64, which images; by default all.
+        """
+        return proxy.features(proxy.num_epochs, positions)
+
     def recall(self) -> Tensor:
         """Return the recall of each class on held-out pool images, [C] float64: linear probes on a part of the pool."""
         if self.pool is None:
@@ -133,6 +145,11 @@ class Signals(ABC):
     def mask_modules(self) -> str:
         """What the backbone says should be masked."""
         return "all"
+
+    @property
+    def device(self) -> str:
+        """Where networks are run: move a proxy's network there."""
+        return "cpu"
 
     def keep(self, name: str, tensor: Tensor) -> None:
         """Store a tensor beside the scores, as `<name>.npy`."""
@@ -219,6 +236,10 @@ class RestrictedSignals(Signals):
     def mask_modules(self) -> str:
         return self._parent.mask_modules
 
+    @property
+    def device(self) -> str:
+        return self._parent.device
+
     def features(self, kind: FeatureKind = PLAIN) -> Tensor:
         return self._parent.features(kind)[self._positions]
 
@@ -248,6 +269,10 @@ class RestrictedSignals(Signals):
     ) -> Iterator[Tensor]:
         positions = self._positions if positions is None else self._positions[positions]
         return self._parent.masked_features_of(network, path, seed, positions)
+
+    def collapsed_features_of(self, proxy: Proxy, positions: Tensor | None = None) -> Tensor:
+        positions = self._positions if positions is None else self._positions[positions]
+        return self._parent.collapsed_features_of(proxy, positions)
 
 
 @dataclass
@@ -324,6 +349,10 @@ class NetworkSignals(Signals):
     @property
     def mask_modules(self) -> str:
         return self.embedding.network.mask_modules
+
+    @property
+    def device(self) -> str:
+        return self.embedding.device
 
     def features(self, kind: FeatureKind = PLAIN) -> Tensor:
         if kind not in self._features:
@@ -487,6 +516,16 @@ class NetworkSignals(Signals):
                 text = f"masked proxy {level + 1} of {path.levels}"
                 size, precision, device = embedding.batch_size, embedding.precision, embedding.device
                 yield embed(network, view, rows, size, precision, device, text)
+
+    def collapsed_features_of(self, proxy: Proxy, positions: Tensor | None = None) -> Tensor:
+        if isinstance(proxy, ProbeProxy):  # its network is the pretrained one
+            features = self.features(FeatureKind(pooling="token_collapse"))
+            return features if positions is None else features[positions]
+        embedding, network = self.embedding, proxy.model(proxy.num_epochs)[0]
+        rows = range(len(self.pool)) if positions is None else positions.tolist()
+        view, text = embedding.evaluation(self.pool, network.input_size), "collapsed features of the proxy"
+        size, precision, device = embedding.batch_size, embedding.precision, embedding.device
+        return embed(network.to(device), view, rows, size, precision, device, text, collapsed=True)
 
     @torch.inference_mode()
     def _write_layers(self, folder: Path) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class DeepFool(Scorer):
         if len(pool.classes) < 2:
             raise InputError("deepfool needs at least 2 classes, the pool has 1")
         proxy = signals.proxy()
-        network, head = proxy.model(proxy.num_epochs).requires_grad_(False)
+        network, head = proxy.model(proxy.num_epochs).to(signals.device).requires_grad_(False)
         device = head.weight.device
         classify = nn.Sequential(network.model, head)
         lengths = [

@@ -71,7 +71,7 @@ class Grand(Scorer):
             if self.parameters == "last":
                 total += last_layer_norms(proxy, pool.labels, epoch)
             else:
-                total += gradient_norms(proxy.model(epoch), signals.images(), pool.labels)
+                total += gradient_norms(proxy.model(epoch).to(signals.device), signals.images(), pool.labels)
         if self.variant == "deepcore":
             total /= batch_lengths(len(pool), self.batch_size)
         return total / self.repeats

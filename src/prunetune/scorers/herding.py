@@ -23,8 +23,8 @@ class Herding(Scorer):
     Differs: `deepcore` and `released` take the image farthest from t, which is the opposite of herding.
     Features: `pretrained`, or `finetuned`: the proxy's at its last epoch. DeepCore trains a ResNet-18 of its own
     (run with proxy=deepcore). The released selector reads the last epoch's features and, of a token network, one
-    number per image: `released` does so with pretrained features; with finetuned ones that collapse is not
-    reproduced, as a proxy records its features in full width. Of convolutional networks both agree.
+    number per image (the mean of its tokens and channels), which `released` does too. Of convolutional networks
+    `deepcore` and `released` agree.
     Cost: the features, then one product of the class's features with a vector per pick: O(n * picks * D) time,
     three times the class's features in memory. Lower `depth` to the largest ratio that is wanted of large classes.
     """
@@ -35,7 +35,7 @@ class Herding(Scorer):
 
     name: ClassVar[str] = "herding"
     higher_means: ClassVar[str] = "picked earlier"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_choice("variant", self.variant, VARIANTS)
@@ -80,9 +80,10 @@ def read_features(signals: Signals, source: str, variant: str) -> Tensor:
     Args:
         signals: of the pool.
         source: "pretrained", or "finetuned" for the proxy's at its last epoch.
-        variant: "released" takes one number per image of a token network, if it is the pretrained one.
+        variant: "released" takes one number per image of a token network.
     """
     if source == "finetuned":
         proxy = signals.proxy()
-        return proxy.features(proxy.num_epochs)
+        is_released = variant == "released"
+        return signals.collapsed_features_of(proxy) if is_released else proxy.features(proxy.num_epochs)
     return signals.features(FeatureKind(pooling="token_collapse") if variant == "released" else FeatureKind())

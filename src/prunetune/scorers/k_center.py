@@ -27,8 +27,7 @@ class KCenter(Scorer):
     class is drawn, keyed by seed and class name.
     Differs: `deepcore` is the same rule on pretrained features (its command line trains them first: pass
     features=finetuned with proxy=deepcore). `released` reads the proxy's last epoch and, of a token network, one
-    number per image: done with pretrained features; with finetuned ones that collapse is not reproduced, as a proxy
-    records its features in full width. DeepCore and the released code draw the first image from other streams.
+    number per image. DeepCore and the released code draw the first image from other streams.
     Cost: the features, then O(n * picks * D) time in blocks of picks, twice the class's features in memory.
     """
 
@@ -38,7 +37,7 @@ class KCenter(Scorer):
 
     name: ClassVar[str] = "k_center"
     higher_means: ClassVar[str] = "picked earlier"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         check_choice("variant", self.variant, VARIANTS)

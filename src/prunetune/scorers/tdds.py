@@ -48,7 +48,7 @@ class TDDS(Scorer):
             raise InputError(f"scorer.decay must be in [0, 1], got {self.decay!r}")
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
-        proxy = signals.proxy(until=self.epochs)
+        proxy = signals.proxy(until=self.epochs, logits_only=True)
         epochs = range(1, min(self.epochs or proxy.num_epochs, proxy.num_epochs) + 1)
         if len(epochs) < LEAST:
             raise InputError(f"tdds needs {LEAST} epochs of the proxy, got {len(epochs)}; raise proxy.epochs")
