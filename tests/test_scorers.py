@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hydra.utils import get_class
 from safetensors.torch import save_file
 
 from made_checkout import write_checkout
@@ -131,6 +132,13 @@ def test_the_contract_notices_a_scorer_that_breaks_it():
         check_scorer(Broken("reads the batch size"))
     with pytest.raises(TypeError, match=r"must return \[N\] float64"):
         check_scorer(Broken("scores another way round"))
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
+def test_every_scorer_says_its_source_cost_and_direction(path):
+    kind = get_class(yaml.safe_load(path.read_text())["_target_"])
+    wanted = ["Source:", "Cost:"] if kind.higher_means == "nothing" else ["Source:", "Cost:", "Direction:"]
+    assert [word for word in wanted if f"\n    {word} " not in kind.__doc__] == []
 
 
 def test_random_scores_nothing_and_its_own_sampler_draws():

@@ -19,6 +19,8 @@ class ActiveFT(Sampler):
     tau, mean_i u_i - ln(e^{u_i} + sum_{j != k(i)} e^{c_j . c_k(i) / tau}) is maximised from drawn images on. Differs: a
     step sees at most `batch_size` images of a class (the original all), so that it scales; centres are put back to
     unit length after every step. Where a class keeps one image the aim is constant and that image is drawn.
+    Measured: on classes of 30 to 80 photographs with these defaults the centres move apart, yet the image nearest to
+    each stays the one it began at, so that the picks are the drawn ones (results/LOG.md).
     Reads: features. Cost: about 4 batch_size B D operations a step; minutes for large classes.
 
     steps, learning_rate: of Adam. tau: temperature.

@@ -18,6 +18,7 @@ class AUM(Scorer):
     """Minus the mean over epochs of the margin: the label's logit less the largest other logit.
 
     Source: arXiv 2001.10528. Logits, not probabilities; the paper's area is the margin itself, low for wrong labels.
+    Direction: larger is harder.
     Cost: one training of the proxy.
     """
 

@@ -22,6 +22,7 @@ class CAL(Scorer):
 
     Source: Margatina et al. 2021 (arXiv 2109.03764): contrastive active learning, 10 neighbours in the feature space of
     the model itself; here within the class, with the proxy's last epoch. The most contrastive are kept.
+    Direction: larger is harder.
     Cost: the proxy; exact neighbours, O(n^2 D) for a class of n.
 
     variant "deepcore" (DeepCore at commit 74ec709): (KL(p_j, p_i) + KL(p_i, p_j)) / 2, neighbours in pretrained

@@ -23,6 +23,7 @@ class ContextualDiversity(Scorer):
     Differs: `deepcore` and `released` take logarithms of float32 probabilities without an epsilon: a probability of
     exactly 0 makes distances NaN, which their argmax returns first, so that from there on the smallest positions
     are picked. The order they pick in is reproduced; the scores are finite.
+    Direction: larger is picked earlier.
     Cost: a proxy, its logits at the last epoch, then O(n * picks * C) time; 4 * n * C float64 of a class in memory.
     """
 

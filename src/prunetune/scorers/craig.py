@@ -28,6 +28,7 @@ class Craig(Scorer):
     A kept image weighs as many images as have it as their nearest kept one: the weights of a class sum to its n.
 
     Source: Mirzasoleiman et al. 2020 (arXiv 1906.01827), gradients of the last layer, proxy's last epoch.
+    Direction: larger is picked earlier.
     Cost: the proxy; then for a class of n images n^2 (C + D) operations and, up to `max_dense` images, n^2 numbers in
     memory, beyond n (neighbours + 1); weights n k (C + D) for k kept.
 

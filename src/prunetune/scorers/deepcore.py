@@ -26,6 +26,7 @@ class DeepCore(Scorer):
     package, and PyPI's `deepcore` is another program. What it does differently from the papers is told by the
     `deepcore` variants of our own scorers. It selects for one fraction, so it serves this ratio only, and always with
     its `balance`, which means class-proportional. The weights that some methods give are not used.
+    Direction: larger is picked earlier.
     Cost: its own training of our network on the whole pool (GraNd: `repeats` of them), then its selection, which holds
     matrices [n, n] and [n, C (D + 1)].
 

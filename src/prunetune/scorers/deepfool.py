@@ -23,6 +23,7 @@ class DeepFool(Scorer):
     (arXiv 1802.09841): images near a boundary are kept, so the nearest score highest. Steps to the nearest of the
     linearised boundaries, 50 at most, each time stretched by the overshoot to get across; the length is that of the
     steps without it, L2, in the network's normalised input. The `candidates` classes with the highest logits are tried.
+    Direction: larger is harder.
     Cost: the proxy's last epoch; per image and step one forward pass and one backward pass per candidate.
 
     variant "deepcore" (DeepCore at commit 74ec709): no overshoot, the squared length, all classes (candidates: null).

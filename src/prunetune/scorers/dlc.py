@@ -22,6 +22,7 @@ class DLC(Scorer):
 
     Source: arXiv 2402.05356 (ICLR 2025); details after method.md section 2. The published path is "2 %, ..., 98 %",
     and its ablation finds 5 networks as good as 50: the default is 5 with the released step rule.
+    Direction: larger is harder.
     Cost: T forward passes over the pool, the first of which is the plain feature pass. No training.
     """
 

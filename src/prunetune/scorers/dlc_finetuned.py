@@ -23,6 +23,7 @@ class DLCFinetuned(Scorer):
 
     Source: arXiv 2402.05356, an ablation of its authors' working copy: masks on the fully fine-tuned model, and its
     own head in place of class means. Not free of training.
+    Direction: larger is harder.
     Cost: one training of the proxy and T forward passes over the pool. Of a linear-probe proxy the masked network is
     the pretrained one, and the passes are those of DLC.
     """

@@ -18,6 +18,7 @@ class DUAL(Scorer):
     """The mean over windows of J epochs of the deviation of the label's probability times its mean distance from 1.
 
     Source: arXiv 2502.06905, 30 of 200 epochs and J = 10; its own sampler is `beta`.
+    Direction: larger is harder.
     Cost: one training of the proxy up to `epochs`.
 
     epochs: how many are read, the proxy's first; a shorter proxy is read whole. It must have two. window: J >= 2; with

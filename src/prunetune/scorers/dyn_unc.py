@@ -19,6 +19,7 @@ class DynUnc(Scorer):
 
     Source: arXiv 2306.05175. Every window of J epochs counts, its deviation has J - 1 below; the proxy's E epochs take
     the place of the whole training.
+    Direction: larger is harder.
     Cost: one training of the proxy.
 
     window: J >= 2; a proxy with fewer epochs is one window. It must have two.

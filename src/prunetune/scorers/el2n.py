@@ -18,6 +18,7 @@ class EL2N(Scorer):
 
     Source: arXiv 2107.07075, which averages at least 10 networks at about a tenth of their training; method.md
     section 5 takes epoch 5 of 50 and 3 networks.
+    Direction: larger is harder.
     Cost: `repeats` trainings of the proxy up to `epoch`.
 
     epoch: null is the proxy's last; a proxy that is shorter is read at its last. repeats: trainings that are averaged.

@@ -22,6 +22,7 @@ class FacilityLocation(Scorer):
 
     Source: facility location (Nemhauser et al. 1978) on a graph of nearest neighbours (Wei et al. 2015, "Submodularity
     in data subset selection and active learning", ICML).
+    Direction: larger is picked earlier.
     Cost: one forward pass over the pool; then for a class of n images n^2 D operations and, up to `max_dense` images,
     n^2 numbers in memory, beyond n (neighbours + 1).
 

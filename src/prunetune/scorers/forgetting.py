@@ -20,6 +20,7 @@ class Forgetting(Scorer):
 
     Source: arXiv 1812.05159. What is recorded is up to the proxy: epoch ends by default, or the training batches just
     before their updates (`proxy.record=online`), as in the paper.
+    Direction: larger is harder.
     Cost: one training of the proxy.
 
     variants "deepcore" and "released" count 0 for an image that is never right, so that it looks easiest. DeepCore

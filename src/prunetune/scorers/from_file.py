@@ -17,9 +17,10 @@ from prunetune.signals import Signals
 
 @dataclass(frozen=True)
 class FromFile(Scorer):
-    """Scores read from a CSV file with the columns sample_id and score; larger must mean harder.
+    """Scores read from a CSV file with the columns sample_id and score.
 
     Source: the file.
+    Direction: larger must mean harder.
     Cost: none that is known here.
     """
 

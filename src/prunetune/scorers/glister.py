@@ -27,6 +27,7 @@ class Glister(Scorer):
     validation gradient anew a few times only (its released code: 15 times, whatever the budget); here that happens
     when the picks have grown by `growth`, so that the order of the first picks depends on no budget. Validation data:
     the images of the class themselves, since everything outside the test set may be kept.
+    Direction: larger is picked earlier.
     Cost: the proxy; then per class of n with k picks about log(k) / growth passes of O(n C D).
 
     variant "deepcore" (DeepCore at commit 74ec709): the step is never taken (its update is passed under a misspelt

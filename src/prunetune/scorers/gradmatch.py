@@ -30,6 +30,7 @@ class GradMatch(Scorer):
     epoch, ridge 0.5. Each step picks the image whose gradient has the largest inner product with the residual, then
     fits non-negative ridge weights of all picks anew. Where no inner product is above 0 any more, the other images
     follow by it; the original fills up at random. Of many picks several are made at once (`growth`).
+    Direction: larger is picked earlier.
     Cost: the proxy; then per class of n with k picks O(n C D) for every fit, O(k^3) in all, and a matrix [k, k].
 
     variant "deepcore" (DeepCore at commit 74ec709, its NumPy path): the weights may be negative while picking, ridge 1

@@ -26,6 +26,7 @@ class Grand(Scorer):
     Source: Paul et al. 2021 (arXiv 2107.07075), early in training; epoch 5 of 50 and 3 repeats (the original: at least
     10). Eval mode, all parameters of backbone and head; `parameters: last` takes the last layer alone (grand_last),
     which has the closed form ||softmax - onehot|| sqrt(1 + ||h||^2).
+    Direction: larger is harder.
     Cost: `epoch` epochs of each proxy; with all parameters also a forward and a backward pass per image and proxy.
 
     variant "released" (ml-stat-Sustech/Efficient-Dataset-Pruning at 6767d0e) differs in numbers only: epoch 50, 1

@@ -25,6 +25,7 @@ class Herding(Scorer):
     (run with proxy=deepcore). The released selector reads the last epoch's features and, of a token network, one
     number per image (the mean of its tokens and channels), which `released` does too. Of convolutional networks
     `deepcore` and `released` agree.
+    Direction: larger is picked earlier.
     Cost: the features, then one product of the class's features with a vector per pick: O(n * picks * D) time,
     three times the class's features in memory. Lower `depth` to the largest ratio that is wanted of large classes.
     """

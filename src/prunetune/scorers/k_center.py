@@ -28,6 +28,7 @@ class KCenter(Scorer):
     Differs: `deepcore` is the same rule on pretrained features (its command line trains them first: pass
     features=finetuned with proxy=deepcore). `released` reads the proxy's last epoch and, of a token network, one
     number per image. DeepCore and the released code draw the first image from other streams.
+    Direction: larger is picked earlier.
     Cost: the features, then O(n * picks * D) time in blocks of picks, twice the class's features in memory.
     """
 

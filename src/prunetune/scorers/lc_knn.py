@@ -24,6 +24,7 @@ class LCKnn(Scorer):
     four stages of a convolutional network or blocks 1/4 to 4/4 of a transformer, map average or class token, without
     the image itself, 20 neighbours in the whole pool, distances of at least 1e-6. Its own sampler in v1 is
     `easy_diverse`.
+    Direction: larger is harder.
     Cost: one forward pass over the pool and the neighbour search in each layer, exact up to 100,000 images.
 
     neighbours: how many; a smaller pool gives all it has. Features that came as tensors are one layer.

@@ -18,6 +18,7 @@ class LCOptimisation(Scorer):
 
     Source: arXiv 2402.05356, learning path t = fine-tuning time; the methods `cle` and `clh` are its easiest and its
     hardest end. Differs from the released code: it reads the evaluation view, not crops.
+    Direction: larger is harder.
     Cost: one training of the proxy.
     """
 

@@ -24,6 +24,7 @@ class MaxHerding(Scorer):
     Source: Bae, Noh and Sutherland 2024 (arXiv 2407.12212), which covers the whole pool without labels; here each
     class is covered by its own images. Unit features, this form of the kernel and bandwidth 1 are the authors' choice:
     their code has them (its candidates are a random part of a large pool, ours are all).
+    Direction: larger is picked earlier.
     Cost: as `FacilityLocation`.
 
     bandwidth: in units of feature length. neighbours, max_dense: see `FacilityLocation`. depth: fraction of each class

@@ -23,6 +23,7 @@ class Moderate(Scorer):
     Source: Xia et al. 2023, "Moderate Coreset" (ICLR). It keeps images at the middle of this ranking: that is the
     `window` sampler's; by itself the score is kept from the top, far images first.
     Differs: the original ranks the whole pool at once; samplers here rank each class.
+    Direction: larger is harder: farther from the middle.
     Cost: the features. No training.
     """
 

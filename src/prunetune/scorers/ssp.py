@@ -22,6 +22,7 @@ class SSP(Scorer):
     when data are plentiful, near ones when they are scarce: pass sampler=topk_easiest for the latter.
     Differs: k-means runs on features of unit length, as the distance is a cosine; the paper does not say. Its
     features come from self-supervised pretraining, ours from the backbone.
+    Direction: larger is harder.
     Cost: the features; k-means with k = number of classes on at most `num_fitted` images (drawn beyond that), whose
     centres serve all. No training.
     """

@@ -25,6 +25,7 @@ class Submodular(Scorer):
 
     Source: DeepCore (arXiv 2204.08499), after Iyer et al. 2021 (arXiv 2006.15412); proxy's last epoch. A gradient of
     zero has the cosine 0.
+    Direction: larger is picked earlier.
     Cost: the proxy; then for a class of n images and k picks: fl as `Craig`; gc n C D and n (C + D) k at most; logdet
     n k (C + D) + n k^2 / 2 and n k numbers (float32 beyond `max_dense` images: 1 GB for 5,000 of 50,000).
 

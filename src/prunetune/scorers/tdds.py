@@ -25,6 +25,7 @@ class TDDS(Scorer):
     Source: arXiv 2311.13613 and its released script. Differs from the script: logarithms of probabilities come from
     logits, nothing is added to them; weights add up to 1; a window keeps 0.9 of its weight for the one before it, while
     the script keeps 0.1, which leaves little but the last window (`decay=0.1` restores it).
+    Direction: larger is harder.
     Cost: one training of the proxy up to `epochs`.
 
     epochs: how many are read, the proxy's first; null reads all (the paper chooses them for every ratio). window: J >=

@@ -33,6 +33,7 @@ class ZCore(Scorer):
     image in the same place loses 1. Starts from U(0, 1).
     Differs: one stream of random numbers (the public code gives all its processes the same one); images as far as the
     last neighbour are neighbours too; the last scaling to [0, 1], which changes no order, is left out.
+    Direction: larger is harder.
     Cost: the features, then `repeats` searches for the nearest images in a plane. Exact at every size: a small pool
     is looked at as a whole, plane by plane, a large one through its sorted dimensions (0.75 GiB of them at a time).
     """
