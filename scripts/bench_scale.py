@@ -193,8 +193,8 @@ def write_table(rows: list[dict[str, str]], file: Path) -> None:
         "Seconds and peak memory of the whole process beyond the features (GiB), each method in a process of its own;",
         f"limits {SECONDS // 60} min and {EXTRA / 2**30:g} GiB. X: not run, or no growth to tell. Scores of training",
         f"dynamics come on top of the row `{PROBE}` (50 epochs, and 5 epochs of two repeats). growth: the exponent a",
-        "in seconds ~ N^a between the two largest sizes. Not measured: variants (`_deepcore`, `_released`), the weights",
-        "of CRAIG and GradMatch, class budgets; lc_knn has one layer. By `scripts/bench_scale.py`, commit "
+        "in seconds ~ N^a between the two largest sizes. Not measured: variants (`_deepcore`, `_released`), weights of",
+        "CRAIG and GradMatch, class budgets; lc_knn has one layer. By `scripts/bench_scale.py`, commit "
         + ", ".join(sorted({row["commit"][:12] for row in rows}))
         + ".",
     ]
