@@ -27,7 +27,7 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. cause: why the sets differ, or what had to be done for a fair comparison."""
+    """One line of the table. cause: why the sets differ. note: what had to be done for a fair comparison."""
 
     method: str
     balance: bool
@@ -36,6 +36,7 @@ class Row:
     num_kept_ours: int
     jaccard: float
     cause: str
+    note: str
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,7 @@ def compare(
     share = jaccard(theirs, ours)
     if share < 1 and scores is not None and are_ties(theirs, ours, scores, labels):
         cause = TIES
-    said = [part for part in (cause if share < 1 else "", note) if part]
-    return Row(method, balance, ratio, len(theirs), len(ours), round(share, 4), "; ".join(said))
+    return Row(method, balance, ratio, len(theirs), len(ours), round(share, 4), cause if share < 1 else "", note)
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
