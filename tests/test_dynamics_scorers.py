@@ -465,11 +465,10 @@ def test_released_picks_of_a_fine_tuned_token_network_read_one_number_for_each_i
     with torch.inference_mode():
         tokens = [body.model.forward_features(body.normalise(batch)) for batch in signals.images()]  # [B, tokens, D]
     numbers = torch.cat([each.mean(dim=(1, 2)) for each in tokens]).unsqueeze(1)
-    collapsed = signals.collapsed_features_of(signals.proxy())
+    collapsed = signals.collapsed_features()
     assert torch.allclose(collapsed, numbers, atol=1e-5)
     some = torch.tensor([2, 5, 11, 22])
-    part = signals.restricted(some)
-    assert torch.allclose(part.collapsed_features_of(part.proxy(), torch.tensor([1, 3])), numbers[[5, 22]], atol=1e-5)
+    assert torch.allclose(signals.restricted(some).collapsed_features(), numbers[some], atol=1e-5)
     released = compute_scores(kind("released", features="finetuned"), signals, 0)
     of_numbers = compute_scores(kind("deepcore"), Signals.from_tensors(collapsed, pool=signals.pool), 0)
     assert torch.equal(released, of_numbers)
@@ -497,6 +496,13 @@ def test_dlc_with_the_head_of_a_linear_probe_reads_the_masked_features_of_the_pr
     scores = compute_scores(DLCFinetuned(levels=2), signals, 0)
     assert torch.allclose(scores, torch.stack(losses).mean(0).double(), rtol=1e-5)
     assert torch.allclose(head_losses(features, weight, bias, labels), losses[0].double(), rtol=1e-5)
+
+
+def test_released_picks_of_a_part_of_tensors_read_the_features_of_that_part_s_proxy():
+    features, some = torch.randn(23, 4, generator=stream("tensors")), torch.tensor([2, 5, 11, 12, 14, 22])
+    proxy = RecordedProxy([torch.zeros(23, 4)], {1: features})
+    signals = Signals.from_tensors(torch.zeros(23, 1), pool=made_pool(), proxies=[proxy])
+    assert torch.equal(signals.restricted(some).collapsed_features(), features[some])
 
 
 def test_tensors_have_no_network_to_mask():

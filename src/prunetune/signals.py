@@ -123,17 +123,14 @@ class Signals(ABC):
         """
         raise InputError("this scorer reads images; pass a folder or a data set instead of tensors")
 
-    def collapsed_features_of(self, proxy: Proxy, positions: Tensor | None = None) -> Tensor:
-        """Return the features after a proxy's last epoch with tokens collapsed, [n, 1] or [n, D] float32 CPU.
+    def collapsed_features(self) -> Tensor:
+        """Return the features after the proxy's last epoch with tokens collapsed, [N, 1] or [N, D] float32 CPU.
 
         Of a token network this is the released code's one number per image, of others the features. Signals that came
         as tensors have no network to ask: there they are the proxy's features as they came.
-
-        Args:
-            proxy: a training of `proxy()`.
-            positions: [n] int64, which images; by default all.
         """
-        return proxy.features(proxy.num_epochs, positions)
+        proxy = self.proxy()
+        return proxy.features(proxy.num_epochs)
 
     def recall(self) -> Tensor:
         """Return the recall of each class on held-out pool images, [C] float64: linear probes on a part of the pool."""
@@ -270,9 +267,8 @@ class RestrictedSignals(Signals):
         positions = self._positions if positions is None else self._positions[positions]
         return self._parent.masked_features_of(network, path, seed, positions)
 
-    def collapsed_features_of(self, proxy: Proxy, positions: Tensor | None = None) -> Tensor:
-        positions = self._positions if positions is None else self._positions[positions]
-        return self._parent.collapsed_features_of(proxy, positions)
+    def collapsed_features(self) -> Tensor:
+        return self._parent.collapsed_features()[self._positions]
 
 
 @dataclass
@@ -517,15 +513,14 @@ class NetworkSignals(Signals):
                 size, precision, device = embedding.batch_size, embedding.precision, embedding.device
                 yield embed(network, view, rows, size, precision, device, text)
 
-    def collapsed_features_of(self, proxy: Proxy, positions: Tensor | None = None) -> Tensor:
+    def collapsed_features(self) -> Tensor:
+        proxy = self.proxy()
         if isinstance(proxy, ProbeProxy):  # its network is the pretrained one
-            features = self.features(FeatureKind(pooling="token_collapse"))
-            return features if positions is None else features[positions]
+            return self.features(FeatureKind(pooling="token_collapse"))
         embedding, network = self.embedding, proxy.model(proxy.num_epochs)[0]
-        rows = range(len(self.pool)) if positions is None else positions.tolist()
         view, text = embedding.evaluation(self.pool, network.input_size), "collapsed features of the proxy"
         size, precision, device = embedding.batch_size, embedding.precision, embedding.device
-        return embed(network.to(device), view, rows, size, precision, device, text, collapsed=True)
+        return embed(network.to(device), view, range(len(self.pool)), size, precision, device, text, collapsed=True)
 
     @torch.inference_mode()
     def _write_layers(self, folder: Path) -> dict[str, Any]:

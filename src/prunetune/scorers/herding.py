@@ -85,6 +85,5 @@ def read_features(signals: Signals, source: str, variant: str) -> Tensor:
     """
     if source == "finetuned":
         proxy = signals.proxy()
-        is_released = variant == "released"
-        return signals.collapsed_features_of(proxy) if is_released else proxy.features(proxy.num_epochs)
+        return signals.collapsed_features() if variant == "released" else proxy.features(proxy.num_epochs)
     return signals.features(FeatureKind(pooling="token_collapse") if variant == "released" else FeatureKind())
