@@ -54,7 +54,6 @@ SLOW = {  # for two CPU cores
     },
     "full": {
         "deepfool": "backward passes for ten classes, up to 50 times an image",
-        "deepfool_deepcore": "the same",
         "el2n_deepcore": "ten trainings of 50 epochs",
         "grand_deepcore": "the same ten",
     },
