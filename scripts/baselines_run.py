@@ -47,11 +47,7 @@ SLOW = {  # for two CPU cores
         "dlc_released": "50 networks",
         "grand": "a backward pass for every image and repeat",
     },
-    "dtd10": {
-        "dlc_50": "50 networks; dlc stands for it",
-        "dlc_linear_50": "50 networks; dlc stands for it",
-        "dlc_released": "50 networks",
-    },
+    "dtd10": {},
     "full": {
         "deepfool": "backward passes for ten classes, up to 50 times an image",
         "el2n_deepcore": "ten trainings of 50 epochs",
