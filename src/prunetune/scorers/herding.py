@@ -83,7 +83,10 @@ def read_features(signals: Signals, source: str, variant: str) -> Tensor:
         source: "pretrained", or "finetuned" for the proxy's at its last epoch.
         variant: "released" takes one number per image of a token network.
     """
-    if source == "finetuned":
-        proxy = signals.proxy()
-        return signals.collapsed_features() if variant == "released" else proxy.features(proxy.num_epochs)
-    return signals.features(FeatureKind(pooling="token_collapse") if variant == "released" else FeatureKind())
+    is_released = variant == "released"
+    if source == "pretrained":
+        return signals.features(FeatureKind(pooling="token_collapse") if is_released else FeatureKind())
+    if is_released:
+        return signals.collapsed_features()
+    proxy = signals.proxy()
+    return proxy.features(proxy.num_epochs)
