@@ -41,15 +41,12 @@ SLOW = {  # for two CPU cores
     "caltech101": {
         "deepfool": "backward passes for ten classes, up to 50 times an image",
         "deepfool_deepcore": "the same for all classes",
-        "dlc_50": "50 networks; dlc stands for it",
-        "dlc_linear_50": "50 networks; dlc stands for it",
         "dlc_random": "an ablation with masks of its own for every seed",
         "dlc_released": "50 networks",
         "grand": "a backward pass for every image and repeat",
     },
     "dtd10": {},
     "full": {
-        "deepfool": "backward passes for ten classes, up to 50 times an image",
         "el2n_deepcore": "ten trainings of 50 epochs",
         "grand_deepcore": "the same ten",
     },
