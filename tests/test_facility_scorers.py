@@ -383,6 +383,7 @@ def test_the_plain_files_are_the_classes_without_arguments():
         (FacilityLocation, {"neighbours": 0}, r"scorer\.neighbours must be a whole number"),
         (FacilityLocation, {"max_dense": 1.5}, r"scorer\.max_dense must be a whole number"),
         (MaxHerding, {"bandwidth": 0}, "bandwidth must be above 0, got 0"),
+        (MaxHerding, {"bandwidth": "wide"}, "bandwidth must be above 0, got 'wide'"),
         (MaxHerding, {"depth": 0}, r"scorer\.depth"),
         (Craig, {"variant": "released"}, "fixed or deepcore, got 'released'"),
         (Craig, {"batch_size": 0}, "at least 1, got 0"),

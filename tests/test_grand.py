@@ -209,9 +209,9 @@ def test_the_files_hold_the_numbers_of_their_sources():
     [
         (lambda: Grand("original"), "variant must be one of"),
         (lambda: Grand(parameters="first"), "parameters must be one of"),
-        (lambda: Grand(epoch=0), "epoch must be at least 1"),
-        (lambda: Grand(repeats=0), "repeats must be at least 1"),
-        (lambda: Grand("deepcore", "last", batch_size=0), "batch_size must be at least 1"),
+        (lambda: Grand(epoch=0), "epoch must be a whole number of at least 1"),
+        (lambda: Grand(repeats=1.5), r"repeats must be a whole number of at least 1, got 1\.5"),
+        (lambda: Grand("deepcore", "last", batch_size=0), "batch_size must be a whole number of at least 1"),
         (lambda: Grand("deepcore"), "scorer.parameters=last"),
     ],
 )

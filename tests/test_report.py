@@ -253,6 +253,12 @@ def test_at_ratio_one_all_methods_are_the_whole_pool_and_a_seed_counts_once() ->
     assert set(table["ratio"]) == {0.1, 1.0}
 
 
+def test_infobatch_leaves_images_out_even_at_ratio_one_and_is_not_the_whole_pool() -> None:
+    dynamic = {"scorer": "none", "ratio": 1.0}
+    table = tables.summary(frame({}, {**dynamic, "sampler": "infobatch"}, {**dynamic, "sampler": "rs2"}))
+    assert set(table["method"]) == {"dlc-flexrand", "none-infobatch", "whole pool"}
+
+
 @pytest.mark.parametrize(
     ("value", "shown"), [(0.04, "0.0"), (-0.04, "0.0"), (0.06, "+0.1"), (-0.06, "-0.1"), (-12.0, "-12.0")]
 )

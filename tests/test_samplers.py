@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -377,6 +378,20 @@ def test_scores_that_do_not_fit_the_labels_are_refused(sampler):
         sampler.select(ramp(8), labels_of(4, 5), 0.5, stream())
 
 
+@pytest.mark.parametrize("sampler", [FlexRand(), FlexRandReleased(), TopK()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_refused(sampler, value):
+    scores = ramp(9)
+    scores[3] = value
+    with pytest.raises(InputError, match="must be finite, got 1 of 9 that are not"):
+        sampler.select(scores, labels_of(4, 5), 0.5, stream())
+
+
+def test_a_ratio_may_be_a_number_of_numpy():
+    found = TopK().select(ramp(9), labels_of(4, 5), np.float32(0.5), stream())
+    assert found.tolist() == TopK().select(ramp(9), labels_of(4, 5), 0.5, stream()).tolist()
+
+
 @pytest.mark.parametrize(
     ("made", "options", "message"),
     [
@@ -387,6 +402,8 @@ def test_scores_that_do_not_fit_the_labels_are_refused(sampler):
         (FlexRand, {"remainder": "first"}, "second or coin"),
         (FlexRandReleased, {"twentieths": 0}, r"1\.\.19"),
         (FlexRandReleased, {"twentieths": 0.25}, r"1\.\.19"),
+        (FlexRandReleased, {"min_per_class": 1}, "sampler.min_per_class must be 0, got 1; pass sampler=flexrand"),
+        (FlexRandReleased, {"rounding": "largest_remainder"}, "sampler.rounding must be half_even"),
         (TopKFlexible, {"end": "auto"}, "hardest, easiest"),
         (TopK, {"rounding": "half_up"}, "half_even or largest_remainder"),
         (TopK, {"min_per_class": -1}, "at least 0"),

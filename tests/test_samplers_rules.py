@@ -214,6 +214,16 @@ def test_d2_picks_as_the_slow_reference(gamma):
     assert shifted.tolist() == raised.tolist()
 
 
+def test_d2_without_the_hardest_is_d2_of_the_others():
+    features, scores = cloud(30), torch.rand(30, generator=stream("scores"), dtype=torch.float64)
+    left = scores.argsort()[:18].sort().values
+    picks = D2(beta=0.4, neighbours=4).select_in_class(scores, 10, 0.3, stream(), features)
+    expected = D2(neighbours=4).select_in_class(scores[left], 10, 0.3, stream(), features[left])
+    assert picks.tolist() == left[expected].tolist()
+    everything = D2(beta=0.4, neighbours=4).select_in_class(scores, 30, 1.0, stream(), features)
+    assert sorted(everything.tolist()) == list(range(30))  # the budget goes before the cut
+
+
 def ridge_slowly(features: np.ndarray, labels: np.ndarray, kept: np.ndarray, ridge: float) -> float:
     """The dual form: kernel ridge regression with the linear kernel of centred features."""
     targets = np.eye(labels.max() + 1)[labels]
@@ -375,26 +385,28 @@ def test_probcover_measures_the_radius_on_the_whole_pool_and_draws_what_covers_n
     assert len(subsets) > 10
 
 
-@pytest.mark.parametrize(("num", "tau"), [(2, 0.07), (9, 0.07), (30, 0.5)])
+@pytest.mark.parametrize(("num", "tau"), [(1, 0.07), (2, 0.07), (9, 0.07), (30, 0.5)])
 def test_the_gradient_in_closed_form_is_that_of_the_aim(num, tau):
     features = unit(cloud(40, 6)).double()
-    centres = features[torch.randperm(40, generator=stream("centres"))[:num]].clone().requires_grad_()
+    free = features[torch.randperm(40, generator=stream("centres"))[:num]].clone().requires_grad_()
+    centres = torch.nn.functional.normalize(free, dim=1)
     total = torch.zeros((), dtype=torch.float64)
     for row in features:
         owner = int((centres @ row).argmax())
         own = row @ centres[owner] / tau
-        others = [(centres[j] @ centres[owner] / tau).exp() for j in range(num) if j != owner]
-        total = total + torch.log(own.exp() + sum(others)) - own
+        pushes = [(other.detach() @ centres[owner] / tau).exp() for other in centres]
+        total = total + torch.log(own.exp() + sum(pushes)) - own
     (total / len(features)).backward()
-    found = gradient(features.float(), centres.detach().float(), tau)
-    assert torch.allclose(found.double(), centres.grad, atol=2e-6)
+    found = gradient(features.float(), free.detach().float(), tau)
+    assert torch.allclose(found.double(), free.grad, atol=2e-6)
 
 
-def test_a_single_centre_has_nothing_to_be_apart_from_and_is_a_drawn_image():
-    features = cloud(9)
-    assert not gradient(unit(features), unit(features)[:1], 0.07).any()
-    picks = {int(ActiveFT().select_in_class(ramp(9), 1, 0.1, stream(seed), features)) for seed in range(30)}
-    assert len(picks) > 5
+def test_a_single_centre_moves_towards_the_mean_of_the_class():
+    features = cloud(9) + points((2, 0, 0))
+    mean = unit(unit(features).mean(dim=0, keepdim=True))
+    sampler = ActiveFT(learning_rate=1e-2)
+    picks = {int(sampler.select_in_class(ramp(9), 1, 0.1, stream(seed), features)) for seed in range(30)}
+    assert picks == {int((unit(features) @ mean.T).argmax())}
 
 
 def test_each_centre_takes_the_nearest_image_that_is_left():
@@ -420,6 +432,7 @@ def test_activeft_spreads_over_the_groups_of_a_class():
         (DoubleEnd, {"beta": -0.1}, r"beta must be in \[0, 1\)"),
         (Beta, {"power": 0}, "power must be above 0"),
         (Beta, {"epochs": 0}, "epochs must be a whole number"),
+        (D2, {"beta": 1}, r"beta must be in \[0, 1\)"),
         (D2, {"neighbours": 0}, "neighbours must be a whole number"),
         (D2, {"gamma_r": -1}, "gamma_r must be a number of at least 0"),
         (BWS, {"start": 2}, r"start must be in \[0, 1\]"),

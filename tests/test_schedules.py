@@ -129,7 +129,9 @@ def test_a_dynamic_sampler_keeps_the_pool_and_shows_what_a_subset_would(sampler,
     [
         ({"dropped": 1}, "sampler.dropped"),
         ({"dropped": -0.1}, "got -0.1"),
-        ({"whole_end": 1.1}, "sampler.whole_end"),
+        ({"whole_end": 1.1}, r"sampler.whole_end must be in \[0, 1\], got 1.1"),
+        ({"whole_end": True}, "got True"),
+        ({"dropped": "half"}, "got 'half'"),
         ({"budgets": "equal"}, "InfoBatch draws from the whole pool"),
     ],
 )

@@ -14,8 +14,8 @@ from prunetune.backbones import Backbone
 from prunetune.config import build
 from prunetune.datasets.base import Pool
 from prunetune.errors import InputError
-from prunetune.samplers import FlexRand, TopK
-from prunetune.scorers import DLC, FromFile, Herding, Random, Scorer
+from prunetune.samplers import FlexRand, RandomSampler, TopK, TypiClust
+from prunetune.scorers import DLC, FromFile, Herding, NoScore, Random, Scorer
 from prunetune.scores import check_fit, compute_scores, stored_scores
 from prunetune.signals import Embedding, NetworkSignals, Signals
 from prunetune.store import Store
@@ -239,3 +239,13 @@ def test_a_pick_order_that_is_too_short_or_made_for_another_ratio_is_refused():
         check_fit(Herding(depth=0.1), TopK(budgets="equal"), 0.1)
     with pytest.raises(InputError, match="herding gives an order of picks"):
         check_fit(Herding(), FlexRand(), 0.1)
+    with pytest.raises(InputError, match=r"fewer than sampler\.min_per_class=3; pass scorer\.depth=1"):
+        check_fit(Herding(depth=0.1), TopK(min_per_class=3), 0.1)
+
+
+def test_a_sampler_that_picks_by_score_is_refused_where_there_is_none():
+    for sampler in (TopK(), FlexRand()):
+        with pytest.raises(InputError, match="scorer none gives every image the same score"):
+            check_fit(NoScore(), sampler, 0.1)
+    check_fit(NoScore(), TypiClust(), 0.1)
+    check_fit(NoScore(), RandomSampler(), 0.1)

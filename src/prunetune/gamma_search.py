@@ -123,7 +123,8 @@ def choose(
     """Return the candidate whose subsets train the best probes, by accuracy on pool images that no step has seen.
 
     In each repeat a part of each class is held out; scores and prototypes are made anew from the rest, every candidate
-    selects from it at the same ratio, and a linear probe on its choice is judged on the held-out part.
+    selects from it at the same ratio, and a linear probe on its choice is judged on the held-out part. One thing has
+    seen that part: a fully fine-tuned proxy, which is that of the whole pool.
 
     Args:
         candidates: samplers by label, in order of preference for ties.

@@ -15,6 +15,7 @@ from prunetune.errors import InputError
 from prunetune.memory import measured
 from prunetune.samplers.base import Sampler
 from prunetune.scorers.base import Scorer
+from prunetune.scorers.constant import NoScore
 from prunetune.seeding import seeded
 from prunetune.signals import NetworkSignals, Signals
 from prunetune.store import discard, is_sound, read_meta
@@ -38,7 +39,9 @@ class Scores:
 
 
 def check_fit(scorer: Scorer, sampler: Sampler, ratio: float) -> None:
-    """Refuse a sampler that reads hardness where the scorer gives an order of picks, or an order made for less.
+    """Refuse a sampler that reads a score where there is none, or hardness where there is an order of picks.
+
+    And an order of picks that was made for less.
 
     Raises:
         InputError: they do not fit.
@@ -47,6 +50,11 @@ def check_fit(scorer: Scorer, sampler: Sampler, ratio: float) -> None:
         raise InputError(
             f"{scorer.name} gives an order of picks, not the hardness that {type(sampler).__name__} reads; "
             "pass sampler=topk"
+        )
+    if isinstance(scorer, NoScore) and sampler.reads_scores:
+        raise InputError(
+            f"scorer none gives every image the same score, and {type(sampler).__name__} picks by the score; "
+            "pass another scorer, or a sampler that reads none, e.g. sampler=typiclust"
         )
     fraction = getattr(scorer, "fraction", ratio)
     if fraction != ratio and ratio < 1:
@@ -58,6 +66,11 @@ def check_fit(scorer: Scorer, sampler: Sampler, ratio: float) -> None:
         raise InputError(
             f"with sampler.budgets={sampler.budgets} a class can keep all its images; "
             f"{scorer.name} needs scorer.depth=1, got {depth:g}"
+        )
+    if depth < 1 and sampler.min_per_class > 1:
+        raise InputError(
+            f"{scorer.name} orders scorer.depth={depth:g} of each class, which can be fewer than "
+            f"sampler.min_per_class={sampler.min_per_class}; pass scorer.depth=1"
         )
     if depth < ratio < 1:
         raise InputError(

@@ -44,7 +44,8 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
         one of the ratios (n = 0, no mean). mean, std (ddof 1; none for n = 1) in percent, n seeds; difference and
         difference_std: percentage points above random over the num_pairs seeds that both have; worst_class: mean
         accuracy of the worst class in percent; score_seconds, sample_seconds, score_memory (bytes): means. At ratio 1
-        every method keeps everything: such runs are one method, "whole pool". Nothing is rounded.
+        every method keeps everything: such runs are one method, "whole pool", but for InfoBatch, which leaves images
+        out while it trains. Nothing is rounded.
 
     Raises:
         InputError: runs of one data set differ in its size or content.
@@ -68,7 +69,7 @@ def method_name(run: dict) -> str:
     """Return `scorer-sampler`, shortened for random, and what else makes a table row: tag, scoring backbone."""
     pair = (run["scorer"], run["sampler"])
     name = "random" if pair == ("random", "random") else "-".join(pair)
-    if run["ratio"] == 1:
+    if run["ratio"] == 1 and run["sampler"] != "infobatch":
         name = WHOLE_POOL
     elif run["scoring_backbone"] != run["backbone"]:
         name += f" (scored by {run['scoring_backbone']})"

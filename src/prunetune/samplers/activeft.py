@@ -15,12 +15,11 @@ CENTRES_AT_ONCE = 256
 class ActiveFT(Sampler):
     """The nearest unused image of each of B unit centres, which Adam moves near the features and apart. Reads no score.
 
-    Source: arXiv 2303.14382, for each class by itself. With u_i the cosine of an image and its nearest centre k(i) over
-    tau, mean_i u_i - ln(e^{u_i} + sum_{j != k(i)} e^{c_j . c_k(i) / tau}) is maximised from drawn images on. Differs: a
-    step sees at most `batch_size` images of a class (the original all), so that it scales; centres are put back to
-    unit length after every step. Where a class keeps one image the aim is constant and that image is drawn.
-    Measured: on classes of 30 to 80 photographs with these defaults the centres move apart, yet the image nearest to
-    each stays the one it began at, so that the picks are the drawn ones (results/LOG.md).
+    Source: arXiv 2303.14382 and its code (yichen928/ActiveFT@0687b00), for each class by itself. With u_i the cosine of
+    an image and its nearest centre k(i) over tau, mean_i u_i - ln(e^{u_i} + sum_j e^{c_j . c_k(i) / tau}) is maximised
+    from drawn images on. As in the code, j runs over all centres, k(i) among them, and a centre is pushed away from the
+    others as if they stood still. Differs: a step sees at most `batch_size` images of a class (the original all), so
+    that it scales; centres are put back to unit length after every step.
     Reads: features. Cost: about 4 batch_size B D operations a step; minutes for large classes.
 
     steps, learning_rate: of Adam. tau: temperature.
@@ -49,8 +48,6 @@ class ActiveFT(Sampler):
         return nearest_unused(features, self._optimised(features, centres, generator))
 
     def _optimised(self, features: Tensor, centres: Tensor, generator: torch.Generator) -> Tensor:
-        if len(centres) == 1:  # nothing to be apart from: the aim is constant
-            return centres
         centres = torch.nn.Parameter(centres.clone())
         adam = torch.optim.Adam([centres], lr=self.learning_rate)
         for _ in range(self.steps):
@@ -64,28 +61,27 @@ class ActiveFT(Sampler):
 
 
 def gradient(features: Tensor, centres: Tensor, tau: float) -> Tensor:
-    """Return the gradient [B, D] of mean_i ln(e^{u_i} + sum_{j != k(i)} e^{c_j . c_k(i) / tau}) - u_i by the centres.
+    """Return the gradient [B, D] of mean_i ln(e^{u_i} + sum_j e^{c_j . c_k(i) / tau}) - u_i on the sphere.
 
-    With q_i the weight of e^{u_i} in its sum and a_kj the softmax over j of c_j . c_k / tau, image i pulls its centre
-    by (1 - q_i) h_i and pushes the pair k(i), j apart by (1 - q_i) a_kj.
+    It is by c_k(i) alone: the c_j that push it stand still. With q_i the weight of e^{u_i} in its sum and a_kj the
+    softmax over j of c_j . c_k / tau, image i moves its centre by (1 - q_i) (h_i - sum_j a_kj c_j), less the part along
+    the centre.
 
     Args:
         features: [n, D] of unit length.
         centres: [B, D] of unit length; k(i) is the nearest to image i.
         tau: temperature.
     """
-    if len(centres) == 1:
-        return torch.zeros_like(centres)
     cosines, owners = (features @ centres.T).max(dim=1)  # [n]
     used, places = owners.unique(return_inverse=True)  # centres that own images, and which of them is whose
-    between = (centres[used] @ centres.T / tau).scatter_(1, used.unsqueeze(1), -torch.inf)  # [used, B]
-    apart = between.softmax(dim=1)
-    total = between.amax(dim=1) - apart.amax(dim=1).log()  # [used], ln of the sum over j != k
-    pulls = (total[places] - cosines / tau).sigmoid()  # [n], 1 - q_i
-    apart *= torch.zeros(len(used)).index_add_(0, places, pulls).unsqueeze(1)
-    result = apart.T @ centres[used]
-    own = (apart @ centres).index_add_(0, places, pulls.unsqueeze(1) * features, alpha=-1)
-    return result.index_add_(0, used, own) / (len(features) * tau)
+    moved = centres[used]
+    between = moved @ centres.T / tau  # [used, B]
+    pulls = (between.logsumexp(dim=1)[places] - cosines / tau).sigmoid()  # [n], 1 - q_i
+    strength = torch.zeros(len(used)).index_add_(0, places, pulls)
+    slope = strength.unsqueeze(1) * (between.softmax(dim=1) @ centres)
+    slope.index_add_(0, places, pulls.unsqueeze(1) * features, alpha=-1)
+    slope -= (slope * moved).sum(dim=1, keepdim=True) * moved
+    return torch.zeros_like(centres).index_copy_(0, used, slope / (len(features) * tau))
 
 
 def nearest_unused(features: Tensor, centres: Tensor) -> Tensor:

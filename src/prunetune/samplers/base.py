@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar
 
 import torch
@@ -59,7 +60,8 @@ class Sampler(ABC):
             signals: of these N images: what the sampler reads beside the scores, if it does.
 
         Raises:
-            InputError: the ratio is outside (0, 1], scores and labels do not fit, or signals are missing.
+            InputError: the ratio is outside (0, 1], scores and labels do not fit, a score is not finite, or signals are
+                missing.
         """
         check_ratio(ratio)
         check_shapes(scores, labels)
@@ -146,22 +148,27 @@ def mean_label_probability(logits: Tensor, labels: Tensor) -> Tensor:
 
 def check_ratio(ratio: float) -> None:
     """Refuse a ratio outside (0, 1]."""
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
+    if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < ratio <= 1:  # Real: NumPy's numbers too
         raise InputError(f"ratio is the fraction kept and must be in (0, 1], got {ratio}")
 
 
 def check_shapes(scores: Tensor, labels: Tensor) -> None:
-    """Refuse scores that are not one number for each label."""
+    """Refuse scores that are not one finite number for each label."""
     if scores.shape != labels.shape or scores.ndim != 1:
         raise InputError(
             f"scores and labels must be [N] and as long, got {list(scores.shape)} and {list(labels.shape)}"
         )
+    if not scores.isfinite().all():
+        bad = int((~scores.isfinite()).sum())
+        raise InputError(f"scores must be finite, got {bad} of {len(scores)} that are not; leave those images out")
 
 
-def check_fraction(key: str, value: float, or_auto: bool = False) -> None:
-    """Refuse a setting that is not a number in [0, 1); where a run may choose it, the message says so."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise InputError(f"sampler.{key} must be in [0, 1){' or (in a run) auto' if or_auto else ''}, got {value!r}")
+def check_fraction(key: str, value: float, or_auto: bool = False, or_one: bool = False) -> None:
+    """Refuse a setting that is not a number in [0, 1) or [0, 1]; where a run may choose it, the message says so."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not (0 <= value < 1 or (or_one and value == 1)):
+        interval, auto = "[0, 1]" if or_one else "[0, 1)", " or (in a run) auto" if or_auto else ""
+        raise InputError(f"sampler.{key} must be in {interval}{auto}, got {value!r}")
 
 
 def check_positive(key: str, value: float) -> None:

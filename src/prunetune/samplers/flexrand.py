@@ -110,10 +110,13 @@ class FlexRandReleased(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.budgets != "proportional":
-            raise InputError(
-                f"flexrand_released has no class budgets to set, got {self.budgets!r}; pass sampler=flexrand"
-            )
+        unused = {"budgets": "proportional", "min_per_class": 0, "rounding": "half_even"}
+        for key, only in unused.items():
+            if getattr(self, key) != only:
+                raise InputError(
+                    f"flexrand_released has no class budgets to set: sampler.{key} must be {only}, "
+                    f"got {getattr(self, key)}; pass sampler=flexrand"
+                )
         if isinstance(self.twentieths, bool) or not isinstance(self.twentieths, int) or not 1 <= self.twentieths <= 19:
             raise InputError(
                 f"sampler.twentieths is gamma * 20 and must be a whole number in 1..19, got {self.twentieths!r}"

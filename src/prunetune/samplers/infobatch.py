@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from prunetune.errors import InputError
+from prunetune.samplers.base import check_fraction
 from prunetune.samplers.dynamic import DynamicSampler
 from prunetune.schedules import ThinnedPasses
 
@@ -29,15 +29,8 @@ class InfoBatch(DynamicSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.dropped < 1:
-            raise InputError(
-                f"sampler.dropped is the fraction left out of the easy images, in [0, 1), got {self.dropped}"
-            )
-        if not 0 <= self.whole_end <= 1:
-            raise InputError(
-                f"sampler.whole_end is the fraction of the training that nothing is left out of, in [0, 1], "
-                f"got {self.whole_end}"
-            )
+        check_fraction("dropped", self.dropped)
+        check_fraction("whole_end", self.whole_end, or_one=True)
 
     def schedule(self, labels: Tensor, ratio: float, epochs: int) -> ThinnedPasses:
         size = self.images_per_epoch(labels, ratio)

@@ -12,7 +12,7 @@ from prunetune.datasets.base import Pool
 from prunetune.dynamics import Proxy
 from prunetune.errors import InputError
 from prunetune.gradients import batch_lengths, proxy_gradients
-from prunetune.scorers.base import Scorer
+from prunetune.scorers.base import Scorer, check_count
 from prunetune.signals import Signals
 
 NUMBERS_AT_ONCE = 2**26  # of gradients of single images: 256 MiB
@@ -53,10 +53,9 @@ class Grand(Scorer):
         for key, values in allowed.items():
             if getattr(self, key) not in values:
                 raise InputError(f"scorer.{key} must be one of {', '.join(values)}, got {getattr(self, key)!r}")
-        for key in ("epoch", "repeats", "batch_size"):
-            value = getattr(self, key)
-            if not (key == "epoch" and value is None) and value < 1:
-                raise InputError(f"scorer.{key} must be at least 1, got {value}")
+        check_count("epoch", self.epoch, may_be_none=True)
+        check_count("repeats", self.repeats)
+        check_count("batch_size", self.batch_size)
         if self.variant == "deepcore" and self.parameters == "all":
             raise InputError("variant deepcore reads the last layer only; pass scorer.parameters=last")
 

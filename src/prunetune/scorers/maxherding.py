@@ -41,8 +41,9 @@ class MaxHerding(Scorer):
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.bandwidth < float("inf"):
-            raise InputError(f"scorer.bandwidth must be above 0, got {self.bandwidth}")
+        is_number = isinstance(self.bandwidth, int | float) and not isinstance(self.bandwidth, bool)
+        if not is_number or not 0 < self.bandwidth < float("inf"):
+            raise InputError(f"scorer.bandwidth must be above 0, got {self.bandwidth!r}")
         check_sizes(self.neighbours, self.max_dense)
         check_depth(self.depth)
 
