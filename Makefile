@@ -33,6 +33,7 @@ run-text: $(VENV)/.instruct  ## a text run end to end, offline: embedded corpus,
 		sft=released evaluation.tasks_folder=tests/instruct/tasks 'evaluation.tasks=[everyday]' 'evaluation.num_fewshot=[0,2]' \
 		held_out=0.1 results_dir=$(RESULTS)
 
+demo-grid: RESULTS = results/demo
 demo-grid: $(VENV)/.base  ## grids on embedded data, offline, and from them every table and figure of the paper; long
 	$(PY) run.py --config-name grid sweep=demo results_dir=$(RESULTS)
 	$(PY) run.py --config-name grid sweep=demo_transfer results_dir=$(RESULTS)

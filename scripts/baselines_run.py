@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from prunetune import config
 from prunetune.report import collect, tables
-from real_run import ROOT, backbones, datasets
+from real_run import ROOT, backbones, check_folder, datasets
 
 RATIOS, WHOLE = "ratios=[0.05,0.1,0.3,0.5]", "ratios=[1.0]"
 VIEWS, AT_ONCE = 4, 8
@@ -37,6 +37,7 @@ RUN_COLUMNS = (  # of every run: enough to make the tables again
     "dataset_fingerprint",
 )
 LAST = ("grand", "grand_released", "deepfool", "deepfool_deepcore")  # backward passes for every image
+DATASETS, PROXIES = ["dtd10", "caltech101"], ["linear_probe", "full"]
 SLOW = {  # for two CPU cores
     "caltech101": {
         "deepfool": "backward passes for ten classes, up to 50 times an image",
@@ -90,16 +91,24 @@ def run(command: list[str], about: str) -> str | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with data/ and weights/")
+    parser.add_argument("--data", type=Path, default=Path(), help="folder with data/ and weights/")
     parser.add_argument("--results", type=Path, default=Path("results"), help="the results_dir of the runs")
-    parser.add_argument("--out", type=Path, default=Path("results/tables"), help="where the tables go")
-    parser.add_argument("--methods", nargs="+", help="by default all but those that take hours here (SLOW)")
-    parser.add_argument("--datasets", nargs="+", default=["dtd10", "caltech101"])
-    parser.add_argument("--proxies", nargs="+", default=["linear_probe", "full"])
+    parser.add_argument("--out", type=Path, help="where the tables go (default: <results>/tables)")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=methods(),
+        metavar="METHOD",
+        help="default: all but SLOW",
+    )
+    parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
+    parser.add_argument("--proxies", nargs="+", choices=PROXIES, default=PROXIES)
     parser.add_argument("--tables-only", action="store_true")
     options = parser.parse_args()
+    if not options.tables_only:
+        check_folder(options.data)
     failures = [] if options.tables_only else run_all(options)
-    write_tables(options.results, options.out)
+    write_tables(options.results, options.out or options.results / "tables")
     if failures:
         sys.exit("\n".join(["error: some methods failed:", *failures]))
 
@@ -133,13 +142,16 @@ def write_tables(results_dir: Path, out: Path) -> None:
     results, skipped = collect.collect_images(results_dir)
     for line in skipped:
         print(line, file=sys.stderr)
-    results = with_earlier(chosen(results), out / "baselines_runs.csv")
+    file = out / "baselines_runs.csv"
+    if results.empty and not file.is_file():
+        sys.exit(f"error: no finished runs below {results_dir / 'runs'}; run without --tables-only")
+    results = with_earlier(chosen(results) if len(results) else results, file)
     table = tables.summary(results)
     out.mkdir(parents=True, exist_ok=True)
     parts = [tables.to_markdown(table, tables.footer(results)), tables.costs_markdown(table), not_run()]
     (out / "baselines.md").write_text("\n".join(parts))
     tables.to_csv(table, out / "baselines.csv")
-    results[list(RUN_COLUMNS)].to_csv(out / "baselines_runs.csv", index=False, lineterminator="\n")
+    results[list(RUN_COLUMNS)].to_csv(file, index=False, lineterminator="\n")
     print(f"wrote baselines.md, baselines.csv and baselines_runs.csv in {out}")
 
 
@@ -155,7 +167,7 @@ def with_earlier(results: pd.DataFrame, file: Path) -> pd.DataFrame:
 
 def chosen(results: pd.DataFrame) -> pd.DataFrame:
     """Return the runs that belong in the table."""
-    is_ours = results["dataset"].isin(["dtd10", "caltech101"]) & (results["backbone"] == "vit_tiny")
+    is_ours = results["dataset"].isin(DATASETS) & (results["backbone"] == "vit_tiny")
     return results[is_ours & (results["finetune"] == "linear_probe") & (results["precision"] == "bf16")]
 
 

@@ -29,7 +29,7 @@ from prunetune.datasets.base import Pool
 from prunetune.devices import describe_device, resolve_device
 from prunetune.memory import peak_memory
 from prunetune.records import commit
-from real_run import ROOT, backbones, datasets
+from real_run import ROOT, backbones, check_folder, datasets
 
 EMBEDDED = {"textures": ["dataset=textures", "backbone=micro"]}
 SECONDS_BETWEEN_LOOKS = 0.25  # at the memory of a running child
@@ -74,8 +74,7 @@ def settings(data: Path | None, wanted: Sequence[str] = (), networks: Sequence[s
     """
     if data is None:
         return {"textures, micro": EMBEDDED["textures"]}
-    if not (data / "data").is_dir() or not (data / "weights").is_dir():
-        sys.exit(f"error: {data} should be a folder with data/ and weights/; pass --data=<folder>")
+    check_folder(data)
     data = data.resolve()
     images, models = datasets(data), backbones(data)
     chosen = wanted or list(images)

@@ -1,11 +1,11 @@
 """Compute the embedded corpus: short samples whose response follows from the prompt, in ten sources and a few chats.
 
-python scripts/make_corpus.py [file]     writes src/prunetune/instruct/embedded.jsonl, the same bytes every time
+Written to src/prunetune/instruct/embedded.jsonl, the same bytes every time.
 """
 
+import argparse
 import json
 import random
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -208,4 +208,6 @@ def main(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else FILE)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, nargs="?", default=FILE, help="by default the embedded one")
+    main(parser.parse_args().file)

@@ -20,7 +20,8 @@ CORRELATIONS = "rank_correlation"  # in <results>/analysis; scripts/analyse.py w
 def main() -> None:
     options = _parser().parse_args()
     try:
-        make(options.names, options.results, options.paper, options.out, options.allow_dirty)
+        out = options.out or options.results / "tables"
+        make(options.names, options.results, options.paper, out, options.allow_dirty)
     except InputError as error:
         sys.exit(f"error: {error}")
 
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", help="tables, by default all: " + ", ".join(paper_tables.TABLES))
     parser.add_argument("--results", type=Path, default=Path("results"), help="the results_dir of the runs")
     parser.add_argument("--paper", type=Path, default=paper.FOLDER, help="the published numbers")
-    parser.add_argument("--out", type=Path, default=Path("results/tables"), help="where the tables go")
+    parser.add_argument("--out", type=Path, help="where the tables go (default: <results>/tables)")
     parser.add_argument("--allow-dirty", action="store_true", help="also show runs of uncommitted code")
     return parser
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from real_run import ROOT, backbones, datasets
+from real_run import ROOT, backbones, check_folder, datasets
 
 PARTS = ("main", "transfer", "ablations", "full")
 ABLATIONS = ("ablation_path", "ablation_masking", "ablation_sampler", "ablation_gamma", "time")
@@ -75,8 +75,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="the results_dir of the runs")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
-    if not (options.data / "data").is_dir() or not (options.data / "weights").is_dir():
-        sys.exit(f"error: {options.data} should be a folder with data/ and weights/; pass --data=<folder>")
+    check_folder(options.data)
     failed = False
     for overrides in grids(options.data.resolve(), options.parts):
         command = [sys.executable, str(ROOT / "run.py"), "--config-name", "grid", f"results_dir={options.results}"]

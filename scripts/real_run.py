@@ -10,6 +10,7 @@ results/tables/real.md and real.csv.
 """
 
 import argparse
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +63,7 @@ def backbones(data: Path) -> dict[str, list[str]]:
 
 def grids(data: Path, views: int, with_full: bool) -> list[list[str]]:
     """Return the overrides of every grid, the cheapest first."""
-    probe = ["finetune=linear_probe", f"finetune.views={views}", "seeds=[0,1,2]"]
+    probe = ["finetune=linear_probe", f"finetune.views={views}", "seeds=[0,1,2]", "precision=bf16"]
     jobs = []
     for images in datasets(data).values():
         for backbone in backbones(data).values():
@@ -75,21 +76,27 @@ def grids(data: Path, views: int, with_full: bool) -> list[list[str]]:
     return jobs
 
 
+def check_folder(data: Path) -> None:
+    """Stop where the folder is not as expected."""
+    if not (data / "data").is_dir() or not (data / "weights").is_dir():
+        sys.exit(f"error: {data} should be a folder with data/ and weights/; pass --data=<folder>")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with data/ and weights/")
     parser.add_argument("--results", type=Path, default=Path("results"), help="the results_dir of the runs")
-    parser.add_argument("--out", type=Path, default=Path("results/tables"), help="where the tables go")
+    parser.add_argument("--out", type=Path, help="where the tables go (default: <results>/tables)")
     parser.add_argument("--views", type=int, default=4, help="augmented views of the probes (the recipe's own is 50)")
     parser.add_argument("--skip-full", action="store_true", help="leave out the full fine-tuning")
     options = parser.parse_args()
-    if not (options.data / "data").is_dir() or not (options.data / "weights").is_dir():
-        sys.exit(f"error: {options.data} should be a folder with data/ and weights/; pass --data=<folder>")
+    check_folder(options.data)
     for overrides in grids(options.data.resolve(), options.views, not options.skip_full):
         command = [sys.executable, str(ROOT / "run.py"), "--config-name", "grid", f"results_dir={options.results}"]
         print(" ".join(["run.py --config-name grid", *overrides]), flush=True)
-        subprocess.run([*command, *overrides], check=True)
-    write_tables(options.results, options.out)
+        if subprocess.run([*command, *overrides]).returncode:
+            sys.exit(f"error: that grid failed; what is finished is kept: {shlex.join(sys.argv)} goes on from there")
+    write_tables(options.results, options.out or options.results / "tables")
 
 
 def write_tables(results_dir: Path, out: Path) -> None:

@@ -13,11 +13,12 @@ from prunetune import DLC, Backbone, FlexRand, Pool, Signals, api, prune
 from prunetune.config import build
 from prunetune.datasets.textures import Textures
 from prunetune.errors import InputError
-from prunetune.samplers import TopK
+from prunetune.samplers import RS2, TopK
 from prunetune.store import Store
 from runs import MICRO, QUICK, compose_here, run_here
 
 MICRO_NETWORK = Backbone(model="prunetune_micro", pretrained=False, input_size=16, mask_modules="conv2d")
+TENSORS = Pool("made", torch.arange(6) % 2, tuple("abcdef"), ("train",) * 6, ("x", "y"))
 PLAIN = {"backbone": MICRO_NETWORK, "precision": "fp32"}
 
 
@@ -119,6 +120,14 @@ def test_nothing_is_left_without_a_store(textures, tmp_path, monkeypatch):
         ({"backbone": "resnet81"}, "timm has no model 'resnet81'"),
         ({"device": "gpu"}, "device must be auto, cpu or cuda"),
         ({"precision": "half"}, "precision must be auto, fp32 or bf16"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"seed": None}, "seed must be a whole number, got None"),
+        ({"scorer": DLC}, "scorer must be a name or a Scorer object"),
+        ({"sampler": 3}, "sampler must be a name or a Sampler object, got 3"),
+        ({"sampler": RS2()}, "RS2 does not choose images here"),
+        ({"backbone": None}, "backbone must be a name or a Backbone, got None"),
+        ({"scorer": "none", "sampler": "topk"}, "scorer none gives every image the same score"),
+        ({"data": TENSORS}, "the pool has no images; for tensors there is"),
         ({"data": 7}, "data must be a folder, a map-style dataset"),
         ({"data": "nowhere"}, "nowhere"),
         ({"data": [(torch.zeros(3, 4, 4), 0), (torch.zeros(3, 4, 4), 1)]}, r"item 0 should be a PIL image or a uint8"),
@@ -132,6 +141,53 @@ def test_bad_arguments_are_one_line(textures, arguments, message):
     with pytest.raises(InputError, match=message) as caught:
         prune(**{"data": textures, "ratio": 0.2, **PLAIN, **arguments})
     assert "\n" not in str(caught.value)
+
+
+class Photos:
+    """Six images, grey of 16 bits or not, one of which may be damaged."""
+
+    targets = (0, 1) * 3
+
+    def __init__(self, dtype: type, damaged: int | None = None) -> None:
+        self.dtype, self.damaged = dtype, damaged
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, item: int) -> tuple[Image.Image, int]:
+        if item == self.damaged:
+            raise OSError("image file is truncated")
+        grey = np.random.default_rng(item).integers(0, 256, (24, 24))
+        return Image.fromarray((grey * 257 if self.dtype is np.uint16 else grey).astype(self.dtype)), self.targets[item]
+
+
+def test_an_image_of_a_data_set_that_cannot_be_read_is_named():
+    with pytest.raises(InputError, match=r"item 4 is not a readable image \(image file is truncated\)"):
+        prune(Photos(np.uint8, damaged=4), 0.4, **{**PLAIN, "scorer": "dlc"})
+
+
+def test_images_of_16_bits_from_a_data_set_are_scaled_and_not_clipped():
+    wide, narrow = (api.as_pool(Photos(dtype)).images for dtype in (np.uint16, np.uint8))
+    assert all(torch.equal(wide.decode(item), narrow.decode(item)) for item in range(6))
+
+
+@pytest.mark.parametrize(
+    ("features", "masked", "message"),
+    [
+        (torch.full((6, 4), float("nan")), None, "features must be finite, 6 of 6 rows are not"),
+        (torch.ones(5, 4), None, r"features must be \[6, D\], one row for each image, got \[5, 4\]"),
+        (torch.ones(6), None, r"features must be \[6, D\].*got \[6\]"),
+        (torch.ones(6, 4), [torch.ones(6, 3)], r"masked must be \[6, 4\].*got \[6, 3\]"),
+        (torch.ones(6, 4), [torch.full((6, 4), float("inf"))], "masked must be finite"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(features, masked, message):
+    with pytest.raises(InputError, match=message):
+        Signals.from_tensors(features, masked, TENSORS)
+
+
+def test_arrays_serve_as_tensors_do():
+    assert Signals.from_tensors(np.ones((6, 4)), pool=TENSORS).features().dtype == torch.float32
 
 
 def test_a_pick_order_is_not_read_as_hardness(textures, monkeypatch):

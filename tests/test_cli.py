@@ -15,8 +15,28 @@ BAD_INPUT = {  # name: arguments, what the one line says
     "a ratio above one": ([*SMALL, "ratio=10"], "error: ratio is the fraction kept and must be in (0, 1], got 10"),
     "missing data": (["dataset=dtd", "scorer=dlc"], "error: dtd is not in data/dtd; run python scripts/prepare_dtd.py"),
     "a gamma above one": ([*SMALL, "sampler=flexrand", "sampler.gamma=3"], "error: sampler.gamma is the easy fraction"),
-    "a misspelt key": ([*SMALL, "finetune.epoch=3"], "Key 'epoch' not in 'FinetuneConfig'"),
+    "a misspelt key": (
+        [*SMALL, "finetune.epoch=3"],
+        "There is no such option; --help lists them all.",
+    ),
     "a misspelt key of a group": ([*SMALL, "scorer.levles=3"], "Key 'levles' is not in struct"),
+    "a key that no run reads": (
+        [*SMALL, "+gamma=0.4"],
+        "there is no option gamma; the configuration has",
+    ),
+    "such a key of a group": (
+        [*SMALL, "+finetune.epoch=3"],
+        "there is no option finetune.epoch; finetune has",
+    ),
+    "such a key of a text run": (
+        ["--config-name", "instruct", "corpus=embedded", "llm=tiny", "+sft.epoch=1"],
+        "error: there is no option sft.epoch; sft has name",
+    ),
+    "such a key of a method": (
+        ["--config-name", "grid", *SMALL, "methods=['random +keep=0.5']", "ratios=[0.2]", "seeds=[0]"],
+        "error: there is no option keep",
+    ),
+    "a value that needs quotes": ([*SMALL, "tag=a#b"], "needs quotes of its own: 'key=\"value\"'"),
     "a misspelt group": (["dataset=dtdd"], "Could not find 'dataset/dtdd' Available options in 'dataset': cifar10"),
     "a word for a number": ([*SMALL, "ratio=some"], "Value 'some' of type 'str' could not be converted to Float"),
     "words for statistics": ([*SMALL, "backbone.mean=[a,b,c]"], "could not convert string to float: 'a'"),

@@ -444,3 +444,12 @@ def test_a_sampler_that_reads_features_is_charged_for_them_once(tmp_path):
     beside = read_result(run_here(tmp_path, *SMALL, "ratio=0.3", "scorer=herding", "sampler=typiclust"))
     assert alone["score_seconds"] < 1000 <= alone["sample_seconds"]
     assert beside["sample_seconds"] < 1000 <= beside["score_seconds"]
+
+
+def test_a_key_that_another_group_has_is_pointed_to_and_the_results_folder_must_have_a_name(tmp_path):
+    with pytest.raises(InputError, match=r"there is no option levels;.*Did you mean scorer\.levels\?"):
+        pipeline.check(compose_here(tmp_path, *SMALL, "+levels=3"))
+    cfg = compose_here(tmp_path, *SMALL)
+    cfg.results_dir = ""
+    with pytest.raises(InputError, match="results_dir is the folder of runs and store and must not be empty"):
+        pipeline.check(cfg)

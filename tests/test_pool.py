@@ -77,6 +77,29 @@ def test_a_label_out_of_range_is_refused(labels):
         make_pool(labels=torch.tensor(labels))
 
 
+@pytest.mark.parametrize("labels", [["a", "b", "c"], [0.5, 1.5, 1.0], [[0], [1], [2]]])
+def test_labels_that_are_no_class_indices_are_refused(labels):
+    with pytest.raises(InputError, match="labels must be class indices"):
+        make_pool(labels=labels)
+
+
+def test_classes_that_are_no_names_are_refused():
+    with pytest.raises(InputError, match="classes must be the classes' names in index order, got 3"):
+        make_pool(classes=3)
+
+
+def test_the_order_brings_tensors_into_that_of_the_pool(caplog):
+    given = torch.tensor(LABELS)
+    pool = make_pool(images=None)
+    assert torch.equal(given[pool.order], pool.labels)
+    assert "features[pool.order]" in caplog.text
+    caplog.clear()
+    assert pool.take([2, 0]).order.tolist() == [1, 0]
+    make_pool()  # its images sort themselves
+    Pool("sorted", pool.labels, pool.sample_ids, pool.splits, pool.classes)
+    assert caplog.text.count("features[pool.order]") == 1  # of `take`
+
+
 def test_an_empty_pool_is_refused():
     with pytest.raises(InputError, match="expected images, found none"):
         Pool("made", torch.empty(0, dtype=torch.int64), (), (), ("x",))

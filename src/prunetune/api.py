@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from prunetune.backbones import Backbone
 from prunetune.datasets.base import Pool
@@ -20,7 +20,7 @@ from prunetune.datasets.image_folder import ImageFolder
 from prunetune.devices import resolve_device, resolve_precision, training_precision
 from prunetune.dynamics import LINEAR_PROBE, ProxyRecipe
 from prunetune.errors import InputError, suggestion
-from prunetune.images.decode import Images
+from prunetune.images.decode import Images, UnreadableImage, decode_image
 from prunetune.records import write_subset
 from prunetune.samplers import RS2, SAMPLERS, InfoBatch, Sampler, TopKFlexible
 from prunetune.samplers.base import check_ratio
@@ -113,11 +113,19 @@ def prune(
         InputError: a bad argument, an unreadable image, or weights that cannot be had.
     """
     check_ratio(ratio)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+    if isinstance(seed, bool) or not isinstance(seed, Integral):  # NumPy's numbers too
+        raise InputError(f"seed must be a whole number, got {seed!r}")
     pool = as_pool(data)
-    scorer = _named(scorer, SCORERS, "scorer")
+    if pool.images is None:
+        raise InputError("the pool has no images; for tensors there is scorer.score(pool, Signals.from_tensors(...))")
+    scorer = _named(scorer, SCORERS, "scorer", Scorer)
     name = scorer.own_sampler if sampler == "auto" else sampler
-    sampler = _named(name, {key: made() for key, made in SAMPLERS.items() if made not in NOT_HERE}, "sampler")
-    proxy = _named(proxy, {"full": ProxyRecipe(), "linear_probe": LINEAR_PROBE}, "proxy")
+    sampler = _named(name, {key: made() for key, made in SAMPLERS.items() if made not in NOT_HERE}, "sampler", Sampler)
+    if isinstance(sampler, NOT_HERE):
+        raise InputError(f"{type(sampler).__name__} does not choose images here but in a run; pass another sampler")
+    proxy = _named(proxy, {"full": ProxyRecipe(), "linear_probe": LINEAR_PROBE}, "proxy", ProxyRecipe)
     check_fit(scorer, sampler, ratio)
     device = resolve_device(device)
     network = as_backbone(backbone).load()
@@ -175,9 +183,12 @@ class DatasetImages(Images):
         return len(self.indices)
 
     def decode(self, position: int) -> Tensor:
-        image = self.dataset[self.indices[position]][0]
-        if isinstance(image, Image.Image):
-            return functional.pil_to_tensor(image.convert("RGB"))
+        try:
+            image = self.dataset[self.indices[position]][0]
+            if isinstance(image, Image.Image):
+                return decode_image(image)
+        except (OSError, ValueError) as error:  # what Pillow and files raise; bugs of the dataset keep their traceback
+            raise UnreadableImage(f"item {self.indices[position]}", str(error) or type(error).__name__) from None
         if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
             return image
         what = f"{image.dtype} {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
@@ -198,12 +209,16 @@ def as_backbone(backbone: str | Backbone) -> Backbone:
     """Return a backbone by its short name or its timm name."""
     if isinstance(backbone, Backbone):
         return backbone
+    if not isinstance(backbone, str):
+        raise InputError(f"backbone must be a name or a Backbone, got {backbone!r}")
     return Backbone(name=backbone, **BACKBONES.get(backbone, {"model": backbone}))
 
 
-def _named(choice: Any, known: dict[str, Any], what: str) -> Any:
-    if not isinstance(choice, str):
+def _named(choice: Any, known: dict[str, Any], what: str, kind: type) -> Any:
+    if isinstance(choice, kind):
         return choice
+    if not isinstance(choice, str):
+        raise InputError(f"{what} must be a name or a {kind.__name__} object, got {choice!r}")
     if choice not in known:
         raise InputError(f"there is no {what} {choice!r}; known: {', '.join(known)}.{suggestion(choice, known)}")
     return known[choice]

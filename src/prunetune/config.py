@@ -320,6 +320,28 @@ def _check_checkpoint(values: Mapping[str, Any]) -> None:
         )
 
 
+def check_keys(cfg: Mapping[str, Any]) -> None:
+    """Refuse keys that no run reads: Hydra takes any that is written with a plus.
+
+    Raises:
+        InputError: there is such a key.
+    """
+    schema = InstructConfig if is_text(cfg) else GridConfig if "methods" in cfg else Config
+    _check_keys(cfg, schema, "")
+
+
+def _check_keys(group: Mapping[str, Any], schema: type, prefix: str) -> None:
+    types = {field.name: field.type for field in dataclasses.fields(schema)}
+    for key in group:
+        if key not in types:
+            inside = [f"{name}.{key}" for name in types if isinstance(group.get(name), Mapping) and key in group[name]]
+            meant = f" Did you mean {inside[0]}?" if inside else suggestion(str(key), types)
+            place = prefix.rstrip(".") or "the configuration"
+            raise InputError(f"there is no option {prefix}{key}; {place} has {', '.join(types)}.{meant}")
+        if dataclasses.is_dataclass(types[key]):
+            _check_keys(group[key], types[key], f"{prefix}{key}.")
+
+
 def compared(cfg: DictConfig) -> dict[str, Any]:
     """Return what identifies a run: its whole configuration but for where, on what and how loudly it ran.
 

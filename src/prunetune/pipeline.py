@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from prunetune import gamma_search, records
-from prunetune.config import Names, build, compared, sampler_settings
+from prunetune.config import Names, build, check_keys, compared, sampler_settings
 from prunetune.config import names as names_of
 from prunetune.datasets.base import Pool
 from prunetune.devices import describe_device, resolve_device, resolve_precision, training_precision
@@ -127,9 +127,12 @@ def write(
 
 def check(cfg: DictConfig) -> None:
     """Refuse what no step could use, before anything is computed."""
+    check_keys(cfg)
     check_ratio(cfg.ratio)
     if cfg.until not in STEPS:
         raise InputError(f"until must be one of {', '.join(STEPS)}, got {cfg.until!r}")
+    if not cfg.results_dir:
+        raise InputError("results_dir is the folder of runs and store and must not be empty; pass results_dir=<folder>")
     if cfg.batch_size < 1:
         raise InputError(
             f"batch_size is the number of images per forward pass and must be at least 1, got {cfg.batch_size}"

@@ -50,6 +50,7 @@ class FeatureKind:
 
 
 PLAIN = FeatureKind()
+ROWS_AT_ONCE = 2**16  # of features that are checked
 
 
 class Signals(ABC):
@@ -166,7 +167,7 @@ class Signals(ABC):
         """Return signals that were computed elsewhere.
 
         Args:
-            features: [N, D] of the unmasked network.
+            features: [N, D] of the unmasked network, rows in the order of the pool, which sorts itself by sample_id.
             masked: T tensors [N, D], the features at each level of the path that the scorer will ask for.
             pool: the N images, where a scorer or sampler reads more than tensors.
             proxies: recorded trainings, repeat by repeat; without them linear probes are trained on the features,
@@ -186,7 +187,9 @@ class TensorSignals(Signals):
         proxies: Sequence[Proxy] = (),
     ) -> None:
         super().__init__(pool)
-        self._features, self._masked, self._proxies = features.float(), masked, proxies
+        self._features = _matrix(features, "features", None if pool is None else (len(pool), -1))
+        levels = None if masked is None else [_matrix(level, "masked", tuple(self._features.shape)) for level in masked]
+        self._masked, self._proxies = levels, proxies
         self._trained: dict[tuple[int, int], Proxy] = {}
 
     def features(self, kind: FeatureKind = PLAIN) -> Tensor:
@@ -201,7 +204,7 @@ class TensorSignals(Signals):
             raise InputError(
                 f"the scorer reads features of {path.levels} masked networks, got {have}; pass masked=[...]"
             )
-        return (level.float() for level in levels)
+        return iter(levels)
 
     def proxy(self, repeat: int = 0, until: int | None = None, logits_only: bool = False) -> Proxy:
         if self._proxies:
@@ -220,6 +223,20 @@ class TensorSignals(Signals):
     def layer_features(self) -> Iterator[Tensor]:
         """Yield the features: of a network that came as tensors they are the only layer."""
         return iter([self._features])
+
+
+def _matrix(values: Tensor, name: str, shape: tuple[int, int] | None) -> Tensor:
+    """Return [N, D] float32, refused where it is not of that shape (-1: any width) or not finite."""
+    matrix = torch.as_tensor(values)
+    rows, width = shape or (-1, -1)
+    if matrix.ndim != 2 or rows not in (-1, len(matrix)) or width not in (-1, matrix.shape[1]):
+        wanted = "[N, D]" if shape is None else str(list(shape)).replace("-1", "D")
+        raise InputError(f"{name} must be {wanted}, one row for each image, got {list(matrix.shape)}")
+    matrix = matrix.float()
+    bad = sum(int((~part.isfinite()).any(dim=1).sum()) for part in matrix.split(ROWS_AT_ONCE))
+    if bad:
+        raise InputError(f"{name} must be finite, {bad} of {len(matrix)} rows are not; leave those images out")
+    return matrix
 
 
 class RestrictedSignals(Signals):

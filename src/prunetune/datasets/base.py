@@ -1,10 +1,11 @@
 """A pool: the training images of a task, before pruning, and what is known about them."""
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -14,13 +15,16 @@ from torch import Tensor
 from prunetune.errors import InputError
 from prunetune.images.decode import Images
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Pool:
     """N labelled images in one fixed order: a pool sorts itself by sample_id, and positions count in that order.
 
     labels: [N] int64 class indices into `classes`. sample_ids: N different relative paths. splits: N names,
-    "train", "val" or "test". images: None for a pool of precomputed tensors.
+    "train", "val" or "test". images: None for a pool of precomputed tensors. order: [N] int64, where each image stood
+    when it was given: `features[pool.order]` are in the pool's order.
     """
 
     name: str
@@ -29,16 +33,21 @@ class Pool:
     splits: tuple[str, ...]
     classes: tuple[str, ...]
     images: Images | None = None
+    order: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._check()
         order = sorted(range(len(self.sample_ids)), key=self.sample_ids.__getitem__)
-        labels = torch.as_tensor(self.labels, dtype=torch.int64)
-        object.__setattr__(self, "labels", labels[torch.tensor(order, dtype=torch.int64)])
+        object.__setattr__(self, "order", torch.tensor(order, dtype=torch.int64))
+        object.__setattr__(self, "labels", torch.as_tensor(self.labels, dtype=torch.int64)[self.order])
         object.__setattr__(self, "sample_ids", tuple(self.sample_ids[i] for i in order))
         object.__setattr__(self, "splits", tuple(self.splits[i] for i in order))
-        if self.images is not None and order != list(range(len(order))):
+        if order == list(range(len(order))):
+            return
+        if self.images is not None:
             object.__setattr__(self, "images", self.images.take(order))
+        else:
+            log.warning("%s is sorted by sample_id; its tensors must be too: features[pool.order]", self.name)
 
     def _check(self) -> None:
         num_ids = len(self.sample_ids)
@@ -53,7 +62,17 @@ class Pool:
             seen: set[str] = set()
             twice = next(name for name in self.sample_ids if name in seen or seen.add(name))
             raise InputError(f"{self.name}: sample_id {twice!r} occurs twice; every image needs an id of its own")
-        labels = torch.as_tensor(self.labels)
+        try:
+            labels = torch.as_tensor(self.labels)
+        except (TypeError, ValueError):
+            raise InputError(f"{self.name}: labels must be class indices, whole numbers from 0") from None
+        if isinstance(self.classes, str) or not isinstance(self.classes, Sequence):
+            raise InputError(f"{self.name}: classes must be the classes' names in index order, got {self.classes!r}")
+        if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+            raise InputError(
+                f"{self.name}: labels must be class indices, [N] whole numbers from 0, "
+                f"got {list(labels.shape)} {labels.dtype}"
+            )
         if int(labels.min()) < 0 or int(labels.max()) >= len(self.classes):
             raise InputError(
                 f"{self.name}: labels must be in 0..{len(self.classes) - 1} for {len(self.classes)} classes, "

@@ -153,14 +153,22 @@ def decode_file(path: Path) -> Tensor:
     try:
         with Image.open(path, formats=FORMATS) as image:
             _refuse_bomb(image)
-            pixels = _rgb(image)  # [H, W, 3]
+            return decode_image(image)
     except MemoryError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableImage(path, f"more than {Image.MAX_IMAGE_PIXELS} pixels") from None
     except Exception as error:  # Pillow's readers raise a dozen types on damaged files
         raise UnreadableImage(path, _reason(error)) from None
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def decode_image(image: Image.Image) -> Tensor:
+    """Return an opened image as [3, height, width] uint8 RGB, converted as `decode_file` says.
+
+    Raises:
+        ValueError: grey values of no known range (32-bit, float).
+    """
+    return torch.from_numpy(_rgb(image)).permute(2, 0, 1).contiguous()  # of [H, W, 3]
 
 
 def _refuse_bomb(image: Image.Image) -> None:

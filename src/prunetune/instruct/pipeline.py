@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from prunetune import gamma_search, records
-from prunetune.config import Names, build, compared, sampler_settings
+from prunetune.config import Names, build, check_keys, compared, sampler_settings
 from prunetune.datasets.base import Pool
 from prunetune.devices import describe_device
 from prunetune.errors import InputError, suggestion
@@ -83,6 +83,7 @@ def run(cfg: DictConfig, names: Names, out_dir: Path) -> None:
 
 def check(cfg: DictConfig) -> None:
     """Refuse what no step could use, before anything is computed."""
+    check_keys(cfg)
     check_ratio(cfg.ratio)
     for key, known in (("until", STEPS), ("strata", STRATA), ("wandb", MODES)):
         if cfg[key] not in known:

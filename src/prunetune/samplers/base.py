@@ -153,7 +153,12 @@ def check_ratio(ratio: float) -> None:
 
 
 def check_shapes(scores: Tensor, labels: Tensor) -> None:
-    """Refuse scores that are not one finite number for each label."""
+    """Refuse scores that are not one finite number for each label, and labels that are no class indices."""
+    for name, values in (("scores", scores), ("labels", labels)):
+        if not isinstance(values, Tensor):
+            raise InputError(f"{name} must be a tensor [N], got {type(values).__name__}; pass torch.as_tensor({name})")
+    if labels.is_floating_point() or (labels < 0).any():
+        raise InputError(f"labels must be class indices, int64 from 0, got {labels.dtype} from {labels.min().item()}")
     if scores.shape != labels.shape or scores.ndim != 1:
         raise InputError(
             f"scores and labels must be [N] and as long, got {list(scores.shape)} and {list(labels.shape)}"
