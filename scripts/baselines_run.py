@@ -40,15 +40,13 @@ LAST = ("grand", "grand_released", "deepfool", "deepfool_deepcore")  # backward 
 DATASETS, PROXIES = ["dtd10", "caltech101"], ["linear_probe", "full"]
 SLOW = {  # for two CPU cores
     "caltech101": {
-        "deepfool": "backward passes for ten classes, up to 50 times an image",
-        "deepfool_deepcore": "the same for all classes",
-        "dlc_random": "an ablation with masks of its own for every seed",
-        "dlc_released": "50 networks",
+        "deepfool": "backward passes for ten classes, up to 50 times an image: about 2.5 hours on one core",
+        "deepfool_deepcore": "the same for all 101 classes, ten times as much",
         "grand": "a backward pass for every image and repeat",
     },
     "dtd10": {},
     "full": {
-        "el2n_deepcore": "ten trainings of 50 epochs",
+        "el2n_deepcore": "ten trainings of 50 epochs, about 40 minutes each on one core",
         "grand_deepcore": "the same ten",
     },
 }
