@@ -40,6 +40,7 @@ BAD_INPUT = {  # name: arguments, what the one line says
     "a misspelt group": (["dataset=dtdd"], "Could not find 'dataset/dtdd' Available options in 'dataset': cifar10"),
     "a word for a number": ([*SMALL, "ratio=some"], "Value 'some' of type 'str' could not be converted to Float"),
     "words for statistics": ([*SMALL, "backbone.mean=[a,b,c]"], "could not convert string to float: 'a'"),
+    "a word for a size": ([*SMALL, "backbone.input_size=big"], "does not take images of big x big"),
     "a backbone without a name": ([*SMALL, "backbone=timm"], "error: Backbone needs a model; pass backbone.model="),
     "an unknown step": ([*SMALL, "until=scores"], "error: until must be one of score, prune, finetune"),
     "a method that is not there": (

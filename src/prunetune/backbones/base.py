@@ -173,7 +173,7 @@ class Backbone:
                 network(torch.zeros(1, 3, size, size, dtype=torch.uint8))
         except InputError:
             raise
-        except (AssertionError, RuntimeError, ValueError) as error:
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
                 f"{self.model} does not take images of {size} x {size} ({error}); "
                 f"drop backbone.input_size or pass backbone.model_args={{img_size:{size}}}"

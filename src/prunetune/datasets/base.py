@@ -130,7 +130,7 @@ class Dataset(ABC):
 
 def require_folder(root: str | Path, name: str, fix: str) -> Path:
     """Return the folder, or say in one line how to get it."""
-    folder = Path(root).expanduser()
+    folder = Path(str(root)).expanduser()  # a folder called 2024 comes as a number
     if not folder.is_dir():
         raise InputError(f"{name} is not in {root}; {fix}")
     return folder

@@ -60,7 +60,7 @@ class ImageFolder(Dataset):
     @property
     def resolved_name(self) -> str:
         """`name`, or the root folder's name."""
-        return self.name or Path(os.path.abspath(Path(self.root or "").expanduser())).name
+        return self.name or Path(os.path.abspath(Path(str(self.root or "")).expanduser())).name
 
     def pool(self, part: str) -> Pool:
         if self.root is None:
