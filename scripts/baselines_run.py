@@ -42,7 +42,6 @@ SLOW = {  # for two CPU cores
     "caltech101": {
         "deepfool": "backward passes for ten classes, up to 50 times an image: about 2.5 hours on one core",
         "deepfool_deepcore": "the same for all 101 classes, ten times as much",
-        "grand": "a backward pass for every image and repeat",
     },
     "dtd10": {},
     "full": {
