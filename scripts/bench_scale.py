@@ -29,6 +29,7 @@ from torch import Tensor
 from prunetune import api
 from prunetune.datasets.base import Pool
 from prunetune.dynamics import LINEAR_PROBE, ProbeProxy
+from prunetune.errors import suggestion
 from prunetune.memory import peak_memory
 from prunetune.proxies import train_probe
 from prunetune.records import commit
@@ -143,7 +144,10 @@ def main() -> None:
         method, size, num_classes, folder = options.child
         print(json.dumps(run_here(method, int(size), int(num_classes), Path(folder))))
         return
-    methods = options.methods or [*scorers(), *samplers()]
+    known = [*scorers(), *samplers()]
+    methods = options.methods or known
+    for method in set(methods) - set(known):
+        sys.exit(f"error: no method {method!r}; known: {', '.join(known)}.{suggestion(method, known)}")
     options.out.mkdir(parents=True, exist_ok=True)
     for size in sorted(options.sizes):
         for num_classes in options.layouts:

@@ -14,6 +14,7 @@ corpus. Prints a Markdown table.
 
 import argparse
 import logging
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 
 from prunetune.datasets.base import Pool
 from prunetune.devices import describe_device, resolve_device
+from prunetune.errors import InputError
 from prunetune.instruct import LanguageModel, text_signals
 from prunetune.instruct.batches import Batch, bucketed, collate
 from prunetune.instruct.encoding import Encoded, Report, fingerprint
@@ -231,4 +233,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

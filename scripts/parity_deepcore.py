@@ -9,6 +9,7 @@ holds counts and overlaps only.
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from prunetune.deepcore_adapter import (
     run_method,
 )
 from prunetune.dynamics import RecordedProxy
+from prunetune.errors import InputError
 from prunetune.gradient_points import GradientPoints
 from prunetune.gradients import batch_lengths, proxy_gradients
 from prunetune.samplers import RandomSampler
@@ -372,4 +374,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
