@@ -218,6 +218,11 @@ def test_aum_is_minus_the_mean_margin_of_logits():
     logits = torch.tensor([[[3.0, 1, 2], [0, 5, 1]], [[1.0, 1, 4], [0, 2, 9]]])
     assert mean_margin(logits, torch.tensor([0, 1])).tolist() == [(1 - 3) / 2, (4 - 7) / 2]
     assert scores_of(AUM(), logits, torch.tensor([0, 1])).tolist() == [1, 1.5]
+    p = logits.double().softmax(2)
+    expected = [(p[:, 0, 1:].amax(1) - p[:, 0, 0]).mean().item(), (p[:, 1, [0, 2]].amax(1) - p[:, 1, 1]).mean().item()]
+    assert scores_of(AUM("probabilities"), logits, torch.tensor([0, 1])).tolist() == pytest.approx(expected)
+    with pytest.raises(InputError, match="of must be one of logits, probabilities"):
+        AUM("odds")
 
 
 def test_the_labels_odds_give_its_probability_and_loss_where_float32_rounds_both_away():

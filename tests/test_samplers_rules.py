@@ -18,6 +18,7 @@ from prunetune.samplers import (
     EasyDiverse,
     ProbCover,
     TypiClust,
+    TypiClustReleased,
     Window,
 )
 from prunetune.samplers.activeft import gradient, nearest_unused
@@ -29,7 +30,7 @@ from prunetune.samplers.clusters import first_of_clusters, k_means
 from prunetune.samplers.d2 import pick_by_messages
 from prunetune.samplers.easy_diverse import easiest_of_clusters
 from prunetune.samplers.probcover import cover, gaps_to_other_classes, pure_radius
-from prunetune.samplers.typiclust import atypicality
+from prunetune.samplers.typiclust import atypicality, in_turn
 from prunetune.samplers.window import window
 from prunetune.seeding import stream
 from prunetune.signals import Signals
@@ -309,6 +310,36 @@ def test_typiclust_takes_the_middle_of_each_cluster():
     ring = [(math.cos(a), math.sin(a)) for a in (-0.2, -0.1, 0.0, 0.1, 0.2)]
     features = points(*ring, *[(-5 * y, 5 * x) for x, y in ring])  # a second one a quarter turn away, and longer
     assert set(TypiClust().select_in_class(ramp(10), 2, 0.2, stream("draw"), features).tolist()) == {2, 7}
+
+
+def in_turn_slowly(features: np.ndarray, clusters: np.ndarray, neighbours: int, count: int) -> list[int]:
+    """Picks of clusters of more than 5 images in turn, the largest first, and of the small ones after them."""
+    sizes, labels, picks = np.bincount(clusters), clusters.copy(), []
+    for group in (np.flatnonzero(sizes > 5), np.flatnonzero((sizes <= 5) & (sizes > 0))):
+        group = group[np.argsort(-sizes[group], kind="stable")]
+        turn = 0
+        while len(picks) < count and np.isin(labels, group).any():
+            members = np.flatnonzero(labels == group[turn % len(group)])
+            turn += 1
+            if len(members) == 0:
+                continue
+            squares = ((features[members, None] - features[None, members]) ** 2).sum(2)
+            few = min(neighbours, len(members) // 2)
+            means = np.sort(squares, axis=1)[:, 1 : few + 1].mean(axis=1) if few else np.zeros(1)
+            picks.append(int(members[means.argmin()]))
+            labels[picks[-1]] = -1
+    return picks
+
+
+@pytest.mark.parametrize("count", [3, 11, 30, 41])
+@pytest.mark.parametrize("neighbours", [2, 20])
+def test_typiclust_as_released_picks_as_the_slow_reference(count, neighbours):
+    features = cloud(41)
+    clusters = torch.tensor([0] * 14 + [1] * 3 + [2] * 15 + [4] * 9)[torch.randperm(41, generator=stream("clusters"))]
+    picks = in_turn(features, clusters, neighbours, count)
+    assert picks.tolist() == in_turn_slowly(features.double().numpy(), clusters.numpy(), neighbours, count)
+    kept = TypiClustReleased().select_in_class(ramp(41), count, count / 41, stream("draw"), features)
+    assert len(kept.unique()) == count
 
 
 def test_easy_and_diverse_takes_the_easiest_of_each_cluster_in_proportion():

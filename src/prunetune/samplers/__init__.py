@@ -15,7 +15,7 @@ from prunetune.samplers.probcover import ProbCover
 from prunetune.samplers.random import RandomSampler
 from prunetune.samplers.rs2 import RS2
 from prunetune.samplers.topk import TopK, TopKEasiest, TopKFlexible
-from prunetune.samplers.typiclust import TypiClust
+from prunetune.samplers.typiclust import TypiClust, TypiClustReleased
 from prunetune.samplers.window import Window
 
 SAMPLERS: dict[str, type[Sampler]] = {
@@ -36,6 +36,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "topk_easiest": TopKEasiest,
     "topk_flexible": TopKFlexible,
     "typiclust": TypiClust,
+    "typiclust_released": TypiClustReleased,
     "window": Window,
 }
 
@@ -59,6 +60,7 @@ __all__ = [
     "TopKEasiest",
     "TopKFlexible",
     "TypiClust",
+    "TypiClustReleased",
     "Window",
     "class_budgets",
 ]

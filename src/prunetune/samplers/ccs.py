@@ -13,9 +13,9 @@ from prunetune.samplers.base import Sampler, check_count, check_fraction, draw, 
 class CCS(Sampler):
     """Coverage-centric selection: equal-width strata of each class's score, without its hardest images.
 
-    Source: arXiv 2210.15809; reads AUM there, which its code (at b37f166) takes of probabilities. Differs: AUM is of
-    logits, as its own authors have it, so strata of equal width hold other images; the cut-off and the strata are those
-    of each class, and the cut-off is capped so that the class budget is met. Published cut-offs depend on data and
+    Source: arXiv 2210.15809; reads AUM there, which its code (at b37f166) takes of probabilities: scorer
+    aum_probability, method ccs_probability. Differs: the cut-off and the strata are those of each class, and the
+    cut-off is capped so that the class budget is met. Published cut-offs depend on data and
     ratio: .3 on CIFAR-10 and ImageNet at ratio .1, .2 on ImageNet at .2.
 
     beta: fraction of a class, its hardest, that is dropped. num_strata: intervals of equal width between the least and

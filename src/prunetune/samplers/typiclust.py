@@ -10,6 +10,8 @@ from prunetune.neighbours import nearest
 from prunetune.samplers.base import Sampler, check_count, unit
 from prunetune.samplers.clusters import first_of_clusters, k_means
 
+MOST_CLUSTERS, SMALL = 500, 5  # of the released code: clusters of a class, and images of one that is passed over
+
 
 @dataclass(frozen=True, kw_only=True)
 class TypiClust(Sampler):
@@ -17,9 +19,7 @@ class TypiClust(Sampler):
 
     Source: arXiv 2202.02794: typicality is 1 / (mean distance to the 20 nearest neighbours in the cluster).
     Differs: a class is clustered by itself, since labels are known; there are always B clusters (the paper stops at
-    500) and every one gives an image (avihu111/TypiClust@4097a71 passes over those of up to 5 images; at a ratio of .5
-    nearly all are so small); a cluster of n images has min(20, n - 1) neighbours (there min(20, n / 2)); features are
-    the pretrained network's, of unit length.
+    500) and every one gives an image; features are the pretrained network's, of unit length.
     Reads: features. Cost: k-means of the class, n B D operations a round; where n B is beyond 8 million it starts from
     drawn images and takes at most 10 rounds.
 
@@ -41,6 +41,53 @@ class TypiClust(Sampler):
         features = unit(needed)
         clusters = k_means(features, budget, generator)
         return first_of_clusters(clusters, atypicality(features, clusters, self.neighbours), budget)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TypiClustReleased(TypiClust):
+    """TypiClust as its code runs it: only large clusters give images, and more than one each where that is needed.
+
+    Source: avihu111/TypiClust@4097a71. At most 500 clusters of a class; those of up to 5 images are passed over; the
+    others give their most typical image in turn, the largest first, again and again; typicality is by squared distances
+    to min(neighbours, n / 2) of the n images that are left in the cluster. Differs: a class by itself, unit features,
+    and where the large clusters are used up (the code fails there) the small ones follow.
+    Reads: features. Cost: as TypiClust, and a neighbour search of a cluster for every pick.
+    """
+
+    def select_in_class(
+        self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
+    ) -> Tensor:
+        features = unit(needed)
+        return in_turn(features, k_means(features, min(budget, MOST_CLUSTERS), generator), self.neighbours, budget)
+
+
+def in_turn(features: Tensor, clusters: Tensor, neighbours: int, count: int) -> Tensor:
+    """Return the picks of the released code, [count] int64, first pick first; ties to the smaller index.
+
+    Args:
+        features: [n, D] float32.
+        clusters: [n] int64.
+        neighbours: how many, at most half of what is left of a cluster.
+        count: at most n.
+    """
+    sizes = torch.bincount(clusters)
+    left = dict(enumerate(clusters.argsort(stable=True).split(sizes.tolist())))
+    order = (-sizes).argsort(stable=True).tolist()
+    picks: list[int] = []
+    for group in ([c for c in order if sizes[c] > SMALL], [c for c in order if sizes[c] <= SMALL]):
+        while len(picks) < count and any(len(left[c]) for c in group):
+            for cluster in [c for c in group if len(left[c])][: count - len(picks)]:
+                members = left[cluster]
+                place = _most_typical(features[members], neighbours)
+                picks.append(int(members[place]))
+                left[cluster] = torch.cat([members[:place], members[place + 1 :]])
+    return torch.tensor(picks, dtype=torch.int64)
+
+
+def _most_typical(features: Tensor, neighbours: int) -> int:
+    """Return the place in [n, D] of the image that is nearest to min(neighbours, n / 2) others, by squared distance."""
+    few = min(neighbours, len(features) // 2)
+    return int(nearest(features, few).distances.double().square().mean(dim=1).argmin()) if few else 0
 
 
 def atypicality(features: Tensor, clusters: Tensor, neighbours: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prunetune.datasets.base import Pool
 from prunetune.errors import InputError
-from prunetune.scorers.base import Scorer
+from prunetune.scorers.base import Scorer, check_choice
 from prunetune.scorers.odds import label_and_others
 from prunetune.signals import Signals
 
@@ -17,18 +17,30 @@ from prunetune.signals import Signals
 class AUM(Scorer):
     """Minus the mean over epochs of the margin: the label's logit less the largest other logit.
 
-    Source: arXiv 2001.10528. Logits, not probabilities; the paper's area is the margin itself, low for wrong labels.
+    Source: arXiv 2001.10528; the paper's area is the margin itself, low for wrong labels.
+    of "probabilities": their margin, which the code of CCS (arXiv 2210.15809, at b37f166) calls AUM.
     Direction: larger is harder.
     Cost: one training of the proxy.
     """
+
+    of: str = "logits"
 
     name: ClassVar[str] = "aum"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
     uses_proxy: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        check_choice("of", self.of, ("logits", "probabilities"))
+
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
-        return -signals.proxy().statistic(mean_margin, pool.labels)
+        margin = mean_margin if self.of == "logits" else mean_probability_margin
+        return -signals.proxy().statistic(margin, pool.labels)
+
+
+def mean_probability_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean over epochs of p_label - max of the others, as `mean_margin` does of logits."""
+    return mean_margin(logits.double().softmax(dim=2), labels)
 
 
 def mean_margin(logits: Tensor, labels: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ from prunetune.scorers import (
 
 SCORERS: dict[str, Scorer] = {
     "aum": AUM(),
+    "aum_probability": AUM(of="probabilities"),
     "cal": CAL(),
     "cal_deepcore": CAL(variant="deepcore", features="pretrained"),
     "contextual_diversity": ContextualDiversity(),
