@@ -40,17 +40,11 @@ LAST = ("grand", "grand_released", "deepfool", "deepfool_deepcore")  # backward 
 DATASETS, PROXIES = ["dtd10", "caltech101"], ["linear_probe", "full"]
 SLOW = {  # for two CPU cores
     "caltech101": {
-        "ccs_probability": "new, its runs follow",
-        "typiclust_released": "new, its runs follow",
         "deepfool": "backward passes for ten classes, up to 50 times an image: about 2.5 hours on one core",
         "deepfool_deepcore": "the same for all 101 classes, ten times as much",
     },
-    "dtd10": {
-        "ccs_probability": "new, its runs follow",
-        "typiclust_released": "new, its runs follow",
-    },
+    "dtd10": {},
     "full": {
-        "ccs_probability": "new, its runs follow",
         "el2n_deepcore": "ten trainings of 50 epochs, about 40 minutes each on one core",
         "grand_deepcore": "the same ten",
     },

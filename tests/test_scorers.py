@@ -148,9 +148,13 @@ def test_random_scores_nothing_and_its_own_sampler_draws():
 
 
 def test_a_score_that_is_not_finite_stops_the_run():
-    features = torch.tensor([[0.0], [1], [float("inf")]])
-    with pytest.raises(InputError, match="of dlc are not finite"):
-        compute_scores(DLC(levels=1), Signals.from_tensors(features, pool=POOL), 0)
+    class Overflowing(Broken):
+        def score(self, pool, signals, generator):
+            return signals.features()[:, 0].square().double()  # of float32
+
+    features = torch.tensor([[0.0], [1], [1e30]])
+    with pytest.raises(InputError, match="1 of 3 scores of broken are not finite"):
+        compute_scores(Overflowing(), Signals.from_tensors(features, pool=POOL), 0)
 
 
 def test_stored_scores_are_read_and_not_computed_again(tmp_path):
