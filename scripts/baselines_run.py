@@ -91,13 +91,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(), help="folder with data/ and weights/")
     parser.add_argument("--results", type=Path, default=Path("results"), help="the results_dir of the runs")
     parser.add_argument("--out", type=Path, help="where the tables go (default: <results>/tables)")
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        choices=methods(),
-        metavar="METHOD",
-        help="default: all but SLOW",
-    )
+    parser.add_argument("--methods", nargs="+", choices=methods(), metavar="METHOD", help="default: all but SLOW")
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
     parser.add_argument("--proxies", nargs="+", choices=PROXIES, default=PROXIES)
     parser.add_argument("--tables-only", action="store_true")

@@ -187,7 +187,7 @@ class DatasetImages(Images):
             image = self.dataset[self.indices[position]][0]
             if isinstance(image, Image.Image):
                 return decode_image(image)
-        except (OSError, ValueError) as error:  # what Pillow and files raise; bugs of the dataset keep their traceback
+        except (OSError, ValueError) as error:  # what files, Pillow and `decode_image` raise
             raise UnreadableImage(f"item {self.indices[position]}", str(error) or type(error).__name__) from None
         if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
             return image

@@ -39,9 +39,7 @@ class Scores:
 
 
 def check_fit(scorer: Scorer, sampler: Sampler, ratio: float) -> None:
-    """Refuse a sampler that reads a score where there is none, or hardness where there is an order of picks.
-
-    And an order of picks that was made for less.
+    """Refuse a sampler that reads what the scorer does not give: a score, hardness, an order of picks long enough.
 
     Raises:
         InputError: they do not fit.

@@ -35,12 +35,16 @@ class CCS(Sampler):
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
     ) -> Tensor:
-        size = len(scores)
-        left = easiest_first(scores)[: size - num_cut(size, budget, self.beta)].sort().values  # in sample_id order
+        left = without_hardest(scores, budget, self.beta)
         strata = strata_of(scores[left], self.num_strata)
         budgets = strata_budgets(torch.bincount(strata, minlength=self.num_strata), budget)
         parts = [left[strata == s] for s in range(self.num_strata)]
         return torch.cat([draw(part, count, generator) for part, count in zip(parts, budgets, strict=True) if count])
+
+
+def without_hardest(scores: Tensor, budget: int, beta: float) -> Tensor:
+    """Return the indices of a class's scores [n] without its hardest, ascending; see `num_cut`."""
+    return easiest_first(scores)[: len(scores) - num_cut(len(scores), budget, beta)].sort().values
 
 
 def num_cut(size: int, budget: int, beta: float) -> int:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from prunetune.errors import InputError
 from prunetune.neighbours import nearest
-from prunetune.samplers.base import Sampler, check_count, check_fraction, easiest_first, unit
-from prunetune.samplers.ccs import num_cut
+from prunetune.samplers.base import Sampler, check_count, check_fraction, unit
+from prunetune.samplers.ccs import without_hardest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class D2(Sampler):
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
     ) -> Tensor:
-        left = easiest_first(scores)[: len(scores) - num_cut(len(scores), budget, self.beta)].sort().values
+        left = without_hardest(scores, budget, self.beta)
         found, scores = nearest(unit(needed[left]), self.neighbours), scores[left]
         scores = scores - scores.min().clamp_max(0)
         return left[pick_by_messages(scores, found.distances.double(), found.indices, budget, self.gamma_r)]
