@@ -1,5 +1,7 @@
 """Scores of training dynamics: hand-computed values, slow references, directions of the variants."""
 
+import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 import yaml
 
 from prunetune import dynamics
+from prunetune import signals as signals_module
 from prunetune.backbones import Backbone
 from prunetune.datasets.base import Pool
 from prunetune.dynamics import LINEAR_PROBE, ProbeProxy, ProxyRecipe, RecordedProxy
@@ -29,10 +32,10 @@ from prunetune.scorers.lc_optimisation import LCOptimisation
 from prunetune.scorers.odds import label_log_odds, label_losses, label_probabilities
 from prunetune.scorers.tdds import TDDS, movements, weighted_unevenness
 from prunetune.scorers.uncertainty import Entropy, LeastConfidence, Margin
-from prunetune.scores import compute_scores
+from prunetune.scores import compute_scores, stored_scores
 from prunetune.seeding import stream
 from prunetune.signals import Embedding, NetworkSignals, Signals
-from prunetune.store import Store
+from prunetune.store import Store, read_meta
 from prunetune.testing import made_pool
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "scorer"
@@ -445,6 +448,49 @@ def test_backward_passes_go_to_the_device_of_the_signals(tmp_path, network, monk
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: moved.append(device) or self)
     compute_scores(scorer, signals.restricted(torch.arange(23)), 0)
     assert "elsewhere" in moved
+
+
+@pytest.mark.parametrize(
+    "scorer", [Grand(epoch=2, repeats=2), DeepFool(iterations=2), DeepFool("deepcore", 2, 0.0, None)], ids=str
+)
+def test_a_score_of_backward_passes_that_was_cut_off_goes_on_from_there(tmp_path, network, monkeypatch, scorer):
+    whole = stored_scores(scorer, signals_in(tmp_path / "whole", network, FULL), 0)
+    monkeypatch.setattr(signals_module, "PART", 8)  # 23 images: 3 parts
+    images, asked = NetworkSignals.images, []
+
+    def cut_off(self, positions=None):
+        asked.append(positions.tolist())
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return images(self, positions)
+
+    monkeypatch.setattr(NetworkSignals, "images", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        stored_scores(scorer, signals_in(tmp_path, network, FULL), 0)
+    part = next((tmp_path / "parts").iterdir())
+    (part / "meta.json").write_text(json.dumps({**read_meta(part), "seconds": 1000.0}))
+    scores = stored_scores(scorer, signals_in(tmp_path, network, FULL), 0)
+    assert asked[:3] == [[*range(8)], [*range(8, 16)], [*range(16, 23)]]
+    assert asked[3] == asked[2], "the first two parts were kept"
+    assert torch.allclose(scores.values, whole.values, rtol=1e-4)
+    assert 1000 <= scores.seconds < 2000, "the seconds of both runs, once"
+
+
+def test_parts_of_a_score_are_stored_by_everything_they_depend_on(tmp_path, network):
+    def is_new(recipe=FULL, setting=1, **changes) -> bool:
+        signals, called = signals_in(tmp_path, network, recipe), []
+        vars(signals.embedding).update(changes)
+        found = signals.per_image({"setting": setting}, lambda batches, rows: called.append(rows) or rows.double(), "x")
+        assert found.tolist() == list(range(23))
+        return bool(called)
+
+    assert is_new()
+    assert not is_new()
+    assert is_new(setting=2)
+    assert is_new(dataclasses.replace(FULL, augment=False))
+    assert is_new(training_precision="bf16")
+    assert is_new(short_side=8)
+    assert not is_new(batch_size=4)
 
 
 def test_masked_features_of_another_network_leave_it_as_it_was_and_may_be_of_some_images(tmp_path, network):

@@ -11,6 +11,7 @@ from prunetune.datasets.base import Pool
 from prunetune.dynamics import RecordedProxy
 from prunetune.errors import InputError
 from prunetune.gradients import LastLayerGradients, batch_lengths, logit_gradients, proxy_gradients
+from prunetune.scorers import deepfool as deepfool_module
 from prunetune.scorers import gradmatch as gradmatch_module
 from prunetune.scorers.cal import CAL, mean_divergence
 from prunetune.scorers.deepfool import DeepFool, perturbation_lengths
@@ -507,6 +508,30 @@ def test_deepfool_of_many_images_is_deepfool_of_each():
     few = perturbation_lengths(classify, images, 50, 0.02, 2)
     assert bool((few >= lengths * 0.999).all()), "fewer candidates can only be farther, here"
     assert not torch.allclose(few, lengths)
+
+
+def test_deepfool_takes_slopes_again_only_where_they_can_matter(monkeypatch):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        classify = nn.Sequential(nn.Linear(12, 32), nn.Tanh(), nn.Linear(32, 20)).requires_grad_(False)
+    images, taken, gradient = torch.randn(40, 12, generator=stream("images")), [], torch.autograd.grad
+
+    def counted(outputs: Tensor, inputs: Tensor, **options):
+        taken.append(len(inputs))
+        return gradient(outputs, inputs, **options)
+
+    def lengths(longer: float) -> tuple[Tensor, int]:
+        taken.clear()
+        monkeypatch.setattr(deepfool_module, "LONGER", longer)
+        return perturbation_lengths(classify, images, 50, 0.0, None), sum(taken)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    (whole, all_slopes), (found, slopes) = lengths(torch.inf), lengths(3.0)
+    assert torch.allclose(found, whole, rtol=1e-5)
+    first = 40 * 19
+    assert first < slopes < first + 0.3 * (all_slopes - first), "each once, few of them again"
+    alone = [perturbation_lengths(classify, image, 50, 0.0, None) for image in images.split(1)]
+    assert torch.allclose(torch.cat(alone), found, rtol=1e-5)
 
 
 def test_deepfool_scores_images_near_a_boundary_highest():

@@ -106,7 +106,7 @@ def stored_scores(scorer: Scorer, signals: NetworkSignals, seed: int) -> Scores:
         **embedding.key(pool),
     }
     if scorer.uses_proxy:
-        key["proxy"] = {**embedding.proxy.key(), "precision": embedding.training_precision}
+        key["proxy"] = embedding.proxy_key()
     found = _read_sound(embedding.store.place("scores", f"{pool.name}-{scorer.name}", key), pool)
 
     def make(folder: Path) -> dict[str, Any]:

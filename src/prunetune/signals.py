@@ -3,7 +3,7 @@
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class FeatureKind:
 
 PLAIN = FeatureKind()
 ROWS_AT_ONCE = 2**16  # of features that are checked
+PART = 128  # images whose numbers are stored together
 
 
 class Signals(ABC):
@@ -99,6 +100,23 @@ class Signals(ABC):
             InputError: these signals came as tensors and have no images.
         """
         raise InputError("this scorer reads images; pass a folder or a data set instead of tensors")
+
+    def per_image(
+        self, key: dict[str, Any], function: Callable[[Iterator[Tensor], Tensor], Tensor], description: str
+    ) -> Tensor:
+        """Return what a function gives for each image, [N] float64 CPU.
+
+        Where there is a store, it keeps what is done part by part, so that a run that was cut off goes on from there.
+
+        Args:
+            key: all that the numbers depend on beside the images, the backbone and the proxy, as plain JSON values.
+            function: batches as `images` yields them, and the positions [n] int64 of their rows, to [n] float64 CPU.
+            description: what is computed, for the progress line.
+
+        Raises:
+            InputError: these signals came as tensors and have no images.
+        """
+        return function(self.images(), torch.arange(len(self.pool)))
 
     def layer_features(self) -> Iterator[Tensor]:
         """Yield features of four layers of growing depth, [N, D_l] float32 CPU each, one at a time.
@@ -341,6 +359,10 @@ class Embedding:
         self.decoded(pool)
         return self._decoded[pool.fingerprint][1]
 
+    def proxy_key(self) -> dict[str, Any]:
+        """Return what every number that is read from a proxy depends on beside `key`."""
+        return {**self.proxy.key(), "precision": self.training_precision}
+
     def key(self, pool: Pool) -> dict[str, Any]:
         """Return what every feature of the pool depends on."""
         return {
@@ -416,6 +438,27 @@ class NetworkSignals(Signals):
         rows = range(len(self.pool)) if positions is None else positions.tolist()
         view = embedding.evaluation(self.pool)
         return batches(view, rows, embedding.batch_size)
+
+    def per_image(
+        self, key: dict[str, Any], function: Callable[[Iterator[Tensor], Tensor], Tensor], description: str
+    ) -> Tensor:
+        embedding, parts = self.embedding, torch.arange(len(self.pool)).split(PART)
+        embedding.decoded(self.pool)  # it has its own clock
+        key = {**embedding.key(self.pool), "proxy": embedding.proxy_key(), "function": key}
+
+        def values(rows: Tensor) -> Tensor:
+            def make(folder: Path) -> dict[str, Any]:
+                start = time.perf_counter()
+                np.save(folder / "values.npy", function(self.images(rows), rows).numpy())
+                return {"seconds": time.perf_counter() - start}
+
+            start, part = time.perf_counter(), {**key, "positions": [int(rows[0]), int(rows[-1])]}
+            entry = embedding.store.entry("parts", f"{self.pool.name}-{description}", part, make)
+            seconds = self.charges.get("parts", 0.0) + read_meta(entry)["seconds"]
+            self._charge("parts", seconds, time.perf_counter() - start)
+            return torch.from_numpy(np.load(entry / "values.npy"))
+
+        return torch.cat([values(rows) for rows in track(parts, f"{description}, {PART} images each", len(parts))])
 
     def _proxy_entry(self, repeat: int, until: int, features: Tensor | None, logits_only: bool) -> Path:
         """Return the recording: that of the whole training where it exists and kept what is asked for, else a short."""

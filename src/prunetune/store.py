@@ -38,7 +38,7 @@ class Store:
         """Return the entry's folder, after `make(folder)` has filled it if it was not there or was damaged.
 
         Args:
-            kind: images, features, masked, views, losses or scores.
+            kind: the folder below the root: images, features, masked, proxies, parts, scores and others.
             prefix: words for people; the hash of `key` decides.
             key: everything that the product depends on, as plain JSON values.
             make: writes the product into the folder it gets and returns what `meta.json` shall say.

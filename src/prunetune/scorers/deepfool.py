@@ -1,6 +1,6 @@
 """DeepFool: how far an image is from the nearest class boundary of the network, in pixels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +13,7 @@ from prunetune.scorers.base import Scorer
 from prunetune.signals import Signals
 
 SMALLEST_NORM = 1e-12  # of a gradient: no step is longer than |f| / this
+LONGER = 3.0  # how much longer a slope may have become since it was last taken; inf: each is taken at every step
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class DeepFool(Scorer):
     linearised boundaries, 50 at most, each time stretched by the overshoot to get across; the length is that of the
     steps without it, L2, in the network's normalised input. The `candidates` classes with the highest logits are tried.
     Direction: larger is harder.
-    Cost: the proxy's last epoch; per image and step one forward pass and one backward pass per candidate.
+    Cost: the proxy's last epoch; per image at the first step one backward pass per candidate, at later steps one for
+    each class whose boundary would be the nearest with a slope LONGER times as long as when it was last taken.
 
     variant "deepcore" (DeepCore at commit 74ec709): no overshoot, the squared length, all classes (candidates: null).
 
@@ -62,13 +64,13 @@ class DeepFool(Scorer):
         network, head = proxy.model(proxy.num_epochs).to(signals.device).requires_grad_(False)
         device = head.weight.device
         classify = nn.Sequential(network.model, head)
-        lengths = [
-            perturbation_lengths(
-                classify, network.normalise(images.to(device)), self.iterations, self.overshoot, self.candidates
-            )
-            for images in signals.images()
-        ]
-        distances = torch.cat(lengths).cpu().double()
+
+        def lengths(batches: Iterator[Tensor], rows: Tensor) -> Tensor:
+            options = (self.iterations, self.overshoot, self.candidates)
+            inputs = (network.normalise(images.to(device)) for images in batches)
+            return torch.cat([perturbation_lengths(classify, some, *options) for some in inputs]).cpu()
+
+        distances = signals.per_image(self.key(), lengths, "deepfool")
         return -(distances.square() if self.variant == "deepcore" else distances)
 
 
@@ -92,9 +94,11 @@ def perturbation_lengths(
     with torch.no_grad():
         logits = classify(images)
     ranking = logits.argsort(dim=1, descending=True, stable=True)[:, :candidates]  # [B, m], the predicted class first
+    norms = torch.full_like(logits.gather(1, ranking)[:, 1:], torch.inf)  # of slopes when last taken; inf: never
     for _ in range(iterations):
         points = images[remaining] + (1 + overshoot) * total[remaining]
-        total[remaining] += _step(classify, points, ranking[remaining])
+        step, norms[remaining] = _step(classify, points, ranking[remaining], norms[remaining])
+        total[remaining] += step
         with torch.no_grad():
             predicted = classify(images[remaining] + (1 + overshoot) * total[remaining]).argmax(1)
         remaining = remaining[predicted == ranking[remaining, 0]]
@@ -103,21 +107,43 @@ def perturbation_lengths(
     return total.double().flatten(1).norm(dim=1)
 
 
-def _step(classify: Callable[[Tensor], Tensor], points: Tensor, ranking: Tensor) -> Tensor:
-    """Return the shortest step [B, ...] to a linearised boundary of the first class of ranking [B, m]."""
-    points = points.detach().requires_grad_(True)
+def _step(
+    classify: Callable[[Tensor], Tensor], points: Tensor, ranking: Tensor, norms: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the shortest step [B, ...] to a linearised boundary of the first class of ranking [B, m].
+
+    norms: [B, m - 1] lengths of the slopes of the other classes when they were last taken. They are returned renewed
+        where a slope was taken: as long as a boundary may be nearer than the nearest so far.
+    """
+    rows = torch.arange(len(points), device=points.device)  # those in the graph
+    some, margins = _margins(classify, points, ranking)
+    sizes = margins.detach().abs()  # [B, m - 1]
+    norms, least = norms.clone(), sizes / (LONGER * norms)  # least: no nearer can a boundary be; inf: slope taken
+    best, step = torch.full_like(sizes[:, 0], torch.inf), torch.zeros_like(points)
+    while True:
+        is_open = least.min(1).values < best
+        if not is_open.any():
+            return step, norms
+        if 2 * is_open.sum() <= len(rows):  # a graph of fewer images costs a forward pass and saves backward ones
+            rows = is_open.nonzero().squeeze(1)
+            some, margins = _margins(classify, points[rows], ranking[rows])
+        columns = least[rows].argmin(1)
+        chosen = margins.gather(1, columns.unsqueeze(1)).sum()
+        (slopes,) = torch.autograd.grad(chosen, some, retain_graph=True)
+        asked = is_open[rows]  # others say nothing, so that an image's step is the same in any batch
+        images, columns, slopes = rows[asked], columns[asked], slopes[asked]
+        lengths = slopes.flatten(1).norm(dim=1).clamp_min(SMALLEST_NORM)
+        distances = sizes[images, columns] / lengths
+        norms[images, columns], least[images, columns] = lengths, torch.inf
+        nearer = distances < best[images]
+        best[images[nearer]] = distances[nearer]
+        scale = (distances / lengths)[nearer].view(-1, *[1] * (points.ndim - 1))
+        step[images[nearer]] = scale * slopes[nearer]
+
+
+def _margins(classify: Callable[[Tensor], Tensor], points: Tensor, ranking: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the points [B, ...] as a graph's inputs, and how far the other classes [B, m - 1] are behind the first."""
+    inputs = points.detach().requires_grad_(True)
     with torch.enable_grad():
-        logits = classify(points).gather(1, ranking)  # [B, m]
-        margins = logits[:, 1:] - logits[:, :1]  # [B, m - 1]
-        best = torch.full_like(margins[:, 0], torch.inf)
-        step = torch.zeros_like(points)
-        for column in range(margins.shape[1]):
-            keep = column + 1 < margins.shape[1]
-            (slope,) = torch.autograd.grad(margins[:, column].sum(), points, retain_graph=keep)
-            norms = slope.flatten(1).norm(dim=1).clamp_min(SMALLEST_NORM)
-            distances = margins[:, column].detach().abs() / norms
-            is_nearer = distances < best
-            best = torch.where(is_nearer, distances, best)
-            scale = (distances / norms).view(-1, *[1] * (points.ndim - 1))
-            step = torch.where(is_nearer.view_as(scale), scale * slope, step)
-    return step
+        logits = classify(inputs).gather(1, ranking)  # [B, m]
+        return inputs, logits[:, 1:] - logits[:, :1]

@@ -71,10 +71,16 @@ class Grand(Scorer):
             if self.parameters == "last":
                 total += last_layer_norms(proxy, pool.labels, epoch)
             else:
-                total += gradient_norms(proxy.model(epoch).to(signals.device), signals.images(), pool.labels)
+                total += self._norms(proxy.model(epoch).to(signals.device), pool.labels, signals, repeat)
         if self.variant == "deepcore":
             total /= batch_lengths(len(pool), self.batch_size)
         return total / self.repeats
+
+    def _norms(self, model: nn.Sequential, labels: Tensor, signals: Signals, repeat: int) -> Tensor:
+        def norms(batches: Iterator[Tensor], rows: Tensor) -> Tensor:
+            return gradient_norms(model, batches, labels[rows])
+
+        return signals.per_image({**self.key(), "repeat": repeat}, norms, f"grand {repeat + 1} of {self.repeats}")
 
 
 def last_layer_norms(proxy: Proxy, labels: Tensor, epoch: int) -> Tensor:
