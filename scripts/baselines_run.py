@@ -43,10 +43,7 @@ SLOW = {  # for two CPU cores
         "deepfool_deepcore": "backward passes for all 101 classes, about 160 an image: about 5 hours on one core",
     },
     "dtd10": {},
-    "full": {
-        "el2n_deepcore": "ten trainings of 50 epochs, about 40 minutes each on one core",
-        "grand_deepcore": "the same ten",
-    },
+    "full": {},
 }
 
 
