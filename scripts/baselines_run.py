@@ -38,13 +38,6 @@ RUN_COLUMNS = (  # of every run: enough to make the tables again
 )
 LAST = ("grand", "grand_released", "deepfool", "deepfool_deepcore")  # backward passes for every image
 DATASETS, PROXIES = ["dtd10", "caltech101"], ["linear_probe", "full"]
-SLOW = {  # for two CPU cores
-    "caltech101": {
-        "deepfool_deepcore": "backward passes for all 101 classes, about 160 an image: about 5 hours on one core",
-    },
-    "dtd10": {},
-    "full": {},
-}
 
 
 def methods() -> list[str]:
@@ -87,7 +80,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(), help="folder with data/ and weights/")
     parser.add_argument("--results", type=Path, default=Path("results"), help="the results_dir of the runs")
     parser.add_argument("--out", type=Path, help="where the tables go (default: <results>/tables)")
-    parser.add_argument("--methods", nargs="+", choices=methods(), metavar="METHOD", help="default: all but SLOW")
+    parser.add_argument("--methods", nargs="+", choices=methods(), metavar="METHOD", help="default: all")
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
     parser.add_argument("--proxies", nargs="+", choices=PROXIES, default=PROXIES)
     parser.add_argument("--tables-only", action="store_true")
@@ -105,7 +98,7 @@ def run_all(options: argparse.Namespace) -> list[str]:
     data, failures = options.data.resolve(), []
     for proxy in options.proxies:
         for dataset in options.datasets if proxy == "linear_probe" else ["dtd10"]:
-            names = wanted(options.methods, dataset, proxy)
+            names = wanted(options.methods, proxy)
             if "random" in names:
                 failures.append(run(grid(data, dataset, ["random"], proxy, options.results, WHOLE), "the whole pool"))
             for group in [names[i : i + AT_ONCE] for i in range(0, len(names), AT_ONCE)]:
@@ -116,10 +109,9 @@ def run_all(options: argparse.Namespace) -> list[str]:
     return [failure for failure in failures if failure]
 
 
-def wanted(names: list[str] | None, dataset: str, proxy: str) -> list[str]:
-    """Return the methods of one table: those named, or all but the slow; with the full proxy those that read it."""
-    slow = SLOW["full" if proxy == "full" else dataset]
-    names = names or [name for name in methods() if name not in slow]
+def wanted(names: list[str] | None, proxy: str) -> list[str]:
+    """Return the methods of one table, of those named or of all: with the full proxy those that read it."""
+    names = names or methods()
     names = sorted(names, key=lambda name: LAST.index(name) if name in LAST else -1)  # the others as they were
     return [name for name in names if (reads_proxy(name) if proxy == "full" else name not in SKIPPED)]
 
@@ -160,12 +152,8 @@ def chosen(results: pd.DataFrame) -> pd.DataFrame:
 
 def not_run() -> str:
     """Return what was left out, and why."""
-    left = dict(SKIPPED)
-    for name in ("dtd10", "caltech101"):
-        left |= {f"{method} on {name}": why for method, why in SLOW[name].items()}
-    lines = ["### Not run with the linear-probe proxy", "", *(f"- {method}: {why}" for method, why in left.items()), ""]
-    lines += ["### Not run with the fully fine-tuned proxy", ""]
-    return "\n".join([*lines, *(f"- {method}: {why}" for method, why in SLOW["full"].items()), ""])
+    lines = [f"- {method}: {why}" for method, why in SKIPPED.items()]
+    return "\n".join(["### Not run with the linear-probe proxy", "", *lines, ""])
 
 
 if __name__ == "__main__":
