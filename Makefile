@@ -58,8 +58,8 @@ test-slurm: $(VENV)/.dev  ## grids on a real one-node Slurm, installed where apt
 test-gpu: $(VENV)/.dev  ## tests that need a CUDA device
 	$(PY) -m pytest -m gpu
 
-lint: $(VENV)/.dev  ## ruff check and format check
-	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+lint: $(VENV)/.dev  ## ruff check and format check, and the layers of the package
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/lint-imports
 
 status: $(VENV)/.base  ## what is done, failed and missing of SWEEP=<preset>, with ARGS='<the command's overrides>'
 	@test -n "$(SWEEP)" || { echo "error: pass SWEEP=<preset>, one of:" $(basename $(notdir $(wildcard configs/sweep/*.yaml))); exit 2; }

@@ -13,9 +13,9 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from prunetune import failures
-from prunetune.config import names
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.config.names import names
+from prunetune.runs import failures
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="config")

@@ -23,16 +23,17 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 from torch import Tensor
 
-from prunetune import pipeline
-from prunetune.analysis import PoolKernel, easiest_and_hardest, easy_and_hard_curves, within_class_spearman
-from prunetune.config import FOR_PEOPLE, build, reads_proxy
-from prunetune.errors import InputError, suggestion
-from prunetune.masking import MaskPath
+from prunetune.base.errors import InputError, suggestion
+from prunetune.base.store import Key, Store
+from prunetune.config.build import FOR_PEOPLE, build
+from prunetune.config.names import reads_proxy
+from prunetune.networks.masking import MaskPath
 from prunetune.report import collect
+from prunetune.report.score_analysis import PoolKernel, easiest_and_hardest, easy_and_hard_curves, within_class_spearman
 from prunetune.report.tables import method_name
-from prunetune.scorers.odds import label_losses
-from prunetune.signals import NetworkSignals
-from prunetune.store import Key, Store
+from prunetune.runs import image_run
+from prunetune.signals.label_odds import label_losses
+from prunetune.signals.network import NetworkSignals
 
 REFERENCE = "lc_optimisation"  # also with the suffix of another proxy; the fully fine-tuned one comes first
 COLUMNS = {
@@ -258,7 +259,7 @@ def stored_signals(run: Run, results_dir: Path, of_tuned: bool = False) -> Netwo
     keys = {"results_dir": str(results_dir), "device": "cpu", "precision": run.result["precision"]}
     cfg = OmegaConf.create({"proxy": None, **run.result["config"], **keys, "until": "finetune", "wandb": "disabled"})
     try:
-        task = pipeline.open_task(cfg)
+        task = image_run.open_task(cfg)
     except ConfigAttributeError as error:
         missing = str(error).splitlines()[0]
         raise InputError(f"{run.row['run']} is of an earlier version ({missing}); remove it and run again") from None
@@ -267,7 +268,7 @@ def stored_signals(run: Run, results_dir: Path, of_tuned: bool = False) -> Netwo
     signals = task.tuned if of_tuned else task.scoring
     signals.embedding.store = StoredOnly(signals.embedding.store)
     if cfg.proxy is not None:
-        signals.embedding.proxy = pipeline.proxy_of(cfg)
+        signals.embedding.proxy = image_run.proxy_of(cfg)
         signals.embedding.training_precision = run.result.get("training_precision", "fp32")
     return signals
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 from omegaconf import OmegaConf
 
-from prunetune import config
+from prunetune.config import names
 from prunetune.report import collect, tables
 from real_run import ROOT, backbones, check_folder, datasets
 
@@ -51,7 +51,7 @@ def reads_proxy(method: str) -> bool:
     content = OmegaConf.load(CONFIGS / "method" / f"{method}.yaml")
     [scorer] = [entry["override /scorer"] for entry in content.defaults if "override /scorer" in entry]
     own = OmegaConf.load(CONFIGS / "scorer" / f"{scorer}.yaml")
-    return config.reads_proxy(OmegaConf.merge(own, content.get("scorer", {})))
+    return names.reads_proxy(OmegaConf.merge(own, content.get("scorer", {})))
 
 
 def grid(data: Path, dataset: str, names: list[str], proxy: str, results: Path, ratios: str = RATIOS) -> list[str]:

@@ -26,17 +26,17 @@ from torchvision import transforms
 
 import benchmarks
 from benchmarks import CPU, PEAK, SECONDS, SPREAD, Column, Row
-from prunetune.backbones.base import Network
-from prunetune.datasets.base import Pool
-from prunetune.devices import resolve_device
-from prunetune.features import embed
-from prunetune.images.decode import ImageArrays
-from prunetune.images.transforms import CROP_SHARE, evaluation_view
-from prunetune.masking import maskable_weights
+from prunetune.base.devices import resolve_device
+from prunetune.base.seeding import stream
+from prunetune.base.store import Store
+from prunetune.data.images.decode import ImageArrays
+from prunetune.data.images.transforms import CROP_SHARE, evaluation_view
+from prunetune.data.pool import Pool
+from prunetune.networks.backbone import Network
+from prunetune.networks.frozen_pass import embed
+from prunetune.networks.masking import maskable_weights
 from prunetune.scorers import DLC
-from prunetune.seeding import stream
-from prunetune.signals import Embedding, NetworkSignals
-from prunetune.store import Store
+from prunetune.signals.network import Embedding, NetworkSignals
 
 BATCH = 256  # of the released script's command
 COLUMNS = (

@@ -29,18 +29,18 @@ from torchvision import transforms
 
 import benchmarks
 from benchmarks import PEAK, SECONDS, SPREAD, Column, Row
-from prunetune import finetune
-from prunetune.backbones import Backbone, Network
-from prunetune.crops import DeviceView, Source
-from prunetune.datasets.base import Pool
-from prunetune.devices import resolve_device
-from prunetune.features import batches, training
-from prunetune.images.decode import ImageFiles
-from prunetune.images.decoded import decode_pool
-from prunetune.recipe import Recipe
+from prunetune.base.devices import resolve_device
+from prunetune.base.seeding import seeded
+from prunetune.base.store import Store
+from prunetune.data.images.decode import ImageFiles
+from prunetune.data.images.decoded import decode_pool
+from prunetune.data.images.device_views import DeviceView, Source
+from prunetune.data.pool import Pool
+from prunetune.networks.backbone import Backbone, Network
+from prunetune.networks.frozen_pass import batches, training
 from prunetune.report import collect
-from prunetune.seeding import seeded
-from prunetune.store import Store
+from prunetune.training import full
+from prunetune.training.recipe import Recipe
 from real_run import ROOT
 
 RECIPE = Recipe("full", trained="all", epochs=1, learning_rate=1e-3, views=0)
@@ -99,7 +99,7 @@ class Normalised(nn.Module):
         return self.model(images)
 
 
-class Ready(finetune.DeviceView):
+class Ready(full.DeviceView):
     """A view whose batches are already on the device, the same for all."""
 
     def batches(self, positions: Sequence[int], batch_size: int) -> Iterator[Tensor]:
@@ -186,8 +186,8 @@ def _ours(model: nn.Module, pool: Pool, size: int, job: dict, generator: torch.G
             return ready
     else:
         images, _ = decode_pool(pool, Store(Path(job["store"])), None)
-        view_of = finetune.training_views(images, size, pool, everything, device, "crop", 0)
-    trained = finetune.train_epochs(
+        view_of = full.training_views(images, size, pool, everything, device, "crop", 0)
+    trained = full.train_epochs(
         model.to(device), pool.labels, everything, view_of, recipe, generator, job["precision"], device
     )
     return (loss for _, loss in trained)

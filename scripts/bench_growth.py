@@ -18,17 +18,17 @@ import torch
 
 import benchmarks
 from benchmarks import CPU, PEAK, SECONDS, SPREAD, Column, Row
-from prunetune.backbones import Backbone
-from prunetune.datasets import Textures
-from prunetune.datasets.base import Pool
-from prunetune.devices import resolve_device
-from prunetune.images.decode import ImageArrays
-from prunetune.records import write_subset
+from prunetune.base.devices import resolve_device
+from prunetune.base.seeding import derive_seed, stream
+from prunetune.base.store import Store
+from prunetune.data.images.decode import ImageArrays
+from prunetune.data.pool import Pool
+from prunetune.data.readers import Textures
+from prunetune.networks.backbone import Backbone
+from prunetune.runs.records import write_subset
 from prunetune.samplers import FlexRand
 from prunetune.scorers import DLC
-from prunetune.seeding import derive_seed, stream
-from prunetune.signals import Embedding, NetworkSignals
-from prunetune.store import Store
+from prunetune.signals.network import Embedding, NetworkSignals
 
 RATIO, NOISE = 0.1, 12  # noise: largest change of a pixel, of 255
 PRECISIONS = ("fp32", "bf16")

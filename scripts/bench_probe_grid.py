@@ -27,15 +27,15 @@ from torch import Tensor, nn
 
 import benchmarks
 from benchmarks import PEAK, SECONDS, SPREAD, Column, Row
-from prunetune import pipeline
-from prunetune.devices import resolve_device
-from prunetune.probe import Probe, train_probes
-from prunetune.recipe import Recipe
+from prunetune.base.devices import resolve_device
+from prunetune.base.seeding import seeded, stream
 from prunetune.report import collect
+from prunetune.runs import image_run
 from prunetune.samplers import class_budgets
-from prunetune.seeding import seeded, stream
-from prunetune.signals import NetworkSignals
-from prunetune.views import view_bank
+from prunetune.signals.network import NetworkSignals
+from prunetune.signals.view_bank import view_bank
+from prunetune.training.linear_probe import Probe, train_probes
+from prunetune.training.recipe import Recipe
 from real_run import ROOT
 
 METHODS = (
@@ -87,7 +87,7 @@ def plain_losses(bank: Tensor, probe: Probe, num_classes: int, recipe: Recipe) -
 
 def measure_heads(job: dict) -> Row:
     """Train heads in one way and save their losses [cells, epochs]; only the training is timed."""
-    task = pipeline.open_task(benchmarks.composed(job["overrides"]))
+    task = image_run.open_task(benchmarks.composed(job["overrides"]))
     everything = torch.arange(len(task.pool))
     bank = view_bank(task.tuned, everything, job["views"]).values
     test = NetworkSignals(task.test, task.tuned.embedding).features()

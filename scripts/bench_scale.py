@@ -27,16 +27,16 @@ import torch
 from torch import Tensor
 
 from prunetune import api
-from prunetune.datasets.base import Pool
-from prunetune.dynamics import LINEAR_PROBE, ProbeProxy
-from prunetune.errors import suggestion
-from prunetune.memory import peak_memory
-from prunetune.proxies import train_probe
-from prunetune.records import commit
+from prunetune.base.errors import suggestion
+from prunetune.base.peak_memory import peak_memory
+from prunetune.base.seeding import stream
+from prunetune.data.pool import Pool
+from prunetune.runs.records import commit
 from prunetune.samplers import SAMPLERS
 from prunetune.scorers import DLC, DeepFool, DLCFinetuned, Scorer
-from prunetune.seeding import stream
-from prunetune.signals import Signals
+from prunetune.signals.proxy import LINEAR_PROBE, ProbeProxy
+from prunetune.signals.proxy_training import train_probe
+from prunetune.signals.tensors import TensorSignals
 
 WIDTH, RATIO = 384, 0.1
 SECONDS, EXTRA = 1800, 2 * 2**30  # the limits
@@ -87,7 +87,7 @@ def run_here(method: str, size: int, num_classes: int, folder: Path) -> dict[str
         seconds = _train_probes(features, labels, num_classes, folder)
         return {"seconds": seconds, "peak_bytes": peak_memory()}
     proxies = _read_probes(features, folder)
-    signals = Signals.from_tensors(features, pool=pool, proxies=proxies)
+    signals = TensorSignals(features, pool=pool, proxies=proxies)
     start = time.perf_counter()
     if method.startswith("sampler "):
         scores = torch.rand(size, generator=stream("bench scores"), dtype=torch.float64)

@@ -23,21 +23,21 @@ from torch import Tensor
 
 import benchmarks
 from benchmarks import PEAK, SECONDS, SPREAD, Column, Row
-from prunetune.analysis import within_class_spearman
-from prunetune.datasets.base import Pool
-from prunetune.devices import autocast, resolve_device
-from prunetune.dynamics import ProxyRecipe
-from prunetune.features import embed
-from prunetune.probe import Probe, train_probes
-from prunetune.proxies import write_full
-from prunetune.recipe import Recipe
-from prunetune.records import write_subset
+from prunetune.base.devices import autocast, resolve_device
+from prunetune.base.seeding import seeded, stream
+from prunetune.base.store import Store
+from prunetune.data.pool import Pool
+from prunetune.networks.frozen_pass import embed
+from prunetune.report.score_analysis import within_class_spearman
+from prunetune.runs.records import write_subset
 from prunetune.samplers import FlexRand, RandomSampler
 from prunetune.scorers import DLC
 from prunetune.scorers.grand import gradient_norms
-from prunetune.seeding import seeded, stream
-from prunetune.signals import Embedding, NetworkSignals
-from prunetune.store import Store
+from prunetune.signals.network import Embedding, NetworkSignals
+from prunetune.signals.proxy import ProxyRecipe
+from prunetune.signals.proxy_training import write_full
+from prunetune.training.linear_probe import Probe, train_probes
+from prunetune.training.recipe import Recipe
 
 RATIO, GAMMA = 0.1, 0.25
 EPOCHS, EARLY, PROXIES = 50, 5, 3  # of the recipe; where el2n and grand look, and how many proxies they average

@@ -26,19 +26,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunetune.datasets.base import Pool
-from prunetune.devices import describe_device, resolve_device
-from prunetune.errors import InputError
-from prunetune.instruct import LanguageModel, text_signals
-from prunetune.instruct.batches import Batch, bucketed, collate
-from prunetune.instruct.encoding import Encoded, Report, fingerprint
+from prunetune.base.devices import describe_device, resolve_device
+from prunetune.base.errors import InputError
+from prunetune.base.peak_memory import measured
+from prunetune.base.seeding import seeded, stream
+from prunetune.base.store import Store
+from prunetune.data.pool import Pool
+from prunetune.instruct import LanguageModel
+from prunetune.instruct.corpus.encoding import Encoded, Report, fingerprint
 from prunetune.instruct.extra import needed
-from prunetune.instruct.language_model import DTYPES, byte_tokenizer
-from prunetune.instruct.text_signals import TextSignals
-from prunetune.instruct.weight_masking import TextMaskPath, masked
-from prunetune.memory import measured
-from prunetune.seeding import seeded, stream
-from prunetune.store import Store
+from prunetune.instruct.model.batches import Batch, bucketed, collate
+from prunetune.instruct.model.language_model import DTYPES, byte_tokenizer
+from prunetune.instruct.model.weight_masking import TextMaskPath, masked
+from prunetune.instruct.scorers import signals as text_signals
+from prunetune.instruct.scorers.signals import Level, TextSignals
 
 MEDIANS, SPREAD = {"prompt": 70, "response": 100}, 0.8  # tokens, sigma of the logarithm
 
@@ -137,7 +138,7 @@ def bench(llm: Loaded, encoded: Encoded, device: str, dtype: str, max_tokens: in
             signals = TextSignals(
                 encoded=encoded, llm=llm, device=device, dtype=dtype, store=Store(Path(folder)), max_tokens=max_tokens
             )
-            signals.response_losses(f"level{level}", text_signals.Level.of_path(path, level))
+            signals.response_losses(f"level{level}", Level.of_path(path, level))
             share = path.counts(1_000_000)[level] / 1_000_000
             name = f"level {level}: {share:.0%} of the weights at zero"
             levels.append(Row(name, signals.tokens_per_second, sum(masking), peak()))

@@ -23,12 +23,12 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from prunetune.backbones.base import Network
-from prunetune.config import build
-from prunetune.datasets.base import Pool
-from prunetune.devices import describe_device, resolve_device
-from prunetune.memory import peak_memory
-from prunetune.records import commit
+from prunetune.base.devices import describe_device, resolve_device
+from prunetune.base.peak_memory import peak_memory
+from prunetune.config.build import build
+from prunetune.data.pool import Pool
+from prunetune.networks.backbone import Network
+from prunetune.runs.records import commit
 from real_run import ROOT, backbones, check_folder, datasets
 
 EMBEDDED = {"textures": ["dataset=textures", "backbone=micro"]}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from prunetune.errors import InputError
-from prunetune.tracking import MODES, Tracker, open_run
+from prunetune.base.errors import InputError
+from prunetune.runs.tracking import MODES, Tracker, open_run
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from prunetune.errors import InputError, suggestion
+from prunetune.base.errors import InputError, suggestion
 from prunetune.report import analysis_figures, collect, paper, paper_figures, plotting
 from report import easy_and_hard
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from prunetune.errors import InputError, suggestion
+from prunetune.base.errors import InputError, suggestion
 from prunetune.report import analysis_figures, cells, collect, latex, layout, paper, paper_tables, table_parts
 
 CORRELATIONS = "rank_correlation"  # in <results>/analysis; scripts/analyse.py writes it

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.dynamics import RecordedProxy
+from prunetune.base.seeding import stream
+from prunetune.data.pool import Pool
+from prunetune.runs.scores import compute_scores
 from prunetune.samplers import Sampler, TopK
 from prunetune.scorers import Scorer
-from prunetune.scores import compute_scores
-from prunetune.seeding import stream
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
+from prunetune.signals.proxy import RecordedProxy
+from prunetune.signals.tensors import TensorSignals
 
 RATIOS = (0.1, 0.3, 0.5)
 SEED = 0
@@ -55,7 +56,7 @@ class Material:
     @property
     def signals(self) -> Signals:
         """The same as our scorers read it."""
-        return Signals.from_tensors(self.features, pool=self.pool, proxies=self.proxies)
+        return TensorSignals(self.features, pool=self.pool, proxies=self.proxies)
 
     def as_one_class(self) -> "Material":
         """Return the same images as a single class: what a method does that ranks the whole pool."""

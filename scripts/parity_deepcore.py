@@ -24,19 +24,8 @@ from torch import Tensor, nn
 
 from parity import RATIOS, REPEATS, SEED, Material, Row, compare, kept, made_material, our_scores, write_rows
 from parity_images import made_images
-from prunetune.deepcore_adapter import (
-    Call,
-    PoolImages,
-    RecordingModel,
-    find_checkout,
-    load_package,
-    positions,
-    run_method,
-)
-from prunetune.dynamics import RecordedProxy
-from prunetune.errors import InputError
-from prunetune.gradient_points import GradientPoints
-from prunetune.gradients import batch_lengths, proxy_gradients
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import derive_seed, stream
 from prunetune.samplers import RandomSampler
 from prunetune.scorers import Scorer
 from prunetune.scorers.cal import CAL
@@ -51,9 +40,20 @@ from prunetune.scorers.grand import Grand
 from prunetune.scorers.herding import Herding
 from prunetune.scorers.k_center import KCenter, first_centre
 from prunetune.scorers.picks import class_members, pick_scores
+from prunetune.scorers.published.deepcore_adapter import (
+    Call,
+    PoolImages,
+    RecordingModel,
+    find_checkout,
+    load_package,
+    positions,
+    run_method,
+)
 from prunetune.scorers.submodular import Submodular
 from prunetune.scorers.uncertainty import Entropy, LeastConfidence, Margin
-from prunetune.seeding import derive_seed, stream
+from prunetune.selection.gradient_geometry import GradientPoints
+from prunetune.selection.last_layer_gradients import batch_lengths, proxy_gradients
+from prunetune.signals.proxy import RecordedProxy
 
 BATCH = 64  # smaller than the largest class and no divisor of a size: last batches are short
 ITERATIONS = 10  # of DeepFool, on both sides

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from parity import Material
-from prunetune.backbones import Backbone, Network
-from prunetune.datasets.base import Pool
-from prunetune.dynamics import RecordedProxy, with_head
+from prunetune.base.seeding import stream
+from prunetune.data.pool import Pool
+from prunetune.networks.backbone import Backbone, Network
 from prunetune.scorers.dlc import class_means
-from prunetune.seeding import stream
-from prunetune.signals import TensorSignals
+from prunetune.signals.proxy import RecordedProxy, with_head
+from prunetune.signals.tensors import TensorSignals
 
 SIZES = (23, 9, 14, 31)  # unequal, 77 in all
 AT_ONCE = 16

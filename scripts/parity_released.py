@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from parity import RATIOS, SEED, Material, Row, compare, kept, made_material, our_scores, write_rows
 from parity_images import made_images
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import derive_seed, stream
 from prunetune.samplers import FlexRandReleased, TopK, TopKEasiest
 from prunetune.scorers import DLC, Scorer
 from prunetune.scorers.contextual_diversity import ContextualDiversity
@@ -38,8 +39,8 @@ from prunetune.scorers.k_center import KCenter, first_centre
 from prunetune.scorers.lc_optimisation import LCOptimisation
 from prunetune.scorers.picks import class_members
 from prunetune.scorers.uncertainty import Entropy, LeastConfidence, Margin
-from prunetune.seeding import derive_seed, stream
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
+from prunetune.signals.tensors import TensorSignals
 
 BATCH = 64
 FIRST_GIVEN = "their first centre was set to ours, as both are drawn"
@@ -218,7 +219,7 @@ def complexity_rows(scoring: ModuleType) -> Iterator[Row]:
     centroids = class_means(material.features, labels, num_classes).float()
     losses = [scoring.cal_loss(centroids, level, labels, num_classes).numpy() for level in levels]
     their_scores = np.average(np.stack(losses), axis=0)
-    scores = our_scores(DLC(levels=LEVELS), material, Signals.from_tensors(material.features, levels, material.pool))
+    scores = our_scores(DLC(levels=LEVELS), material, TensorSignals(material.features, levels, material.pool))
     for end, name, sampler in (("h", "dlc_topk", TopK), ("e", "dlc_topk_easiest", TopKEasiest)):
         for ratio in RATIOS:
             theirs = torch.from_numpy(scoring.select_idxs_ead(labels, num_classes, their_scores, ratio, end))

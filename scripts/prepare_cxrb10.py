@@ -8,7 +8,7 @@ the file list. Run it again after a break: archives that are done are skipped. F
 
 from pathlib import Path
 
-from prunetune.preparation import command, cxrb10
+from prunetune.data.prepare import command, cxrb10
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ Run it again after a break: it goes on from there.
 
 from pathlib import Path
 
-from prunetune.preparation import command, deepweeds
+from prunetune.data.prepare import command, deepweeds
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 Downloads the archive, checks it, extracts it and counts it. Run it again after a break: it goes on from there.
 """
 
-from prunetune.preparation import command, fgvcaircraft
+from prunetune.data.prepare import command, fgvcaircraft
 
 
 def main() -> None:

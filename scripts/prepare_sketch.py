@@ -4,7 +4,7 @@ Downloads the archive, checks that every class has 80 drawings and splits them 4
 <root>/{train,val,test}/<class>/; <root>/splits.csv is the file list. Run it again after a break: it goes on from there.
 """
 
-from prunetune.preparation import command, sketch
+from prunetune.data.prepare import command, sketch
 
 
 def main() -> None:

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pretraining_images import Alphabet, draw_class, make_alphabet
-from prunetune.backbones import micro
-from prunetune.progress import track
-from prunetune.seeding import seeded, stream
-from prunetune.store import write_json
+from prunetune.base.progress import track
+from prunetune.base.seeding import seeded, stream
+from prunetune.base.store import write_json
+from prunetune.networks import micro
 
 log = logging.getLogger("pretrain_micro")
 SEED = 0

@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from prunetune import config
-from prunetune.errors import InputError, suggestion
+from prunetune.base.errors import InputError, suggestion
+from prunetune.config.build import build
 from prunetune.report import collect, figures, page, tables
-from prunetune.scores import read_scores
+from prunetune.runs.scores import read_scores
 
 HEADINGS = {"accuracy.png": "Accuracy over the fraction kept", "easy_and_hard.png": "Easy and hard images"}
 
@@ -62,7 +62,7 @@ def easy_and_hard(results: pd.DataFrame, results_dir: Path) -> Figure:
         raise InputError("no run has scores; run one with scorer=dlc")
     run = scored.iloc[0]
     made_with = json.loads((results_dir / run["run"] / "result.json").read_text(encoding="utf-8"))["config"]
-    pool = config.build(made_with["dataset"]).pool("train")
+    pool = build(made_with["dataset"]).pool("train")
     scores = read_scores(results_dir / run["scores_path"], pool)
     title = f"{run['dataset']}: easy and hard images, by {run['scorer']} with {run['scoring_backbone']}"
     return figures.extremes(pool, scores, title=title)

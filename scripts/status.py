@@ -14,10 +14,11 @@ from pathlib import Path
 
 from hydra import initialize_config_dir
 
-from prunetune import progress, sweeps
-from prunetune.config import is_text
-from prunetune.errors import InputError
-from prunetune.sweeps import STATES, CellState
+from prunetune.base import progress
+from prunetune.base.errors import InputError
+from prunetune.config.names import is_text
+from prunetune.runs import sweeps
+from prunetune.runs.sweeps import STATES, CellState
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 

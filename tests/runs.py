@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MICRO = ["backbone=micro", "backbone.pretrained=false", "backbone.input_size=16"]
 TEXTURES = ["dataset=textures", "dataset.num_pool=100", "dataset.num_test=100", "dataset.size=16"]
 QUICK = ["finetune.epochs=3", "finetune.views=1", "wandb=disabled", "precision=fp32"]
-IMAGE_RUNS = ("prunetune.grid", "prunetune.pipeline")
+IMAGE_RUNS = ("prunetune.runs.grid", "prunetune.runs.image_run")
 SMALL = [*TEXTURES, *MICRO, *QUICK]
 
 
@@ -39,12 +39,12 @@ def compose_here(results: Path, *overrides: str, config: str = "config") -> Any:
 
 def run_here(results: Path, *overrides: str) -> Path:
     """Run the pipeline in this process and return the run's folder."""
-    from prunetune import pipeline
-    from prunetune.config import names, run_folder
+    from prunetune.config.names import names, run_folder
+    from prunetune.runs import image_run
 
     cfg = compose_here(results, *overrides)
     folder = results / "runs" / run_folder(cfg)
-    pipeline.run(cfg, names(cfg), folder)
+    image_run.run(cfg, names(cfg), folder)
     return folder
 
 
@@ -52,8 +52,8 @@ def grid_here(results: Path, *overrides: str) -> None:
     """Run a grid in this process."""
     from hydra import initialize_config_dir
 
-    from prunetune import grid
-    from prunetune.config import names
+    from prunetune.config.names import names
+    from prunetune.runs import grid
 
     cfg = compose_here(results, *overrides, config="grid")
     job = SimpleNamespace(overrides=SimpleNamespace(task=[*overrides, f"results_dir={results}"]))
@@ -70,7 +70,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 def lasting(result: dict[str, Any]) -> dict[str, Any]:
     """Return a result without its volatile keys."""
-    from prunetune.records import VOLATILE_OF_TEXT
+    from prunetune.runs.records import VOLATILE_OF_TEXT
 
     return {key: value for key, value in result.items() if key not in VOLATILE_OF_TEXT}
 

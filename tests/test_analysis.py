@@ -10,8 +10,8 @@ from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor
 
 import analyse
-from prunetune import analysis
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.report import score_analysis
 from runs import SMALL, grid_here
 
 
@@ -23,7 +23,7 @@ def test_ranks_are_correlated_within_each_class() -> None:
     # class 0: ranks 1 2 3 4 against 2 1 4 3, differences 1 1 1 1: 1 - 6 * 4 / (4 * 15) = 0.6; class 1: reversed
     first = f64(10, 20, 30, 40, -1, -2, -3)
     second = f64(0.2, 0.1, 0.9, 0.3, 5, 6, 7)
-    found = analysis.within_class_spearman(first, second, torch.tensor([0, 0, 0, 0, 1, 1, 1]))
+    found = score_analysis.within_class_spearman(first, second, torch.tensor([0, 0, 0, 0, 1, 1, 1]))
     np.testing.assert_allclose(found.values, [0.6, -1])
     assert found.mean == pytest.approx(-0.2)
     assert found.std == pytest.approx(1.6 / 2**0.5)
@@ -32,19 +32,19 @@ def test_ranks_are_correlated_within_each_class() -> None:
 
 def test_ties_share_their_mean_rank() -> None:
     # ranks 1.5 1.5 3 against 1 2 3: covariance 1.5, variances 1.5 and 2
-    found = analysis.within_class_spearman(f64(0, 0, 1), f64(0, 1, 2), torch.zeros(3, dtype=torch.int64))
+    found = score_analysis.within_class_spearman(f64(0, 0, 1), f64(0, 1, 2), torch.zeros(3, dtype=torch.int64))
     assert found.mean == pytest.approx(1.5 / (1.5 * 2) ** 0.5)
 
 
 def test_a_constant_class_and_a_single_image_are_left_out_and_counted() -> None:
     labels = torch.tensor([0, 0, 1, 1, 2, 4, 4])
-    found = analysis.within_class_spearman(f64(1, 2, 5, 5, 1, 1, 2), f64(2, 1, 1, 2, 1, 3, 4), labels)
+    found = score_analysis.within_class_spearman(f64(1, 2, 5, 5, 1, 1, 2), f64(2, 1, 1, 2, 1, 3, 4), labels)
     np.testing.assert_allclose(found.values, [-1, 1])
     assert found.num_left_out == 2
 
 
 def test_without_a_class_there_is_no_mean() -> None:
-    found = analysis.within_class_spearman(f64(1, 1), f64(1, 2), torch.tensor([0, 0]))
+    found = score_analysis.within_class_spearman(f64(1, 1), f64(1, 2), torch.tensor([0, 0]))
     assert np.isnan(found.mean)
     assert np.isnan(found.std)
     assert found.num_left_out == 1
@@ -52,31 +52,31 @@ def test_without_a_class_there_is_no_mean() -> None:
 
 def test_scores_of_different_length_are_refused() -> None:
     with pytest.raises(InputError, match=r"must be \[N\] and as long, got \[2\], \[3\], \[2\]"):
-        analysis.within_class_spearman(f64(1, 2), f64(1, 2, 3), torch.tensor([0, 0]))
+        score_analysis.within_class_spearman(f64(1, 2), f64(1, 2, 3), torch.tensor([0, 0]))
 
 
 def test_the_ends_of_a_class_are_two_images_even_when_all_scores_are_equal() -> None:
     scores, labels = f64(3, 1, 2, 7, 7, 7, 0), torch.tensor([0, 0, 0, 1, 1, 1, 2])
-    easiest, hardest = analysis.easiest_and_hardest(scores, labels)
+    easiest, hardest = score_analysis.easiest_and_hardest(scores, labels)
     assert easiest.tolist() == [1, 3]
     assert hardest.tolist() == [0, 5]
 
 
 def test_without_two_images_in_a_class_there_are_no_ends() -> None:
     with pytest.raises(InputError, match="no class has two images"):
-        analysis.easiest_and_hardest(f64(1, 2), torch.tensor([0, 1]))
+        score_analysis.easiest_and_hardest(f64(1, 2), torch.tensor([0, 1]))
 
 
 def test_the_curves_of_a_class_are_scaled_together_and_then_averaged() -> None:
     # class a: easy 1 0, hard 5 3 -> width 5: .2 0, 1 .6; class b: easy 2 2, hard 4 2 -> width 2: 0 0, 1 0
     losses = torch.tensor([[1.0, 5, 2, 4], [0, 3, 2, 2]])
-    easy, hard = analysis.easy_and_hard_curves(losses, torch.tensor([0, 2]), torch.tensor([1, 3]))
+    easy, hard = score_analysis.easy_and_hard_curves(losses, torch.tensor([0, 2]), torch.tensor([1, 3]))
     np.testing.assert_allclose(easy, [0.1, 0.0], atol=1e-9)
     np.testing.assert_allclose(hard, [1.0, 0.3])
 
 
 def test_a_class_of_equal_losses_counts_as_zero() -> None:
-    easy, hard = analysis.easy_and_hard_curves(torch.ones(3, 2), torch.tensor([0]), torch.tensor([1]))
+    easy, hard = score_analysis.easy_and_hard_curves(torch.ones(3, 2), torch.tensor([0]), torch.tensor([1]))
     assert easy.tolist() == hard.tolist() == [0, 0, 0]
 
 
@@ -84,7 +84,8 @@ def test_mmd_of_three_numbers_is_that_of_the_formula() -> None:
     # D = 1; images 0, 1, 2; subset {0}: 1 - 2 (1 + e^-1 + e^-4) / 3 + (3 + 4 e^-1 + 2 e^-4) / 9
     one, four = np.exp(-1), np.exp(-4)
     expected = np.sqrt(1 - 2 * (1 + one + four) / 3 + (3 + 4 * one + 2 * four) / 9)
-    assert analysis.PoolKernel.of(torch.tensor([[0.0], [1.0], [2.0]])).mmd(torch.tensor([0])) == pytest.approx(expected)
+    kernel = score_analysis.PoolKernel.of(torch.tensor([[0.0], [1.0], [2.0]]))
+    assert kernel.mmd(torch.tensor([0])) == pytest.approx(expected)
 
 
 def slow_mmd(features: np.ndarray, subset: np.ndarray) -> float:
@@ -97,29 +98,29 @@ def slow_mmd(features: np.ndarray, subset: np.ndarray) -> float:
 def test_mmd_in_chunks_equals_the_whole_kernel_matrix(
     num_kept: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(analysis, "ROWS", rows)
+    monkeypatch.setattr(score_analysis, "ROWS", rows)
     generator = torch.Generator().manual_seed(num_kept)
     features = torch.randn(60, 5, generator=generator)
     subset = torch.randperm(60, generator=generator)[:num_kept]
-    found = analysis.PoolKernel.of(features).mmd(subset)
+    found = score_analysis.PoolKernel.of(features).mmd(subset)
     assert found == pytest.approx(slow_mmd(features.double().numpy(), subset.numpy()), rel=1e-7)
 
 
 def test_the_kernel_never_holds_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, whole = [], analysis.kernel_rows
+    sizes, whole = [], score_analysis.kernel_rows
 
     def watched(rows: Tensor, features: Tensor) -> Tensor:
         sizes.append(len(rows))
         return whole(rows, features)
 
-    monkeypatch.setattr(analysis, "kernel_rows", watched)
-    monkeypatch.setattr(analysis, "ROWS", 16)
-    analysis.PoolKernel.of(torch.randn(50, 2)).mmd(torch.arange(20))
+    monkeypatch.setattr(score_analysis, "kernel_rows", watched)
+    monkeypatch.setattr(score_analysis, "ROWS", 16)
+    score_analysis.PoolKernel.of(torch.randn(50, 2)).mmd(torch.arange(20))
     assert sizes == [16, 16, 16, 2, 16, 4]
 
 
 def test_the_whole_pool_is_at_no_distance_and_no_image_at_none() -> None:
-    kernel = analysis.PoolKernel.of(torch.randn(9, 3))
+    kernel = score_analysis.PoolKernel.of(torch.randn(9, 3))
     assert kernel.mmd(torch.arange(9)) == 0
     with pytest.raises(InputError, match="the subset has no images"):
         kernel.mmd(torch.tensor([], dtype=torch.int64))

@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 
 from made_data import make_image_folder
-from prunetune import DLC, Backbone, FlexRand, Pool, Signals, api, prune
-from prunetune.config import build
-from prunetune.datasets.textures import Textures
-from prunetune.errors import InputError
+from prunetune import DLC, Backbone, FlexRand, Pool, api, prune
+from prunetune.base.errors import InputError
+from prunetune.base.store import Store
+from prunetune.config.build import build
+from prunetune.data.readers.textures import Textures
+from prunetune.networks.named import BACKBONES
 from prunetune.samplers import RS2, TopK
-from prunetune.store import Store
+from prunetune.signals.tensors import TensorSignals
 from runs import MICRO, QUICK, compose_here, run_here
 
 MICRO_NETWORK = Backbone(model="prunetune_micro", pretrained=False, input_size=16, mask_modules="conv2d")
@@ -100,7 +102,7 @@ def test_a_subset_fits_only_a_data_set_of_its_pools_length(textures):
 def test_the_store_is_kept_between_calls_if_a_folder_is_given(tmp_path, textures, monkeypatch):
     first = prune(textures, 0.2, store=tmp_path / "store", **PLAIN)
     assert len(list((tmp_path / "store" / "scores").iterdir())) == 1
-    monkeypatch.setattr("prunetune.signals.embed", None)
+    monkeypatch.setattr("prunetune.signals.network.embed", None)
     again = prune(textures, 0.3, store=tmp_path / "store", **PLAIN)
     assert torch.equal(again.scores, first.scores)
 
@@ -183,11 +185,11 @@ def test_images_of_16_bits_from_a_data_set_are_scaled_and_not_clipped():
 )
 def test_tensors_that_do_not_fit_are_refused(features, masked, message):
     with pytest.raises(InputError, match=message):
-        Signals.from_tensors(features, masked, TENSORS)
+        TensorSignals(features, masked, TENSORS)
 
 
 def test_arrays_serve_as_tensors_do():
-    assert Signals.from_tensors(np.ones((6, 4)), pool=TENSORS).features().dtype == torch.float32
+    assert TensorSignals(np.ones((6, 4)), pool=TENSORS).features().dtype == torch.float32
 
 
 def test_a_pick_order_is_not_read_as_hardness(textures, monkeypatch):
@@ -197,7 +199,7 @@ def test_a_pick_order_is_not_read_as_hardness(textures, monkeypatch):
 
 
 def test_short_names_stand_for_what_the_yaml_files_say(tmp_path):
-    for name, settings in api.BACKBONES.items():
+    for name, settings in BACKBONES.items():
         cfg = compose_here(tmp_path, f"backbone={name}", "dataset=textures")
         assert (cfg.backbone.model, cfg.backbone.mask_modules) == (settings["model"], settings["mask_modules"])
     for name, scorer in api.SCORERS.items():
@@ -210,14 +212,14 @@ def test_samplers_and_scorers_work_on_tensors_alone():
     features = torch.randn(27, 4, generator=generator)
     masked = [features, features * 0.8, features * 0.5]
     pool = Pool("mine", labels, tuple(f"{i:02d}" for i in range(27)), ("train",) * 27, ("a", "b"))
-    scores = DLC(levels=3).score(pool, Signals.from_tensors(features=features, masked=masked), generator)
+    scores = DLC(levels=3).score(pool, TensorSignals(features=features, masked=masked), generator)
     assert scores.shape == (27,)
     assert scores.isfinite().all()
     positions = FlexRand(gamma=0.3).select(scores, labels, ratio=0.2, generator=generator)
     assert torch.bincount(labels[positions]).tolist() == [4, 1]
     assert TopK().select(scores, labels, ratio=1, generator=generator).tolist() == list(range(27))
     with pytest.raises(InputError, match="features of 5 masked networks, got 3"):
-        DLC().score(pool, Signals.from_tensors(features=features, masked=masked), generator)
+        DLC().score(pool, TensorSignals(features=features, masked=masked), generator)
 
 
 def test_the_result_does_not_depend_on_the_batch_size(textures):

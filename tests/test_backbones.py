@@ -9,11 +9,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from prunetune.backbones import Backbone
-from prunetune.backbones.base import IMAGENET_MEAN, IMAGENET_STD
-from prunetune.backbones.checkpoint import load_weights
-from prunetune.config import build
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.config.build import build
+from prunetune.networks.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from prunetune.networks.checkpoint import load_weights
 
 MODEL = "prunetune_micro"
 
@@ -247,4 +246,4 @@ def test_another_kind_of_masked_module_is_refused():
 
 def test_a_backbone_without_a_model_says_which_key_to_pass():
     with pytest.raises(InputError, match=r"needs a model; pass backbone\.model=<model>"):
-        build({"_target_": "prunetune.backbones.Backbone", "model": "???"})
+        build({"_target_": "prunetune.networks.backbone.Backbone", "model": "???"})

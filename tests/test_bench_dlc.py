@@ -15,8 +15,8 @@ import bench_growth
 import bench_selection
 import benchmarks
 from benchmarks import Column
-from prunetune.backbones import Backbone
-from prunetune.datasets import Textures
+from prunetune.data.readers import Textures
+from prunetune.networks.backbone import Backbone
 
 JOB = {"levels": 5, "step": 0.2}
 
@@ -43,7 +43,7 @@ def test_without_the_resize_the_released_procedure_gives_our_scores(monkeypatch)
     monkeypatch.setattr(bench_dlc.os, "cpu_count", lambda: 0)
     pool = Textures(num_pool=120).pool("train")
     monkeypatch.setattr(bench_dlc.transforms, "Resize", lambda size: bench_dlc.transforms.CenterCrop(32))
-    monkeypatch.setattr("prunetune.images.transforms.round", lambda size: 32, raising=False)
+    monkeypatch.setattr("prunetune.data.images.transforms.round", lambda size: 32, raising=False)
     _, theirs = bench_dlc.released(pool, Backbone(model="prunetune_micro", mask_modules="conv2d").load(), JOB)
     network = Backbone(model="prunetune_micro", mask_modules="conv2d").load()
     _, ours = bench_dlc.dlc(pool, network, {**JOB, "precision": "fp32"})

@@ -7,8 +7,8 @@ from torch import nn
 
 import bench_finetune as bench
 import benchmarks
-from prunetune.backbones import Backbone
-from prunetune.datasets.textures import Textures
+from prunetune.data.readers.textures import Textures
+from prunetune.networks.backbone import Backbone
 
 WORDS = ["dataset=textures", "dataset.num_pool=100", "dataset.num_test=100", "dataset.size=16"]
 WORDS += ["backbone=micro", "backbone.pretrained=false", "backbone.input_size=16"]

@@ -9,9 +9,9 @@ import torch
 
 import bench_probe_grid as bench
 import benchmarks
-from prunetune.probe import train_probes
-from prunetune.recipe import Recipe
-from prunetune.seeding import stream
+from prunetune.base.seeding import stream
+from prunetune.training.linear_probe import train_probes
+from prunetune.training.recipe import Recipe
 
 LABELS = torch.arange(120) % 5
 SHORT = Recipe("linear_probe", epochs=4, batch_size=16)

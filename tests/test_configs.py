@@ -19,13 +19,18 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from config_files import CONFIGS, files, label, load
-from prunetune import api, gamma_search, pipeline
-from prunetune.backbones import Backbone
-from prunetune.config import FinetuneConfig, ProxyConfig, build, compared, names, run_folder
-from prunetune.dynamics import LINEAR_PROBE, ProxyRecipe
-from prunetune.errors import InputError
-from prunetune.recipe import Recipe
+from prunetune import api
+from prunetune.base.errors import InputError
+from prunetune.config.build import build
+from prunetune.config.identity import compared
+from prunetune.config.names import names, run_folder
+from prunetune.config.schema import FinetuneConfig, ProxyConfig
+from prunetune.networks.backbone import Backbone
+from prunetune.networks.named import BACKBONES
+from prunetune.runs import image_run, sampler_search
 from prunetune.samplers import SAMPLERS, FlexRand, TopKFlexible
+from prunetune.signals.proxy import LINEAR_PROBE, ProxyRecipe
+from prunetune.training.recipe import Recipe
 from runs import ROOT
 
 BUILT = ("dataset", "backbone", "scorer", "sampler")  # groups whose files name a class
@@ -86,8 +91,8 @@ def test_every_file_composes_and_its_run_has_a_folder(path, root, needs):
 @pytest.mark.parametrize("path", files(*BUILT, without=NOT_A_CLASS))
 def test_every_file_builds_the_class_that_it_names(path, needs):
     cfg = cfg_of(f"{path.parent.name}={path.stem}", *needs.get(label(path), []))
-    if pipeline.is_searched(cfg):
-        assert all(isinstance(made, TopKFlexible) for made in pipeline.candidates_of(cfg).values())
+    if image_run.is_searched(cfg):
+        assert all(isinstance(made, TopKFlexible) for made in image_run.candidates_of(cfg).values())
         cfg.sampler.end = "hardest"
     made = build(cfg[path.parent.name])
     module, _, name = load(path)["_target_"].rpartition(".")
@@ -100,7 +105,7 @@ def test_auto_takes_the_sampler_that_the_scorer_names(path, needs):
     own = build(cfg.scorer).own_sampler
     assert load(path)["own_sampler"] == own
     assert names(cfg).sampler == own
-    assert type(pipeline.sampler_of(cfg)) is SAMPLERS[own]
+    assert type(image_run.sampler_of(cfg)) is SAMPLERS[own]
 
 
 @pytest.mark.parametrize("path", files("scorer"))
@@ -164,27 +169,27 @@ def test_the_default_file_of_a_class_is_the_class_without_arguments(default):
 
 def test_the_default_recipe_and_search_are_those_of_the_classes():
     cfg = cfg_of()
-    assert pipeline.recipe_of(cfg) == Recipe("linear_probe")
-    assert dataclasses.replace(gamma_search.RECIPE, evaluate_every=1) == Recipe("linear_probe")
-    assert pipeline.search_of(cfg) == gamma_search.Search()
+    assert image_run.recipe_of(cfg) == Recipe("linear_probe")
+    assert dataclasses.replace(sampler_search.RECIPE, evaluate_every=1) == Recipe("linear_probe")
+    assert image_run.search_of(cfg) == sampler_search.Search()
     assert {field.name for field in dataclasses.fields(Recipe)} == {f.name for f in dataclasses.fields(FinetuneConfig)}
 
 
 @pytest.mark.parametrize("path", files("finetune"))
 def test_every_recipe_states_all_its_numbers_and_can_be_made(path):
     assert set(load(path)) == {field.name for field in dataclasses.fields(Recipe)}
-    assert pipeline.recipe_of(cfg_of(f"finetune={path.stem}")).name == path.stem
+    assert image_run.recipe_of(cfg_of(f"finetune={path.stem}")).name == path.stem
 
 
 @pytest.mark.parametrize("path", files("proxy"))
 def test_every_proxy_states_all_its_numbers_and_can_be_made(path):
     assert set(load(path)) == {field.name for field in dataclasses.fields(ProxyConfig)}
-    assert pipeline.proxy_of(cfg_of(f"proxy={path.stem}")).training.name == path.stem
+    assert image_run.proxy_of(cfg_of(f"proxy={path.stem}")).training.name == path.stem
 
 
 def test_the_default_proxies_are_those_of_the_library():
     for name, recipe in {"full": ProxyRecipe(), "linear_probe": LINEAR_PROBE}.items():
-        assert pipeline.proxy_of(cfg_of(f"proxy={name}")).key() == recipe.key()
+        assert image_run.proxy_of(cfg_of(f"proxy={name}")).key() == recipe.key()
 
 
 def test_a_score_from_another_proxy_than_the_papers_says_so_in_its_name():
@@ -200,7 +205,7 @@ def test_a_proxy_that_nothing_reads_does_not_tell_runs_apart():
 
 
 def test_the_released_recipe_decays_once_and_the_full_one_twice():
-    full, released = (pipeline.recipe_of(cfg_of(f"finetune={name}")) for name in ("full", "full_released"))
+    full, released = (image_run.recipe_of(cfg_of(f"finetune={name}")) for name in ("full", "full_released"))
     epochs = (1, 25, 26, 37, 38, 50)
     assert [full.rate(epoch) for epoch in epochs] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
     assert [released.rate(epoch) for epoch in epochs] == pytest.approx([1e-3, 1e-3, *[1e-4] * 4])
@@ -210,7 +215,7 @@ def test_the_released_recipe_decays_once_and_the_full_one_twice():
 def test_the_headline_command_is_dlc_with_flexrand_and_a_probe():
     cfg = cfg_of("dataset=dtd", "scorer=dlc", "ratio=0.1")
     assert run_folder(cfg) == "dtd/resnet18/linear_probe/dlc-flexrand/ratio_0.1/seed_0/default"
-    assert pipeline.sampler_of(cfg) == FlexRand(gamma=0.25)
+    assert image_run.sampler_of(cfg) == FlexRand(gamma=0.25)
     assert run_folder(cfg_of()) == run_folder(cfg)
 
 
@@ -223,7 +228,7 @@ def test_weights_that_nothing_fetches_are_asked_for_in_one_line_with_their_sourc
 
 
 def test_the_recipe_of_the_first_version_differs_from_the_second_as_its_paper_says():
-    full, first = (pipeline.recipe_of(cfg_of(f"finetune={name}")) for name in ("full", "full_v1"))
+    full, first = (image_run.recipe_of(cfg_of(f"finetune={name}")) for name in ("full", "full_v1"))
     assert (first.batch_size, first.nesterov, first.weight_decay, first.learning_rate) == (64, False, 0, 1e-2)
     same = {"name": "", "batch_size": 1, "nesterov": False, "weight_decay": 0, "learning_rate": 1}
     assert dataclasses.replace(full, **same) == dataclasses.replace(first, **same)
@@ -256,7 +261,7 @@ def test_a_slurm_job_is_put_back_into_the_queue_after_its_time_limit():
 @pytest.mark.parametrize("path", files("method"))
 def test_every_method_is_a_scorer_a_sampler_and_their_settings(path):
     cfg = cfg_of(f"method={path.stem}")
-    pipeline.check(cfg)
+    image_run.check(cfg)
     content = load(path)
     chosen = {key.split()[-1].strip("/"): name for entry in content["defaults"] for key, name in entry.items()}
     assert set(chosen) == {"scorer", "sampler"}
@@ -275,7 +280,7 @@ def test_the_papers_method_chooses_gamma_on_validation_and_the_prior_is_tagged()
     assert (fixed.sampler.gamma, fixed.tag) == (0.25, "g0.25")
 
 
-@pytest.mark.parametrize(("name", "settings"), api.BACKBONES.items())
+@pytest.mark.parametrize(("name", "settings"), BACKBONES.items())
 def test_the_librarys_backbones_are_those_of_the_config_group(name, settings):
     assert Backbone(name=name, **settings) == build(cfg_of(f"backbone={name}").backbone)
 
@@ -404,7 +409,7 @@ def test_composing_and_naming_need_no_torch():
         "import sys; from hydra import compose, initialize_config_dir; from prunetune.config import run_folder\n"
         f"with initialize_config_dir(config_dir={str(CONFIGS)!r}, version_base='1.3'):\n"
         "    run_folder(compose('config'))\n"
-        "assert 'torch' not in sys.modules and 'prunetune.pipeline' not in sys.modules"
+        "assert 'torch' not in sys.modules and 'prunetune.runs.image_run' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -22,8 +22,9 @@ from made_data import (
     make_split_folders,
     write_lines,
 )
-from prunetune.datasets import CIFAR10, DTD, Dataset, FGVCAircraft, ImageFolder, Pool, SplitFolders
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Dataset, Pool
+from prunetune.data.readers import CIFAR10, DTD, FGVCAircraft, ImageFolder, SplitFolders
 
 COUNTS = {"num_classes": 3, "num_pool": 21, "num_test": 6}  # of made_data's three classes, 4 + 3 and 2 images each
 

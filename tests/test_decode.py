@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from made_data import cut_in_half, make_bomb, make_image
-from prunetune.errors import InputError
-from prunetune.images.decode import ImageArrays, ImageFiles, Images, UnreadableImage, decode_all, decode_file
+from prunetune.base.errors import InputError
+from prunetune.data.images.decode import ImageArrays, ImageFiles, Images, UnreadableImage, decode_all, decode_file
 
 
 def pixel(path: Path, row: int = 0, column: int = 0) -> list[int]:

@@ -11,16 +11,24 @@ import pytest
 import torch
 
 from made_checkout import write_checkout
-from prunetune.backbones import Backbone
-from prunetune.backbones.checkpoint import weights_hash
-from prunetune.deepcore_adapter import HOW_TO_GET_IT, Renewed, find_checkout, fingerprint, load_package
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.base.store import Store
+from prunetune.networks.backbone import Backbone
+from prunetune.networks.checkpoint import weights_hash
+from prunetune.runs.scores import compute_scores
 from prunetune.samplers import TopK, class_budgets
 from prunetune.scorers.deepcore import DeepCore
 from prunetune.scorers.herding import Herding
-from prunetune.scores import compute_scores
-from prunetune.signals import Embedding, NetworkSignals, Signals
-from prunetune.store import Store
+from prunetune.scorers.published.deepcore_adapter import (
+    HOW_TO_GET_IT,
+    Renewed,
+    find_checkout,
+    fingerprint,
+    load_package,
+)
+from prunetune.signals.contract import Signals
+from prunetune.signals.network import Embedding, NetworkSignals
+from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import CLASS_SIZES, check_scorer, made_pool
 
 MICRO = Backbone(model="prunetune_micro", mask_modules="conv2d")
@@ -207,7 +215,7 @@ def test_an_unknown_method_is_refused_with_the_nearest_one(checkout, signals):
 
 
 def test_signals_without_a_network_are_refused(checkout, signals):
-    features = Signals.from_tensors(torch.zeros(sum(CLASS_SIZES), 2), pool=signals.pool)
+    features = TensorSignals(torch.zeros(sum(CLASS_SIZES), 2), pool=signals.pool)
     with pytest.raises(InputError, match="trains a network on images"):
         scored(checkout, features, method="Herding")
 

@@ -3,10 +3,10 @@
 import pytest
 from torch import nn
 
-from prunetune import devices
-from prunetune.backbones import Backbone
-from prunetune.devices import resolve_precision
-from prunetune.errors import InputError
+from prunetune.base import devices
+from prunetune.base.devices import resolve_precision
+from prunetune.base.errors import InputError
+from prunetune.networks.backbone import Backbone
 
 
 def test_auto_is_bf16_only_where_it_keeps_the_ranking(monkeypatch):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from prunetune.datasets.digits import Digits, enlarge
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.data.readers.digits import Digits, enlarge
 
 
 def test_pool_and_test_set_are_all_digits_once():

@@ -15,19 +15,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunetune.backbones import Backbone, Network
-from prunetune.datasets.base import Pool
-from prunetune.datasets.digits import Digits
-from prunetune.errors import InputError
-from prunetune.images.decode import ImageArrays
-from prunetune.images.transforms import evaluation_view
-from prunetune.masking import MaskPath
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import stream
+from prunetune.base.store import Store
+from prunetune.data.images.decode import ImageArrays
+from prunetune.data.images.transforms import evaluation_view
+from prunetune.data.pool import Pool
+from prunetune.data.readers.digits import Digits
+from prunetune.networks.backbone import Backbone, Network
+from prunetune.networks.masking import MaskPath
+from prunetune.runs.scores import compute_scores, read_scores, write_scores
 from prunetune.scorers import DLC
 from prunetune.scorers.dlc import class_means, learning_complexity, prototype_losses
-from prunetune.scores import compute_scores, read_scores, write_scores
-from prunetune.seeding import stream
-from prunetune.signals import Embedding, FeatureKind, NetworkSignals, Signals
-from prunetune.store import Store
+from prunetune.signals.contract import FeatureKind
+from prunetune.signals.network import Embedding, NetworkSignals
+from prunetune.signals.part import PartSignals
+from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import made_pool
 
 GOLDEN = Path(__file__).parent / "golden" / "scores"
@@ -54,7 +57,7 @@ def tensor_pool(*labels: int) -> Pool:
 
 def score(scorer: DLC, features: Tensor, masked: list[Tensor], *labels: int) -> tuple[Tensor, Tensor]:
     """Return scores [N] and losses [T, N] of tensors."""
-    signals = Signals.from_tensors(features=features, masked=masked)
+    signals = TensorSignals(features=features, masked=masked)
     scores = scorer.score(tensor_pool(*labels), signals, torch.Generator())
     return scores, signals.products["losses"]
 
@@ -129,7 +132,7 @@ def test_signals_with_another_number_of_networks_are_refused():
     with pytest.raises(InputError, match="features of 5 masked networks, got 2"):
         score(DLC(), LEVEL_0, [LEVEL_0, LEVEL_1], 0, 0, 1)
     with pytest.raises(InputError, match="got 0; pass masked"):
-        DLC().score(tensor_pool(0, 0, 1), Signals.from_tensors(LEVEL_0), torch.Generator())
+        DLC().score(tensor_pool(0, 0, 1), TensorSignals(LEVEL_0), torch.Generator())
 
 
 def slow_scores(backbone: Backbone, pool: Pool, scorer: DLC) -> np.ndarray:
@@ -242,7 +245,7 @@ def test_parts_of_a_pool_are_scored_from_the_same_passes_with_prototypes_of_thei
     signals = signals_of(network, tmp_path, keep_masked=True, batch_size=64)
     whole = compute_scores(DLC(levels=3), signals, 0)
     for kept in (torch.arange(0, 23, 2), torch.arange(1, 23)):
-        inner = signals.restricted(kept)
+        inner = PartSignals(signals, kept)
         scores = compute_scores(DLC(levels=3), inner, 0)
         features, labels = signals.features()[kept], signals.pool.labels[kept]
         levels = [level[kept] for level in signals.masked_features(MaskPath(levels=3, modules="conv2d"))]

@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from prunetune.backbones import Backbone
-from prunetune.dynamics import LINEAR_PROBE, ProbeProxy, ProxyRecipe, RecordedProxy
-from prunetune.errors import InputError
-from prunetune.recipe import Recipe
-from prunetune.signals import Embedding, NetworkSignals, Signals
-from prunetune.store import Store
+from prunetune.base.errors import InputError
+from prunetune.base.store import Store
+from prunetune.networks.backbone import Backbone
+from prunetune.signals.network import Embedding, NetworkSignals
+from prunetune.signals.part import PartSignals
+from prunetune.signals.proxy import LINEAR_PROBE, ProbeProxy, ProxyRecipe, RecordedProxy
+from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import made_pool
+from prunetune.training.recipe import Recipe
 
 MICRO = Backbone(model="prunetune_micro", mask_modules="conv2d")
 SHORT = ProxyRecipe(Recipe("full", trained="all", epochs=7, learning_rate=1e-3, views=0))
@@ -138,29 +140,29 @@ def test_a_probe_proxy_is_a_linear_classifier_on_the_features(tmp_path, network)
 
 def test_tensors_get_the_same_linear_probe_as_a_network(tmp_path, network):
     signals = signals_in(tmp_path, network, LINEAR_PROBE)
-    from_tensors = Signals.from_tensors(signals.features(), pool=signals.pool)
+    from_tensors = TensorSignals(signals.features(), pool=signals.pool)
     assert torch.equal(signals.proxy(until=3).logits(3), from_tensors.proxy(until=3).logits(3))
 
 
 def test_tensors_without_a_pool_or_with_too_few_proxies_are_refused():
     with pytest.raises(InputError, match=r"pass proxies=\[\.\.\.\], or pool"):
-        Signals.from_tensors(torch.zeros(3, 2)).proxy()
+        TensorSignals(torch.zeros(3, 2)).proxy()
     given = RecordedProxy([torch.zeros(3, 2)])
-    assert Signals.from_tensors(torch.zeros(3, 2), proxies=[given]).proxy() is given
+    assert TensorSignals(torch.zeros(3, 2), proxies=[given]).proxy() is given
     with pytest.raises(InputError, match="reads 2 proxies, got 1"):
-        Signals.from_tensors(torch.zeros(3, 2), proxies=[given]).proxy(1)
+        TensorSignals(torch.zeros(3, 2), proxies=[given]).proxy(1)
     with pytest.raises(InputError, match="reads images"):
-        Signals.from_tensors(torch.zeros(3, 2)).images()
+        TensorSignals(torch.zeros(3, 2)).images()
 
 
 def test_a_part_of_a_pool_trains_its_own_probe_and_reads_the_full_proxy_of_the_whole(tmp_path, network):
     positions = torch.arange(0, 23, 2)
     whole = signals_in(tmp_path, network, SHORT)
-    part = whole.restricted(positions).proxy()
+    part = PartSignals(whole, positions).proxy()
     assert torch.equal(part.logits(7), whole.proxy().logits(7, positions))
     assert torch.equal(part.logits(7, torch.tensor([3])), whole.proxy().logits(7, torch.tensor([6])))
     whole = signals_in(tmp_path, network, PROBE)
-    part = whole.restricted(positions).proxy()
+    part = PartSignals(whole, positions).proxy()
     assert isinstance(part, ProbeProxy)
     assert part.num_images == 12
     assert not torch.allclose(part.logits(7), whole.proxy().logits(7, positions), atol=1e-4)
@@ -176,7 +178,7 @@ def test_a_statistic_reads_every_image_once_whatever_the_chunk(monkeypatch):
 
     expected = logits[:, torch.arange(11), labels].std(dim=0).double()
     assert torch.allclose(proxy.statistic(spread, labels), expected)
-    monkeypatch.setattr("prunetune.dynamics.NUMBERS_AT_ONCE", 13)  # two images at once
+    monkeypatch.setattr("prunetune.signals.proxy.NUMBERS_AT_ONCE", 13)  # two images at once
     assert torch.allclose(proxy.statistic(spread, labels), expected)
     last = proxy.statistic(lambda chunk, _: chunk[0, :, 0], labels, epochs=[3])
     assert torch.equal(last, logits[2, :, 0].double())

@@ -10,14 +10,13 @@ import pytest
 import torch
 import yaml
 
-from prunetune import dynamics
-from prunetune import signals as signals_module
-from prunetune.backbones import Backbone
-from prunetune.datasets.base import Pool
-from prunetune.dynamics import LINEAR_PROBE, ProbeProxy, ProxyRecipe, RecordedProxy
-from prunetune.errors import InputError
-from prunetune.masking import MaskPath
-from prunetune.recipe import Recipe
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import stream
+from prunetune.base.store import Store, read_meta
+from prunetune.data.pool import Pool
+from prunetune.networks.backbone import Backbone
+from prunetune.networks.masking import MaskPath
+from prunetune.runs.scores import compute_scores, stored_scores
 from prunetune.samplers import TopK
 from prunetune.scorers import DeepFool, Grand
 from prunetune.scorers.aum import AUM, mean_margin
@@ -29,14 +28,17 @@ from prunetune.scorers.forgetting import Forgetting, forgetting_events
 from prunetune.scorers.herding import Herding
 from prunetune.scorers.k_center import KCenter
 from prunetune.scorers.lc_optimisation import LCOptimisation
-from prunetune.scorers.odds import label_log_odds, label_losses, label_probabilities
 from prunetune.scorers.tdds import TDDS, movements, weighted_unevenness
 from prunetune.scorers.uncertainty import Entropy, LeastConfidence, Margin
-from prunetune.scores import compute_scores, stored_scores
-from prunetune.seeding import stream
-from prunetune.signals import Embedding, NetworkSignals, Signals
-from prunetune.store import Store, read_meta
+from prunetune.signals import network as signals_module
+from prunetune.signals import proxy
+from prunetune.signals.label_odds import label_log_odds, label_losses, label_probabilities
+from prunetune.signals.network import Embedding, NetworkSignals
+from prunetune.signals.part import PartSignals
+from prunetune.signals.proxy import LINEAR_PROBE, ProbeProxy, ProxyRecipe, RecordedProxy
+from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import made_pool
+from prunetune.training.recipe import Recipe
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "scorer"
 UNCERTAINTIES = [LeastConfidence, Entropy, Margin]
@@ -66,7 +68,7 @@ def scores_of(scorer, logits: torch.Tensor, labels: torch.Tensor, repeats: int =
     """Score recorded logits [E, N, C]; every repeat is the same."""
     pool = pool_of(labels, logits.shape[2])
     proxies = [RecordedProxy(list(logits))] * repeats
-    return compute_scores(scorer, Signals.from_tensors(torch.zeros(len(labels), 1), pool=pool, proxies=proxies), 0)
+    return compute_scores(scorer, TensorSignals(torch.zeros(len(labels), 1), pool=pool, proxies=proxies), 0)
 
 
 def softmax_of(row) -> list[float]:
@@ -120,7 +122,7 @@ def test_el2n_is_the_norm_of_the_error_and_between_0_and_the_root_of_2():
 def test_el2n_averages_repeats_at_its_epoch_and_a_short_proxy_is_read_at_its_last():
     labels, pool = made_labels(), pool_of(made_labels(), 4)
     runs = [made_logits(7), made_logits(7).flip(0), made_logits(7).roll(2, 0)]
-    signals = Signals.from_tensors(torch.zeros(13, 1), pool=pool, proxies=[RecordedProxy(list(run)) for run in runs])
+    signals = TensorSignals(torch.zeros(13, 1), pool=pool, proxies=[RecordedProxy(list(run)) for run in runs])
 
     def expected(epoch: int, repeats: int) -> list[float]:
         norms = torch.stack([error_norms(run[epoch - 1], labels) for run in runs[:repeats]])
@@ -142,7 +144,7 @@ def test_snapshots_read_the_last_epoch_and_kept_features_before_recorded_logits(
         torch.arange(4.0),
     )
     online = RecordedProxy(list(logits), {7: features}, {7: (weight, bias)})
-    signals = Signals.from_tensors(features, pool=pool_of(labels, 4), proxies=[online])
+    signals = TensorSignals(features, pool=pool_of(labels, 4), proxies=[online])
     seen = compute_scores(Entropy(), signals, 0)
     assert torch.allclose(seen, scores_of(Entropy(), (features @ weight.T + bias).unsqueeze(0), labels))
     assert torch.allclose(compute_scores(AUM(), signals, 0), scores_of(AUM(), logits, labels))  # the record's own
@@ -323,7 +325,7 @@ def test_the_harder_of_two_images_is_above_by_every_score(scorer):
 def test_scores_do_not_depend_on_chunks(scorer, monkeypatch):
     logits, labels = made_logits(6, 23, 5), made_labels(23, 5)
     whole = scores_of(scorer, logits, labels)
-    monkeypatch.setattr(dynamics, "NUMBERS_AT_ONCE", 4 * 6 * 5)  # 4 images, the last chunk has 3
+    monkeypatch.setattr(proxy, "NUMBERS_AT_ONCE", 4 * 6 * 5)  # 4 images, the last chunk has 3
     assert torch.allclose(whole, scores_of(scorer, logits, labels), rtol=1e-6, atol=0)
 
 
@@ -393,7 +395,7 @@ def test_files_say_what_their_names_promise(name, made):
 def test_a_linear_probe_is_trained_where_tensors_come_without_proxies():
     features = torch.randn(23, 6, generator=stream("features"))
     labels = made_pool().labels
-    signals = Signals.from_tensors(features, pool=pool_of(labels, 4))
+    signals = TensorSignals(features, pool=pool_of(labels, 4))
     proxy = signals.proxy()
     assert isinstance(proxy, ProbeProxy)
     every = torch.stack([proxy.logits(epoch) for epoch in range(1, 51)])
@@ -446,7 +448,7 @@ def test_backward_passes_go_to_the_device_of_the_signals(tmp_path, network, monk
     signals.proxy()
     monkeypatch.setattr(NetworkSignals, "device", "elsewhere")
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: moved.append(device) or self)
-    compute_scores(scorer, signals.restricted(torch.arange(23)), 0)
+    compute_scores(scorer, PartSignals(signals, torch.arange(23)), 0)
     assert "elsewhere" in moved
 
 
@@ -499,7 +501,7 @@ def test_masked_features_of_another_network_leave_it_as_it_was_and_may_be_of_som
     before = {name: tensor.clone() for name, tensor in body.state_dict().items()}
     path, some = MaskPath(levels=2, step=0.5, modules="conv2d"), torch.tensor([2, 5, 11, 22])
     whole = list(signals.masked_features_of(body, path))
-    part = list(signals.restricted(some).masked_features_of(body, path, positions=torch.tensor([1, 3])))
+    part = list(PartSignals(signals, some).masked_features_of(body, path, positions=torch.tensor([1, 3])))
     assert all(torch.equal(before[name], tensor) for name, tensor in body.state_dict().items())
     assert not torch.allclose(whole[0], whole[1], atol=1e-2)
     for all_rows, rows in zip(whole, part, strict=True):
@@ -519,9 +521,9 @@ def test_released_picks_of_a_fine_tuned_token_network_read_one_number_for_each_i
     collapsed = signals.collapsed_features()
     assert torch.allclose(collapsed, numbers, atol=1e-5)
     some = torch.tensor([2, 5, 11, 22])
-    assert torch.allclose(signals.restricted(some).collapsed_features(), numbers[some], atol=1e-5)
+    assert torch.allclose(PartSignals(signals, some).collapsed_features(), numbers[some], atol=1e-5)
     released = compute_scores(kind("released", features="finetuned"), signals, 0)
-    of_numbers = compute_scores(kind("deepcore"), Signals.from_tensors(collapsed, pool=signals.pool), 0)
+    of_numbers = compute_scores(kind("deepcore"), TensorSignals(collapsed, pool=signals.pool), 0)
     assert torch.equal(released, of_numbers)
     assert not torch.equal(released, compute_scores(kind("deepcore", features="finetuned"), signals, 0))
 
@@ -529,7 +531,7 @@ def test_released_picks_of_a_fine_tuned_token_network_read_one_number_for_each_i
 @pytest.mark.parametrize("recipe", [FULL, LINEAR_PROBE], ids=["full", "probe"])
 def test_dlc_of_a_part_of_the_pool_is_that_of_its_images(tmp_path, network, recipe):
     signals = signals_in(tmp_path, network, recipe)
-    part = signals.restricted(torch.tensor([0, 3, 11, 12, 14, 20]))
+    part = PartSignals(signals, torch.tensor([0, 3, 11, 12, 14, 20]))
     scores = compute_scores(DLCFinetuned(levels=2), part, 0)
     assert scores.shape == (6,)
     if recipe is FULL:
@@ -542,7 +544,7 @@ def test_dlc_with_the_head_of_a_linear_probe_reads_the_masked_features_of_the_pr
     masked, labels = [features, features.flip(1)], torch.tensor([0, 1, 0])
     weight, bias = torch.tensor([[2.0, 0], [0, 1]]), torch.tensor([0.5, 0])
     probe = ProbeProxy(features, weight.T.unsqueeze(0), bias.unsqueeze(0))
-    signals = Signals.from_tensors(features, masked, pool_of(labels, 2), [probe])
+    signals = TensorSignals(features, masked, pool_of(labels, 2), [probe])
     losses = [torch.nn.functional.cross_entropy(level @ weight.T + bias, labels, reduction="none") for level in masked]
     scores = compute_scores(DLCFinetuned(levels=2), signals, 0)
     assert torch.allclose(scores, torch.stack(losses).mean(0).double(), rtol=1e-5)
@@ -552,12 +554,12 @@ def test_dlc_with_the_head_of_a_linear_probe_reads_the_masked_features_of_the_pr
 def test_released_picks_of_a_part_of_tensors_read_the_features_of_that_part_s_proxy():
     features, some = torch.randn(23, 4, generator=stream("tensors")), torch.tensor([2, 5, 11, 12, 14, 22])
     proxy = RecordedProxy([torch.zeros(23, 4)], {1: features})
-    signals = Signals.from_tensors(torch.zeros(23, 1), pool=made_pool(), proxies=[proxy])
-    assert torch.equal(signals.restricted(some).collapsed_features(), features[some])
+    signals = TensorSignals(torch.zeros(23, 1), pool=made_pool(), proxies=[proxy])
+    assert torch.equal(PartSignals(signals, some).collapsed_features(), features[some])
 
 
 def test_tensors_have_no_network_to_mask():
-    signals = Signals.from_tensors(torch.zeros(2, 1))
+    signals = TensorSignals(torch.zeros(2, 1))
     with pytest.raises(InputError, match="reads images; pass a folder or a data set"):
         signals.masked_features_of(None, MaskPath())
 

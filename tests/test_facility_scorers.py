@@ -7,23 +7,24 @@ import pytest
 import torch
 import yaml
 
-from prunetune import greedy
-from prunetune.config import build
-from prunetune.datasets.base import Pool
-from prunetune.dynamics import RecordedProxy
-from prunetune.errors import InputError
-from prunetune.gradient_points import GradientPoints
-from prunetune.gradients import LastLayerGradients, batch_lengths, logit_gradients, proxy_gradients
-from prunetune.greedy import facility_location, graph_cut, log_determinant
-from prunetune.neighbours import Points
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import stream
+from prunetune.config.build import build
+from prunetune.data.pool import Pool
 from prunetune.samplers import TopK
 from prunetune.scorers.craig import Craig, cell_sizes
 from prunetune.scorers.facility_location import FacilityLocation, cosine_similarity
 from prunetune.scorers.maxherding import MaxHerding, gaussian
 from prunetune.scorers.picks import class_members
 from prunetune.scorers.submodular import Submodular
-from prunetune.seeding import stream
-from prunetune.signals import Signals
+from prunetune.selection import greedy
+from prunetune.selection.gradient_geometry import GradientPoints
+from prunetune.selection.greedy import facility_location, graph_cut, log_determinant
+from prunetune.selection.last_layer_gradients import LastLayerGradients, batch_lengths, logit_gradients, proxy_gradients
+from prunetune.selection.neighbours import Points
+from prunetune.signals.contract import Signals
+from prunetune.signals.proxy import RecordedProxy
+from prunetune.signals.tensors import TensorSignals
 
 SIZES = (17, 1, 40, 9)  # 67 images
 WIDTH = 6
@@ -62,7 +63,7 @@ def made_pool(order: list[int] | None = None) -> tuple[Pool, Signals]:
     pool = Pool("made", labels[order], ids, ("train",) * size, tuple("abcd"))
     logits, features = made(2, size, len(SIZES)), made(size, WIDTH)
     proxy = RecordedProxy(logits, {2: features + 1})
-    return pool, Signals.from_tensors(features, pool=pool, proxies=[proxy])
+    return pool, TensorSignals(features, pool=pool, proxies=[proxy])
 
 
 def whole(gradients: LastLayerGradients) -> torch.Tensor:
@@ -290,7 +291,7 @@ def test_facility_location_by_hand():
     angles = torch.tensor([0.0, 10, 20, 90, 100, 250]).deg2rad()
     features = torch.stack([angles.cos(), angles.sin()], dim=1)
     pool = Pool("made", torch.zeros(6, dtype=torch.int64), tuple("abcdef"), ("train",) * 6, ("x",))
-    scores = FacilityLocation().score(pool, Signals.from_tensors(features), torch.Generator())
+    scores = FacilityLocation().score(pool, TensorSignals(features), torch.Generator())
     assert scores.argsort(descending=True)[:3].tolist() == [2, 3, 5]  # the middle of all, the pair, the far one
     assert scores.max() == 1
     assert scores.min() == pytest.approx(1 / 6)

@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 import runs  # noqa: F401  one thread
-from prunetune import crops
-from prunetune import finetune as finetune_module
-from prunetune.backbones import Backbone
-from prunetune.crops import DeviceView, Source
-from prunetune.datasets.textures import Textures
-from prunetune.errors import InputError
-from prunetune.features import training
-from prunetune.finetune import MicroBatch, _optimizer, _step, finetune_all, train_epochs, training_views
-from prunetune.recipe import Recipe
-from prunetune.seeding import seeded
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import seeded
+from prunetune.data.images import device_views
+from prunetune.data.images.device_views import DeviceView, Source
+from prunetune.data.readers.textures import Textures
+from prunetune.networks.backbone import Backbone
+from prunetune.networks.frozen_pass import training
+from prunetune.training import full as finetune_module
+from prunetune.training.full import MicroBatch, _optimizer, _step, finetune_all, train_epochs, training_views
+from prunetune.training.recipe import Recipe
 
 RECIPE = Recipe("full", trained="all", epochs=4, batch_size=32, learning_rate=0.05, milestones=(3,), views=0)
 
@@ -159,7 +159,7 @@ def test_one_image_that_is_too_much_is_refused():
 
 @pytest.mark.parametrize("limit", [4, 0])
 def test_a_frozen_pass_that_is_too_large_goes_through_in_parts_if_one_image_fits(sets, monkeypatch, limit):
-    from prunetune.features import embed, evaluation
+    from prunetune.networks.frozen_pass import embed, evaluation
 
     network = Backbone(model="prunetune_micro", pretrained=False, input_size=16).load()
     view = evaluation(sets[0].images, 16)
@@ -228,7 +228,7 @@ def test_images_that_do_not_fit_on_the_device_are_sent_batch_by_batch(monkeypatc
     assert sent.pixels is None
     whole = [list(DeviceView(source, 16, ids, ("crop",)).batches(range(9), 4)) for source in (resident, sent)]
     assert torch.equal(torch.cat(whole[0]), torch.cat(whole[1]))
-    monkeypatch.setattr(crops, "PIXELS_AT_ONCE", 1)  # image by image: less padding, the same crops
+    monkeypatch.setattr(device_views, "PIXELS_AT_ONCE", 1)  # image by image: less padding, the same crops
     alone = torch.cat(list(DeviceView(resident, 16, ids, ("crop",)).batches(range(9), 4)))
     assert (alone.int() - torch.cat(whole[0]).int()).abs().max() <= 1
     assert (alone == torch.cat(whole[0])).float().mean() > 0.999

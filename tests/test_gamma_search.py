@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from prunetune import gamma_search
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
-from prunetune.gamma_search import (
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import stream
+from prunetune.data.pool import Pool
+from prunetune.runs import sampler_search
+from prunetune.runs.sampler_search import (
     Search,
     beta_candidates,
     choose,
@@ -18,12 +19,12 @@ from prunetune.gamma_search import (
     gammas,
     split_pool,
 )
-from prunetune.recipe import Recipe
+from prunetune.runs.scores import compute_scores
 from prunetune.samplers import CCS, FlexRand, TopKFlexible
 from prunetune.scorers import DLC, Scorer
-from prunetune.scores import compute_scores
-from prunetune.seeding import stream
-from prunetune.signals import Signals, TensorSignals
+from prunetune.signals.part import PartSignals
+from prunetune.signals.tensors import TensorSignals
+from prunetune.training.recipe import Recipe
 
 GRID = Search().grid
 
@@ -41,7 +42,7 @@ def _short_judges(monkeypatch):
     """Judges of few epochs, and one thread: tiny problems gain nothing from more."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(gamma_search, "RECIPE", Recipe("linear_probe", epochs=15, milestones=()))
+    monkeypatch.setattr(sampler_search, "RECIPE", Recipe("linear_probe", epochs=15, milestones=()))
     yield
     torch.set_num_threads(threads)
 
@@ -83,7 +84,7 @@ class Given(Scorer):
 
 
 def search(candidates, scorer, pool, features, ratio=0.3, seed=0, settings=None):
-    signals = Signals.from_tensors(features, pool=pool)
+    signals = TensorSignals(features, pool=pool)
     return choose(candidates, scorer, signals, signals, ratio, seed, settings or Search(), "cpu")
 
 
@@ -194,15 +195,15 @@ def test_official_val_prunes_the_train_split_and_judges_on_the_val_split():
 
 def test_prototypes_and_scores_are_made_anew_without_the_held_out_images():
     pool, features, _ = task()
-    signals = Signals.from_tensors(features, [features, features * 0.9], pool)
+    signals = TensorSignals(features, [features, features * 0.9], pool)
     kept, _ = split_pool(pool, Search(), 0, 0)
-    inner = compute_scores(DLC(levels=2), signals.restricted(kept), 0)
+    inner = compute_scores(DLC(levels=2), PartSignals(signals, kept), 0)
     whole = compute_scores(DLC(levels=2), signals, 0)
     part = Pool(
         pool.name, pool.labels[kept], tuple(pool.sample_ids[i] for i in kept), ("train",) * len(kept), pool.classes
     )
     alone = compute_scores(
-        DLC(levels=2), Signals.from_tensors(features[kept], [features[kept], features[kept] * 0.9], part), 0
+        DLC(levels=2), TensorSignals(features[kept], [features[kept], features[kept] * 0.9], part), 0
     )
     assert not torch.allclose(inner, whole[kept], atol=1e-4)
     assert torch.equal(inner, alone)
@@ -211,7 +212,7 @@ def test_prototypes_and_scores_are_made_anew_without_the_held_out_images():
 def watch(monkeypatch):
     """Return the lists that fill with what a search scores and trains."""
     pools, probes = [], []
-    compute, train = gamma_search.compute_scores, gamma_search.train_probes
+    compute, train = sampler_search.compute_scores, sampler_search.train_probes
 
     def watched_scores(scorer, signals, seed):
         pools.append(signals.pool)
@@ -221,8 +222,8 @@ def watch(monkeypatch):
         probes.extend(made)
         return train(bank, made, *rest)
 
-    monkeypatch.setattr(gamma_search, "compute_scores", watched_scores)
-    monkeypatch.setattr(gamma_search, "train_probes", watched_train)
+    monkeypatch.setattr(sampler_search, "compute_scores", watched_scores)
+    monkeypatch.setattr(sampler_search, "train_probes", watched_train)
     return pools, probes
 
 
@@ -235,11 +236,11 @@ def test_candidates_train_on_what_is_left_and_are_judged_on_what_was_held_out(mo
     search(candidates, DLC(levels=1), pool, features)
     assert len(pools) == 3
     assert len(probes) == 3 * len(candidates)
-    signals = Signals.from_tensors(features, pool=pool)
+    signals = TensorSignals(features, pool=pool)
     for repeat, inner in enumerate(pools):
         kept, held_out = split_pool(pool, Search(), 0, repeat)
         assert inner.sample_ids == tuple(pool.sample_ids[i] for i in kept)
-        scores = compute_scores(DLC(levels=1), signals.restricted(kept), 0)
+        scores = compute_scores(DLC(levels=1), PartSignals(signals, kept), 0)
         for number, sampler in enumerate(candidates.values()):
             probe = probes[repeat * len(candidates) + number]
             assert torch.equal(probe.test_features[:, 5].long(), held_out)
@@ -275,13 +276,13 @@ def test_rounding_errors_of_a_mean_decide_no_tie():
     candidates = {"0.5": FlexRand(gamma=0.5), "0.4": FlexRand(gamma=0.4)}
     accuracy = torch.tensor([[0.3, 0.1], [0.2, 0.2], [0.1, 0.3]], dtype=torch.float64)  # 0.2 and 0.2 plus 1e-17
     for order in (accuracy, accuracy.flip(1)):
-        assert gamma_search._best(candidates, order, 0.0).sampler.gamma == 0.5
+        assert sampler_search._best(candidates, order, 0.0).sampler.gamma == 0.5
 
 
 def test_means_and_standard_errors_are_over_the_repeats():
     candidates = {"0.5": FlexRand(gamma=0.5), "0.4": FlexRand(gamma=0.4)}
     accuracy = torch.tensor([[0.5, 0.6], [0.7, 0.9], [0.6, 0.9]], dtype=torch.float64)
-    choice = gamma_search._best(candidates, accuracy, 7.0)
+    choice = sampler_search._best(candidates, accuracy, 7.0)
     assert choice.sampler.gamma == 0.4
     assert choice.accuracies == pytest.approx((0.6, 0.8))
     assert choice.standard_errors == pytest.approx((0.1 / 3**0.5, 0.1))  # std with ddof 1, by sqrt(3)
@@ -293,7 +294,7 @@ def test_means_and_standard_errors_are_over_the_repeats():
             {"label": "0.4", "accuracy": choice.accuracies[1], "standard_error": choice.standard_errors[1]},
         ],
     }
-    assert gamma_search._best(candidates, accuracy[:1], 0.0).standard_errors == (None, None)
+    assert sampler_search._best(candidates, accuracy[:1], 0.0).standard_errors == (None, None)
 
 
 def test_a_search_repeats_itself_and_another_seed_is_another_search():

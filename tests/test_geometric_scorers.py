@@ -9,9 +9,10 @@ import torch
 import yaml
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.dynamics import RecordedProxy
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import stream
+from prunetune.data.pool import Pool
+from prunetune.runs.scores import compute_scores
 from prunetune.scorers import zcore
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.contextual_diversity import ContextualDiversity, published_picks, symmetric_divergences
@@ -20,9 +21,9 @@ from prunetune.scorers.k_center import KCenter, farthest_first, squared_distance
 from prunetune.scorers.moderate import Moderate, distances_to_class_median
 from prunetune.scorers.ssp import SSP, cluster_centres
 from prunetune.scorers.zcore import ZCore, coverage_less_redundancy, draw_points, triangular
-from prunetune.scores import compute_scores
-from prunetune.seeding import stream
-from prunetune.signals import FeatureKind, Signals
+from prunetune.signals.contract import FeatureKind
+from prunetune.signals.proxy import RecordedProxy
+from prunetune.signals.tensors import TensorSignals
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "scorer"
 LABELS = torch.tensor([2, 0, 0, 1, 0, 2, 2, 0, 2, 0, 2, 0, 2])  # classes of 6, 1 and 6
@@ -44,7 +45,7 @@ def pool_of(labels: Tensor, classes: tuple[str, ...] | None = None) -> Pool:
 
 
 def scores_of(scorer: Scorer, features: Tensor, labels: Tensor, seed: int = 0, proxies=(), classes=None) -> Tensor:
-    signals = Signals.from_tensors(features, pool=pool_of(labels, classes), proxies=proxies)
+    signals = TensorSignals(features, pool=pool_of(labels, classes), proxies=proxies)
     return compute_scores(scorer, signals, seed)
 
 
@@ -125,7 +126,7 @@ def test_pretrained_features_are_the_default_and_need_no_proxy():
 def test_only_the_released_variant_collapses_pretrained_features(kind):
     asked = []
 
-    class Watched(type(Signals.from_tensors(torch.zeros(1, 1)))):
+    class Watched(TensorSignals):
         def features(self, kind: FeatureKind | None = None):
             asked.append(kind.pooling)
             return made_features(13, 3)
@@ -425,7 +426,7 @@ def test_zcore_starts_from_a_draw_and_keeps_lonely_images():
     features = torch.cat([0.1 * made_features(60, 4), torch.tensor([[3.0, 3, 3, 3], [-3, -3, -3, -3]])])
     scores = scores_of(ZCore(repeats=500), features, torch.zeros(62, dtype=torch.int64))
     assert scores[60:].min() > 5 > 0 > scores[:60].median()
-    signals = Signals.from_tensors(features, pool=pool_of(torch.zeros(62, dtype=torch.int64)))
+    signals = TensorSignals(features, pool=pool_of(torch.zeros(62, dtype=torch.int64)))
     barely = ZCore(repeats=1).score(signals.pool, signals, stream("start"))
     start = torch.rand(62, dtype=torch.float64, generator=stream("start"))
     assert float((barely - start).sum()) == pytest.approx(0)

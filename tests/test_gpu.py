@@ -5,20 +5,20 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from prunetune import finetune
-from prunetune.backbones import Backbone
-from prunetune.crops import DeviceView, Source
-from prunetune.datasets import Textures
-from prunetune.dynamics import LINEAR_PROBE
-from prunetune.features import training
-from prunetune.finetune import finetune_all
-from prunetune.probe import Probe, train_probes
-from prunetune.recipe import Recipe
-from prunetune.schedules import Slices, ThinnedPasses
+from prunetune.base.store import Store
+from prunetune.data.images.device_views import DeviceView, Source
+from prunetune.data.readers import Textures
+from prunetune.networks.backbone import Backbone
+from prunetune.networks.frozen_pass import training
+from prunetune.runs.scores import compute_scores
 from prunetune.scorers import DLC, DeepFool, Grand
-from prunetune.scores import compute_scores
-from prunetune.signals import Embedding, NetworkSignals
-from prunetune.store import Store
+from prunetune.signals.network import Embedding, NetworkSignals
+from prunetune.signals.proxy import LINEAR_PROBE
+from prunetune.training import full
+from prunetune.training.full import finetune_all
+from prunetune.training.linear_probe import Probe, train_probes
+from prunetune.training.recipe import Recipe
+from prunetune.training.sample_order import Slices, ThinnedPasses
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 SET = Textures(num_pool=120, num_test=100)
@@ -130,14 +130,14 @@ def test_the_inner_loop_of_full_fine_tuning_waits_for_nothing(resident):
     network = MICRO.load()
     model = nn.Sequential(network, nn.Linear(network.num_features, 10)).cuda()
     recipe = Recipe("full", trained="all", batch_size=32)
-    optimizer = finetune._optimizer(model, recipe)
+    optimizer = full._optimizer(model, recipe)
     source = Source.of(pool.images, torch.arange(120), "cuda", resident)
     view = DeviceView(source, network.input_size, pool.sample_ids, ("crop",))
-    labels, micro_batch = pool.labels.cuda(), finetune.MicroBatch(model, 32)
+    labels, micro_batch = pool.labels.cuda(), full.MicroBatch(model, 32)
 
     def train() -> torch.Tensor:
-        part = finetune._Part(view.batches(range(120), 32), labels, labels, None)
-        return finetune._train_part(model, optimizer, part, micro_batch, "bf16", "cuda", lambda *_: None)
+        part = full._Part(view.batches(range(120), 32), labels, labels, None)
+        return full._train_part(model, optimizer, part, micro_batch, "bf16", "cuda", lambda *_: None)
 
     train()
     torch.cuda.synchronize()

@@ -6,19 +6,20 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor, nn
 
-from prunetune import gradients as gradients_module
-from prunetune.datasets.base import Pool
-from prunetune.dynamics import RecordedProxy
-from prunetune.errors import InputError
-from prunetune.gradients import LastLayerGradients, batch_lengths, logit_gradients, proxy_gradients
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import stream
+from prunetune.data.pool import Pool
 from prunetune.scorers import deepfool as deepfool_module
 from prunetune.scorers import gradmatch as gradmatch_module
 from prunetune.scorers.cal import CAL, mean_divergence
 from prunetune.scorers.deepfool import DeepFool, perturbation_lengths
 from prunetune.scorers.glister import Glister, gradient_after, order_greedily
 from prunetune.scorers.gradmatch import GradMatch, deepcore_weights, matching_weights, pursue
-from prunetune.seeding import stream
-from prunetune.signals import Signals, TensorSignals
+from prunetune.selection import last_layer_gradients as gradients_module
+from prunetune.selection.last_layer_gradients import LastLayerGradients, batch_lengths, logit_gradients, proxy_gradients
+from prunetune.signals.contract import Signals
+from prunetune.signals.proxy import RecordedProxy
+from prunetune.signals.tensors import TensorSignals
 
 SIZES = (13, 1, 8, 5)  # of the classes
 
@@ -51,7 +52,7 @@ def made_case(num_epochs: int = 2) -> tuple[Pool, Signals, RecordedProxy]:
         {num_epochs: hidden},
         {num_epochs: (weight, bias)},
     )
-    return pool, Signals.from_tensors(hidden + 100, pool=pool, proxies=[proxy]), proxy
+    return pool, TensorSignals(hidden + 100, pool=pool, proxies=[proxy]), proxy
 
 
 def order_of(scores: Tensor, members: Tensor) -> list[int]:
@@ -401,7 +402,7 @@ def contrastive_case() -> tuple[Pool, Signals]:
     logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     labels = torch.tensor([0, 0, 0, 0, 0, 0, 1])
     pool = Pool("groups", labels, tuple("abcdefg"), ("train",) * 7, ("x", "y"))
-    return pool, Signals.from_tensors(-hidden, pool=pool, proxies=[RecordedProxy([logits], {1: hidden})])
+    return pool, TensorSignals(-hidden, pool=pool, proxies=[RecordedProxy([logits], {1: hidden})])
 
 
 def test_cal_keeps_the_image_that_is_seen_otherwise_and_deepcore_drops_it():
@@ -419,7 +420,7 @@ def test_cal_keeps_the_image_that_is_seen_otherwise_and_deepcore_drops_it():
 def test_cal_looks_for_neighbours_where_it_is_told_to():
     pool, signals, proxy = made_case()
     generator = stream("elsewhere")
-    elsewhere = Signals.from_tensors(torch.randn(len(pool), 5, generator=generator), pool=pool, proxies=[proxy])
+    elsewhere = TensorSignals(torch.randn(len(pool), 5, generator=generator), pool=pool, proxies=[proxy])
     own, other = CAL(neighbours=2), CAL(neighbours=2, features="pretrained")
     assert torch.equal(own.score(pool, signals, None), own.score(pool, elsewhere, None))
     assert not torch.equal(other.score(pool, signals, None), other.score(pool, elsewhere, None))

@@ -7,14 +7,14 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from prunetune.config import build
-from prunetune.datasets.base import Pool
-from prunetune.dynamics import RecordedProxy
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import stream
+from prunetune.config.build import build
+from prunetune.data.pool import Pool
 from prunetune.scorers import grand as grand_module
 from prunetune.scorers.grand import Grand, gradient_norms, last_layer_norms, per_image_norms
-from prunetune.seeding import stream
-from prunetune.signals import Signals, TensorSignals
+from prunetune.signals.proxy import RecordedProxy
+from prunetune.signals.tensors import TensorSignals
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "scorer"
 COUNT = 11
@@ -90,7 +90,7 @@ def made_pool() -> Pool:
 
 def score(scorer: Grand, *proxies: RecordedProxy) -> Tensor:
     pool = made_pool()
-    signals = Signals.from_tensors(torch.zeros(COUNT, 1), pool=pool, proxies=proxies)
+    signals = TensorSignals(torch.zeros(COUNT, 1), pool=pool, proxies=proxies)
     return scorer.score(pool, signals, torch.Generator())
 
 

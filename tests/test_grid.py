@@ -7,8 +7,8 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 from submitit.core.utils import UncompletedJobError
 
-from prunetune import failures, grid, pipeline
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.runs import failures, grid, image_run
 from runs import ROOT, SMALL, compose_here, grid_here, lasting, read_result, read_rows, run_here
 
 SEARCH = ["gamma_search.grid=[0.25,0.5]", "gamma_search.repeats=1"]
@@ -69,7 +69,7 @@ def test_finished_cells_keep_their_timestamps_and_the_missing_ones_appear(finish
 
 def test_a_finished_grid_computes_nothing(finished, monkeypatch):
     stamps = {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*") if path.is_file()}
-    monkeypatch.setattr(pipeline, "open_task", None)
+    monkeypatch.setattr(image_run, "open_task", None)
     grid_here(finished, *GRID)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
@@ -108,7 +108,7 @@ def test_networks_that_share_a_gpu_are_those_trained_one_after_another(tmp_path,
     grid_here(tmp_path / "alone", *full)
     with monkeypatch.context() as patch:
         patch.setattr(grid, "trainings_at_once", lambda *_: 2)
-        patch.setattr(pipeline, "finetune", None)  # none is trained in this process
+        patch.setattr(image_run, "finetune", None)  # none is trained in this process
         grid_here(tmp_path / "together", *full)
     alone, together = results_of(tmp_path / "alone"), results_of(tmp_path / "together")
     assert len(alone) == 4
@@ -159,7 +159,7 @@ def test_several_networks_share_a_gpu_only_where_their_batches_are_small(tmp_pat
 def test_a_grid_that_cannot_be_is_refused_in_one_line_before_anything_is_computed(
     tmp_path, monkeypatch, override, message
 ):
-    monkeypatch.setattr(pipeline, "open_task", None)
+    monkeypatch.setattr(image_run, "open_task", None)
     with pytest.raises(InputError, match=message) as caught:
         grid_here(tmp_path, *GRID, override)
     assert "\n" not in str(caught.value)
@@ -232,7 +232,7 @@ def test_entries_of_one_grid_may_be_scored_by_different_networks(tmp_path):
 
 
 def test_a_cell_that_fails_is_noted_in_its_folder_and_stops_none_of_the_others(tmp_path, monkeypatch):
-    score, words = pipeline.score, [*SMALL, "methods=[dlc_topk,random]", "ratios=[0.2]", "seeds=[0,1]"]
+    score, words = image_run.score, [*SMALL, "methods=[dlc_topk,random]", "ratios=[0.2]", "seeds=[0,1]"]
 
     def failing(cfg, task):
         if cfg.scorer.name == "dlc":
@@ -240,7 +240,7 @@ def test_a_cell_that_fails_is_noted_in_its_folder_and_stops_none_of_the_others(t
         return score(cfg, task)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "score", failing)
+        patch.setattr(image_run, "score", failing)
         with pytest.raises(InputError, match=r"2 runs of the grid failed, first .*dlc-topk.*: 3 scores are not finite"):
             grid_here(tmp_path, *words)
     assert {result["scorer"] for result in results_of(tmp_path / "runs").values()} == {"random"}
@@ -256,7 +256,7 @@ def test_a_grid_of_one_cell_fails_with_that_cells_own_error(tmp_path, monkeypatc
     def broken(cfg, task):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(pipeline, "score", broken)
+    monkeypatch.setattr(image_run, "score", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         grid_here(tmp_path, *SMALL, "methods=[random]", "ratios=[0.2]", "seeds=[0]")
     [note] = (tmp_path / "runs").rglob("failed.json")
@@ -264,14 +264,14 @@ def test_a_grid_of_one_cell_fails_with_that_cells_own_error(tmp_path, monkeypatc
 
 
 def test_a_whole_network_that_cannot_be_trained_does_not_stop_the_next(tmp_path, monkeypatch):
-    finetune = pipeline.finetune
+    finetune = image_run.finetune
 
     def failing(cfg, task, subsets, seeds, schedules):
         if seeds == [0]:
             raise InputError("the training loss is nan in epoch 1")
         return finetune(cfg, task, subsets, seeds, schedules)
 
-    monkeypatch.setattr(pipeline, "finetune", failing)
+    monkeypatch.setattr(image_run, "finetune", failing)
     full = [*SMALL, "finetune=full", "finetune.epochs=1", "methods=[random]", "ratios=[0.2]", "seeds=[0,1]"]
     with pytest.raises(InputError, match="the training loss is nan"):
         grid_here(tmp_path, *full)

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from prunetune.backbones import Backbone
-from prunetune.datasets import Textures
-from prunetune.features import batches, embed
-from prunetune.images import kept
-from prunetune.images.decoded import decode_pool
-from prunetune.images.kept import KeptViews
-from prunetune.images.transforms import evaluation_view
+from prunetune.base.seeding import stream
+from prunetune.base.store import Store
+from prunetune.data.images import kept
+from prunetune.data.images.decoded import decode_pool
+from prunetune.data.images.kept import KeptViews
+from prunetune.data.images.transforms import evaluation_view
+from prunetune.data.readers import Textures
+from prunetune.networks.backbone import Backbone
+from prunetune.networks.frozen_pass import batches, embed
 from prunetune.scorers import DLC
-from prunetune.seeding import stream
-from prunetune.signals import Embedding, NetworkSignals
-from prunetune.store import Store
+from prunetune.signals.network import Embedding, NetworkSignals
 
 POOL = Textures(num_pool=101).pool("train")  # no multiple of a batch
 
@@ -99,7 +99,7 @@ def test_features_waiting_on_the_device_are_fetched_in_order(tmp_path, monkeypat
     network = Backbone(model="prunetune_micro").load()
     views = KeptViews(POOL.images, len(POOL), 32, tmp_path)
     at_once = embed(network, views, range(len(POOL)), 16, "fp32", "cpu", "test")
-    monkeypatch.setattr("prunetune.features.FETCHED_AT_ONCE", 1)
+    monkeypatch.setattr("prunetune.networks.frozen_pass.FETCHED_AT_ONCE", 1)
     assert torch.equal(embed(network, views, range(len(POOL)), 16, "fp32", "cpu", "test"), at_once)
     assert embed(network, views, [], 16, "fp32", "cpu", "test").shape == (0, network.num_features)
 

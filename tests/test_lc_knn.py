@@ -5,16 +5,17 @@ import math
 import pytest
 import torch
 
-from prunetune.backbones import Backbone
-from prunetune.backbones.base import Network
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
-from prunetune.neighbours import Neighbours
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import stream
+from prunetune.base.store import Store
+from prunetune.data.pool import Pool
+from prunetune.networks.backbone import Backbone, Network
+from prunetune.runs.scores import compute_scores
 from prunetune.scorers.lc_knn import LCKnn, other_label_share
-from prunetune.scores import compute_scores
-from prunetune.seeding import stream
-from prunetune.signals import Embedding, NetworkSignals, Signals
-from prunetune.store import Store
+from prunetune.selection.neighbours import Neighbours
+from prunetune.signals.network import Embedding, NetworkSignals
+from prunetune.signals.part import PartSignals
+from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import check_scorer, made_pool
 
 MICRO = Backbone(model="prunetune_micro", mask_modules="conv2d")
@@ -52,7 +53,7 @@ def test_a_duplicate_counts_as_a_distance_of_a_millionth():
 def test_scores_agree_with_a_loop_over_the_whole_pool_without_the_image_itself(neighbours):
     features = torch.randn(17, 3, generator=stream("features"))
     labels = torch.tensor([0] * 9 + [1] + [2] * 7)
-    signals = Signals.from_tensors(features, pool=pool_of(labels))
+    signals = TensorSignals(features, pool=pool_of(labels))
     found = compute_scores(LCKnn(neighbours=neighbours), signals, 0).tolist()
     for i in range(17):
         others = sorted((math.dist(features[i].tolist(), features[j].tolist()), j) for j in range(17) if j != i)
@@ -64,7 +65,7 @@ def test_scores_agree_with_a_loop_over_the_whole_pool_without_the_image_itself(n
 def test_an_image_among_those_of_another_class_is_the_hardest():
     features = torch.cat([torch.randn(10, 2, generator=stream("a")), 20 + torch.randn(10, 2, generator=stream("b"))])
     labels = torch.tensor([0] * 10 + [1] * 9 + [0])
-    scores = compute_scores(LCKnn(neighbours=5), Signals.from_tensors(features, pool=pool_of(labels)), 0)
+    scores = compute_scores(LCKnn(neighbours=5), TensorSignals(features, pool=pool_of(labels)), 0)
     assert scores.argmax() == 19
     assert scores[19] == 1
     assert scores[:10].tolist() == [0] * 10
@@ -72,9 +73,7 @@ def test_an_image_among_those_of_another_class_is_the_hardest():
 
 def test_the_score_is_the_mean_over_layers(tmp_path):
     signals = NetworkSignals(made_pool(), Embedding(MICRO.load(), Store(tmp_path), batch_size=5))
-    alone = [
-        compute_scores(LCKnn(), Signals.from_tensors(layer, pool=made_pool()), 0) for layer in signals.layer_features()
-    ]
+    alone = [compute_scores(LCKnn(), TensorSignals(layer, pool=made_pool()), 0) for layer in signals.layer_features()]
     assert len(alone) == 4
     assert torch.allclose(compute_scores(LCKnn(), signals, 0), torch.stack(alone).mean(0))
 
@@ -174,12 +173,12 @@ def test_layer_features_are_computed_once_kept_and_charged(tmp_path):
 def test_layers_of_a_part_of_the_pool_are_its_rows(tmp_path):
     signals = NetworkSignals(made_pool(), Embedding(MICRO.load(), Store(tmp_path)))
     some = torch.tensor([1, 4, 22])
-    for layer, part in zip(signals.layer_features(), signals.restricted(some).layer_features(), strict=True):
+    for layer, part in zip(signals.layer_features(), PartSignals(signals, some).layer_features(), strict=True):
         assert torch.equal(layer[some], part)
 
 
 def test_distances_are_euclidean():
     features = torch.tensor([[0.0, 0], [3, 4], [6, 8]])
     labels = torch.tensor([0, 0, 1])
-    scores = compute_scores(LCKnn(), Signals.from_tensors(features, pool=pool_of(labels)), 0)
+    scores = compute_scores(LCKnn(), TensorSignals(features, pool=pool_of(labels)), 0)
     assert scores.tolist() == pytest.approx([(1 / 10) / (1 / 5 + 1 / 10), 0.5, 1.0])

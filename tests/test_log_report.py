@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 import log_report
-from prunetune import tracking
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.runs import tracking
 from wandb_files import isolate, read_run, read_tables, rows
 
 TABLE = pd.DataFrame({"method": ["dlc", "random"], "ours": [61.5, None], "n": [3, 0]})

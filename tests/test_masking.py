@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from prunetune.backbones import Backbone
-from prunetune.backbones.checkpoint import weights_hash
-from prunetune.errors import InputError
-from prunetune.masking import MaskPath, first_masked_level, maskable_weights, masked_networks
+from prunetune.base.errors import InputError
+from prunetune.networks.backbone import Backbone
+from prunetune.networks.checkpoint import weights_hash
+from prunetune.networks.masking import MaskPath, first_masked_level, maskable_weights, masked_networks
 
 A, B = torch.tensor([0.1, -0.9, 0.4]), torch.tensor([-0.2, 0.5, 0.05, 0.7])  # test vector (b)
 DLC_50 = {"levels": 50, "step": 0.02}

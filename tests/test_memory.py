@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from prunetune.memory import measured, peak_memory
+from prunetune.base.peak_memory import measured, peak_memory
 
 MIB = 2**20
 

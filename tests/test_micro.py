@@ -15,15 +15,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from prunetune.backbones import micro
-from prunetune.backbones.base import Backbone
-from prunetune.datasets.digits import Digits
-from prunetune.datasets.textures import CLASSES, Textures
-from prunetune.images.transforms import evaluation_view
+from prunetune.base.seeding import stream
+from prunetune.base.store import Store
+from prunetune.data.images.transforms import evaluation_view
+from prunetune.data.readers.digits import Digits
+from prunetune.data.readers.textures import CLASSES, Textures
+from prunetune.networks import micro
+from prunetune.networks.backbone import Backbone
 from prunetune.scorers.dlc import DLC
-from prunetune.seeding import stream
-from prunetune.signals import Embedding, NetworkSignals
-from prunetune.store import Store
+from prunetune.signals.network import Embedding, NetworkSignals
 
 DATASETS = {"textures": Textures(), "digits": Digits()}
 RANDOM_SEEDS = (0, 1, 2)

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from prunetune import neighbours
-from prunetune.errors import InputError
-from prunetune.gradient_points import GradientPoints
-from prunetune.gradients import LastLayerGradients, logit_gradients
-from prunetune.neighbours import METRICS, Points, nearest, nearest_in
-from prunetune.seeding import stream
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import stream
+from prunetune.selection import neighbours
+from prunetune.selection.gradient_geometry import GradientPoints
+from prunetune.selection.last_layer_gradients import LastLayerGradients, logit_gradients
+from prunetune.selection.neighbours import METRICS, Points, nearest, nearest_in
 
 
 def made(*shape: int) -> torch.Tensor:

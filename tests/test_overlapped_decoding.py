@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from made_data import cut_in_half, make_image_folder
-from prunetune.backbones import Backbone
-from prunetune.datasets.image_folder import ImageFolder
-from prunetune.errors import InputError
-from prunetune.images import decoded
-from prunetune.images.decoded import Decoding, decode_pool
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import stream
+from prunetune.base.store import Store
+from prunetune.data.images import decoded
+from prunetune.data.images.decoded import Decoding, decode_pool
+from prunetune.data.readers.image_folder import ImageFolder
+from prunetune.networks.backbone import Backbone
 from prunetune.scorers import DLC
-from prunetune.seeding import stream
-from prunetune.signals import Embedding, NetworkSignals
-from prunetune.store import Store
+from prunetune.signals.network import Embedding, NetworkSignals
 
 
 @pytest.fixture

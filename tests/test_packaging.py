@@ -22,10 +22,10 @@ REQUIRED = [Requirement(line) for line in PROJECT["dependencies"]]
 INSTRUCT = [Requirement(line) for line in PROJECT["optional-dependencies"]["instruct"]]
 EXTRAS = [Requirement(line) for lines in PROJECT["optional-dependencies"].values() for line in lines]
 DATA_FILES = (
-    "weights/micro.safetensors",
-    "weights/micro.json",
-    "preparation/sources.csv",
-    "preparation/checksums.json",
+    "networks/weights/micro.safetensors",
+    "networks/weights/micro.json",
+    "data/prepare/sources.csv",
+    "data/prepare/checksums.json",
 )
 
 
@@ -82,7 +82,15 @@ def test_every_import_of_the_tests_is_declared_too():
 
 
 def test_every_declared_dependency_is_imported_or_a_tool():
-    tools = {"pytest-timeout", "ruff", "pre-commit", "hypothesis", "pyyaml", "jinja2"}  # pandas writes LaTeX with it
+    tools = {
+        "pytest-timeout",
+        "import-linter",
+        "ruff",
+        "pre-commit",
+        "hypothesis",
+        "pyyaml",
+        "jinja2",
+    }  # pandas writes LaTeX with it
     homes = packages_distributions()
     modules = imports_of("src", "scripts", "run.py", "tests")
     used = {canonicalize_name(name) for module in modules for name in homes.get(module, [])}

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import make_figures
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
 from prunetune.report import analysis_figures, collect, paper, paper_figures, plotting
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import make_tables
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
 from prunetune.report import ablation_tables, cells, collect, latex, layout, paper, paper_tables, table_parts
 
 ROOT = Path(__file__).parents[1]

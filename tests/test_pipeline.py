@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from made_data import make_image_folder, make_image_lists
-from prunetune import pipeline, records, signals
-from prunetune.config import names, run_folder
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.config.names import names, run_folder
+from prunetune.runs import image_run, records
 from prunetune.samplers import class_budgets
+from prunetune.signals import network
 from runs import MICRO, QUICK, SMALL, compose_here, lasting, read_result, read_rows, run_here
 
 # design.md section 10
@@ -42,7 +43,12 @@ def computes_nothing(monkeypatch):
     def never(*args, **options):
         raise AssertionError("something was computed")
 
-    for place in ("signals.embed", "views.embed", "pipeline.train_probes", "pipeline.finetune_all"):
+    for place in (
+        "signals.network.embed",
+        "signals.view_bank.embed",
+        "runs.image_run.train_probes",
+        "runs.image_run.finetune_all",
+    ):
         monkeypatch.setattr(f"prunetune.{place}", never)
 
 
@@ -58,7 +64,7 @@ def test_the_same_run_elsewhere_is_equal_byte_for_byte_but_for_the_volatile_keys
 
 
 def test_a_finished_run_returns_at_once(first, results, computes_nothing, monkeypatch):
-    monkeypatch.setattr(pipeline, "open_task", computes_nothing)
+    monkeypatch.setattr(image_run, "open_task", computes_nothing)
     stamps = {path.name: path.stat().st_mtime_ns for path in first.iterdir()}
     assert run_here(results, *SMALL, "ratio=0.3", "device=cpu") == first  # where it runs does not matter
     assert {path.name: path.stat().st_mtime_ns for path in first.iterdir()} == stamps
@@ -91,7 +97,7 @@ def test_a_run_can_stop_after_each_step_and_go_on_later(results, tmp_path, compu
     pruned = run_here(tmp_path, *run, "until=prune")
     assert sorted(path.name for path in pruned.iterdir()) == ["subset.csv"]
     with monkeypatch.context() as patched:
-        patched.setattr("prunetune.signals.masked_networks", None)  # scores are read, not computed
+        patched.setattr("prunetune.signals.network.masked_networks", None)  # scores are read, not computed
         finished = run_here(tmp_path, *run)
     assert finished == pruned
     assert read_result(finished)["scores_path"] == str(scores.relative_to(tmp_path))
@@ -162,7 +168,7 @@ def test_the_scores_have_17_digits_and_one_row_per_image(first, results):
 
 
 def test_a_later_run_takes_scores_and_their_cost_from_the_store(first, results, monkeypatch):
-    monkeypatch.setattr("prunetune.signals.masked_networks", None)
+    monkeypatch.setattr("prunetune.signals.network.masked_networks", None)
     other = read_result(run_here(results, *SMALL, "ratio=0.2"))
     assert other["scores_path"] == read_result(first)["scores_path"]
     assert other["score_seconds"] == read_result(first)["score_seconds"] > 0
@@ -170,13 +176,13 @@ def test_a_later_run_takes_scores_and_their_cost_from_the_store(first, results, 
 
 def test_decoding_is_not_on_the_scorers_clock(tmp_path, monkeypatch):
     made = make_image_lists(tmp_path / "made", {"bark": (3, 1), "moss": (3, 1)})
-    decode = signals.decode_pool
+    decode = network.decode_pool
 
     def slowly(*args):
         time.sleep(2)
         return decode(*args)
 
-    monkeypatch.setattr(signals, "decode_pool", slowly)
+    monkeypatch.setattr(network, "decode_pool", slowly)
     lists = [f"dataset.root={made}", "dataset.train_list=train.txt", "dataset.test_list=test.txt"]
     run_here(tmp_path, "dataset=image_folder", *lists, *MICRO, *QUICK, "scorer.levels=2", "until=score")
     [meta] = (tmp_path / "store" / "scores").glob("*/meta.json")
@@ -208,9 +214,9 @@ SEARCH = ["gamma_search.grid=[0.25,0.5,0.75]", "gamma_search.repeats=2"]
 
 def test_gamma_auto_is_settled_on_held_out_images_and_recorded(results, tmp_path, monkeypatch):
     looked_at = []
-    choose = pipeline.gamma_search.choose
+    choose = image_run.sampler_search.choose
     monkeypatch.setattr(
-        pipeline.gamma_search, "choose", lambda *args: looked_at.append(args[2].pool.name) or choose(*args)
+        image_run.sampler_search, "choose", lambda *args: looked_at.append(args[2].pool.name) or choose(*args)
     )
     run = run_here(results, *SMALL, *SEARCH, "sampler=flexrand", "sampler.gamma=auto", "ratio=0.3", "tag=auto")
     result = read_result(run)
@@ -229,9 +235,9 @@ def test_gamma_auto_is_settled_on_held_out_images_and_recorded(results, tmp_path
 
 def test_the_search_never_sees_the_test_set(results, monkeypatch):
     cfg = compose_here(results, *SMALL, *SEARCH, "sampler=flexrand", "sampler.gamma=auto", "ratio=0.3")
-    task = pipeline.open_task(cfg)
+    task = image_run.open_task(cfg)
     blind = replace(task, test=None)
-    pruned = pipeline.prune(cfg, blind, pipeline.score(cfg, blind))
+    pruned = image_run.prune(cfg, blind, image_run.score(cfg, blind))
     assert len(pruned.choice.labels) > 1
 
 
@@ -293,13 +299,13 @@ def test_a_random_draw_depends_on_seed_and_ratio_and_not_on_the_method_or_the_or
 
 def test_methods_share_the_head_of_a_seed(results, first, monkeypatch):
     started = []
-    train = pipeline.train_probes
+    train = image_run.train_probes
 
     def recorded(bank, probes, num_classes, recipe, device):
         started.append([probe.seed for probe in probes])
         return train(bank, probes, num_classes, recipe, device)
 
-    monkeypatch.setattr(pipeline, "train_probes", recorded)
+    monkeypatch.setattr(image_run, "train_probes", recorded)
     run_here(results, *SMALL, "scorer=random", "ratio=0.3", "seed=7")
     run_here(results, *SMALL, "sampler=topk", "ratio=0.3", "seed=7")
     assert started == [[7], [7]]
@@ -388,8 +394,8 @@ def test_a_run_that_is_not_what_its_name_says_is_refused(results, overrides, mes
 
 def test_the_scorers_own_sampler_takes_the_gamma_of_a_preset(results):
     cfg = compose_here(results, *SMALL, "method=dlc", "sampler=auto", "ratio=0.3")
-    assert pipeline.is_searched(cfg)
-    assert {type(sampler).__name__ for sampler in pipeline.candidates_of(cfg).values()} == {"FlexRand"}
+    assert image_run.is_searched(cfg)
+    assert {type(sampler).__name__ for sampler in image_run.candidates_of(cfg).values()} == {"FlexRand"}
     assert names(cfg).sampler == "flexrand"
 
 
@@ -416,12 +422,12 @@ def test_a_search_costs_the_same_whoever_made_the_scores_before(tmp_path):
 
 def test_a_probe_is_charged_the_forward_passes_of_its_views_and_of_the_test_set(results, monkeypatch):
     for views in (0, 1):
-        task = pipeline.open_task(compose_here(results, *SMALL, f"finetune.views={views}"))
+        task = image_run.open_task(compose_here(results, *SMALL, f"finetune.views={views}"))
         cfg = compose_here(results, *SMALL, f"finetune.views={views}")
         passes = []
-        monkeypatch.setattr(pipeline, "share_seconds", lambda outcomes, seconds, passes=passes: passes.append(seconds))
-        pipeline.finetune(cfg, task, [torch.arange(0, 100, 2)], [0])
-        assert passes[0] > signals.NetworkSignals(task.test, task.tuned.embedding).seconds_of_features() > 0
+        monkeypatch.setattr(image_run, "share_seconds", lambda outcomes, seconds, passes=passes: passes.append(seconds))
+        image_run.finetune(cfg, task, [torch.arange(0, 100, 2)], [0])
+        assert passes[0] > network.NetworkSignals(task.test, task.tuned.embedding).seconds_of_features() > 0
 
 
 def test_a_tag_stays_in_its_folder(results):
@@ -448,8 +454,8 @@ def test_a_sampler_that_reads_features_is_charged_for_them_once(tmp_path):
 
 def test_a_key_that_another_group_has_is_pointed_to_and_the_results_folder_must_have_a_name(tmp_path):
     with pytest.raises(InputError, match=r"there is no option levels;.*Did you mean scorer\.levels\?"):
-        pipeline.check(compose_here(tmp_path, *SMALL, "+levels=3"))
+        image_run.check(compose_here(tmp_path, *SMALL, "+levels=3"))
     cfg = compose_here(tmp_path, *SMALL)
     cfg.results_dir = ""
     with pytest.raises(InputError, match="results_dir is the folder of runs and store and must not be empty"):
-        pipeline.check(cfg)
+        image_run.check(cfg)

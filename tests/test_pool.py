@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
-from prunetune.images.decode import ImageArrays
+from prunetune.base.errors import InputError
+from prunetune.data.images.decode import ImageArrays
+from prunetune.data.pool import Pool
 
 IDS = ("b/2.png", "a/1.png", "c/3.png")
 LABELS = (1, 0, 2)

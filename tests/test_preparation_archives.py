@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from made_data import cut_in_half
-from prunetune.errors import InputError
-from prunetune.preparation.archives import extract, inside, names
-from prunetune.preparation.disk import explained, link_or_copy, staging
+from prunetune.base.errors import InputError
+from prunetune.data.prepare.archives import extract, inside, names
+from prunetune.data.prepare.disk import explained, link_or_copy, staging
 
 Make = Callable[[Path, dict[str, bytes]], Path]
 
@@ -171,8 +171,8 @@ def test_a_folder_with_something_in_it_is_never_replaced(tmp_path: Path) -> None
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
-from prunetune.preparation.archives import extract
-from prunetune.preparation.disk import staging
+from prunetune.data.prepare.archives import extract
+from prunetune.data.prepare.disk import staging
 
 copied = []
 

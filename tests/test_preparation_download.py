@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from prunetune.errors import InputError
-from prunetune.preparation import download
-from prunetune.preparation.download import Source, fetch, source
+from prunetune.base.errors import InputError
+from prunetune.data.prepare import download
+from prunetune.data.prepare.download import Source, fetch, source
 
 CONTENT = bytes(range(256)) * 40  # 10,240 bytes
 MD5 = hashlib.md5(CONTENT).hexdigest()

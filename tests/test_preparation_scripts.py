@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 from made_data import make_cifar10, make_dtd, make_fgvcaircraft
-from prunetune.datasets.split_folders import SplitFolders
-from prunetune.errors import InputError
-from prunetune.preparation import cifar10, cxrb10, deepweeds, download, sketch
-from prunetune.preparation.command import Place
-from prunetune.preparation.record import PROTOCOL, Counts
-from prunetune.preparation.splits import committed_sha256
+from prunetune.base.errors import InputError
+from prunetune.data.prepare import cifar10, cxrb10, deepweeds, download, sketch
+from prunetune.data.prepare.command import Place
+from prunetune.data.prepare.record import PROTOCOL, Counts
+from prunetune.data.prepare.splits import committed_sha256
+from prunetune.data.readers.split_folders import SplitFolders
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 SPLITS = ("train", "val", "test")
@@ -512,5 +512,5 @@ def test_every_script_explains_itself_without_loading_torch(tmp_path: Path, name
         text=True,
         check=True,
     )
-    assert "prunetune.preparation" in imported.stderr
+    assert "prunetune.data.prepare" in imported.stderr
     assert " torch" not in imported.stderr

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from prunetune.errors import InputError
-from prunetune.preparation import cxrb10, deepweeds
-from prunetune.preparation.splits import (
+from prunetune.base.errors import InputError
+from prunetune.data.prepare import cxrb10, deepweeds
+from prunetune.data.prepare.splits import (
     SPLITS,
     Row,
     by_group,

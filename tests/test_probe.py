@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunetune import probe as probe_module
-from prunetune.errors import InputError
-from prunetune.probe import Probe, share_seconds, train_probes
-from prunetune.recipe import FinetuneResult, Recipe, check_loss
-from prunetune.seeding import seeded, stream
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import seeded, stream
+from prunetune.training import linear_probe as probe_module
+from prunetune.training.linear_probe import Probe, share_seconds, train_probes
+from prunetune.training.recipe import FinetuneResult, Recipe, check_loss
 
 NUM_CLASSES, WIDTH = 3, 6
 RECIPE = Recipe("linear_probe", epochs=12, batch_size=8, learning_rate=0.1, milestones=(5, 9), weight_decay=1e-2)

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from made_data import write_lines
-from prunetune.datasets.image_folder import ImageFolder
+from prunetune.data.readers.image_folder import ImageFolder
 from runs import grid_here, read_result, read_rows, run_command, run_here
 
 pytestmark = pytest.mark.data

@@ -7,10 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
-from prunetune import failures, records
-from prunetune.config import compared
-from prunetune.errors import InputError
-from prunetune.store import SIZES, Store, is_sound, read_meta
+from prunetune.base.errors import InputError
+from prunetune.base.store import SIZES, Store, is_sound, read_meta
+from prunetune.config.identity import compared
+from prunetune.runs import failures, records
 from runs import SMALL, compose_here, lasting, read_result, run_here
 
 RUN = [*SMALL, "method=dlc_topk", "ratio=0.2", "finetune.views=2"]

@@ -15,11 +15,11 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
-from prunetune.images.decode import ImageArrays
+from prunetune.base.errors import InputError
+from prunetune.data.images.decode import ImageArrays
+from prunetune.data.pool import Pool
 from prunetune.report import collect, figures, page, tables
-from prunetune.scores import write_scores
+from prunetune.runs.scores import write_scores
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
@@ -451,12 +451,17 @@ def test_without_runs_there_is_one_clear_line(script: str, tmp_path: Path, run_s
     )
 
 
-TEXTURES = {"_target_": "prunetune.datasets.textures.Textures", "name": "textures", "num_pool": 100, "num_test": 100}
+TEXTURES = {
+    "_target_": "prunetune.data.readers.textures.Textures",
+    "name": "textures",
+    "num_pool": 100,
+    "num_test": 100,
+}
 
 
 def put_textures(results_dir: Path) -> None:
     """Write made-up runs on the embedded textures, scored by their known difficulty."""
-    from prunetune.datasets.textures import Textures
+    from prunetune.data.readers.textures import Textures
 
     made = Textures(num_pool=100, num_test=100)
     (results_dir / "store" / "scores" / "x").mkdir(parents=True)

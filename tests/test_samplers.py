@@ -10,9 +10,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunetune.config import build
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import stream
+from prunetune.config.build import build
+from prunetune.data.pool import Pool
 from prunetune.samplers import (
     SAMPLERS,
     FlexRand,
@@ -24,8 +25,8 @@ from prunetune.samplers import (
     class_budgets,
 )
 from prunetune.samplers.flexrand import released_shares, shares
-from prunetune.seeding import stream
-from prunetune.signals import Signals, TensorSignals
+from prunetune.signals.contract import Signals
+from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import check_sampler, made_signals
 
 YAMLS = sorted((Path(__file__).parent.parent / "configs" / "sampler").glob("*.yaml"))

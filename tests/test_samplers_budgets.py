@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunetune import gamma_search
-from prunetune.errors import InputError
-from prunetune.recall import RECIPE, held_out_recall, split
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import stream
+from prunetune.runs import sampler_search
 from prunetune.samplers import FlexRand, FlexRandReleased, RandomSampler, TopK, class_budgets
 from prunetune.samplers.budgets import drop_shares, equal_budgets
-from prunetune.seeding import stream
-from prunetune.signals import TensorSignals
+from prunetune.signals.class_recall import RECIPE, held_out_recall, split
+from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import made_signals
 
 
@@ -165,7 +165,7 @@ def test_a_fifth_of_each_class_is_held_out_and_never_all_of_it():
 
 
 def test_a_large_pool_is_judged_by_a_part_of_it(monkeypatch):
-    monkeypatch.setattr("prunetune.recall.MOST_IMAGES", 20)
+    monkeypatch.setattr("prunetune.signals.class_recall.MOST_IMAGES", 20)
     labels = labels_of(100, 3, 97)
     kept, held_out = split(labels, stream("split"))
     assert torch.bincount(torch.cat([labels[kept], labels[held_out]])).tolist() == [10, 2, 10]
@@ -190,7 +190,7 @@ def test_a_pool_of_single_images_has_no_recall():
 
 
 def test_the_probes_are_those_that_judge_samplers():
-    assert replace(RECIPE, views=50) == gamma_search.RECIPE  # the stored features are the only view here
+    assert replace(RECIPE, views=50) == sampler_search.RECIPE  # the stored features are the only view here
 
 
 def test_signals_tell_the_recall_of_their_features():

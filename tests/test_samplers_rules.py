@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.stats import beta as beta_distribution
 
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import stream
 from prunetune.samplers import (
     BWS,
     CCS,
@@ -32,8 +33,7 @@ from prunetune.samplers.easy_diverse import easiest_of_clusters
 from prunetune.samplers.probcover import cover, gaps_to_other_classes, pure_radius
 from prunetune.samplers.typiclust import atypicality, in_turn
 from prunetune.samplers.window import window
-from prunetune.seeding import stream
-from prunetune.signals import Signals
+from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import made_signals
 
 
@@ -257,7 +257,7 @@ def test_bws_takes_the_window_that_teaches_most():
     best = max(starts, key=lambda start: (round(accuracies[start], 9), -abs(start - 0.5), -start))
     assert accuracies[best] > accuracies[0.5]
     assert BWS().settled(scores, labels, budgets, features).start == best
-    signals = Signals.from_tensors(features)
+    signals = TensorSignals(features)
     kept, same = (
         sampler.select(scores, labels, 4 / 30, stream(), signals).tolist() for sampler in (BWS(), BWS(start=best))
     )
@@ -410,7 +410,7 @@ def test_probcover_measures_the_radius_on_the_whole_pool_and_draws_what_covers_n
     assert ProbCover(delta=0.3).settled(ramp(30), labels, {}, features).delta == 0.3
     subsets = set()
     for seed in range(20):
-        kept = ProbCover(delta=0.5).select(ramp(30), labels, 0.2, stream(seed), Signals.from_tensors(features))
+        kept = ProbCover(delta=0.5).select(ramp(30), labels, 0.2, stream(seed), TensorSignals(features))
         assert {0, 1, 15} <= set(kept.tolist())
         subsets.add(tuple(kept.tolist()))
     assert len(subsets) > 10

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunetune import pipeline
-from prunetune.backbones import Backbone
-from prunetune.datasets.textures import Textures
-from prunetune.errors import InputError
-from prunetune.finetune import finetune_all
-from prunetune.probe import Probe, train_probes
-from prunetune.recipe import Recipe
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import seeded, stream
+from prunetune.data.readers.textures import Textures
+from prunetune.networks.backbone import Backbone
+from prunetune.runs import image_run
 from prunetune.samplers import RS2, InfoBatch, TopK, class_budgets
-from prunetune.schedules import Schedule, Slices, Static, ThinnedPasses, Walk, thinned_weights
-from prunetune.seeding import seeded, stream
+from prunetune.training.full import finetune_all
+from prunetune.training.linear_probe import Probe, train_probes
+from prunetune.training.recipe import Recipe
+from prunetune.training.sample_order import Schedule, Slices, Static, ThinnedPasses, Walk, thinned_weights
 from runs import SMALL, compose_here, grid_here, lasting, read_result, read_rows, run_here
 
 NUM, WIDTH, NUM_CLASSES = 23, 5, 3
@@ -248,7 +248,7 @@ def test_whole_networks_follow_the_same_schedules_as_probes(monkeypatch):
 
     features = torch.stack([pool.images.decode(i) for i in range(100)]).float().mean(dim=(2, 3)) / 64 - 2
     test_features = torch.stack([test.images.decode(i) for i in range(100)]).float().mean(dim=(2, 3)) / 64 - 2
-    monkeypatch.setattr("prunetune.finetune.training", lambda images, *_: images.decode)
+    monkeypatch.setattr("prunetune.training.full.training", lambda images, *_: images.decode)
     recipe = Recipe("both", epochs=6, batch_size=8, learning_rate=0.3, milestones=(3,), views=0)
     for sampler in DYNAMIC.values():
         schedule = sampler.schedule(pool.labels, 0.5, recipe.epochs)
@@ -339,6 +339,6 @@ def test_a_dynamic_run_that_stops_after_pruning_leaves_no_subset(results, tmp_pa
 
 def test_a_dynamic_epoch_without_images_is_refused(tmp_path):
     cfg = compose_here(tmp_path, *SMALL, "method=rs2", "ratio=0.001", "sampler.min_per_class=0")
-    task = pipeline.open_task(cfg)
+    task = image_run.open_task(cfg)
     with pytest.raises(InputError, match="nothing is kept of 100 images"):
-        pipeline.prune(cfg, task, pipeline.score(cfg, task))
+        image_run.prune(cfg, task, image_run.score(cfg, task))

@@ -10,15 +10,16 @@ from hydra.utils import get_class
 from safetensors.torch import save_file
 
 from made_checkout import write_checkout
-from prunetune.backbones import Backbone
-from prunetune.config import build
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.base.store import Store
+from prunetune.config.build import build
+from prunetune.data.pool import Pool
+from prunetune.networks.backbone import Backbone
+from prunetune.runs.scores import check_fit, compute_scores, stored_scores
 from prunetune.samplers import FlexRand, RandomSampler, TopK, TypiClust
 from prunetune.scorers import DLC, FromFile, Herding, NoScore, Random, Scorer
-from prunetune.scores import check_fit, compute_scores, stored_scores
-from prunetune.signals import Embedding, NetworkSignals, Signals
-from prunetune.store import Store
+from prunetune.signals.network import Embedding, NetworkSignals
+from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import check_scorer, made_pool
 
 YAMLS = sorted((Path(__file__).parent.parent / "configs" / "scorer").glob("*.yaml"))
@@ -64,7 +65,7 @@ def write(folder: Path, text: str | bytes) -> str:
 
 
 def read(path: str, pool: Pool = POOL) -> list[float]:
-    return FromFile(path).score(pool, Signals.from_tensors(torch.zeros(len(pool), 1)), torch.Generator()).tolist()
+    return FromFile(path).score(pool, TensorSignals(torch.zeros(len(pool), 1)), torch.Generator()).tolist()
 
 
 def scorer_of(path: Path, folder: Path, **shortened) -> Scorer:
@@ -142,7 +143,7 @@ def test_every_scorer_says_its_source_cost_and_direction(path):
 
 
 def test_random_scores_nothing_and_its_own_sampler_draws():
-    scores = Random().score(POOL, Signals.from_tensors(torch.zeros(3, 1)), torch.Generator())
+    scores = Random().score(POOL, TensorSignals(torch.zeros(3, 1)), torch.Generator())
     assert scores.tolist() == [0, 0, 0]
     assert (Random.higher_means, Random.own_sampler) == ("nothing", "random")
 
@@ -154,7 +155,7 @@ def test_a_score_that_is_not_finite_stops_the_run():
 
     features = torch.tensor([[0.0], [1], [1e30]])
     with pytest.raises(InputError, match="1 of 3 scores of broken are not finite"):
-        compute_scores(Overflowing(), Signals.from_tensors(features, pool=POOL), 0)
+        compute_scores(Overflowing(), TensorSignals(features, pool=POOL), 0)
 
 
 def test_stored_scores_are_read_and_not_computed_again(tmp_path):

@@ -7,14 +7,14 @@ import sys
 import numpy as np
 import torch
 
-from prunetune.seeding import derive_seed, seeded, stream
+from prunetune.base.seeding import derive_seed, seeded, stream
 
 DERIVED = 352642063765902291  # the first 63 bits of the SHA-256 of "str:'sample'", "int:0", "float:0.1" joined by 0x1f
 
 
 def test_a_derived_seed_is_the_same_number_on_every_machine():
     assert derive_seed("sample", 0, 0.1) == DERIVED
-    code = "from prunetune.seeding import derive_seed; print(derive_seed('sample', 0, 0.1))"
+    code = "from prunetune.base.seeding import derive_seed; print(derive_seed('sample', 0, 0.1))"
     assert (
         int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout) == DERIVED
     )

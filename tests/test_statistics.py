@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
 from prunetune.report import statistics
 
 

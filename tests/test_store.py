@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from prunetune import scores as scores_module
-from prunetune.backbones import Backbone
-from prunetune.datasets.textures import Textures
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.base.store import Store, read_meta, write_stack
+from prunetune.data.readers.textures import Textures
+from prunetune.networks.backbone import Backbone
+from prunetune.runs import scores as scores_module
+from prunetune.runs.scores import stored_scores
 from prunetune.scorers import DLC
-from prunetune.scores import stored_scores
-from prunetune.signals import Embedding, NetworkSignals
-from prunetune.store import Store, read_meta, write_stack
+from prunetune.signals.network import Embedding, NetworkSignals
 from runs import MICRO, QUICK, SMALL, TEXTURES, lasting, read_result, run_commands
 
 KEY = {"made": "from this"}
@@ -156,8 +156,8 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from prunetune.errors import InputError
-from prunetune.store import Store, write_stack
+from prunetune.base.errors import InputError
+from prunetune.base.store import Store, write_stack
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 def make(folder):
     write_stack(folder / "views.npy", [np.zeros(2000, np.float16)] * 4, (4, 2000), np.float16)
@@ -284,7 +284,7 @@ def test_eight_processes_score_one_pool_at_once_and_agree(tmp_path):
 EIGHT_WRITERS = """
 import os, sys, time
 from pathlib import Path
-from prunetune.store import Store
+from prunetune.base.store import Store
 def make(folder):
     (folder / "product").write_bytes(os.urandom(100_000))
     return {"seconds": 0.0}

@@ -14,9 +14,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 import status
-from prunetune import failures, grid, pipeline, records, sweeps
-from prunetune.config import compared, run_folder
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.config.identity import compared
+from prunetune.config.names import run_folder
+from prunetune.runs import failures, grid, image_run, records, sweeps
 from runs import ONE_THREAD, ROOT, SMALL, grid_here, read_result, run_commands
 
 SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweep").glob("*.yaml"))
@@ -104,7 +105,7 @@ def test_every_cell_of_a_sweep_can_be_run_and_no_two_share_a_folder(name):
     cells = grid.expand(sweeps.compose("grid", overrides=overrides), overrides)
     assert len(cells) == len(first.methods)
     for cell in cells:
-        pipeline.check(cell.cfg)
+        image_run.check(cell.cfg)
 
 
 def test_runs_that_two_sweeps_share_are_the_same_runs():
@@ -385,7 +386,7 @@ def test_v1s_table_is_a_tenth_and_the_whole_of_one_corpus():
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_run_of_a_sweep_of_text_can_be_run_and_no_two_share_a_folder(name):
-    from prunetune.instruct.pipeline import check
+    from prunetune.instruct.text_run import check
 
     runs = text_runs(name)
     assert len({run_folder(run) for run in runs}) == len(runs)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from prunetune.datasets.textures import CLASSES, SHARES, Textures, class_counts, paint, uniform_draws
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.data.readers.textures import CLASSES, SHARES, Textures, class_counts, paint, uniform_draws
 
 SMALL = Textures(num_pool=100, num_test=100)
 

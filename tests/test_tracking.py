@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from prunetune import tracking
-from prunetune.errors import InputError
-from prunetune.tracking import has_key, open_run, resolve_mode
+from prunetune.base.errors import InputError
+from prunetune.runs import tracking
+from prunetune.runs.tracking import has_key, open_run, resolve_mode
 from wandb_files import isolate, read_run, read_tables, rows
 
 HISTORY = [

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
-from prunetune.datasets.base import Pool
-from prunetune.features import evaluation, training
-from prunetune.images.decode import ImageArrays
-from prunetune.images.transforms import crop_box, evaluation_view, training_view
-from prunetune.seeding import stream
+from prunetune.base.seeding import stream
+from prunetune.data.images.decode import ImageArrays
+from prunetune.data.images.transforms import crop_box, evaluation_view, training_view
+from prunetune.data.pool import Pool
+from prunetune.networks.frozen_pass import evaluation, training
 
 
 def picture(height: int, width: int) -> torch.Tensor:
@@ -59,7 +59,7 @@ def test_images_of_extreme_shape_give_views_of_the_usual_size(shape):
 
 
 def test_a_thread_of_pixels_is_not_enlarged_as_a_whole(monkeypatch):
-    from prunetune.images.transforms import functional
+    from prunetune.data.images.transforms import functional
 
     largest = 0
     resize = functional.resize
@@ -127,7 +127,7 @@ def test_where_no_attempt_fits_the_largest_centred_crop_of_a_permitted_aspect_is
         return torch.tensor([1.0, 0.5, 0.0, 0.0], dtype=dtype)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prunetune.images.transforms.torch.rand", full_area)
+        patch.setattr("prunetune.data.images.transforms.torch.rand", full_area)
         assert crop_box(*shape, NeverFits()) == expected
 
 

@@ -7,20 +7,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prunetune import pipeline, records
-from prunetune.backbones import Backbone
-from prunetune.datasets.textures import Textures
-from prunetune.errors import InputError
-from prunetune.finetune import MicroBatch, _step, finetune_all
-from prunetune.probe import Probe, train_probes
-from prunetune.recipe import FinetuneResult, Recipe
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import seeded, stream
+from prunetune.data.readers.textures import Textures
+from prunetune.networks.backbone import Backbone
+from prunetune.runs import image_run, records
+from prunetune.runs.weights import weigh
 from prunetune.samplers import FlexRand, RandomSampler, TopK, TopKEasiest, TopKFlexible
-from prunetune.schedules import Static
 from prunetune.scorers import Random, Scorer
-from prunetune.seeding import seeded, stream
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
+from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import made_pool
-from prunetune.weighting import weigh
+from prunetune.training.full import MicroBatch, _step, finetune_all
+from prunetune.training.linear_probe import Probe, train_probes
+from prunetune.training.recipe import FinetuneResult, Recipe
+from prunetune.training.sample_order import Static
 from runs import SMALL, grid_here, read_result, read_rows, run_here
 
 NUM, WIDTH, NUM_CLASSES = 11, 5, 3
@@ -155,7 +156,7 @@ def test_whole_networks_are_trained_with_weights():
 
 def signals_of() -> Signals:
     pool = made_pool()
-    return Signals.from_tensors(torch.zeros(len(pool), 2), pool=pool)
+    return TensorSignals(torch.zeros(len(pool), 2), pool=pool)
 
 
 def test_weights_are_asked_for_where_a_sampler_takes_the_first_picks_and_nowhere_else():
@@ -198,7 +199,7 @@ def picks(monkeypatch):
     """Let every run score with these picks, whatever its configuration says."""
 
     def use(scorer):
-        monkeypatch.setattr(pipeline, "scorer_of", lambda cfg: scorer)
+        monkeypatch.setattr(image_run, "scorer_of", lambda cfg: scorer)
 
     return use
 
@@ -207,13 +208,13 @@ TOPK = [*SMALL, "scorer=random", "sampler=topk", "ratio=0.3"]
 
 
 def watched(monkeypatch) -> list[Tensor | None]:
-    seen, train = [], pipeline.train_probes
+    seen, train = [], image_run.train_probes
 
     def watch(bank, probes, *rest):
         seen.extend(probe.schedule.weights for probe in probes)
         return train(bank, probes, *rest)
 
-    monkeypatch.setattr(pipeline, "train_probes", watch)
+    monkeypatch.setattr(image_run, "train_probes", watch)
     return seen
 
 

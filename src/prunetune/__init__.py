@@ -9,22 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prunetune.api import Subset, prune
-    from prunetune.backbones import Backbone
-    from prunetune.datasets.base import Pool
+    from prunetune.data.pool import Pool
+    from prunetune.networks.backbone import Backbone
     from prunetune.samplers import FlexRand
     from prunetune.scorers import DLC
-    from prunetune.signals import Signals
+    from prunetune.signals.contract import Signals
+    from prunetune.signals.tensors import TensorSignals
 
 _HOMES = {
     "prune": "prunetune.api",
     "Subset": "prunetune.api",
-    "Backbone": "prunetune.backbones",
-    "Pool": "prunetune.datasets.base",
+    "Backbone": "prunetune.networks.backbone",
+    "Pool": "prunetune.data.pool",
     "FlexRand": "prunetune.samplers",
     "DLC": "prunetune.scorers",
-    "Signals": "prunetune.signals",
+    "Signals": "prunetune.signals.contract",
+    "TensorSignals": "prunetune.signals.tensors",
 }
-__all__ = ["DLC", "Backbone", "FlexRand", "Pool", "Signals", "Subset", "prune"]
+__all__ = ["DLC", "Backbone", "FlexRand", "Pool", "Signals", "Subset", "TensorSignals", "prune"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,7 @@
 """The front door: prune your own data in one call."""
 
-import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,38 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from prunetune.backbones import Backbone
-from prunetune.datasets.base import Pool
-from prunetune.datasets.image_folder import ImageFolder
-from prunetune.devices import resolve_device, resolve_precision, training_precision
-from prunetune.dynamics import LINEAR_PROBE, ProxyRecipe
-from prunetune.errors import InputError, suggestion
-from prunetune.images.decode import Images, UnreadableImage, decode_image
-from prunetune.records import write_subset
+from prunetune.base.devices import resolve_device, resolve_precision, training_precision
+from prunetune.base.errors import InputError, suggestion
+from prunetune.base.seeding import seeded
+from prunetune.base.store import Store
+from prunetune.data.pool import Pool
+from prunetune.data.readers.torch_dataset import as_pool
+from prunetune.networks.backbone import Backbone
+from prunetune.networks.named import as_backbone
+from prunetune.runs.records import write_subset
+from prunetune.runs.scores import check_fit, stored_scores
+from prunetune.runs.weights import weigh
 from prunetune.samplers import RS2, SAMPLERS, InfoBatch, Sampler, TopKFlexible
 from prunetune.samplers.base import check_ratio
 from prunetune.scorers import Scorer
 from prunetune.scorers.named import SCORERS
-from prunetune.scores import check_fit, stored_scores
-from prunetune.seeding import seeded
-from prunetune.signals import Embedding, NetworkSignals
-from prunetune.store import Store
-from prunetune.weighting import weigh
+from prunetune.signals.network import Embedding, NetworkSignals
+from prunetune.signals.proxy import LINEAR_PROBE, ProxyRecipe
 
-BACKBONES: dict[str, dict[str, str]] = {
-    "resnet18": {"model": "resnet18.tv_in1k", "mask_modules": "conv2d"},
-    "resnet50": {"model": "resnet50.tv_in1k", "mask_modules": "conv2d"},
-    "vit_small": {"model": "vit_small_patch16_224.augreg_in1k", "mask_modules": "linear"},
-    "vit_base": {"model": "vit_base_patch16_224.augreg_in1k", "mask_modules": "linear"},
-    "resnet18_weakly": {"model": "resnet18.fb_swsl_ig1b_ft_in1k", "mask_modules": "conv2d"},
-    "resnet50_weakly": {"model": "resnet50.fb_swsl_ig1b_ft_in1k", "mask_modules": "conv2d"},
-    "vit_small_weakly": {"model": "vit_small_patch16_224.augreg_in21k", "mask_modules": "linear"},
-    "vit_base_weakly": {"model": "vit_base_patch16_224.augreg_in21k", "mask_modules": "linear"},
-    "micro": {"model": "prunetune_micro", "mask_modules": "conv2d"},
-}
 # the end of topk_flexible is chosen in a run (here pass topk or topk_easiest); the other two are ways of training
 NOT_HERE = (TopKFlexible, RS2, InfoBatch)
 
@@ -119,7 +106,7 @@ def prune(
         raise InputError(f"seed must be a whole number, got {seed!r}")
     pool = as_pool(data)
     if pool.images is None:
-        raise InputError("the pool has no images; for tensors there is scorer.score(pool, Signals.from_tensors(...))")
+        raise InputError("the pool has no images; for tensors there is scorer.score(pool, TensorSignals(...))")
     scorer = _named(scorer, SCORERS, "scorer", Scorer)
     name = scorer.own_sampler if sampler == "auto" else sampler
     sampler = _named(name, {key: made() for key, made in SAMPLERS.items() if made not in NOT_HERE}, "sampler", Sampler)
@@ -140,78 +127,6 @@ def prune(
         if weights is not None:
             positions, weights = positions[weights > 0], weights[weights > 0]
     return Subset(pool, positions, scores, weights)
-
-
-def as_pool(data: str | Path | Pool | Sized) -> Pool:
-    """Return a folder, a dataset of (image, label) or a pool as a Pool."""
-    if isinstance(data, Pool):
-        return data
-    if isinstance(data, str | Path):
-        return ImageFolder(root=str(data)).pool("train")
-    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
-        raise InputError(
-            f"data must be a folder, a map-style dataset of (image, label) or a Pool, got {type(data).__name__}"
-        )
-    labels = dataset_labels(data)
-    names = [str(name) for name in getattr(data, "classes", [])]
-    num_classes = max(len(names), int(labels.max()) + 1 if len(labels) else 0)
-    classes = tuple(names) if len(names) == num_classes else tuple(map(str, range(num_classes)))
-    width = len(str(max(len(labels) - 1, 0)))
-    ids = tuple(f"{position:0{width}d}" for position in range(len(labels)))  # sorted as the dataset's own order
-    return Pool("dataset", labels, ids, ("train",) * len(ids), classes, DatasetImages(data, tuple(range(len(ids)))))
-
-
-def dataset_labels(dataset: Any) -> Tensor:
-    """Return the labels [N] int64 of a map-style dataset: its `targets` where it has them, else of each item."""
-    targets = getattr(dataset, "targets", None)
-    if targets is None:
-        targets = [dataset[position][1] for position in range(len(dataset))]
-    try:
-        return torch.tensor([int(label) for label in targets], dtype=torch.int64)
-    except (TypeError, ValueError):
-        raise InputError("the dataset's labels must be whole numbers from 0") from None
-
-
-@dataclass(frozen=True)
-class DatasetImages(Images):
-    """The images of a map-style dataset of (image, label)."""
-
-    dataset: Any
-    indices: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def decode(self, position: int) -> Tensor:
-        try:
-            image = self.dataset[self.indices[position]][0]
-            if isinstance(image, Image.Image):
-                return decode_image(image)
-        except (OSError, ValueError) as error:  # what files, Pillow and `decode_image` raise
-            raise UnreadableImage(f"item {self.indices[position]}", str(error) or type(error).__name__) from None
-        if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
-            return image
-        what = f"{image.dtype} {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-        raise InputError(
-            f"item {self.indices[position]} should be a PIL image or a uint8 tensor [3, h, w], is {what}; "
-            "pass the dataset without its transform"
-        )
-
-    def digest(self, position: int) -> str:
-        image = self.decode(position)
-        return hashlib.sha256(f"{list(image.shape)}".encode() + image.contiguous().numpy().tobytes()).hexdigest()
-
-    def take(self, positions: Sequence[int]) -> "DatasetImages":
-        return DatasetImages(self.dataset, tuple(self.indices[position] for position in positions))
-
-
-def as_backbone(backbone: str | Backbone) -> Backbone:
-    """Return a backbone by its short name or its timm name."""
-    if isinstance(backbone, Backbone):
-        return backbone
-    if not isinstance(backbone, str):
-        raise InputError(f"backbone must be a name or a Backbone, got {backbone!r}")
-    return Backbone(name=backbone, **BACKBONES.get(backbone, {"model": backbone}))
 
 
 def _named(choice: Any, known: dict[str, Any], what: str, kind: type) -> Any:

@@ -10,18 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunetune.backbones import Backbone, Network
-from prunetune.backbones.checkpoint import weights_hash
-from prunetune.datasets.base import Pool
-from prunetune.dynamics import ProxyRecipe, RecordedProxy
-from prunetune.images.decode import ImageArrays
-from prunetune.recipe import Recipe
+from prunetune.base.seeding import stream
+from prunetune.base.store import Store
+from prunetune.data.images.decode import ImageArrays
+from prunetune.data.pool import Pool
+from prunetune.networks.backbone import Backbone, Network
+from prunetune.networks.checkpoint import weights_hash
+from prunetune.runs.scores import compute_scores
 from prunetune.samplers import Sampler, class_budgets
 from prunetune.scorers import Scorer
-from prunetune.scores import compute_scores
-from prunetune.seeding import stream
-from prunetune.signals import Embedding, NetworkSignals, Signals
-from prunetune.store import Store
+from prunetune.signals.contract import Signals
+from prunetune.signals.network import Embedding, NetworkSignals
+from prunetune.signals.proxy import ProxyRecipe, RecordedProxy
+from prunetune.signals.tensors import TensorSignals
+from prunetune.training.recipe import Recipe
 
 CLASS_SIZES = (11, 1, 7, 4)  # unequal, one image alone; 23 is a multiple of no batch size in use
 SHORT_PROXY = ProxyRecipe(Recipe("full", trained="all", epochs=6, learning_rate=1e-3, views=0))
@@ -139,4 +141,4 @@ def made_signals(labels: Tensor, width: int = 8, epochs: int = 6) -> Signals:
     features = directions[labels] + torch.randn(len(labels), width, generator=generator)
     logits = torch.randn(epochs, len(labels), num_classes, generator=generator)
     logits += torch.nn.functional.one_hot(labels, num_classes) * torch.arange(epochs).view(-1, 1, 1)
-    return Signals.from_tensors(features, pool=pool, proxies=[RecordedProxy(list(logits))])
+    return TensorSignals(features, pool=pool, proxies=[RecordedProxy(list(logits))])

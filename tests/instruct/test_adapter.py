@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import tiny
-from prunetune.errors import InputError
-from prunetune.instruct import adapter
-from prunetune.instruct.sft_settings import SftSettings
+from prunetune.base.errors import InputError
+from prunetune.instruct.tuning import adapter
+from prunetune.instruct.tuning.sft_settings import SftSettings
 
 SETTINGS = SftSettings("x", lora_r=4, lora_dropout=0.0)
 TOKENS = torch.randint(3, 259, (2, 9), generator=torch.Generator().manual_seed(0))

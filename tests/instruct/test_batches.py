@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from prunetune.errors import InputError
-from prunetune.instruct.batches import bucketed, collate
+from prunetune.base.errors import InputError
+from prunetune.instruct.model.batches import bucketed, collate
 
 
 @given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 200))

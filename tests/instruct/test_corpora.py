@@ -9,8 +9,8 @@ from datasets import Dataset
 from datasets.exceptions import DatasetNotFoundError
 
 import make_corpus
-from prunetune.errors import InputError
-from prunetune.instruct.corpora import (
+from prunetune.base.errors import InputError
+from prunetune.instruct.corpus.corpora import (
     EMBEDDED,
     AlpacaCleaned,
     Corpus,

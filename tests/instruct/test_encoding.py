@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 import made_tokenizers as made
-from prunetune.errors import InputError
-from prunetune.instruct.corpora import EmbeddedCorpus, LocalCorpus
-from prunetune.instruct.encoding import Report, encode, padding_id, response_tokens
+from prunetune.base.errors import InputError
+from prunetune.instruct.corpus.corpora import EmbeddedCorpus, LocalCorpus
+from prunetune.instruct.corpus.encoding import Report, encode, padding_id, response_tokens
 
 BYTES = made.tokenizer()
 MERGING = made.tokenizer(merges=("Ċ H", "Ċ Ċ", ": Ċ"))

@@ -14,11 +14,11 @@ import yaml
 from huggingface_hub import errors
 
 import tiny
-from prunetune.config import build
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.config.build import build
 from prunetune.instruct import LanguageModel, TinyLanguageModel
-from prunetune.instruct.forward import mean_losses
-from prunetune.instruct.language_model import byte_tokenizer
+from prunetune.instruct.model.forward import mean_losses
+from prunetune.instruct.model.language_model import byte_tokenizer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GATED = "meta-llama/Meta-Llama-3-8B"
@@ -208,7 +208,7 @@ def test_quantisation_needs_cuda_and_bitsandbytes(folder, monkeypatch):
     llm = LanguageModel(model=str(folder), quantization="4bit")
     with pytest.raises(InputError, match="llm.quantization=4bit needs CUDA, the device is cpu; pass none"):
         llm.load("cpu", "bf16")
-    monkeypatch.setattr("prunetune.instruct.language_model.find_spec", lambda name: None)
+    monkeypatch.setattr("prunetune.instruct.model.language_model.find_spec", lambda name: None)
     with pytest.raises(InputError, match="needs bitsandbytes; pip install bitsandbytes or pass none"):
         llm.load("cuda", "bf16")
 
@@ -235,7 +235,7 @@ def test_every_yaml_builds_and_states_every_field(path):
 
 @pytest.mark.gpu
 def test_on_a_gpu_the_losses_are_those_of_the_cpu(folder):
-    from prunetune.instruct.batches import collate
+    from prunetune.instruct.model.batches import collate
 
     llm, batch = LanguageModel(model=str(folder)), collate(tiny.encoded(), torch.arange(12), 0)
     expected = mean_losses(llm.load("cpu", "fp32"), batch)

@@ -14,11 +14,11 @@ import torch
 import yaml
 
 import tiny
-from prunetune.errors import InputError
-from prunetune.instruct import mmlu
-from prunetune.instruct.adapter import attach
-from prunetune.instruct.mmlu import EvaluationSettings, evaluate
-from prunetune.instruct.sft_settings import SftSettings
+from prunetune.base.errors import InputError
+from prunetune.instruct.tuning import mmlu
+from prunetune.instruct.tuning.adapter import attach
+from prunetune.instruct.tuning.mmlu import EvaluationSettings, evaluate
+from prunetune.instruct.tuning.sft_settings import SftSettings
 
 TASKS = Path(__file__).parent / "tasks"
 EVERYDAY = EvaluationSettings(tasks=("everyday",), num_fewshot=(0, 2), tasks_folder=str(TASKS))

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from prunetune.errors import InputError
-from prunetune.instruct.batches import bucketed
-from prunetune.instruct.passes import run_pass
-from prunetune.instruct.processes import Processes
+from prunetune.base.errors import InputError
+from prunetune.instruct.model.batches import bucketed
+from prunetune.instruct.model.passes import run_pass
+from prunetune.instruct.model.processes import Processes
 
 LENGTHS = torch.tensor([5, 9, 3, 9, 7, 2, 8, 6, 4, 1])
 BUCKETS = bucketed(LENGTHS, 18)
@@ -156,10 +156,10 @@ sys.path.insert(0, sys.argv[1])
 import tiny
 from pathlib import Path
 from prunetune.instruct import DLC
-from prunetune.instruct.processes import Processes
-from prunetune.instruct.text_scores import stored_text_scores
-from prunetune.instruct.text_signals import TextSignals
-from prunetune.store import Store
+from prunetune.instruct.model.processes import Processes
+from prunetune.instruct.scorers.stored import stored_text_scores
+from prunetune.instruct.scorers.signals import TextSignals
+from prunetune.base.store import Store
 processes = Processes.current("cpu")
 assert processes.size == 2
 store = Store(Path(sys.argv[2]) / "store")
@@ -173,10 +173,10 @@ torch.save(scores.values, Path(sys.argv[2]) / f"{processes.rank}.pt")
 @pytest.mark.slow
 def test_two_real_processes_give_the_scores_of_one(tmp_path):
     import tiny
+    from prunetune.base.store import Store
     from prunetune.instruct import DLC
-    from prunetune.instruct.text_scores import compute_text_scores
-    from prunetune.instruct.text_signals import TextSignals
-    from prunetune.store import Store
+    from prunetune.instruct.scorers.signals import TextSignals
+    from prunetune.instruct.scorers.stored import compute_text_scores
 
     script = tmp_path / "two.py"
     script.write_text(TWO)

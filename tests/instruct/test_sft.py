@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import tiny
-from prunetune.errors import InputError
-from prunetune.instruct.adapter import adapter_state, attach, trainable
-from prunetune.instruct.batches import collate
-from prunetune.instruct.processes import Processes
-from prunetune.instruct.sft import fine_tune, held_out_loss, summed_loss
-from prunetune.instruct.sft_settings import SftSettings
-from prunetune.seeding import stream
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import stream
+from prunetune.instruct.model.batches import collate
+from prunetune.instruct.model.processes import Processes
+from prunetune.instruct.tuning.adapter import adapter_state, attach, trainable
+from prunetune.instruct.tuning.sft import fine_tune, held_out_loss, summed_loss
+from prunetune.instruct.tuning.sft_settings import SftSettings
 
 SGD = SftSettings(
     "x", epochs=2, batch_size=4, learning_rate=0.05, warmup_steps=2, weight_decay=0.1, lora_r=4, lora_dropout=0.0
@@ -306,9 +306,9 @@ def test_the_released_recipe_lowers_the_held_out_loss_of_a_real_model(real_data)
     """A floor against silent breakage, not a result: the model writes children's stories."""
     import yaml
 
-    from prunetune.instruct.corpora import LocalCorpus
-    from prunetune.instruct.encoding import encode, padding_id
-    from prunetune.instruct.language_model import LanguageModel
+    from prunetune.instruct.corpus.corpora import LocalCorpus
+    from prunetune.instruct.corpus.encoding import encode, padding_id
+    from prunetune.instruct.model.language_model import LanguageModel
 
     path = real_data / "data" / "instruct" / "alpagasus" / "dolly_3k.json"
     llm = LanguageModel(model=str(real_data / "weights" / "stories260K-hf"))

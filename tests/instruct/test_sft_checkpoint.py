@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import tiny
-from prunetune.errors import InputError
-from prunetune.instruct import sft_checkpoint
-from prunetune.instruct.adapter import adapter_state
-from prunetune.instruct.sft import fine_tune
-from prunetune.instruct.sft_settings import SftSettings
+from prunetune.base.errors import InputError
+from prunetune.instruct.tuning import sft_checkpoint
+from prunetune.instruct.tuning.adapter import adapter_state
+from prunetune.instruct.tuning.sft import fine_tune
+from prunetune.instruct.tuning.sft_settings import SftSettings
 
 SETTINGS = SftSettings(
     "x", epochs=2, batch_size=4, learning_rate=0.05, warmup_steps=2, lora_r=4, lora_dropout=0.3, checkpoint_every=2

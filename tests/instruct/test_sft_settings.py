@@ -9,8 +9,8 @@ import torch
 import yaml
 from transformers import get_cosine_schedule_with_warmup
 
-from prunetune.errors import InputError
-from prunetune.instruct.sft_settings import SftSettings, needed_steps
+from prunetune.base.errors import InputError
+from prunetune.instruct.tuning.sft_settings import SftSettings, needed_steps
 
 FOLDER = Path(__file__).parents[2] / "configs" / "sft"
 PUBLISHED = {  # method.md 6.4

@@ -3,11 +3,11 @@
 import pytest
 
 import made_tokenizers as made
-from prunetune.errors import InputError
-from prunetune.instruct.chats import ChatTemplate, alternating, as_messages, as_single_turn, up_to_last_response
-from prunetune.instruct.corpora import Example
-from prunetune.instruct.prompts import bare_instruction, carries_template
-from prunetune.instruct.templates import Rendered, prompt_of, render, response_of
+from prunetune.base.errors import InputError
+from prunetune.instruct.corpus.chats import ChatTemplate, alternating, as_messages, as_single_turn, up_to_last_response
+from prunetune.instruct.corpus.corpora import Example
+from prunetune.instruct.corpus.prompts import bare_instruction, carries_template
+from prunetune.instruct.corpus.templates import Rendered, prompt_of, render, response_of
 
 PLAIN = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 PAIRED = (

@@ -10,11 +10,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from config_files import CONFIGS, files, label, load
-from prunetune.config import EvaluationConfig, SftConfig, build, compared, names, run_folder
-from prunetune.errors import InputError
-from prunetune.instruct import pipeline
-from prunetune.instruct.mmlu import EvaluationSettings
-from prunetune.instruct.sft_settings import SftSettings
+from prunetune.base.errors import InputError
+from prunetune.config.build import build
+from prunetune.config.identity import compared
+from prunetune.config.names import names, run_folder
+from prunetune.config.text_schema import EvaluationConfig, SftConfig
+from prunetune.instruct import text_run
+from prunetune.instruct.tuning.mmlu import EvaluationSettings
+from prunetune.instruct.tuning.sft_settings import SftSettings
 
 BUILT = ("corpus", "llm", "text_scorer")
 NAMELESS = {"corpus/local", "llm/local", "text_scorer/from_file"}
@@ -80,7 +83,7 @@ def test_a_file_names_its_scorers_own_sampler(path, needs):
 def test_every_recipe_states_all_its_numbers_and_can_be_made(path):
     fields = {field.name for field in dataclasses.fields(SftSettings)}
     assert set(load(path)) == fields == {field.name for field in dataclasses.fields(SftConfig)}
-    assert pipeline.sft_of(cfg_of(f"sft={path.stem}")).name == path.stem
+    assert text_run.sft_of(cfg_of(f"sft={path.stem}")).name == path.stem
 
 
 def test_the_evaluation_states_all_its_numbers():
@@ -96,7 +99,7 @@ def test_every_method_is_a_scorer_a_sampler_and_their_settings(path, needs):
     assert set(chosen) == {"text_scorer", "sampler"}
     assert set(content) <= {"defaults", "text_scorer", "sampler", "tag"}
     assert (cfg.text_scorer.name, cfg.sampler.name) == (chosen["text_scorer"], chosen["sampler"])
-    pipeline.check(cfg)
+    text_run.check(cfg)
 
 
 def test_no_two_methods_share_a_run_folder():
@@ -142,5 +145,5 @@ def test_a_run_is_told_apart_by_all_but_where_and_how_loudly_it_ran():
 )
 def test_what_no_step_could_use_is_refused_in_one_line(words, said):
     with pytest.raises(InputError, match=re.escape(said)) as caught:
-        pipeline.check(cfg_of(*words))
+        text_run.check(cfg_of(*words))
     assert "\n" not in str(caught.value)

@@ -8,10 +8,12 @@ from unittest import mock
 import pytest
 import torch
 
-from prunetune.config import names, run_folder
-from prunetune.errors import InputError
-from prunetune.instruct import language_model, mmlu, passes, pipeline, sft, sft_checkpoint, tuned
-from prunetune.instruct.processes import Processes
+from prunetune.base.errors import InputError
+from prunetune.config.names import names, run_folder
+from prunetune.instruct import text_run, tuned
+from prunetune.instruct.model import language_model, passes
+from prunetune.instruct.model.processes import Processes
+from prunetune.instruct.tuning import mmlu, sft, sft_checkpoint
 from runs import ROOT, compose_here, lasting, read_result, read_rows, run_commands
 
 CORPUS = ["corpus=embedded", "corpus.limit=48", "wandb=disabled", "device=cpu"]
@@ -19,14 +21,14 @@ TINY = [*CORPUS, "llm=tiny", "llm.layers=1", "llm.width=32"]
 QUICK = ["sft=released", "sft.batch_size=8", "sft.warmup_steps=1", "sft.checkpoint_every=1"]
 ASKED = [f"evaluation.tasks_folder={ROOT / 'tests' / 'instruct' / 'tasks'}", "evaluation.tasks=[everyday]"]
 SMALL = [*TINY, *QUICK, *ASKED, "evaluation.num_fewshot=[0,2]", "evaluation.limit=3"]
-IMPORTS = ("prunetune.instruct.pipeline", "transformers", "peft", "lm_eval.models.huggingface")
+IMPORTS = ("prunetune.instruct.text_run", "transformers", "peft", "lm_eval.models.huggingface")
 
 
 def run_text(results: Path, *overrides: str, base: list[str] = SMALL) -> Path:
     """Run in this process and return the run's folder."""
     cfg = compose_here(results, *base, *overrides, config="instruct")
     folder = results / "runs" / run_folder(cfg)
-    pipeline.run(cfg, names(cfg), folder)
+    text_run.run(cfg, names(cfg), folder)
     return folder
 
 
@@ -84,7 +86,7 @@ def test_it_leaves_an_adapter_for_peft_and_no_half_finished_work(finished):
 def test_a_finished_run_returns_at_once(finished, monkeypatch):
     results, folder = finished
     before = (folder / "result.json").read_bytes()
-    monkeypatch.setattr(pipeline, "open_task", forbidden)
+    monkeypatch.setattr(text_run, "open_task", forbidden)
     run_text(results)
     assert (folder / "result.json").read_bytes() == before
 
@@ -198,19 +200,19 @@ def test_what_is_held_out_is_neither_scored_nor_kept_and_its_loss_falls(tmp_path
     assert result["held_out_loss"] < result["held_out_loss_before"]
     assert result["held_out_perplexity"] == pytest.approx(torch.tensor(result["held_out_loss"]).exp().item(), rel=1e-6)
     other = compose_here(tmp_path, *SMALL, "held_out=0.25", "seed=5", config="instruct")
-    assert {sample for sample in pipeline.open_task(other).pool.sample_ids} == scored  # the same for every seed
+    assert {sample for sample in text_run.open_task(other).pool.sample_ids} == scored  # the same for every seed
 
 
 def test_strata_keep_their_share(tmp_path):
     cfg = compose_here(tmp_path, *TINY, "corpus.limit=null", "strata=source", config="instruct")
-    task = pipeline.open_task(cfg)
+    task = text_run.open_task(cfg)
     folder = run_text(tmp_path, "corpus.limit=null", "strata=source", "text_scorer=random", "ratio=0.25", "until=prune")
     kept = {row["sample_id"] for row in read_rows(folder / "subset.csv")}
     for source in set(task.tuned.encoded.sources):
         members = [i for i, name in enumerate(task.tuned.encoded.sources) if name == source]
         ids = {task.pool.sample_ids[i] for i in members}
         assert len(ids & kept) == round(len(members) * 0.25)
-    by_length = pipeline.open_task(compose_here(tmp_path, *TINY, "strata=length", config="instruct"))
+    by_length = text_run.open_task(compose_here(tmp_path, *TINY, "strata=length", config="instruct"))
     assert by_length.pool.class_counts.tolist() == [12, 12, 12, 12]
     lengths = by_length.tuned.encoded.lengths
     longest = [int(lengths[by_length.pool.labels == label].max()) for label in range(4)]
@@ -262,7 +264,7 @@ def test_a_killed_recording_gives_what_one_at_one_go_gives(tmp_path, monkeypatch
 def test_of_several_processes_the_first_one_writes_and_the_others_stop_after_fine_tuning(tmp_path, monkeypatch):
     cfg = compose_here(tmp_path, *SMALL, config="instruct")
     folder = tmp_path / "runs" / run_folder(cfg)
-    task = pipeline.open_task(cfg)
+    task = text_run.open_task(cfg)
     waits = mock.Mock()
     monkeypatch.setattr(Processes, "wait", waits)
     second = replace(task, processes=Processes(1, 2, "cpu"))
@@ -322,7 +324,7 @@ def test_a_name_where_settings_belong_is_explained(tmp_path):
 
 
 def test_tasks_are_checked_before_anything_is_computed(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "score", forbidden)
+    monkeypatch.setattr(text_run, "score", forbidden)
     wrong = "evaluation.tasks=[everydya]"
     with pytest.raises(InputError, match="Did you mean 'everyday'"):
         run_text(tmp_path, wrong)

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tiny
-from prunetune.config import build
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import derive_seed, stream
+from prunetune.base.store import Store
+from prunetune.config.build import build
 from prunetune.instruct import (
     DLC,
     IFD,
@@ -29,18 +31,16 @@ from prunetune.instruct import (
     RDSPlus,
     SourceBalancedRandom,
 )
-from prunetune.instruct.corpora import LocalCorpus
-from prunetune.instruct.encoding import Encoded, encode
-from prunetune.instruct.forward import response_logits
-from prunetune.instruct.ifd import below_one_first
-from prunetune.instruct.perplexity import distance_from_middle
-from prunetune.instruct.rds_plus import round_robin
-from prunetune.instruct.text_scorer import equal_draws, in_pick_order
-from prunetune.instruct.text_scores import compute_text_scores
-from prunetune.instruct.text_signals import TextSignals
+from prunetune.instruct.corpus.corpora import LocalCorpus
+from prunetune.instruct.corpus.encoding import Encoded, encode
+from prunetune.instruct.model.forward import response_logits
+from prunetune.instruct.scorers.base import equal_draws, in_pick_order
+from prunetune.instruct.scorers.ifd import below_one_first
+from prunetune.instruct.scorers.perplexity import distance_from_middle
+from prunetune.instruct.scorers.rds_plus import round_robin
+from prunetune.instruct.scorers.signals import TextSignals
+from prunetune.instruct.scorers.stored import compute_text_scores
 from prunetune.samplers import TopK
-from prunetune.seeding import derive_seed, stream
-from prunetune.store import Store
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "text_scorer"
 ENCODED = tiny.encoded()
@@ -480,7 +480,7 @@ def test_the_presets_are_the_published_paths():
 
 
 def test_the_head_sees_what_the_whole_logits_say(tmp_path):
-    from prunetune.instruct.batches import collate
+    from prunetune.instruct.model.batches import collate
 
     for architecture, tied in tiny.CASES:
         model, batch = tiny.model(architecture, tied), collate(ENCODED, torch.arange(12), 0)

@@ -11,15 +11,15 @@ import torch
 
 import bench_text_scoring
 import tiny
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import stream
+from prunetune.base.store import Store, read_meta
 from prunetune.instruct import DLC, IFD, FromFile, LanguageModel, LCDropout, Longest, Perplexity, RDSPlus
-from prunetune.instruct.corpora import Corpus, Example, LocalCorpus
-from prunetune.instruct.encoding import encode
-from prunetune.instruct.processes import Processes
-from prunetune.instruct.text_scores import compute_text_scores, stored_text_scores
-from prunetune.instruct.text_signals import TextSignals
-from prunetune.seeding import stream
-from prunetune.store import Store, read_meta
+from prunetune.instruct.corpus.corpora import Corpus, Example, LocalCorpus
+from prunetune.instruct.corpus.encoding import encode
+from prunetune.instruct.model.processes import Processes
+from prunetune.instruct.scorers.signals import TextSignals
+from prunetune.instruct.scorers.stored import compute_text_scores, stored_text_scores
 
 ENCODED = tiny.encoded(20)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tiny
-from prunetune.errors import InputError
-from prunetune.instruct.weight_masking import TextMaskPath, linear_weights, masked, smallest, with_dropout
+from prunetune.base.errors import InputError
+from prunetune.instruct.model.weight_masking import TextMaskPath, linear_weights, masked, smallest, with_dropout
 
 COMPOUND = TextMaskPath()
 RELEASED = TextMaskPath("released", mask_lm_head=True)
@@ -157,7 +157,7 @@ def test_weights_are_back_where_masking_itself_fails(monkeypatch):
             raise RuntimeError("out of memory")
         return reference_masked(weight, count)
 
-    monkeypatch.setattr("prunetune.instruct.weight_masking.smallest", failing)
+    monkeypatch.setattr("prunetune.instruct.model.weight_masking.smallest", failing)
     with pytest.raises(RuntimeError, match="out of memory"), masked(model, COMPOUND, 1):
         pass
     assert bits(model) == before

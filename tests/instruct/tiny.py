@@ -7,10 +7,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from prunetune.datasets.base import Pool
-from prunetune.instruct.encoding import Encoded, Report, fingerprint
-from prunetune.instruct.language_model import byte_tokenizer
-from prunetune.seeding import seeded, stream
+from prunetune.base.seeding import seeded, stream
+from prunetune.data.pool import Pool
+from prunetune.instruct.corpus.encoding import Encoded, Report, fingerprint
+from prunetune.instruct.model.language_model import byte_tokenizer
 
 ARCHITECTURES = ("llama", "mistral", "gemma2")
 CASES = [(architecture, tied) for architecture in ARCHITECTURES for tied in (False, True)]

@@ -3,7 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
 
 
 def needed(module: str) -> ModuleType:

@@ -10,13 +10,13 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from prunetune.instruct import mmlu
-from prunetune.instruct.adapter import load_adapter, save_adapter
-from prunetune.instruct.mmlu import Evaluation, EvaluationSettings
-from prunetune.instruct.sft import SftResult, fine_tune, held_out_loss
-from prunetune.instruct.sft_checkpoint import forget
-from prunetune.instruct.text_task import TextTask, digest, sft_of
-from prunetune.store import read_meta
+from prunetune.base.store import read_meta
+from prunetune.instruct.task import TextTask, digest, sft_of
+from prunetune.instruct.tuning import mmlu
+from prunetune.instruct.tuning.adapter import load_adapter, save_adapter
+from prunetune.instruct.tuning.mmlu import Evaluation, EvaluationSettings
+from prunetune.instruct.tuning.sft import SftResult, fine_tune, held_out_loss
+from prunetune.instruct.tuning.sft_checkpoint import forget
 
 
 class Tuned:

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
 from prunetune.report import plotting, statistics
 from prunetune.report.plotting import styled
 from prunetune.report.statistics import Estimate

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
 
 NAMES = ("dataset", "backbone", "scoring_backbone", "finetune", "scorer", "sampler", "tag")
 TEXT = (

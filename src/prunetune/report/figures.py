@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
 from prunetune.report.tables import SETTING, WHOLE_POOL
 
 MOST_CLASSES = 10

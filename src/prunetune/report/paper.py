@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from prunetune.errors import InputError, suggestion
+from prunetune.base.errors import InputError, suggestion
 from prunetune.report.collect import TEXT_RUN
 
 FOLDER = Path("results/paper")

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
 from prunetune.report import paper, plotting, statistics
 from prunetune.report.cells import Cell, Cells, gather, places, prepared
 from prunetune.report.plotting import styled

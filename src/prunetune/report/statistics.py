@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999

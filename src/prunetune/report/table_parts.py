@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
 from prunetune.report import cells, layout, paper, tables
 from prunetune.report.cells import places
 from prunetune.report.layout import Row, Section, Table

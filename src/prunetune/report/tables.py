@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
 
 SETTING = ["dataset", "backbone", "finetune"]  # one block of a table
 SAME_DATA = ["num_classes", "num_pool", "num_test", "dataset_fingerprint"]

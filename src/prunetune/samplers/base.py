@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
 from prunetune.samplers.budgets import BUDGETS, ROUNDINGS, class_budgets
-from prunetune.schedules import Schedule
-from prunetune.scorers.odds import label_probabilities
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
+from prunetune.signals.label_odds import label_probabilities
+from prunetune.training.sample_order import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ class Sampler(ABC):
         if signals is None:
             raise InputError(
                 f"{type(self).__name__} reads {self.needs} beside the scores; pass signals, "
-                "e.g. Signals.from_tensors(features, pool=pool)"
+                "e.g. TensorSignals(features, pool=pool)"
             )
         if self.needs == "features":
             needed = signals.features()
@@ -131,7 +131,7 @@ class Sampler(ABC):
             if signals is None:
                 raise InputError(
                     "sampler.budgets=drop reads the recall of held-out images; pass signals, "
-                    "e.g. Signals.from_tensors(features, pool=pool)"
+                    "e.g. TensorSignals(features, pool=pool)"
                 )
             recall = signals.recall()
         return class_budgets(labels, ratio, self.min_per_class, self.rounding, self.budgets, recall)

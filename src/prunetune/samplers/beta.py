@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
 from prunetune.samplers.base import Sampler, check_count, check_positive, hardest_first
 
 CONCENTRATION = 15.0  # a + b - 1 of the Beta density

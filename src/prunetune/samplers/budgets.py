@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
 
 BUDGETS = ("proportional", "equal", "drop")
 ROUNDINGS = ("half_even", "largest_remainder")

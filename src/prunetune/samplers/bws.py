@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
 from prunetune.samplers.base import Sampler, check_count, check_positive
 from prunetune.samplers.window import window
 

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunetune.errors import InputError
-from prunetune.neighbours import nearest
+from prunetune.base.errors import InputError
 from prunetune.samplers.base import Sampler, check_count, check_fraction, unit
 from prunetune.samplers.ccs import without_hardest
+from prunetune.selection.neighbours import nearest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
 from prunetune.samplers.base import Sampler, check_ratio, check_shapes, class_budgets
-from prunetune.schedules import Schedule
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
+from prunetune.training.sample_order import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)

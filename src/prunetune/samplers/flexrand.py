@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
 from prunetune.samplers.base import Sampler, check_ratio, check_shapes, draw, easiest_first
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
 
 
 @dataclass(frozen=True, kw_only=True)

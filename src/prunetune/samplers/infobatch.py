@@ -6,7 +6,7 @@ from torch import Tensor
 
 from prunetune.samplers.base import check_fraction
 from prunetune.samplers.dynamic import DynamicSampler
-from prunetune.schedules import ThinnedPasses
+from prunetune.training.sample_order import ThinnedPasses
 
 
 @dataclass(frozen=True, kw_only=True)

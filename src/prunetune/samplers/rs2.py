@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from prunetune.samplers.dynamic import DynamicSampler
-from prunetune.schedules import Slices
+from prunetune.training.sample_order import Slices
 
 
 @dataclass(frozen=True, kw_only=True)

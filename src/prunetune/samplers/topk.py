@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
 from prunetune.samplers.base import Sampler, easiest_first, hardest_first
 
 

@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.neighbours import nearest
 from prunetune.samplers.base import Sampler, check_count, unit
 from prunetune.samplers.clusters import first_of_clusters, k_means
+from prunetune.selection.neighbours import nearest
 
 MOST_CLUSTERS, SMALL = 500, 5  # of the released code: clusters of a class, and images of one that is passed over
 

@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer, check_choice
-from prunetune.scorers.odds import label_and_others
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
+from prunetune.signals.label_odds import label_and_others
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
-from prunetune.signals import Signals
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
+from prunetune.signals.contract import Signals
 
 
 class Scorer(ABC):

@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
-from prunetune.neighbours import nearest
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import class_members
-from prunetune.signals import Signals
+from prunetune.selection.neighbours import nearest
+from prunetune.signals.contract import Signals
 
 NUMBERS_AT_ONCE = 2**22  # of a chunk's [n, k, C] float64: 32 MiB
 

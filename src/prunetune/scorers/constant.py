@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
 
 
 @dataclass(frozen=True)

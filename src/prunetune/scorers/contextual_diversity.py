@@ -6,12 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer, check_choice
 from prunetune.scorers.herding import VARIANTS
 from prunetune.scorers.k_center import Metric, farthest_first, first_centre
 from prunetune.scorers.picks import check_depth, pick_scores
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.dynamics import Proxy
-from prunetune.errors import InputError
-from prunetune.gradient_points import GradientPoints
-from prunetune.gradients import batch_lengths, proxy_gradients
-from prunetune.greedy import check_sizes, facility_location
-from prunetune.neighbours import Geometry
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import check_depth, class_members, pick_scores
-from prunetune.signals import Signals
+from prunetune.selection.gradient_geometry import GradientPoints
+from prunetune.selection.greedy import check_sizes, facility_location
+from prunetune.selection.last_layer_gradients import batch_lengths, proxy_gradients
+from prunetune.selection.neighbours import Geometry
+from prunetune.signals.contract import Signals
+from prunetune.signals.proxy import Proxy
 
 NUMBERS_AT_ONCE = 2**23  # of a chunk's distances to the kept images, float64: 64 MiB
 OFFSET = 1e-3  # that DeepCore adds to every similarity

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.deepcore_adapter import Call, find_checkout, fingerprint, load_package, select
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
-from prunetune.signals import Signals
+from prunetune.scorers.published.deepcore_adapter import Call, find_checkout, fingerprint, load_package, select
+from prunetune.signals.contract import Signals
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
 
 SMALLEST_NORM = 1e-12  # of a gradient: no step is longer than |f| / this
 LONGER = 3.0  # how much longer a slope may have become since it was last taken; inf: each is taken at every step

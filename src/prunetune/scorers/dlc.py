@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
-from prunetune.masking import MaskPath
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
+from prunetune.networks.masking import MaskPath
 from prunetune.scorers.base import Scorer
-from prunetune.signals import FeatureKind, Signals
+from prunetune.signals.contract import FeatureKind, Signals
 
 SMALLEST_DISTANCE = 1e-6
 ROWS = 4096  # images whose distances are held at once

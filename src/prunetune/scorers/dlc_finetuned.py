@@ -6,13 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.dynamics import ProbeProxy
-from prunetune.masking import MaskPath
+from prunetune.data.pool import Pool
+from prunetune.networks.masking import MaskPath
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.dlc import learning_complexity
-from prunetune.scorers.odds import label_losses
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
+from prunetune.signals.label_odds import label_losses
+from prunetune.signals.proxy import ProbeProxy
 
 ROWS = 4096  # images whose logits are held at once
 

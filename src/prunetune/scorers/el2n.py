@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer, check_count
 from prunetune.scorers.snapshot import snapshot_statistic
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
 
 VARIANTS = ("fixed", "deepcore", "released")
 

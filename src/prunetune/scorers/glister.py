@@ -7,12 +7,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
-from prunetune.gradients import LastLayerGradients, batch_lengths, best_first, logit_gradients, proxy_gradients
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import check_depth, pick_scores
-from prunetune.signals import Signals
+from prunetune.selection.last_layer_gradients import (
+    LastLayerGradients,
+    batch_lengths,
+    best_first,
+    logit_gradients,
+    proxy_gradients,
+)
+from prunetune.signals.contract import Signals
 
 Target = Callable[[Tensor], Tensor]  # summed gradient of the picks [C, D + 1] -> validation gradient [C, D + 1]
 

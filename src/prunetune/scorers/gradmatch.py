@@ -6,13 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.dynamics import Proxy
-from prunetune.errors import InputError
-from prunetune.gradients import LastLayerGradients, batch_lengths, best_first, proxy_gradients
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import check_depth, class_members, pick_scores
-from prunetune.signals import Signals
+from prunetune.selection.last_layer_gradients import LastLayerGradients, batch_lengths, best_first, proxy_gradients
+from prunetune.signals.contract import Signals
+from prunetune.signals.proxy import Proxy
 
 COLUMNS = 2**25  # numbers: up to 256 MiB of inner products are kept rather than recomputed
 LONGEST_COLUMN = 2**13

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from prunetune.datasets.base import Pool
-from prunetune.dynamics import Proxy
-from prunetune.errors import InputError
-from prunetune.gradients import batch_lengths, proxy_gradients
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer, check_count
-from prunetune.signals import Signals
+from prunetune.selection.last_layer_gradients import batch_lengths, proxy_gradients
+from prunetune.signals.contract import Signals
+from prunetune.signals.proxy import Proxy
 
 NUMBERS_AT_ONCE = 2**26  # of gradients of single images: 256 MiB
 LOGITS_AT_ONCE = 2**23  # of a chunk whose last-layer gradients are made from their factors

@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer, check_choice
 from prunetune.scorers.picks import check_depth, pick_scores
-from prunetune.signals import FeatureKind, Signals
+from prunetune.signals.contract import FeatureKind, Signals
 
 VARIANTS = ("fixed", "deepcore", "released")
 

@@ -7,12 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
+from prunetune.base.seeding import stream
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer, check_choice
 from prunetune.scorers.herding import VARIANTS, read_features
 from prunetune.scorers.picks import check_depth, pick_scores
-from prunetune.seeding import stream
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
 
 BLOCK = 128  # candidates among which picks are made before all distances are updated at once
 ROWS = 16384  # images whose distances to a block are held at once

@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.neighbours import Neighbours, nearest
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer, check_count
-from prunetune.signals import Signals
+from prunetune.selection.neighbours import Neighbours, nearest
+from prunetune.signals.contract import Signals
 
 SMALLEST_DISTANCE = 1e-6
 ROWS = 16384  # images at once

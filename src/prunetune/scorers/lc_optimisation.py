@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
-from prunetune.scorers.odds import label_losses
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
+from prunetune.signals.label_odds import label_losses
 
 
 @dataclass(frozen=True)

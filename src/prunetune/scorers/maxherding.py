@@ -6,13 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
-from prunetune.greedy import Similarity, check_sizes, facility_location
-from prunetune.neighbours import Points
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import check_depth, pick_scores
-from prunetune.signals import Signals
+from prunetune.selection.greedy import Similarity, check_sizes, facility_location
+from prunetune.selection.neighbours import Points
+from prunetune.signals.contract import Signals
 
 
 @dataclass(frozen=True)

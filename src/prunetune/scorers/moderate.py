@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import class_members
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
 
 COLUMNS = 32  # feature dimensions whose medians are taken at once
 ROWS = 16384  # images whose distances are taken at once, in float64

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
 
 Pick = Callable[[Tensor, int], Tensor]  # members [n] int64, count -> [count] int64 indices into them, first pick first
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from prunetune.dynamics import NUMBERS_AT_ONCE, Proxy
+from prunetune.signals.proxy import NUMBERS_AT_ONCE, Proxy
 
 Snapshot = Callable[[Tensor, Tensor], Tensor]  # logits [B, C] float32, labels [B] int64 -> [B]
 

@@ -6,14 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
-from prunetune.gradient_points import GradientPoints
-from prunetune.gradients import LastLayerGradients, proxy_gradients
-from prunetune.greedy import check_sizes, facility_location, graph_cut, log_determinant
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import check_depth, pick_scores
-from prunetune.signals import Signals
+from prunetune.selection.gradient_geometry import GradientPoints
+from prunetune.selection.greedy import check_sizes, facility_location, graph_cut, log_determinant
+from prunetune.selection.last_layer_gradients import LastLayerGradients, proxy_gradients
+from prunetune.signals.contract import Signals
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer, check_count
 from prunetune.scorers.dyn_unc import windows_of
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
 
 LEAST = 3  # epochs: two movements, of which one alone does not deviate from its mean
 

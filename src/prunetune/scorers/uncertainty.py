@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.snapshot import snapshot_statistic
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
 
 VARIANTS = ("fixed", "deepcore", "released")
 ADDED = {"deepcore": 1e-6, "released": 1e-10}  # to a probability before its logarithm

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunetune.datasets.base import Pool
-from prunetune.errors import InputError
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
-from prunetune.signals import Signals
+from prunetune.signals.contract import Signals
 
 Array = np.ndarray
 DENSE = 12_000  # images up to which looking at all of them is faster than searching sorted dimensions

@@ -1,0 +1,188 @@
+"""A content-addressed store of what is expensive: computed once, shared by every run and every process.
+
+An entry is a folder `<root>/<kind>/<prefix>-<16 hex>/` with `key.json` (what it was made from), its product and
+`meta.json` (seconds, device, versions). It is written beside its place and renamed into it, so that it is either
+absent or whole, and no lock is needed: of two writers the second finds the place taken and reads the first one's.
+What a broken disk or a copy cut short has damaged all the same is found when it is opened, named, and made again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunetune.base.errors import InputError
+
+log = logging.getLogger(__name__)
+Key = dict[str, Any]
+SIZES = "file_bytes"  # in meta.json: the size of every file of the entry, by name
+
+
+@dataclass(frozen=True)
+class Store:
+    """The store below one folder."""
+
+    root: Path
+
+    def entry(self, kind: str, prefix: str, key: Key, make: Callable[[Path], dict[str, Any]]) -> Path:
+        """Return the entry's folder, after `make(folder)` has filled it if it was not there or was damaged.
+
+        Args:
+            kind: the folder below the root: images, features, masked, proxies, parts, scores and others.
+            prefix: words for people; the hash of `key` decides.
+            key: everything that the product depends on, as plain JSON values.
+            make: writes the product into the folder it gets and returns what `meta.json` shall say.
+
+        Raises:
+            InputError: the store's disk is full or not writable.
+        """
+        place = self.place(kind, prefix, key)
+        if is_sound(place):
+            return place
+        partial = self._partial(place.parent)
+        try:
+            meta = make(partial)
+            write_json(partial / "key.json", key)
+            write_json(partial / "meta.json", {**meta, SIZES: _sizes(partial)})
+            _publish(partial, place)
+        except OSError as error:
+            raise InputError(
+                f"the store {self.root} could not be written ({error}); free some space or pass results_dir=<folder>"
+            ) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return place
+
+    def place(self, kind: str, prefix: str, key: Key) -> Path:
+        """Return where the entry with this key is, or would be."""
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        called_otherwise = sorted((self.root / kind).glob(f"*-{digest}"))
+        name = f"{re.sub(r'[^A-Za-z0-9._+-]', '_', prefix)}-{digest}"
+        return called_otherwise[0] if called_otherwise else self.root / kind / name
+
+    def _partial(self, folder: Path) -> Path:
+        _remove_leftovers(folder)
+        partial = folder / f".partial-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        try:
+            partial.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(
+                f"the store {self.root} could not be written ({error}); pass results_dir=<folder>"
+            ) from error
+        return partial
+
+
+def read_meta(entry: Path) -> dict[str, Any]:
+    """Return what an entry's `meta.json` says of its making."""
+    meta = json.loads((entry / "meta.json").read_text())
+    meta.pop(SIZES, None)
+    return meta
+
+
+def is_sound(entry: Path) -> bool:
+    """Whether an entry is there and whole; a damaged one is named in one line and removed.
+
+    Looked at are the names and sizes of its files, its JSON and the headers of its arrays, but not all their bytes.
+    """
+    if not entry.is_dir():
+        return False
+    fault = _fault(entry)
+    if fault is None:
+        return True
+    discard(entry, fault)
+    return False
+
+
+def discard(entry: Path, fault: str) -> None:
+    """Remove a damaged entry, and say so; a process that has it open keeps what it reads."""
+    log.warning("%s is damaged (%s) and is made again", entry, fault)
+    aside = entry.with_name(f".partial-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        os.rename(entry, aside)
+    except FileNotFoundError:
+        return  # another process has removed it
+    except OSError as error:
+        raise InputError(f"{entry} is damaged and cannot be removed ({error}); delete it and run again") from error
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _fault(entry: Path) -> str | None:
+    try:
+        json.loads((entry / "key.json").read_text())
+        sizes = json.loads((entry / "meta.json").read_text()).get(SIZES, {})  # older stores note none
+    except (OSError, ValueError, AttributeError) as error:
+        return f"key.json or meta.json: {error}"
+    for name, size in sizes.items():
+        file = entry / name
+        if not file.is_file():
+            return f"{name} is gone"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+    for array in sorted(entry.glob("*.npy")):
+        try:
+            np.load(array, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            return f"{array.name}: {' '.join(str(error).split())}"
+    return None
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON for people: sorted keys, two spaces, a final newline."""
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def write_stack(path: Path, arrays: Iterable[np.ndarray], shape: tuple[int, ...], dtype: type) -> None:
+    """Write arrays [...] one after another as one `.npy` file of this shape [T, ...].
+
+    By plain writes: on a full disk a memory map kills the process instead of raising an error.
+    """
+    with path.open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for array in arrays:
+            file.write(np.ascontiguousarray(array, dtype=dtype).tobytes())
+
+
+def _publish(partial: Path, place: Path) -> None:
+    for path in partial.iterdir():  # a power cut after the rename must not leave an empty product
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    try:
+        os.rename(partial, place)
+    except OSError:
+        if not place.is_dir():  # anything but "somebody else was first"
+            raise
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes of this machine left half-written."""
+    here = f".partial-{socket.gethostname()}"
+    for partial in folder.glob(f"{here}-*"):
+        made_by, pid, _ = partial.name.rsplit("-", 2)  # a host's name may begin with another's: node, node-2
+        if made_by == here and pid.isdecimal() and not is_alive(int(pid)):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine has this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,88 @@
+"""From the settings of a configuration group to the object that they describe."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from prunetune.base.errors import InputError, suggestion
+from prunetune.config.names import is_text
+from prunetune.config.schema import Config, GridConfig
+from prunetune.config.text_schema import InstructConfig
+
+# where classes were before the package had rooms: results of that time, and YAML files that people keep, name them so
+MOVED = {"prunetune.datasets.": "prunetune.data.readers.", "prunetune.backbones.": "prunetune.networks.backbone."}
+FOR_PEOPLE = ("name", "own_sampler", "uses_proxy", "published_at")  # keys of a group that its class need not know
+
+
+def build(group: Mapping[str, Any]) -> Any:
+    """Make the object that a group's YAML describes: its `_target_` with the other keys as arguments.
+
+    Raises:
+        InputError: a key that the class does not have, or a value that it refuses or cannot read.
+    """
+    values = OmegaConf.to_container(group, resolve=True) if isinstance(group, DictConfig) else dict(group)
+    target = values.pop("_target_", None)
+    if target is None or not str(target).startswith("prunetune."):
+        raise InputError(f"a group needs a _target_ inside prunetune, got {target!r}")
+    made_class = get_class(_moved(target))
+    _check_checkpoint(values)
+    fields = {field.name for field in dataclasses.fields(made_class)}
+    for key in FOR_PEOPLE:
+        if key not in fields:
+            values.pop(key, None)
+    for key in [key for key, value in values.items() if value == "???"]:
+        raise InputError(f"{made_class.__name__} needs a {key}; pass {made_class.__name__.lower()}.{key}=<{key}>")
+    for key in values.keys() - fields:
+        raise InputError(
+            f"{made_class.__name__} has no option {key!r}; it has {sorted(fields)}.{suggestion(key, fields)}"
+        )
+    try:
+        return made_class(**values)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:  # its checks met a value of another type, such as a word for a number
+        raise InputError(f"{made_class.__name__} refuses its options {values}: {error}") from None
+
+
+def _moved(target: str) -> str:
+    for before, now in MOVED.items():
+        if target.startswith(before):
+            return now + target.rpartition(".")[2]
+    return target
+
+
+def _check_checkpoint(values: Mapping[str, Any]) -> None:
+    """Say where weights are published that nothing fetches, if they are not where they are expected."""
+    source, file = values.get("published_at"), values.get("checkpoint")
+    if source and not (file and Path(file).expanduser().is_file()):
+        raise InputError(
+            f"the weights of {values['name']} are expected in {file}, which is not a file; they are published at "
+            f"{source}: save them under the names of timm's {str(values['model']).split('.')[0]} and pass "
+            "backbone.checkpoint=<file>"
+        )
+
+
+def check_keys(cfg: Mapping[str, Any]) -> None:
+    """Refuse keys that no run reads: Hydra takes any that is written with a plus.
+
+    Raises:
+        InputError: there is such a key.
+    """
+    schema = InstructConfig if is_text(cfg) else GridConfig if "methods" in cfg else Config
+    _check_keys(cfg, schema, "")
+
+
+def _check_keys(group: Mapping[str, Any], schema: type, prefix: str) -> None:
+    types = {field.name: field.type for field in dataclasses.fields(schema)}
+    for key in group:
+        if key not in types:
+            inside = [f"{name}.{key}" for name in types if isinstance(group.get(name), Mapping) and key in group[name]]
+            meant = f" Did you mean {inside[0]}?" if inside else suggestion(str(key), types)
+            place = prefix.rstrip(".") or "the configuration"
+            raise InputError(f"there is no option {prefix}{key}; {place} has {', '.join(types)}.{meant}")
+        if dataclasses.is_dataclass(types[key]):
+            _check_keys(group[key], types[key], f"{prefix}{key}.")

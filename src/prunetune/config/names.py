@@ -1,0 +1,126 @@
+"""What a run is called, and the folder that follows from it."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from prunetune.base.errors import InputError
+
+PUBLISHED_PROXY = "full"  # scores of any other proxy say so in their name: el2n_probe
+
+
+PROXY_SUFFIXES = {"linear_probe": "probe", "deepcore": "scratch"}
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a run is called: run folder, result and log use these and nothing else."""
+
+    dataset: str
+    backbone: str
+    scoring_backbone: str
+    scorer: str
+    sampler: str
+    finetune: str
+
+    @property
+    def backbone_folder(self) -> str:
+        """The backbone, and the scoring backbone where that is another one."""
+        same = self.backbone == self.scoring_backbone
+        return self.backbone if same else f"{self.backbone}_scored_by_{self.scoring_backbone}"
+
+    def title(self, ratio: float, seed: int) -> str:
+        """Return a run's name for people."""
+        return f"{self.dataset} {self.backbone_folder} {self.scorer}-{self.sampler} {ratio:g} seed {seed}"
+
+
+def names(cfg: DictConfig) -> Names:
+    """Resolve the names of a run, `auto` among them."""
+    if is_text(cfg):
+        return _text_names(cfg)
+    scoring = cfg.backbone if cfg.get("scoring_backbone") is None else cfg.scoring_backbone
+    backbone, scoring_backbone = _group_name(cfg.backbone, "model"), _group_name(scoring, "model")
+    if scoring is not cfg.backbone and scoring_backbone == backbone and scoring != cfg.backbone:
+        raise InputError(
+            f"the scoring backbone differs from the backbone but both are called {backbone!r}; "
+            "pass scoring_backbone.name=<another name>"
+        )
+    scorer, sampler = _group_name(cfg.scorer, "path"), _group_name(cfg.sampler, "name")
+    is_proxied = reads_proxy(cfg.scorer) and cfg.proxy.name != PUBLISHED_PROXY
+    return Names(
+        dataset=_group_name(cfg.dataset, "root"),
+        backbone=backbone,
+        scoring_backbone=scoring_backbone,
+        scorer=f"{scorer}_{PROXY_SUFFIXES.get(cfg.proxy.name, cfg.proxy.name)}" if is_proxied else scorer,
+        sampler=cfg.scorer.own_sampler if sampler == "auto" else sampler,
+        finetune=cfg.finetune.name,
+    )
+
+
+def is_text(cfg: Mapping[str, Any]) -> bool:
+    """Whether this is the configuration of a text run."""
+    return "corpus" in cfg
+
+
+def _text_names(cfg: DictConfig) -> Names:
+    llm, sampler = _group_name(cfg.llm, "model"), _group_name(cfg.sampler, "name")
+    return Names(
+        dataset=_group_name(cfg.corpus, "path"),
+        backbone=llm,
+        scoring_backbone=llm if cfg.scoring_llm is None else _group_name(cfg.scoring_llm, "model"),
+        scorer=_group_name(cfg.text_scorer, "path"),
+        sampler=cfg.text_scorer.own_sampler if sampler == "auto" else sampler,
+        finetune=cfg.sft.name,
+    )
+
+
+def reads_proxy(group: Mapping[str, Any]) -> bool:
+    """Whether a scorer or sampler with these settings reads the proxy."""
+    return bool(group.get("uses_proxy")) or group.get("features") == "finetuned"
+
+
+def run_folder(cfg: DictConfig) -> str:
+    """Return the folder of a run (or of a grid) below its results, from names alone; never raises."""
+    try:
+        called = names(cfg)
+        if "methods" in cfg:
+            return grid_folder(called, cfg.methods, cfg.ratios, cfg.seeds, cfg.tag)
+        return cell_folder(called, cfg.ratio, cfg.seed, cfg.tag)
+    except Exception:  # Hydra evaluates this before our own checks can explain what is wrong
+        return "unnamed"
+
+
+def cell_folder(called: Names, ratio: float, seed: int, tag: str) -> str:
+    """Return the folder of one run below <results_dir>/runs."""
+    run = [f"{called.scorer}-{called.sampler}", f"ratio_{ratio}", f"seed_{seed}", _plain(tag)]
+    return "/".join([called.dataset, called.backbone_folder, called.finetune, *run])
+
+
+def grid_folder(called: Names, methods: Sequence[str], ratios: Sequence[float], seeds: Sequence[int], tag: str) -> str:
+    """Return the folder of a grid below <results_dir>/grids."""
+    cells = repr((list(methods), list(ratios), list(seeds), tag))
+    digest = hashlib.sha256(cells.encode()).hexdigest()[:8]
+    return "/".join([called.dataset, called.backbone_folder, called.finetune, digest])
+
+
+def _group_name(group: DictConfig, fallback: str) -> str:
+    if not isinstance(group, Mapping):
+        raise InputError(
+            f"expected the settings of a group, got {group!r}; another network that scores is chosen with "
+            "backbone@scoring_backbone=<name>, another language model with llm@scoring_llm=<name>"
+        )
+    name = group.get("name")
+    if name is None:
+        name = Path(str(group.get(fallback) or "unnamed")).expanduser()
+        name = name.resolve().name if fallback == "root" else (name.stem if fallback == "path" else name.name)
+    return _plain(name)
+
+
+def _plain(name: Any) -> str:
+    """Return a name that is one folder: no separators, no blanks."""
+    return re.sub(r"[^\w.+-]", "_", str(name)).lstrip(".") or "_"

@@ -1,0 +1,198 @@
+"""Where the pixels come from: files or arrays, each image as a uint8 tensor of its own size."""
+
+import hashlib
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from prunetune.base.errors import InputError
+from prunetune.base.progress import track
+
+log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # by content; Pillow would hand an EPS to Ghostscript
+UNREADABLE_NAMED = 20  # files that the log names one by one; the error counts them all
+
+
+class UnreadableImage(InputError):
+    """An image that cannot be decoded: where it is, and why not."""
+
+    def __init__(self, place: str | Path, reason: str) -> None:
+        super().__init__(f"{place} is not a readable image ({reason}); repair or remove it")
+        self.place = str(place)
+        self.reason = reason
+
+
+class Images(ABC):
+    """A sequence of N images that can be decoded and identified one by one."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def decode(self, position: int) -> Tensor:
+        """Return the image as [3, height, width] uint8 RGB, in its own size."""
+
+    @abstractmethod
+    def digest(self, position: int) -> str:
+        """Return the SHA-256 of what the image is made from (file bytes or pixels)."""
+
+    @abstractmethod
+    def take(self, positions: Sequence[int]) -> "Images":
+        """Return the images at these positions, in this order."""
+
+
+@dataclass(frozen=True)
+class ImageFiles(Images):
+    """Images in files that Pillow can read."""
+
+    paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def decode(self, position: int) -> Tensor:
+        return decode_file(self.paths[position])
+
+    def digest(self, position: int) -> str:
+        try:
+            return hashlib.sha256(self.paths[position].read_bytes()).hexdigest()
+        except OSError as error:
+            raise UnreadableImage(self.paths[position], _reason(error)) from None
+
+    def take(self, positions: Sequence[int]) -> "ImageFiles":
+        return ImageFiles(tuple(self.paths[position] for position in positions))
+
+
+@dataclass(frozen=True)
+class ImageArrays(Images):
+    """Images of one size in memory: [N, height, width, 3] uint8."""
+
+    pixels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def decode(self, position: int) -> Tensor:
+        return torch.from_numpy(self.pixels[position]).permute(2, 0, 1).contiguous()  # [3, H, W]
+
+    def digest(self, position: int) -> str:
+        return hashlib.sha256(np.ascontiguousarray(self.pixels[position]).tobytes()).hexdigest()
+
+    def take(self, positions: Sequence[int]) -> "ImageArrays":
+        return ImageArrays(self.pixels[np.asarray(positions, dtype=np.int64)])
+
+
+def decode_all(images: Images) -> Iterator[tuple[int, Tensor]]:
+    """Yield (position, [3, height, width] uint8) for every image that can be read, in order, decoded by threads.
+
+    At most twice as many images as there are threads wait in memory for the caller.
+
+    Raises:
+        InputError: at the end, one for all the images that could not be read; the log names the first ones.
+    """
+    failures: list[UnreadableImage] = []
+    with ThreadPoolExecutor(os.cpu_count()) as workers:
+        for position, image in track(_in_order(images, workers), "decoding images", len(images)):
+            if isinstance(image, UnreadableImage):
+                failures.append(image)
+            else:
+                yield position, image
+    for failure in failures[:UNREADABLE_NAMED]:
+        log.warning("cannot read %s (%s)", failure.place, failure.reason)
+    if failures:
+        first = f"{failures[0].place} ({failures[0].reason})"
+        raise InputError(
+            f"{len(failures)} of {len(images)} images cannot be read, first: {first}; repair or remove them"
+        )
+
+
+def _in_order(images: Images, workers: ThreadPoolExecutor) -> Iterator[tuple[int, Tensor | UnreadableImage]]:
+    waiting: deque[Future[Tensor | UnreadableImage]] = deque()
+    look_ahead = 2 * (os.cpu_count() or 1)
+    try:
+        for position in range(len(images) + look_ahead):
+            if position < len(images):
+                waiting.append(workers.submit(_decode_or_failure, images, position))
+            if position >= look_ahead and waiting:
+                yield position - look_ahead, waiting.popleft().result()
+    finally:  # also when the caller stops early
+        for future in waiting:
+            future.cancel()
+
+
+def _decode_or_failure(images: Images, position: int) -> Tensor | UnreadableImage:
+    try:
+        return images.decode(position)
+    except UnreadableImage as failure:
+        return failure
+
+
+def decode_file(path: Path) -> Tensor:
+    """Return a file's image as [3, height, width] uint8 RGB; the first frame if there are several.
+
+    Grey, palette, CMYK and alpha images are converted (alpha is dropped, as torchvision's loader does), 16-bit grey
+    is scaled from 0..65535 to 0..255. The EXIF orientation is ignored, again like torchvision's loader, so that
+    features agree with the published code's.
+
+    Raises:
+        UnreadableImage: the file is missing, is no image, is cut short, has more pixels than Pillow's bomb limit
+            (checked before anything is allocated), or holds grey values of no known range (32-bit, float).
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _refuse_bomb(image)
+            return decode_image(image)
+    except MemoryError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise UnreadableImage(path, f"more than {Image.MAX_IMAGE_PIXELS} pixels") from None
+    except Exception as error:  # Pillow's readers raise a dozen types on damaged files
+        raise UnreadableImage(path, _reason(error)) from None
+
+
+def decode_image(image: Image.Image) -> Tensor:
+    """Return an opened image as [3, height, width] uint8 RGB, converted as `decode_file` says.
+
+    Raises:
+        ValueError: grey values of no known range (32-bit, float).
+    """
+    return torch.from_numpy(_rgb(image)).permute(2, 0, 1).contiguous()  # of [H, W, 3]
+
+
+def _refuse_bomb(image: Image.Image) -> None:
+    """Pillow itself only warns between its limit and twice its limit, and refuses above."""
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """Return [H, W, 3] uint8."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # 0..65535 in both
+        grey = np.round(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)  # Pillow would clip at 255
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise ValueError(f"grey values of mode {image.mode} have no known range, convert them to 8 or 16 bits")
+    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # the same colours as without this step, and no warning from Pillow
+    return np.array(image.convert("RGB"))
+
+
+def _reason(error: Exception) -> str:
+    """Return why, without the path, which the message has already."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "its content is no " + ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

@@ -1,0 +1,149 @@
+"""Decode once: every image of a pool as raw pixels in one memory-mapped file of the store."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from prunetune.base.store import Store, read_meta
+from prunetune.data.images.decode import ImageArrays, decode_all
+from prunetune.data.pool import Pool
+
+
+class Decoded(Protocol):
+    """Anything that gives an image's pixels at once."""
+
+    def decode(self, position: int) -> Tensor:
+        """Return the image as [3, height, width] uint8."""
+
+
+@dataclass(frozen=True)
+class DecodedImages:
+    """Raw pixels, image after image: `pixels` is the flat file, `shapes` [N, 2] the heights and widths."""
+
+    pixels: np.ndarray
+    shapes: np.ndarray
+    offsets: np.ndarray
+
+    def decode(self, position: int) -> Tensor:
+        """Return the image as [3, height, width] uint8."""
+        height, width = self.shapes[position]
+        flat = np.array(
+            self.pixels[self.offsets[position] : self.offsets[position + 1]]
+        )  # a copy: the map is read-only
+        return torch.from_numpy(flat).view(3, int(height), int(width))
+
+
+def decode_pool(pool: Pool, store: Store, short_side: int | None) -> tuple[Decoded, float]:
+    """Return the decoded images of a pool and the seconds that decoding took when it was done.
+
+    Args:
+        pool: N images.
+        store: holds the pixels; a pool that lives in memory is left there and costs nothing.
+        short_side: pixels to shrink the short side to, or None for the original size (the published protocol).
+    """
+    if isinstance(pool.images, ImageArrays):
+        return pool.images, 0.0
+    entry = _entry(pool, store, short_side)
+    shapes = np.load(entry / "shapes.npy")
+    offsets = np.concatenate([[0], np.cumsum(3 * shapes.prod(axis=1))])
+    pixels = np.memmap(entry / "pixels.bin", dtype=np.uint8, mode="r")
+    return DecodedImages(pixels, shapes, offsets), read_meta(entry)["seconds"]
+
+
+class Decoding:
+    """Images that a thread is decoding into the store: each can be had as soon as it is there.
+
+    So a first pass over them computes while the rest is decoded.
+    """
+
+    def __init__(self, pool: Pool, store: Store, short_side: int | None) -> None:
+        self._places: dict[int, tuple[int, int, int]] = {}  # position: where it begins, height, width
+        self._descriptor: int | None = None
+        self._error: BaseException | None = None
+        self._is_over, self._news = False, threading.Condition()
+        self._thread = threading.Thread(target=self._run, args=(pool, store, short_side), daemon=True)
+        self._thread.start()
+
+    def decode(self, position: int) -> Tensor:
+        """Return the image as [3, height, width] uint8, when it is there.
+
+        Raises:
+            InputError: it, or what comes before it, cannot be read or written.
+        """
+        with self._news:
+            self._news.wait_for(lambda: position in self._places or self._is_over)
+            if position not in self._places:
+                raise self._error or RuntimeError(f"image {position} was not decoded")
+            start, height, width = self._places[position]
+        flat = bytearray(3 * height * width)
+        os.preadv(self._descriptor, [flat], start)
+        return torch.frombuffer(flat, dtype=torch.uint8).view(3, height, width)
+
+    def join(self) -> None:
+        """Wait for the end; what went wrong is found when the images are decoded again."""
+        self._thread.join()
+
+    def _run(self, pool: Pool, store: Store, short_side: int | None) -> None:
+        try:
+            entry = _entry(pool, store, short_side, self._note)
+            if self._descriptor is None:  # it was there, or another process made it
+                shapes = np.load(entry / "shapes.npy")
+                starts = np.concatenate([[0], np.cumsum(3 * shapes.prod(axis=1))]).tolist()
+                self._descriptor = os.open(entry / "pixels.bin", os.O_RDONLY)
+                places = [(start, *shape) for start, shape in zip(starts, shapes.tolist(), strict=False)]
+                self._places = dict(enumerate(places))
+        except BaseException as error:  # raised again in the thread that asks for an image
+            self._error = error
+        with self._news:
+            self._is_over = True
+            self._news.notify_all()
+
+    def _note(self, file: Path, position: int, start: int, height: int, width: int) -> None:
+        with self._news:
+            if self._descriptor is None:
+                self._descriptor = os.open(file, os.O_RDONLY)
+            self._places[position] = (start, height, width)
+            self._news.notify_all()
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            os.close(self._descriptor)
+
+
+def decoded_key(pool: Pool, short_side: int | None) -> dict[str, Any]:
+    """Return what decoded pixels depend on."""
+    return {"dataset": pool.fingerprint, "short_side": short_side}
+
+
+Note = Callable[[Path, int, int, int, int], None]  # is told of every image: file, position, start, height, width
+
+
+def _entry(pool: Pool, store: Store, short_side: int | None, note: Note | None = None) -> Path:
+    key = decoded_key(pool, short_side)
+    return store.entry("images", pool.name, key, lambda folder: _write(pool, folder, short_side, note))
+
+
+def _write(pool: Pool, folder: Path, short_side: int | None, note: Note | None) -> dict[str, Any]:
+    start, written = time.perf_counter(), 0
+    shapes = np.zeros((len(pool), 2), dtype=np.int64)
+    with (folder / "pixels.bin").open("wb") as file:
+        for position, image in decode_all(pool.images):
+            if short_side is not None and min(image.shape[1:]) > short_side:
+                image = functional.resize(image, [short_side], antialias=True)
+            shapes[position] = image.shape[1:]
+            file.write(image.numpy().tobytes())
+            if note is not None:
+                file.flush()
+                note(folder / "pixels.bin", position, written, *image.shape[1:])
+            written += image.numel()
+    np.save(folder / "shapes.npy", shapes)
+    return {"seconds": time.perf_counter() - start, "images": len(pool)}

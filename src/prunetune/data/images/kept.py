@@ -1,0 +1,89 @@
+"""Transform once: the evaluation view of every image, kept from the first pass for those that follow.
+
+Masked networks, proxies and layers look at the same views again and again. What they need is 3 S S bytes an image, in
+a file without a name: the system keeps it in memory as long as there is room, and it is gone when the process ends,
+however that happens. Letters: N images, S side in pixels.
+"""
+
+import logging
+import os
+import tempfile
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunetune.data.images.decoded import Decoded
+from prunetune.data.images.transforms import evaluation_view
+
+log = logging.getLogger(__name__)
+
+
+class KeptViews:
+    """The evaluation views [3, S, S] uint8 of N images: made when they are first asked for, read afterwards.
+
+    Threads may ask at the same time. Where the disk has no room the views are made anew every time.
+    """
+
+    def __init__(self, images: Decoded, count: int, size: int, folder: Path | None = None) -> None:
+        self._images, self._size = images, size
+        self._bytes = 3 * size * size  # of a view
+        self._is_kept, self._has_room = np.zeros(count, dtype=bool), True
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            file = tempfile.TemporaryFile(dir=folder)
+            weakref.finalize(self, file.close)
+            self._descriptor = file.fileno()
+        except OSError as error:
+            self._stop_keeping(error)
+
+    def __call__(self, position: int) -> Tensor:
+        """Return the view of an image, [3, S, S]."""
+        if self._is_kept[position]:
+            return self._read(position, 1)[0]
+        view = evaluation_view(self._images.decode(position), self._size)
+        self._keep(position, view)
+        return view
+
+    def has(self, positions: Sequence[int]) -> bool:
+        """Whether the views of all these images are kept."""
+        return bool(self._is_kept[np.asarray(positions, dtype=np.int64)].all())
+
+    def read(self, positions: Sequence[int]) -> Tensor:
+        """Return the views [n, 3, S, S] of images of which all are kept; neighbours in one piece."""
+        wanted = np.asarray(positions, dtype=np.int64)
+        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1) if len(wanted) else []
+        pieces = [self._read(int(run[0]), len(run)) for run in runs]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces or [self._read(0, 0)])
+
+    def _read(self, first: int, count: int) -> Tensor:
+        views = np.empty((count, 3, self._size, self._size), dtype=np.uint8)
+        flat = memoryview(views.reshape(-1))
+        done = 0
+        while done < len(flat):  # one call reads at most 2 GiB
+            got = os.preadv(self._descriptor, [flat[done:]], first * self._bytes + done)
+            if got == 0:
+                raise OSError(f"the file of kept views ends {len(flat) - done} bytes early")
+            done += got
+        return torch.from_numpy(views)
+
+    def _keep(self, position: int, view: Tensor) -> None:
+        if not self._has_room:
+            return
+        data, start, done = view.contiguous().numpy().tobytes(), position * self._bytes, 0
+        try:
+            while done < len(data):
+                done += os.pwrite(self._descriptor, data[done:], start + done)
+        except OSError as error:
+            self._stop_keeping(error)
+            return
+        self._is_kept[position] = True
+
+    def _stop_keeping(self, error: OSError) -> None:
+        if self._has_room:
+            log.warning("some views of %d images are made anew in every pass: %s", len(self._is_kept), error)
+        self._has_room = False

@@ -1,0 +1,281 @@
+"""The instruction corpora: each class reads one layout into examples."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from prunetune.base.errors import InputError, suggestion
+from prunetune.instruct.corpus.chats import Messages, alternating, as_messages
+from prunetune.instruct.corpus.files import (
+    content_digest,
+    file_digest,
+    hub_identity,
+    hub_rows,
+    local_rows,
+    require_columns,
+    text_of,
+)
+from prunetune.instruct.corpus.prompts import carries_template
+
+TEMPLATES = ("alpaca", "released", "chat")
+EMBEDDED = Path(__file__).with_name("embedded.jsonl")
+CHAT_COLUMNS = ("messages", "conversations")
+PROMPT_COLUMNS = (("instruction", "output"), ("instruction", "response"), ("prompt", "response"))
+INPUT_COLUMNS = ("input", "context")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample of a corpus, before a template makes text of it.
+
+    sample_id is unique in the corpus. source is the stratum it came from, the corpus' name where rows carry none. A
+    chat has messages, pairs of a role ("system", "user" or "assistant") and a content; any other sample has
+    instruction, input and response, and no messages. is_templated: the instruction is a whole prompt that already
+    carries the Alpaca template.
+    """
+
+    sample_id: str
+    source: str
+    messages: Messages = ()
+    instruction: str = ""
+    input: str = ""
+    response: str = ""
+    is_templated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus(ABC):
+    """A named corpus and how it becomes text.
+
+    template: "alpaca", "released" or "chat" (see `templates`). max_length: tokens of a sample, the rest is cut.
+    limit: the first rows only. Subclasses add where the rows are.
+    """
+
+    name: str | None = None
+    template: str = "alpaca"
+    max_length: int = 1024
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.template not in TEMPLATES:
+            raise InputError(
+                f"corpus.template must be one of {', '.join(TEMPLATES)}, got {self.template!r}."
+                f"{suggestion(str(self.template), TEMPLATES)}"
+            )
+        _check_count("corpus.max_length", "tokens", self.max_length, least=2)
+        if self.limit is not None:
+            _check_count("corpus.limit", "rows", self.limit, least=1)
+
+    @property
+    def resolved_name(self) -> str:
+        """`name`; a local corpus without one is called after its file."""
+        return self.name or "corpus"
+
+    @abstractmethod
+    def examples(self) -> list[Example]:
+        """Return the examples in the order of the rows.
+
+        Raises:
+            InputError: the rows are missing or have other columns than expected.
+        """
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Return what tells these rows from others, as plain JSON: hub id and revision, or the SHA-256 of the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubCorpus(Corpus):
+    """A corpus of the Hugging Face hub; ids are row numbers.
+
+    hub: a dataset of the hub, or a folder with a copy of its files. revision: its commit. columns: that it must have.
+    """
+
+    columns: ClassVar[tuple[str, ...]]
+
+    hub: str = ""
+    revision: str | None = None
+    split: str = "train"
+
+    def fields(self, row: dict[str, Any], position: int) -> dict[str, Any]:
+        """Return what a row says of its Example, apart from id and source: here of one in Alpaca's form."""
+        return _alpaca_fields(row, position, self.name)
+
+    def examples(self) -> list[Example]:
+        rows = hub_rows(self, self.columns)
+        return [
+            Example(row_id(position, len(rows)), self.name, **self.fields(row, position))
+            for position, row in enumerate(rows)
+        ]
+
+    def identity(self) -> dict[str, Any]:
+        return hub_identity(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlpacaCleaned(HubCorpus):
+    """Alpaca-Cleaned: 51,760 rows of instruction, input and output."""
+
+    columns: ClassVar[tuple[str, ...]] = ("instruction", "input", "output")
+
+    name: str = "alpaca_cleaned"
+    hub: str = "yahma/alpaca-cleaned"
+    revision: str | None = "12567cabf869d7c92e573c7c783905fc160e9639"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DollyHHRLHF(HubCorpus):
+    """Dolly and HH-RLHF: 59,310 rows of prompt and response; the prompt is already in the Alpaca template.
+
+    Template "alpaca" therefore uses it as it is, "released" wraps it a second time as the released code does. Ids are
+    row numbers. The 5,129 rows of the split "test" are not read.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("prompt", "response")
+
+    name: str = "dolly_hhrlhf"
+    hub: str = "mosaicml/dolly_hhrlhf"
+    revision: str | None = "8193c9263cb5b413c723fd2a73b8ae17ab09557b"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvolInstruct(HubCorpus):
+    """WizardLM's Evol-Instruct V2: `conversations`, lists of from ("human" or "gpt") and value.
+
+    The hub's copy holds its 143,000 chats twice, 286,000 rows: the second ones are dropped and counted as duplicates.
+    Ids are row numbers because the column `idx` repeats as well.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("conversations",)
+
+    name: str = "evol_instruct"
+    hub: str = "MaziyarPanahi/WizardLM_evol_instruct_V2_196k"
+    revision: str | None = "9d8baa75ac4d1b94e7b0af9887d6beef9df3106e"
+
+    def fields(self, row: dict[str, Any], position: int) -> dict[str, Any]:
+        return {"messages": as_messages(row["conversations"], f"{self.name}: row {position + 1}")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UltraChat(HubCorpus):
+    """UltraChat: `data`, a list of texts that user and assistant write in turn.
+
+    Ids are row numbers: nothing says that the column `id` is unique over the corpus' ten files.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("id", "data")
+
+    name: str = "ultrachat"
+    template: str = "chat"
+    hub: str = "stingning/ultrachat"
+    revision: str | None = "f220fe796ce3ed62fbe1681b45ce6cbc9c6cabe0"
+
+    def fields(self, row: dict[str, Any], position: int) -> dict[str, Any]:
+        return {"messages": alternating(row["data"], f"{self.name}: row {position + 1}")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalCorpus(Corpus):
+    """Your own samples: a json file (a list of objects), a jsonl file or a parquet file.
+
+    Rows are chats, `messages` or `conversations` (lists of role and content, or of from and value), or have
+    instruction and output, or response instead of output, or prompt and response; with them input or context, if you
+    like. Ids are row numbers, unless `id_column` names a column; `source_column` names the column of strata.
+    """
+
+    path: str | None = None
+    id_column: str | None = None
+    source_column: str | None = None
+
+    @property
+    def resolved_name(self) -> str:
+        return self.name or Path(self.path or "corpus").stem
+
+    def examples(self) -> list[Example]:
+        rows = local_rows(self._file())[: self.limit]
+        where = Path(self.path or "").name
+        named = [column for column in (self.id_column, self.source_column) if column is not None]
+        require_columns(where, rows, named)
+        source = self.resolved_name
+        return [
+            Example(
+                sample_id=str(row[self.id_column]) if self.id_column else row_id(position, len(rows)),
+                source=str(row[self.source_column]) if self.source_column else source,
+                **_fields(row, position, where),
+            )
+            for position, row in enumerate(rows)
+        ]
+
+    def identity(self) -> dict[str, Any]:
+        return {"sha256": file_digest(self._file()), "limit": self.limit}
+
+    def _file(self) -> Path:
+        path = Path(self.path or "").expanduser()
+        if not self.path or not path.is_file():
+            raise InputError(f"corpus.path must be a json, jsonl or parquet file, got {self.path!r}")
+        return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedCorpus(Corpus):
+    """A few hundred short samples that come with the package, computed by scripts/make_corpus.py.
+
+    Arithmetic, sorting, counting, colours and the like, so that a response really follows from its prompt. chats: the
+    chats of several turns as well, which need a tokenizer with a chat template.
+    """
+
+    name: str = "embedded"
+    max_length: int = 512
+    chats: bool = False
+
+    def examples(self) -> list[Example]:
+        rows = [row for row in local_rows(EMBEDDED) if self.chats or "messages" not in row][: self.limit]
+        return [
+            Example(row["id"], row["source"], **_fields(row, position, EMBEDDED.name))
+            for position, row in enumerate(rows)
+        ]
+
+    def identity(self) -> dict[str, Any]:
+        return {"sha256": content_digest(self.examples())}
+
+
+def row_id(position: int, num_rows: int) -> str:
+    """Return a row's number, filled with zeros so that ids sort as rows do."""
+    return str(position).zfill(max(6, len(str(num_rows - 1))))
+
+
+def _fields(row: dict[str, Any], position: int, where: str) -> dict[str, Any]:
+    for column in CHAT_COLUMNS:
+        if row.get(column) is not None:
+            return {"messages": as_messages(row[column], f"{where}: row {position + 1}")}
+    return _alpaca_fields(row, position, where)
+
+
+def _alpaca_fields(row: dict[str, Any], position: int, where: str) -> dict[str, Any]:
+    prompt_column, response_column = _prompt_columns(row, position, where)
+    at = f"{where}: row {position + 1}"
+    instruction = text_of(row, prompt_column, at)
+    contexts = [text_of(row, column, at) for column in INPUT_COLUMNS if column in row]
+    context = next((text for text in contexts if text.strip()), "")
+    return {
+        "instruction": instruction,
+        "input": context,
+        "response": text_of(row, response_column, at),
+        "is_templated": carries_template(instruction) and not context.strip(),  # used as it is, an input would be lost
+    }
+
+
+def _prompt_columns(row: dict[str, Any], position: int, where: str) -> tuple[str, str]:
+    for columns in PROMPT_COLUMNS:
+        if set(columns) <= set(row):
+            return columns
+    raise InputError(
+        f"{where}: row {position + 1} has the columns {', '.join(map(str, row)) or 'none'}; expected instruction and "
+        "output, prompt and response, messages, or conversations"
+    )
+
+
+def _check_count(key: str, unit: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{key} is a number of {unit} and must be a whole number of at least {least}, got {value!r}")

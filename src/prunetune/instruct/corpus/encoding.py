@@ -1,0 +1,272 @@
+"""From a corpus to tokens: what the model reads, and which of the tokens are response."""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
+from prunetune.instruct.corpus.chats import ChatTemplate, Span
+from prunetune.instruct.corpus.corpora import Corpus, Example
+from prunetune.instruct.corpus.templates import Rendered, prompt_of, render, response_of
+
+log = logging.getLogger(__name__)
+
+CHUNK = 1000  # texts that the tokenizer reads at a time
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the rows of a corpus: read = empty + prompt_only + duplicates + response_removed + kept.
+
+    empty: nothing is asked. prompt_only: asked but not answered. duplicates: the text equals that of a smaller
+    sample_id. over_long: cut at max_length, but part of the response is left; these are among the kept.
+    response_removed: dropped, as the cut left no response token.
+    """
+
+    read: int
+    empty: int
+    prompt_only: int
+    duplicates: int
+    over_long: int
+    response_removed: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """N samples as tokens, in the order of the pool, which is that of the sample_ids.
+
+    pool: one class, no images. sources: [N]. ids: N tensors [L_i] int32, with BOS where the tokenizer adds it and EOS
+    after the response. responses: N tensors [L_i] bool, True where a token belongs to a response and is predicted from
+    those before it; the first is always False. texts: [N], for people. report: of the whole corpus. fingerprint:
+    SHA-256 of tokens, response tokens and sample_ids.
+    """
+
+    pool: Pool
+    sources: tuple[str, ...]
+    ids: tuple[Tensor, ...]
+    responses: tuple[Tensor, ...]
+    texts: tuple[str, ...]
+    report: Report
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """[N] int64, tokens of each sample."""
+        return torch.tensor([len(ids) for ids in self.ids], dtype=torch.int64)
+
+    @cached_property
+    def response_lengths(self) -> Tensor:
+        """[N] int64, response tokens of each sample, at least 1."""
+        return torch.tensor([int(mask.sum()) for mask in self.responses], dtype=torch.int64)
+
+    def take(self, positions: Sequence[int] | Tensor) -> "Encoded":
+        """Return the samples at these positions, ascending whatever their order here; each at most once."""
+        chosen = sorted(int(position) for position in positions)
+        parts = {
+            name: tuple(getattr(self, name)[i] for i in chosen) for name in ("sources", "ids", "responses", "texts")
+        }
+        pool = self.pool.take(chosen)
+        return replace(self, pool=pool, **parts, fingerprint=fingerprint(pool, parts["ids"], parts["responses"]))
+
+
+def fingerprint(pool: Pool, ids: Sequence[Tensor], responses: Sequence[Tensor]) -> str:
+    """SHA-256 of N samples' tokens [L_i] int32, response tokens [L_i] bool and sample_ids."""
+    digest = hashlib.sha256()
+    for sample_id, tokens, mask in zip(pool.sample_ids, ids, responses, strict=True):
+        digest.update(f"{sample_id!r} {len(tokens)}\n".encode())
+        digest.update(tokens.numpy().astype("<i4").tobytes() + mask.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def encode(corpus: Corpus, tokenizer: Any) -> Encoded:
+    """Read a corpus, write it in its template and turn it into tokens.
+
+    Samples that ask or answer nothing, duplicates and samples whose response is cut away are dropped and counted.
+
+    Raises:
+        InputError: the corpus cannot be read, the tokenizer lacks offsets, EOS or a chat template where these are
+            needed, or no sample is left.
+    """
+    _check(tokenizer)
+    examples = sorted(corpus.examples(), key=lambda example: example.sample_id)
+    _check_ids(corpus, examples)
+    counts: Counter[str] = Counter(read=len(examples))
+    rendered = _rendered(corpus, examples, tokenizer, counts)
+    ids, responses, kept = [], [], []
+    for position, (tokens, mask) in enumerate(_tokens([text for _, text in rendered], tokenizer)):
+        tokens, mask, is_cut = tokens[: corpus.max_length], mask[: corpus.max_length], len(tokens) > corpus.max_length
+        if not mask.any():
+            counts["response_removed"] += 1
+            continue
+        counts["over_long"] += is_cut
+        ids.append(torch.from_numpy(tokens))
+        responses.append(torch.from_numpy(mask))
+        kept.append(position)
+    report = _report(corpus, counts, len(kept))
+    pool = _pool(corpus.resolved_name, [rendered[i][0].sample_id for i in kept])
+    return Encoded(
+        pool=pool,
+        sources=tuple(rendered[i][0].source for i in kept),
+        ids=tuple(ids),
+        responses=tuple(responses),
+        texts=tuple(rendered[i][1].text for i in kept),
+        report=report,
+        fingerprint=fingerprint(pool, ids, responses),
+    )
+
+
+def padding_id(tokenizer: Any) -> int:
+    """Return the token that fills up a batch: the padding token, or EOS where a tokenizer has none.
+
+    Which one does not matter to a result, as padding is masked out.
+
+    Raises:
+        InputError: the tokenizer has neither.
+    """
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise InputError("the tokenizer has neither a padding nor an EOS token; set its pad_token in tokenizer_config.json")
+
+
+def response_tokens(offsets: np.ndarray, spans: Sequence[Span]) -> np.ndarray:
+    """Return which tokens hold at least one character of the spans.
+
+    One that holds characters of the prompt as well counts as response: left out, its response characters would be
+    scored and trained on nowhere. The first token never counts, nothing comes before it.
+
+    Args:
+        offsets: [L, 2] characters [start, end) of each token in the text, (0, 0) for tokens that stand for none.
+        spans: characters [start, end) of the responses.
+
+    Returns:
+        [L] bool.
+    """
+    starts, ends = offsets[:, 0].copy(), offsets[:, 1]
+    # Byte-level tokenizers may take blanks out of offsets, so that a token of blanks alone has no character left: it
+    # stands for those since the token before it.
+    before = np.concatenate([[0], np.maximum.accumulate(ends)[:-1]])
+    blank = starts == ends
+    starts[blank] = np.minimum(starts, before)[blank]
+    mask = np.zeros(len(offsets), dtype=bool)
+    for start, end in spans:
+        mask |= (starts < end) & (ends > start)
+    mask[:1] = False
+    return mask
+
+
+def _check(tokenizer: Any) -> None:
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(
+            f"response tokens are found by character offsets, which {type(tokenizer).__name__} does not give; "
+            "use a fast tokenizer (a model folder with tokenizer.json)"
+        )
+
+
+def _check_ids(corpus: Corpus, examples: Sequence[Example]) -> None:
+    twice = [name for name, count in Counter(example.sample_id for example in examples).items() if count > 1]
+    if twice:
+        raise InputError(
+            f"{corpus.resolved_name}: {len(twice)} ids occur more than once, first {twice[0]!r}; give every sample an "
+            "id of its own, or leave corpus.id_column out"
+        )
+
+
+def _rendered(
+    corpus: Corpus, examples: Sequence[Example], tokenizer: Any, counts: Counter[str]
+) -> list[tuple[Example, Rendered]]:
+    chat = ChatTemplate(tokenizer) if getattr(tokenizer, "chat_template", None) else None
+    seen: set[str] = set()
+    rendered = []
+    for example in examples:
+        if not prompt_of(example).strip():
+            counts["empty"] += 1
+            continue
+        if not response_of(example).strip():
+            counts["prompt_only"] += 1
+            continue
+        written = render(example, corpus.template, chat)
+        if written.text in seen:
+            counts["duplicates"] += 1
+            continue
+        seen.add(written.text)
+        rendered.append((example, written))
+    return rendered
+
+
+def _tokens(rendered: Sequence[Rendered], tokenizer: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield ids [L] int32 and response tokens [L] bool of each text, EOS included where it is added."""
+    for start in range(0, len(rendered), CHUNK):
+        chunk = rendered[start : start + CHUNK]
+        done: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for adds_special in (True, False):
+            places = [place for place, written in enumerate(chunk) if written.adds_special == adds_special]
+            if not places:
+                continue
+            batch = tokenizer(
+                [chunk[place].text for place in places],
+                add_special_tokens=adds_special,
+                return_offsets_mapping=True,
+                verbose=False,  # silent about texts beyond the model's context: they are cut later
+            )
+            for place, ids, offsets in zip(places, batch["input_ids"], batch["offset_mapping"], strict=True):
+                done[place] = _sample(chunk[place], ids, offsets, tokenizer)
+        yield from (done[place] for place in range(len(chunk)))
+
+
+def _sample(
+    written: Rendered, ids: Sequence[int], offsets: Sequence[Span], tokenizer: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    tokens = np.array(ids, dtype=np.int32)
+    mask = response_tokens(np.array(offsets, dtype=np.int64).reshape(-1, 2), written.responses)
+    if not written.adds_eos or not mask.any():
+        return tokens, mask
+    if tokenizer.eos_token_id is None:
+        raise InputError("the tokenizer has no EOS token to end a response; set its eos_token in tokenizer_config.json")
+    if tokens[-1] == tokenizer.eos_token_id and tuple(offsets[-1]) == (0, 0):  # the tokenizer has added it
+        mask[-1] = True
+        return tokens, mask
+    return np.append(tokens, np.int32(tokenizer.eos_token_id)), np.append(mask, True)
+
+
+def _report(corpus: Corpus, counts: Counter[str], kept: int) -> Report:
+    fields = ("read", "empty", "prompt_only", "duplicates", "over_long", "response_removed")
+    report = Report(**{field: counts[field] for field in fields}, kept=kept)
+    line = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in asdict(report).items())
+    if kept == 0:
+        raise InputError(
+            f"{corpus.resolved_name}: no sample is left ({line}); raise corpus.max_length={corpus.max_length} or check "
+            "the rows"
+        )
+    log.info("%s: %s", corpus.resolved_name, line)
+    if report.response_removed:
+        log.warning(
+            "%s: %d samples dropped, their prompt alone fills corpus.max_length=%d tokens",
+            corpus.resolved_name,
+            report.response_removed,
+            corpus.max_length,
+        )
+    return report
+
+
+def _pool(name: str, sample_ids: Sequence[str]) -> Pool:
+    return Pool(
+        name=name,
+        labels=torch.zeros(len(sample_ids), dtype=torch.int64),
+        sample_ids=tuple(sample_ids),
+        splits=("train",) * len(sample_ids),
+        classes=("text",),
+    )

@@ -1,0 +1,1 @@
+"""Language models, their masked copies, and passes over a corpus."""

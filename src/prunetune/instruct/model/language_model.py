@@ -1,0 +1,305 @@
+"""Causal language models: by hub id, from a local folder, or a tiny one made in code."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from prunetune.base.devices import resolve_precision
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import seeded
+from prunetune.instruct.extra import needed
+from prunetune.networks.checkpoint import weights_hash
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+HASHED = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"}  # what a model folder says of model or tokenizer
+UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+TINY_CONTEXT = 2048  # tokens
+UNREACHABLE = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError", "ConnectTimeout")
+CHAT = (  # of the tiny model; any form will do, as nothing was trained on it
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModel:
+    """A pretrained causal language model and its tokenizer.
+
+    model: a hub id, or a folder in the hub's format. revision: branch, tag or commit of a hub id. dtype: of the
+    weights, bf16 | fp32 | auto (bf16 where the hardware multiplies it). quantization: none | 8bit | 4bit, the last two
+    through bitsandbytes on CUDA. gradient_checkpointing: less memory and more time in training.
+    """
+
+    name: str | None = None
+    model: str = ""
+    revision: str | None = None
+    dtype: str = "auto"
+    quantization: str = "none"
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str) or not self.model:
+            raise InputError(f"llm.model must be a hub id or a folder, got {self.model!r}; pass llm.model=<folder>")
+        _check_dtype(self.dtype)
+        if self.quantization not in ("none", "8bit", "4bit"):
+            raise InputError(f"llm.quantization must be none, 8bit or 4bit, got {self.quantization!r}")
+
+    def resolved_dtype(self, device: str) -> str:
+        """Return the type of the weights on this device, "bf16" or "fp32"."""
+        return resolve_precision(self.dtype, device.split(":")[0])
+
+    def tokenizer(self) -> Any:
+        """Return the tokenizer, as transformers makes it.
+
+        Raises:
+            InputError: it cannot be had.
+        """
+        with self._explained():
+            return _transformers().AutoTokenizer.from_pretrained(self._source, revision=self._revision)
+
+    def load(self, device: str, dtype: str) -> nn.Module:
+        """Return the model in eval mode, without gradients, on a device.
+
+        Args:
+            device: cpu, cuda or cuda:<n>.
+            dtype: of the weights, bf16 or fp32; of a quantised model that of the rest.
+
+        Raises:
+            InputError: it cannot be had, is not whole, or cannot be quantised here.
+        """
+        quantization = self._quantization(device)
+        with self._explained():
+            model, loading = _transformers().AutoModelForCausalLM.from_pretrained(
+                self._source,
+                revision=self._revision,
+                dtype=DTYPES[dtype],
+                quantization_config=quantization,
+                device_map=None if device == "cpu" else {"": _numbered(device)},  # weights go to the GPU one by one
+                output_loading_info=True,
+            )
+        if loading["missing_keys"]:  # transformers would draw them at random and go on
+            missing = sorted(loading["missing_keys"])
+            raise InputError(f"{self.model} lacks {len(missing)} weights, first: {missing[0]}; fetch it again")
+        return _frozen(model, self.gradient_checkpointing)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what results depend on: hub id and commit, or the SHA-256 of a folder's files; and quantisation."""
+        with self._explained():
+            if self._is_folder:
+                origin = {"sha256": _folder_hash(self._source)}
+            else:
+                config = _transformers().AutoConfig.from_pretrained(self._source, revision=self._revision)
+                origin = {"model": self.model, "commit": getattr(config, "_commit_hash", None) or self.revision}
+        return {**origin, "quantization": self.quantization}
+
+    def context_length(self) -> int | None:
+        """Return the most tokens that the model takes, None where its configuration does not say."""
+        with self._explained():
+            config = _transformers().AutoConfig.from_pretrained(self._source, revision=self._revision)
+        return getattr(config, "max_position_embeddings", None)
+
+    @property
+    def _is_folder(self) -> bool:
+        return Path(self.model).expanduser().is_dir()
+
+    @property
+    def _source(self) -> str:
+        return str(Path(self.model).expanduser()) if self._is_folder else self.model
+
+    @property
+    def _revision(self) -> str | None:
+        return None if self._is_folder else self.revision
+
+    def _quantization(self, device: str) -> Any:
+        if self.quantization == "none":
+            return None
+        if not device.startswith("cuda"):
+            raise InputError(f"llm.quantization={self.quantization} needs CUDA, the device is {device}; pass none")
+        if find_spec("bitsandbytes") is None:
+            raise InputError(
+                f"llm.quantization={self.quantization} needs bitsandbytes; pip install bitsandbytes or pass none"
+            )
+        return _transformers().BitsAndBytesConfig(
+            load_in_8bit=self.quantization == "8bit",
+            load_in_4bit=self.quantization == "4bit",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say in one line why a model cannot be had."""
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            if not isinstance(error, UNREADABLE) and not _kinds(error).intersection(UNREACHABLE):
+                raise
+            raise InputError(self._reason(error)) from error
+
+    def _reason(self, error: BaseException) -> str:
+        kinds = _kinds(error)
+        called = f"{self.model}" + (f" at revision {self.revision}" if self._revision else "")
+        if "GatedRepoError" in kinds:
+            return (
+                f"{self.model} is gated: accept its licence at https://huggingface.co/{self.model} and run "
+                "`hf auth login`, or pass llm=local llm.model=<folder>"
+            )
+        if "RevisionNotFoundError" in kinds:
+            return f"{self.model} has no revision {self.revision!r} on the Hugging Face hub; pass another llm.revision"
+        if {"RepositoryNotFoundError", "HFValidationError"} & kinds:
+            return f"{self.model} is neither a folder nor a model of the Hugging Face hub; pass another llm.model"
+        if kinds.intersection(UNREACHABLE):
+            return (
+                f"{called} is no folder, and neither in the Hugging Face cache nor can the hub be reached; "
+                "fetch it once with a network (`hf download <id>`) or pass llm=local llm.model=<folder>"
+            )
+        return f"{called} could not be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyLanguageModel:
+    """A small Llama with seeded random weights and a tokenizer of single bytes, for trials and tests without a network.
+
+    It has learnt nothing: what is measured with it shows that the machinery works, not that a method does.
+    """
+
+    quantization: ClassVar[str] = "none"
+
+    name: str | None = "tiny"
+    dtype: str = "fp32"
+    gradient_checkpointing: bool = False
+    layers: int = 2
+    width: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_dtype(self.dtype)
+        for key, least in (("layers", 1), ("width", 16)):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least or value % least:
+                raise InputError(f"llm.{key} must be a multiple of {least} above 0, got {value!r}")
+
+    def resolved_dtype(self, device: str) -> str:
+        """Return the type of the weights on this device, "bf16" or "fp32"."""
+        return resolve_precision(self.dtype, device.split(":")[0])
+
+    def tokenizer(self) -> Any:
+        """Return a tokenizer of single bytes."""
+        return byte_tokenizer()
+
+    def load(self, device: str, dtype: str) -> nn.Module:
+        """Return the model in eval mode, without gradients: the same weights on every machine."""
+        return _frozen(self._made().to(device, DTYPES[dtype]), self.gradient_checkpointing)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what results depend on."""
+        settings = {key: value for key, value in asdict(self).items() if key in ("layers", "width", "seed")}
+        return {"model": "tiny", **settings, "weights": weights_hash(self._made()), "quantization": "none"}
+
+    def context_length(self) -> int:
+        """Return the most tokens that the model takes."""
+        return TINY_CONTEXT
+
+    def _made(self) -> nn.Module:
+        library, tokenizer = _transformers(), byte_tokenizer()
+        config = library.LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.width,
+            intermediate_size=2 * self.width,
+            num_hidden_layers=self.layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=TINY_CONTEXT,
+            initializer_range=0.1,  # of so small a width: logits that differ between tokens
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            tie_word_embeddings=False,
+        )
+        with seeded("tiny language model", self.seed):
+            return library.LlamaForCausalLM(config)
+
+
+def byte_tokenizer() -> Any:
+    """Return a tokenizer whose tokens are the 256 bytes, <pad>, <s> and </s>; <s> begins every text."""
+    parts = needed("tokenizers")
+    special = ["<pad>", "<s>", "</s>"]
+    symbols = sorted(parts.pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {symbol: index for index, symbol in enumerate(special + symbols)}
+    tokenizer = parts.Tokenizer(parts.models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = parts.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = parts.decoders.ByteLevel()
+    tokenizer.post_processor = parts.processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", vocabulary["<s>"])]
+    )
+    return _transformers().PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", chat_template=CHAT
+    )
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Whether weights are stored in 8 or 4 bits."""
+    return bool(getattr(model, "is_quantized", False))
+
+
+def _frozen(model: nn.Module, gradient_checkpointing: bool) -> nn.Module:
+    model.config.use_cache = False  # nothing is generated
+    if gradient_checkpointing:
+        is_new = hasattr(model, "activation_checkpointing_enable")  # transformers has renamed it
+        enable = model.activation_checkpointing_enable if is_new else model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})  # the other form gives an adapter on a frozen embedding no gradients
+    return model.eval().requires_grad_(False)
+
+
+def _numbered(device: str) -> str:
+    return device if ":" in device else f"{device}:{torch.cuda.current_device()}"
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in ("auto", *DTYPES):
+        raise InputError(f"llm.dtype must be auto, bf16 or fp32, got {dtype!r}")
+
+
+def _transformers() -> Any:
+    library = needed("transformers")
+    library.utils.logging.disable_progress_bar()  # a bar for every shard tells nobody anything in a job's log
+    return library
+
+
+def _kinds(error: BaseException | None) -> set[str]:
+    """Return the class names of an error and of those it came from, their bases included."""
+    kinds: set[str] = set()
+    while error is not None:
+        kinds |= {base.__name__ for base in type(error).__mro__}
+        error = error.__cause__ or error.__context__
+    return kinds
+
+
+def _folder_hash(folder: str) -> str:
+    files = sorted(path for path in Path(folder).iterdir() if path.is_file() and path.suffix in HASHED)
+    if not any(path.name == "config.json" for path in files):
+        raise InputError(f"llm.model={folder} holds no config.json; pass a folder that save_pretrained has written")
+    digest = hashlib.sha256()
+    for path in files:
+        content = _file_hash(str(path), path.stat().st_size, path.stat().st_mtime_ns)
+        digest.update(f"{path.name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+@lru_cache
+def _file_hash(path: str, size: int, changed: int) -> str:
+    """Return a file's SHA-256; size and time of change tell whether an earlier answer still holds."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

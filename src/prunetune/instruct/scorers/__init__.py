@@ -1,0 +1,1 @@
+"""Scorers of text: one number for each sample."""

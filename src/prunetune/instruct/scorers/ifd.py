@@ -1,0 +1,50 @@
+"""Instruction-following difficulty: what the prompt is worth to the prediction of the response."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.instruct.scorers.base import TextScorer, check_choice
+from prunetune.instruct.scorers.signals import TextSignals
+
+LARGEST = 1e300  # a ratio of float64 without an infinity
+
+
+@dataclass(frozen=True, kw_only=True)
+class IFD(TextScorer):
+    """Loss (or perplexity) of the response with its prompt, divided by that without; the highest below 1 first.
+
+    At 1 or above the prompt is of no help, which points to a sample that does not fit: these rank last, the highest of
+    them as the very last.
+
+    Source: arXiv 2308.12032 ("Cherry", ratio of losses) and 2402.00530 ("Superfiltering", ratio of perplexities, by
+    GPT-2).
+    Differs from their code: response tokens are found in one tokenisation of the whole sample, and the response alone
+    begins with BOS (or EOS where there is none), so that both losses are means over the same tokens.
+    Cost: two forward passes, the second over the responses alone.
+
+    ratio_of: losses | perplexities.
+    """
+
+    ratio_of: str = "losses"
+
+    name: ClassVar[str] = "ifd"
+    higher_means: ClassVar[str] = "picked earlier"
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_choice("ratio_of", self.ratio_of, ("losses", "perplexities"))
+
+    def score(self, signals: TextSignals, generator: torch.Generator) -> Tensor:
+        prompted, alone = signals.response_losses("prompted"), signals.unprompted_losses()
+        signals.keep("losses", torch.stack([prompted, alone]))
+        ratios = prompted / alone if self.ratio_of == "losses" else torch.exp(prompted - alone)
+        return below_one_first(ratios)
+
+
+def below_one_first(ratios: Tensor) -> Tensor:
+    """Return scores of [N] ratios >= 0: the ratio itself below 1, and below all these what is 1 or more, or 0 / 0."""
+    ratios = ratios.nan_to_num(nan=1.0, posinf=LARGEST).clamp_max(LARGEST)
+    return torch.where(ratios < 1, ratios, -ratios)

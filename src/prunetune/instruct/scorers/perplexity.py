@@ -1,0 +1,49 @@
+"""Perplexity of the language model as it is."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.instruct.scorers.base import TextScorer, check_choice
+from prunetune.instruct.scorers.signals import TextSignals
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexity(TextScorer):
+    """The samples of the lowest, the middle or the highest perplexity first; which end is best depends on the corpus.
+
+    Source: arXiv 2405.20541.
+    Differs from it: it reads whole texts of pretraining, which is tokens="all".
+    Cost: one forward pass.
+
+    keep: low | mid | high; mid ranks by the distance from the middle of the corpus' ranking, so that a budget of M
+    keeps the M central samples; of each stratum, where there are strata, those nearest that middle. tokens: "response",
+    or "all" but the first.
+    """
+
+    keep: str = "mid"
+    tokens: str = "response"
+
+    name: ClassVar[str] = "perplexity"
+    higher_means: ClassVar[str] = "picked earlier"
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_choice("keep", self.keep, ("low", "mid", "high"))
+        check_choice("tokens", self.tokens, ("response", "all"))
+
+    def score(self, signals: TextSignals, generator: torch.Generator) -> Tensor:
+        losses = signals.response_losses() if self.tokens == "response" else signals.token_losses()
+        signals.keep("losses", losses)
+        if self.keep == "mid":
+            return -distance_from_middle(losses)
+        return losses if self.keep == "high" else -losses
+
+
+def distance_from_middle(losses: Tensor) -> Tensor:
+    """Return how far each of [N] losses is from the middle of their ranking, in ranks, [N] float64."""
+    ranks = torch.empty(len(losses), dtype=torch.float64)
+    ranks[losses.argsort(stable=True)] = torch.arange(len(losses), dtype=torch.float64)
+    return (ranks - (len(losses) - 1) / 2).abs()

@@ -1,0 +1,85 @@
+"""Similarity of hidden states to those of a query set."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from prunetune.base.errors import InputError
+from prunetune.instruct.corpus.corpora import LocalCorpus
+from prunetune.instruct.corpus.encoding import Encoded, encode
+from prunetune.instruct.scorers.base import TextScorer, in_pick_order
+from prunetune.instruct.scorers.signals import TextSignals
+
+
+@dataclass(frozen=True, kw_only=True)
+class RDSPlus(TextScorer):
+    """An order in which the tasks of a query set take turns, each picking the sample most similar to its queries.
+
+    Source: RDS+, arXiv 2503.01807: last hidden states averaged with the position as weight, cosine, greatest over a
+    task's queries, round robin over tasks.
+    Cost: one forward pass over the corpus and one over the queries.
+
+    queries: a json, jsonl or parquet file of samples as `LocalCorpus` reads them, prompt and response. source_column:
+    the column that names a query's task; null: all are one task. template: of the queries, best the corpus' own.
+    max_length: tokens of a query, the rest is cut.
+    """
+
+    queries: str = ""
+    source_column: str | None = None
+    template: str = "alpaca"
+    max_length: int = 1024
+
+    name: ClassVar[str] = "rds_plus"
+    higher_means: ClassVar[str] = "picked earlier"
+    version: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not self.queries or not Path(self.queries).expanduser().is_file():
+            raise InputError(
+                "text_scorer.queries must be a json, jsonl or parquet file of samples like those the model shall "
+                f"answer, got {self.queries!r}"
+            )
+        self._corpus()
+
+    def score(self, signals: TextSignals, generator: torch.Generator) -> Tensor:
+        queries: Encoded = encode(self._corpus(), signals.tokenizer)
+        tasks = sorted(set(queries.sources))
+        similarities = signals.similarities(queries, tasks)  # [N, K]
+        signals.keep("similarities", similarities)
+        return in_pick_order(round_robin(similarities))
+
+    def key(self) -> dict[str, Any]:
+        """The queries' content in the place of their path."""
+        return {**super().key(), "queries": self._corpus().identity()}
+
+    def _corpus(self) -> LocalCorpus:
+        return LocalCorpus(
+            name="queries",
+            path=self.queries,
+            source_column=self.source_column,
+            template=self.template,
+            max_length=self.max_length,
+        )
+
+
+def round_robin(similarities: Tensor) -> Tensor:
+    """Return the order in which K tasks, taking turns, pick all samples, [N] int64.
+
+    Each takes its most similar sample that no task has picked before; ties to the smaller position.
+
+    Args:
+        similarities: [N, K].
+    """
+    preferred = (-similarities).argsort(dim=0, stable=True).T.tolist()  # K orders of N
+    taken, order, at = [False] * len(similarities), [], [0] * len(preferred)
+    while len(order) < len(similarities):
+        for task, own in enumerate(preferred):
+            while at[task] < len(own) and taken[own[at[task]]]:
+                at[task] += 1
+            if at[task] < len(own):
+                taken[own[at[task]]] = True
+                order.append(own[at[task]])
+    return torch.tensor(order, dtype=torch.int64)

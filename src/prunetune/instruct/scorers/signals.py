@@ -1,0 +1,349 @@
+"""What a text scorer may ask about a corpus: losses of responses, on networks with fewer weights too; pooled states.
+
+Letters: N samples, T networks, E checkpoints, Q queries.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from prunetune.base.errors import InputError
+from prunetune.base.store import Store
+from prunetune.data.pool import Pool
+from prunetune.instruct.corpus.encoding import Encoded, padding_id
+from prunetune.instruct.model.batches import Batch, Tokens, bucketed, collate
+from prunetune.instruct.model.forward import mean_losses, pooled_states
+from prunetune.instruct.model.language_model import LanguageModel, TinyLanguageModel
+from prunetune.instruct.model.passes import run_pass
+from prunetune.instruct.model.processes import Processes
+from prunetune.instruct.model.weight_masking import TextMaskPath, check_path, dropout_key, masked, with_dropout
+
+log = logging.getLogger(__name__)
+Forward = Callable[[nn.Module, Batch], Tensor]  # -> [B, W]
+Altered = Callable[[nn.Module], AbstractContextManager[nn.Module]]
+
+
+class Trajectory(Protocol):
+    """A small fine-tuning that records losses. key(): what they depend on beside corpus and model, as plain JSON."""
+
+    def __call__(self) -> tuple[Tensor, float]:
+        """Return [E, N] response losses, one row for each of E checkpoints, in pool order; and seconds they cost."""
+        ...
+
+    def key(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Level:
+    """One network of a path: what makes it from the language model, and the key by which its results are known."""
+
+    key: dict[str, Any] = field(default_factory=dict)
+    alter: Altered = nullcontext
+
+    @classmethod
+    def of_path(cls, path: TextMaskPath, level: int) -> "Level":
+        """Return the network of a masking path's level, counted from 0."""
+        return cls(path.key(level), lambda model: masked(model, path, level))
+
+    @classmethod
+    def of_dropout(cls, rate: float, seed: int) -> "Level":
+        """Return the network that has lost this share of its units."""
+        return cls(dropout_key(rate, seed), lambda model: with_dropout(model, rate, seed))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Tokens of N samples other than the corpus' own. ids: [L_i] int32 each; responses: [L_i] bool each."""
+
+    ids: tuple[Tensor, ...]
+    responses: tuple[Tensor, ...]
+
+
+class TextSignals:
+    """A corpus as a language model reads it. Everything is computed when it is asked for.
+
+    products: tensors that a scorer wants kept beside its scores. charges: seconds of every pass, what an earlier,
+    killed process spent on it included; found_seconds: those. tokens: real tokens that every pass has read.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoded: Encoded,
+        llm: LanguageModel | TinyLanguageModel,
+        device: str,
+        dtype: str,
+        store: Store,
+        max_tokens: int = 16384,
+        tokenizer: Any = None,
+        processes: Processes | None = None,
+        trajectory: Trajectory | None = None,
+        passes: Path | None = None,
+    ) -> None:
+        """Take the corpus and the model; neither is read yet.
+
+        Args:
+            encoded: N samples.
+            llm: the model that scores.
+            device: where it runs.
+            dtype: of its weights, bf16 or fp32.
+            store: where finished scores live; unfinished passes lie beside them.
+            max_tokens: of a batch, padding included.
+            tokenizer: the model's, if it is at hand already.
+            processes: those that share the passes.
+            trajectory: gives the losses of a small fine-tuning.
+            passes: the folder of the passes, by default one in the store.
+        """
+        self.encoded, self.llm, self.device, self.dtype, self.store = encoded, llm, device, dtype, store
+        self.max_tokens, self.processes = max_tokens, processes or Processes(0, 1, device)
+        self.trajectory, self.passes = trajectory, passes or store.root / "passes" / "unnamed"
+        self.products: dict[str, Tensor] = {}
+        self.charges: dict[str, float] = {}
+        self.tokens: dict[str, int] = {}
+        self.found_seconds = 0.0
+        self._tokenizer, self._shared = tokenizer, _SharedModel(llm, device, dtype)
+
+    def for_score(self, folder: Path) -> "TextSignals":
+        """Return signals of the same corpus and the same loaded model that keep their passes and charges apart."""
+        own = TextSignals(
+            encoded=self.encoded,
+            llm=self.llm,
+            device=self.device,
+            dtype=self.dtype,
+            store=self.store,
+            max_tokens=self.max_tokens,
+            tokenizer=self._tokenizer,
+            processes=self.processes,
+            trajectory=self.trajectory,
+            passes=folder,
+        )
+        own._shared = self._shared
+        return own
+
+    def __len__(self) -> int:
+        return len(self.encoded.ids)
+
+    @property
+    def pool(self) -> Pool:
+        """The N samples."""
+        return self.encoded.pool
+
+    @property
+    def model(self) -> nn.Module:
+        """The language model, loaded when it is first asked for."""
+        return self._shared.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        if self._tokenizer is None:
+            self._tokenizer = self.llm.tokenizer()
+        return self._tokenizer
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What every result depends on: the language model with the type of its weights."""
+        return {"llm": self.llm.identity(), "dtype": self.dtype}
+
+    def key(self) -> dict[str, Any]:
+        """Return what scores depend on beside the scorer: corpus, model, type of weights, and what they round by."""
+        rounding = {"max_tokens": self.max_tokens, "device": self.device.split(":")[0]}
+        return {"corpus": self.encoded.fingerprint, **self.identity, **rounding}
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Real tokens per second of all passes so far, over all processes; None before the first."""
+        seconds = sum(self.charges[name] for name in self.tokens)
+        return sum(self.tokens.values()) / seconds if seconds else None
+
+    def keep(self, name: str, tensor: Tensor) -> None:
+        """Have a tensor stored as <name>.npy beside the scores."""
+        self.products[name] = tensor
+
+    def release(self) -> None:
+        """Let go of the model and its memory; it is loaded again when a pass needs it."""
+        self._shared.release()
+
+    def response_losses(self, name: str = "losses", level: Level | None = None, part: Part | None = None) -> Tensor:
+        """Return each sample's mean loss over its response tokens, [N] float64 nats.
+
+        Args:
+            name: of the pass, for people.
+            level: the network, by default the language model as it is.
+            part: other tokens of the samples, by default all of them with their response marked.
+
+        Raises:
+            InputError: a sample has no response tokens.
+        """
+        tokens, level = part or self.encoded, level or Level()
+        _check_responses(tokens, self.pool)
+
+        def compute(model: nn.Module, batch: Batch) -> Tensor:
+            return mean_losses(model, batch).unsqueeze(1)
+
+        return self._pass(name, {"of": "losses"}, tokens, level, compute)[:, 0]
+
+    def masked_losses(self, path: TextMaskPath) -> Tensor:
+        """Return the response losses on each network of a masking path, [T, N] float64.
+
+        Two levels with the same network, as the released path has them, share one pass.
+
+        Raises:
+            InputError: the model is quantised, or too small for networks that differ.
+        """
+        if self.llm.quantization != "none":
+            raise InputError(f"weights stored in {self.llm.quantization} cannot be masked; pass llm.quantization=none")
+        check_path(self.model, path)
+        networks = dict.fromkeys(map(path.network, range(path.levels)))
+        losses = {level: self.response_losses(f"level{level}", Level.of_path(path, level)) for level in networks}
+        return torch.stack([losses[path.network(level)] for level in range(path.levels)])
+
+    def dropout_losses(self, rates: Sequence[float], seed: int) -> Tensor:
+        """Return the response losses on networks that lack a share of their units, [len(rates), N] float64."""
+        return torch.stack([self.response_losses(f"dropout{rate:g}", Level.of_dropout(rate, seed)) for rate in rates])
+
+    def token_losses(self) -> Tensor:
+        """Return each sample's mean loss over all tokens but the first, the prompt's included, [N] float64 nats."""
+        every = tuple(torch.arange(len(ids)) > 0 for ids in self.encoded.ids)
+        return self.response_losses("token_losses", part=Part(tuple(self.encoded.ids), every))
+
+    def unprompted_losses(self) -> Tensor:
+        """Return each sample's mean response loss without its prompt, [N] float64 nats.
+
+        The response follows the token that begins a text: BOS; where a tokenizer has none EOS, which ends the text
+        before. So all response tokens are predicted, as they are with the prompt.
+
+        Raises:
+            InputError: the tokenizer has neither.
+        """
+        first = self._first_token()
+        ids = tuple(
+            torch.cat([torch.tensor([first], dtype=sample.dtype), sample[marks]])
+            for sample, marks in zip(self.encoded.ids, self.encoded.responses, strict=True)
+        )
+        part = Part(ids, tuple(torch.arange(len(sample)) > 0 for sample in ids))
+        return self.response_losses("unprompted", part=part)
+
+    def query_states(self, queries: Encoded) -> Tensor:
+        """Return the pooled hidden states of Q queries, [Q, D] float32, at unit length."""
+        key = {"of": "states", "queries": queries.fingerprint}
+        return self._pass("queries", key, queries, Level(), pooled_states).float()
+
+    def similarities(self, queries: Encoded, tasks: Sequence[str]) -> Tensor:
+        """Return each sample's greatest cosine to the queries of each task, [N, len(tasks)] float64.
+
+        Args:
+            queries: Q samples; their sources are the tasks.
+            tasks: the names, in the order of the columns.
+        """
+        states = self.query_states(queries)  # [Q, D]
+        columns = [torch.tensor([source == task for source in queries.sources]) for task in tasks]
+
+        def compute(model: nn.Module, batch: Batch) -> Tensor:
+            cosines = pooled_states(model, batch) @ states.to(batch.input_ids.device).T  # [B, Q]
+            return torch.stack([cosines[:, column.to(cosines.device)].max(dim=1).values for column in columns], dim=1)
+
+        key = {"of": "similarities", "queries": queries.fingerprint, "sources": list(queries.sources)}
+        return self._pass("similarities", {**key, "tasks": list(tasks)}, self.encoded, Level(), compute)
+
+    def trajectories(self) -> Tensor:
+        """Return the response losses at the checkpoints of a small fine-tuning, [E, N] float64.
+
+        Raises:
+            InputError: nothing here can fine-tune.
+        """
+        if self.trajectory is None:
+            raise InputError("s2l reads the losses of a small fine-tuning, which is missing; pass trajectory")
+        start = time.perf_counter()
+        losses, seconds = self.trajectory()
+        self.charges["trajectory"] = seconds
+        self.found_seconds += max(0.0, seconds - (time.perf_counter() - start))  # what was recorded before
+        return losses.double()
+
+    def _pass(self, name: str, key: dict[str, Any], tokens: Tokens, level: Level, forward: Forward) -> Tensor:
+        """Return what `forward` gives for every sample, [len(tokens), W] float64, from disk or computed onto it."""
+        lengths = torch.tensor([len(ids) for ids in tokens.ids])
+        num_tokens = int(lengths.sum())
+        pad_id = padding_id(self.tokenizer)
+
+        def compute(model: nn.Module, rows: Tensor) -> Tensor:
+            batch = collate(tokens, rows, pad_id).to(self.device)
+            return _fitting(lambda: forward(model, batch), batch).double().cpu()
+
+        @contextmanager
+        def network() -> Any:
+            with level.alter(self.model) as model:
+                yield model
+
+        outcome = run_pass(
+            self.passes,
+            name,
+            {**self.key(), **key, "pass": name, "network": level.key},
+            bucketed(lengths, self.max_tokens),
+            network,
+            compute,
+            self.processes,
+        )
+        if not outcome.values.isfinite().all():  # a ranking would hide it
+            bad = int((~outcome.values.isfinite()).any(dim=1).sum())
+            raise InputError(
+                f"{name}: the language model gives {bad} of {len(lengths)} samples numbers that are not finite; "
+                "check its weights or pass llm.dtype=fp32"
+            )
+        self.charges[name] = outcome.seconds / self.processes.size
+        self.found_seconds += outcome.found_seconds
+        self.tokens[name] = num_tokens
+        log.info("%s: %d samples, %.0f tokens a second", name, len(lengths), num_tokens / self.charges[name])
+        return outcome.values
+
+    def _first_token(self) -> int:
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        raise InputError("the tokenizer has neither BOS nor EOS to begin a response with; use another scorer than ifd")
+
+
+class _SharedModel:
+    """The model of several signals, loaded once."""
+
+    def __init__(self, llm: LanguageModel | TinyLanguageModel, device: str, dtype: str) -> None:
+        self._llm, self._device, self._dtype = llm, device, dtype
+        self._model: nn.Module | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        if self._model is None:
+            self._model = self._llm.load(self._device, self._dtype)
+        return self._model
+
+    def release(self) -> None:
+        self._model = None
+        if self._device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+
+def _check_responses(tokens: Tokens, pool: Pool) -> None:
+    empty = [row for row, marks in enumerate(tokens.responses) if not marks[1:].any()]
+    if empty:
+        raise InputError(
+            f"{len(empty)} samples have no response tokens to predict, first {pool.sample_ids[empty[0]]}; remove them"
+        )
+
+
+def _fitting(forward: Callable[[], Tensor], batch: Batch) -> Tensor:
+    try:
+        return forward()
+    except torch.OutOfMemoryError:
+        rows, length = batch.input_ids.shape
+        raise InputError(
+            f"the device's memory does not hold a batch of {rows} samples of {length} tokens; lower max_tokens, or "
+            "corpus.max_length where it is a single sample"
+        ) from None

@@ -1,0 +1,149 @@
+"""What the steps of a text run share: the corpus as the language models read it, the store, the processes."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from prunetune.base.devices import resolve_device
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import seeded
+from prunetune.base.store import Store, is_sound
+from prunetune.config.build import build
+from prunetune.data.pool import Pool
+from prunetune.instruct.corpus.corpora import Corpus
+from prunetune.instruct.corpus.encoding import Encoded, encode, padding_id
+from prunetune.instruct.corpus.strata import stratified
+from prunetune.instruct.model.language_model import LanguageModel
+from prunetune.instruct.model.processes import Processes
+from prunetune.instruct.tuning.mmlu import EvaluationSettings
+from prunetune.instruct.tuning.sft_settings import SftSettings
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A language model, not yet loaded, and a corpus as its tokenizer reads it."""
+
+    llm: LanguageModel
+    tokenizer: Any
+    encoded: Encoded
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills rows."""
+        return padding_id(self.tokenizer)
+
+
+@dataclass(frozen=True)
+class TextTask:
+    """What the steps share.
+
+    tuned, scoring: of the model that is fine-tuned and of the one that scores, with the same samples. pool: these
+    samples, a class for each stratum. held_out: samples that take no part, for the loss before and after.
+    """
+
+    tuned: Reader
+    scoring: Reader
+    pool: Pool
+    held_out: Encoded | None
+    report: dict[str, int]
+    store: Store
+    processes: Processes
+
+    @property
+    def device(self) -> str:
+        """This process's device."""
+        return self.processes.device
+
+    def entry(self, kind: str, prefix: str, key: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Path:
+        """Return an entry of the store that all processes make together and the first one writes."""
+        place = self.store.place(kind, prefix, key)
+        if self.processes.is_main:
+            is_sound(place)  # a damaged one is removed before the others look
+        self.processes.wait()
+        is_there = place.is_dir()
+        self.processes.wait()  # all have looked before the first one writes
+        if self.processes.is_main:
+            return self.store.entry(kind, prefix, key, make)
+        if not is_there:
+            with tempfile.TemporaryDirectory() as scratch:
+                make(Path(scratch))
+        return place
+
+
+def open_task(cfg: DictConfig) -> TextTask:
+    """Read the corpus with the tokenizers, and set aside what is held out."""
+    processes = Processes.current(resolve_device(cfg.device))
+    corpus: Corpus = build(cfg.corpus)
+    tuned = _reader(build(cfg.llm), corpus)
+    scoring = tuned if cfg.scoring_llm is None else _reader(build(cfg.scoring_llm), corpus)
+    report = asdict(tuned.encoded.report)
+    if scoring is not tuned:
+        tuned, scoring = _shared(tuned, scoring), _shared(scoring, tuned)
+    kept, apart = split(len(tuned.encoded), cfg.held_out)
+    held_out = tuned.encoded.take(apart) if len(apart) else None
+    tuned, scoring = (Reader(one.llm, one.tokenizer, one.encoded.take(kept)) for one in (tuned, scoring))
+    pool = stratified(tuned.encoded, cfg.strata)
+    return TextTask(tuned, scoring, pool, held_out, report, Store(Path(cfg.results_dir) / "store"), processes)
+
+
+def _reader(llm: LanguageModel, corpus: Corpus) -> Reader:
+    tokenizer = llm.tokenizer()
+    encoded, context = encode(corpus, tokenizer), llm.context_length()
+    longest = int(encoded.lengths.max())
+    if context is not None and longest > context:
+        raise InputError(
+            f"a sample of {corpus.resolved_name} has {longest} tokens and the language model takes {context}; "
+            f"pass corpus.max_length={context}"
+        )
+    return Reader(llm, tokenizer, encoded)
+
+
+def _shared(reader: Reader, other: Reader) -> Reader:
+    """Return the reader of the samples that both have: a response can vanish in one tokenizer's cut only."""
+    theirs = set(other.encoded.pool.sample_ids)
+    rows = [i for i, sample_id in enumerate(reader.encoded.pool.sample_ids) if sample_id in theirs]
+    return Reader(reader.llm, reader.tokenizer, reader.encoded.take(torch.tensor(rows, dtype=torch.int64)))
+
+
+def split(size: int, held_out: float) -> tuple[Tensor, Tensor]:
+    """Return the positions of the pool and those held out, ascending; the same for every seed of a run.
+
+    Raises:
+        InputError: the fraction holds out nothing, or all.
+    """
+    count = round(size * held_out)
+    if held_out and not 0 < count < size:
+        raise InputError(f"held_out={held_out:g} of {size} samples is {count}; pass another fraction")
+    with seeded("held out", size, float(held_out)) as generator:
+        apart = torch.randperm(size, generator=generator)[:count].sort().values
+    is_kept = torch.ones(size, dtype=torch.bool)
+    is_kept[apart] = False
+    return torch.nonzero(is_kept).flatten(), apart
+
+
+def sft_of(cfg: DictConfig) -> SftSettings:
+    """Return how the run fine-tunes."""
+    return SftSettings(**_plain(cfg.sft))
+
+
+def evaluation_of(cfg: DictConfig) -> EvaluationSettings:
+    """Return what the run asks."""
+    return EvaluationSettings(**_plain(cfg.evaluation))
+
+
+def _plain(group: DictConfig) -> dict[str, Any]:
+    values = OmegaConf.to_container(group)
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of plain JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,92 @@
+"""How a language model is fine-tuned on the kept samples: the fields of configs/sft."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from prunetune.base.errors import InputError
+
+CHOICES = {"optimizer": ("sgd", "adamw"), "schedule": ("cosine",), "loss_on": ("response", "all")}
+COUNTS = {"epochs": 0, "batch_size": 1, "micro_batch_tokens": 1, "warmup_steps": 0, "lora_r": 1, "checkpoint_every": 1}
+AT_LEAST_ZERO = ("momentum", "weight_decay", "clip_norm")
+ABOVE_ZERO = ("learning_rate", "lora_alpha")
+
+
+@dataclass(frozen=True)
+class SftSettings:
+    """Epochs, batches, optimiser and adapter of a supervised fine-tuning. Source of the presets: method.md 6.4.
+
+    epochs: 0 leaves the base model untuned. batch_size: samples per optimiser step, over all processes; the last,
+    shorter batch of an epoch is kept. micro_batch_tokens: real and padding tokens in one forward pass, for memory.
+    warmup_steps: as published, also where training has fewer steps: the rate then never reaches its peak. clip_norm:
+    greatest L2 norm of the gradient, 0 for none. loss_on: response | all tokens. lora_targets: ends of the names of
+    the linear layers that get an adapter. checkpoint_every: optimiser steps between two checkpoints.
+    """
+
+    name: str
+    epochs: int = 3
+    batch_size: int = 32
+    micro_batch_tokens: int = 8192
+    optimizer: str = "sgd"
+    learning_rate: float = 7e-6
+    momentum: float = 0.9
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    schedule: str = "cosine"
+    clip_norm: float = 1.0
+    loss_on: str = "response"
+    lora_r: int = 16
+    lora_alpha: float = 32
+    lora_dropout: float = 0.05
+    lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
+    checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        for key, known in CHOICES.items():
+            if getattr(self, key) not in known:
+                raise InputError(f"sft.{key} must be {' or '.join(known)}, got {getattr(self, key)!r}")
+        for key, least in COUNTS.items():
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"sft.{key} must be a whole number of at least {least}, got {value!r}")
+        for key in (*AT_LEAST_ZERO, *ABOVE_ZERO):
+            _check_number(key, getattr(self, key), is_zero_allowed=key in AT_LEAST_ZERO)
+        if not _is_number(self.lora_dropout) or not 0 <= self.lora_dropout < 1:
+            raise InputError(f"sft.lora_dropout must be at least 0 and below 1, got {self.lora_dropout!r}")
+        object.__setattr__(self, "lora_targets", _names(self.lora_targets))
+
+    def rate(self, step: int, num_steps: int) -> float:
+        """Return the learning rate of a step, counted from 0: a straight warm-up from 0, then half a cosine down to 0.
+
+        The values are those of transformers' `get_cosine_schedule_with_warmup`, so the very first step has rate 0.
+
+        Args:
+            step: below `num_steps`.
+            num_steps: of the whole training; with no more than `warmup_steps` of them the rate only rises.
+        """
+        if step < self.warmup_steps:
+            return self.learning_rate * step / self.warmup_steps
+        share = (step - self.warmup_steps) / max(1, num_steps - self.warmup_steps)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def needed_steps(settings: SftSettings, num_examples: int) -> int:
+    """Return the optimiser steps of a training on this many samples."""
+    return settings.epochs * math.ceil(num_examples / settings.batch_size)
+
+
+def _check_number(key: str, value: float, is_zero_allowed: bool) -> None:
+    if not _is_number(value) or value < 0 or (value == 0 and not is_zero_allowed):
+        bound = "at least" if is_zero_allowed else "above"
+        raise InputError(f"sft.{key} must be a number {bound} 0, got {value!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _names(targets: Any) -> tuple[str, ...]:
+    names = () if isinstance(targets, str | None) else tuple(targets)
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise InputError(f"sft.lora_targets must be a list such as [q_proj, v_proj], got {targets!r}")
+    return names

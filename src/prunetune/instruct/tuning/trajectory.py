@@ -1,0 +1,141 @@
+"""Losses of every sample along a fine-tuning on the whole corpus, which S2L clusters."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunetune.base.errors import InputError
+from prunetune.base.store import Store, read_meta
+from prunetune.instruct.corpus.encoding import Encoded
+from prunetune.instruct.model.batches import bucketed, collate
+from prunetune.instruct.model.forward import mean_losses
+from prunetune.instruct.model.language_model import LanguageModel
+from prunetune.instruct.model.passes import Pass, run_pass
+from prunetune.instruct.model.processes import Processes
+from prunetune.instruct.tuning.sft import fine_tune
+from prunetune.instruct.tuning.sft_settings import SftSettings, needed_steps
+
+SEED = 0  # of the recorded training, the same for all seeds of a run: they share one score
+
+
+@dataclass(frozen=True)
+class FineTuningTrajectory:
+    """A fine-tuning of the scoring model, with the run's own recipe, on all N samples; nothing is trained until called.
+
+    Source: S2L (arXiv 2403.07384), which records a smaller model of the same family: pass `llm@scoring_llm=<name>`.
+    The recipe is the run's [choice]; S2L's is that of its target too.
+
+    checkpoints: E, evenly spaced over the training and without its start. store: where its checkpoint and the
+    losses wait until all are there; a killed training goes on there. entry: makes an entry of the store, as
+    `Store.entry`.
+    """
+
+    llm: LanguageModel
+    encoded: Encoded
+    pad_id: int
+    settings: SftSettings
+    checkpoints: int
+    device: str
+    dtype: str
+    max_tokens: int
+    store: Store
+    processes: Processes
+    entry: Callable[[str, str, dict[str, Any], Callable[[Path], dict[str, Any]]], Path]
+
+    def key(self) -> dict[str, Any]:
+        """Return what the losses depend on beside corpus and model."""
+        recipe = {key: value for key, value in asdict(self.settings).items() if key not in ("name", "checkpoint_every")}
+        return {"sft": recipe, "checkpoints": self.checkpoints, "seed": SEED}
+
+    @property
+    def _name(self) -> str:
+        return f"{self.encoded.pool.name}-{self.llm.name}-trajectory"
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return {**self.key(), "llm": self.llm.identity(), "dtype": self.dtype, "corpus": self.encoded.fingerprint}
+
+    @property
+    def _work(self) -> Path:
+        return self.store.place("training", self._name, self._identity)
+
+    def steps(self) -> list[int]:
+        """Return the steps after which losses are recorded, ascending.
+
+        Raises:
+            InputError: the training has fewer steps.
+        """
+        total = needed_steps(self.settings, len(self.encoded))
+        if not 1 <= self.checkpoints <= total:
+            raise InputError(
+                f"trajectory.checkpoints must be between 1 and the {total} steps that sft={self.settings.name} takes "
+                f"on {len(self.encoded)} samples, got {self.checkpoints}"
+            )
+        return [total * (index + 1) // self.checkpoints for index in range(self.checkpoints)]
+
+    def __call__(self) -> tuple[Tensor, float]:
+        """Return [E, N] float64 mean response losses in nats, in pool order, and the seconds that they cost."""
+        self.steps()  # before anything is looked up
+
+        def make(folder: Path) -> dict[str, Any]:
+            losses, seconds = self._recorded()
+            np.save(folder / "losses.npy", losses.numpy())
+            return {"seconds": seconds}
+
+        place = self.entry("trajectories", self._name, self._identity, make)
+        self.processes.wait()  # it is the first process that writes
+        if self.processes.is_main:
+            shutil.rmtree(self._work, ignore_errors=True)
+        return torch.from_numpy(np.load(place / "losses.npy")), read_meta(place)["seconds"]
+
+    def _recorded(self) -> tuple[Tensor, float]:
+        steps = self.steps()
+
+        def observe(step: int, model: nn.Module) -> None:
+            if step in steps:
+                was_training = model.training
+                self._losses(step, model.eval())
+                model.train(was_training)
+
+        _, outcome = fine_tune(
+            self.llm.load(self.device, self.dtype),
+            self.encoded,
+            torch.arange(len(self.encoded)),
+            self.settings,
+            pad_id=self.pad_id,
+            seed=SEED,
+            device=self.device,
+            dtype=self.dtype,
+            folder=self._work,
+            key={"llm": self.llm.identity()},
+            observe=observe,
+            processes=self.processes,
+        )
+        passes = [self._losses(step, None) for step in steps]
+        seconds = outcome.seconds + sum(one.seconds for one in passes) / self.processes.size
+        return torch.stack([one.values[:, 0] for one in passes]), seconds
+
+    def _losses(self, step: int, model: nn.Module | None) -> Pass:
+        """Return the losses after a step, values [N, 1] float64: those on disk, the others from this model."""
+
+        def compute(network: nn.Module, rows: Tensor) -> Tensor:
+            return mean_losses(network, collate(self.encoded, rows, self.pad_id).to(self.device))[:, None]
+
+        @contextmanager
+        def network() -> Iterator[nn.Module]:
+            yield _gone(step) if model is None else model
+
+        key = {**self._identity, "step": step}
+        buckets = bucketed(self.encoded.lengths, self.max_tokens)
+        return run_pass(self._work, f"step{step}", key, buckets, network, compute, self.processes)
+
+
+def _gone(step: int) -> NoReturn:
+    raise InputError(f"losses recorded after step {step} are gone from the store; delete store/training and run again")

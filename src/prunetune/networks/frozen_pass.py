@@ -1,0 +1,195 @@
+"""One pass of a frozen network over images."""
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from prunetune.base.devices import autocast
+from prunetune.base.errors import InputError
+from prunetune.base.progress import track
+from prunetune.base.seeding import stream
+from prunetune.data.images.decoded import Decoded
+from prunetune.data.images.kept import KeptViews
+from prunetune.data.images.transforms import evaluation_view, training_view
+from prunetune.data.pool import Pool
+from prunetune.networks.backbone import Network
+
+CPU_PIXELS = 8 * 224 * 224  # of a batch on the CPU: MobileNetV2 is three times faster so than with 64 images
+FETCHED_AT_ONCE = 8192  # images whose features wait on the device: to fetch them is to wait for it
+MOST_THREADS = 16  # that compute on parts of their own: with more, Python is what they wait for
+View = Callable[[int], Tensor]  # position -> [3, S, S] uint8
+
+
+def evaluation(images: Decoded, size: int) -> View:
+    """Return the evaluation view of every image."""
+    return lambda position: evaluation_view(images.decode(position), size)
+
+
+def training(images: Decoded, size: int, pool: Pool, *names: str | int) -> View:
+    """Return one augmented view of every image: its crop is drawn from (names, sample_id) and nothing else."""
+
+    def view(position: int) -> Tensor:
+        return training_view(images.decode(position), size, stream(*names, pool.sample_ids[position]))
+
+    return view
+
+
+def batches(view: View, positions: Sequence[int], batch_size: int, pinned: bool = False) -> Iterator[Tensor]:
+    """Yield [B, 3, S, S] uint8; the next batch is prepared by threads while the caller computes on this one.
+
+    pinned: in memory that a GPU copies from while the caller goes on.
+    """
+    chunks = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
+    with ThreadPoolExecutor() as workers:
+
+        def prepare(chunk: Sequence[int]) -> Callable[[], Tensor]:
+            if isinstance(view, KeptViews) and view.has(chunk):
+                return workers.submit(lambda: _pinned(view.read(chunk), pinned)).result
+            futures = [workers.submit(view, position) for position in chunk]
+            return lambda: _pinned(torch.stack([future.result() for future in futures]), pinned)
+
+        ahead = prepare(chunks[0]) if chunks else None
+        for next_chunk in [*chunks[1:], None]:
+            ready, ahead = ahead, None if next_chunk is None else prepare(next_chunk)
+            if ready is not None:
+                yield ready()
+
+
+def _pinned(images: Tensor, pinned: bool) -> Tensor:
+    return images.pin_memory() if pinned else images
+
+
+def in_parts(forward: Callable[[Tensor], Tensor], images: Tensor, device: str) -> Tensor:
+    """Return what a frozen network gives for images [B, 3, S, S], as [B, ...] float32 on the CPU.
+
+    Where the device's memory does not hold them all, halves of them, which changes nothing in evaluation.
+
+    Raises:
+        InputError: not even one image fits.
+    """
+    return _on_device(forward, images, device).cpu()
+
+
+def _on_device(forward: Callable[[Tensor], Tensor], images: Tensor, device: str) -> Tensor:
+    """Return the same, still on the device, so that nothing waits for it."""
+    try:
+        return forward(images.to(device, non_blocking=True)).float()
+    except torch.OutOfMemoryError:
+        if len(images) == 1:
+            raise InputError("the device's memory does not hold one image; use another device or backbone") from None
+    torch.cuda.empty_cache()
+    return torch.cat([_on_device(forward, half, device) for half in images.split((len(images) + 1) // 2)])
+
+
+def _images_at_once(batch: Tensor, device: str) -> int:
+    """Return how many images of [B, 3, S, S] go through the network at once: on a CPU what its caches hold."""
+    return len(batch) if device != "cpu" else max(1, CPU_PIXELS // (batch.shape[2] * batch.shape[3]))
+
+
+def embed(
+    network: Network,
+    view: View,
+    positions: Sequence[int],
+    batch_size: int,
+    precision: str,
+    device: str,
+    description: str,
+    collapsed: bool = False,
+) -> Tensor:
+    """Return the features [len(positions), D] float32 on the CPU of one view of these images.
+
+    collapsed: the released code's [.., 1] feature of token networks instead.
+
+    Raises:
+        InputError: the device's memory does not hold one image.
+    """
+    forward = network.forward_collapsed if collapsed else network.forward
+    shown = batches(view, positions, batch_size, pinned=device != "cpu")
+    parts = _parts(track(shown, description, math.ceil(len(positions) / batch_size)), device)
+    features = _Rows(len(positions), network.num_features)
+    threads = torch.get_num_threads() if device == "cpu" else 1
+    if threads == 1:
+        _run(forward, parts, features, precision, device)
+    else:
+        _run_in_threads(forward, parts, features, precision, threads)
+    return features.values
+
+
+Part = tuple[int, Tensor]  # which row it begins at; images [b, 3, S, S] or their features [b, D]
+
+
+def _parts(shown: Iterator[Tensor], device: str) -> Iterator[Part]:
+    """Yield what goes through the network at once."""
+    start = 0
+    for batch in shown:
+        for part in batch.split(_images_at_once(batch, device)):
+            yield start, part
+            start += len(part)
+
+
+class _Rows:
+    """Rows that threads fill in any order; how wide they are the first ones tell."""
+
+    def __init__(self, count: int, width_if_none: int) -> None:
+        self.values, self._count, self._lock = torch.empty(0, width_if_none), count, threading.Lock()
+
+    def put(self, found: Iterable[Part]) -> None:
+        for start, rows in found:
+            with self._lock:
+                if len(self.values) == 0:
+                    self.values = torch.empty(self._count, rows.shape[1])
+            self.values[start : start + len(rows)] = rows.cpu()
+
+
+def _run(
+    forward: Callable[[Tensor], Tensor], parts: Iterable[Part], features: _Rows, precision: str, device: str
+) -> None:
+    """Put every part through the network; what a device gives waits there until FETCHED_AT_ONCE images are done."""
+    waiting: list[Part] = []
+    num_waiting = 0
+    with torch.inference_mode(), autocast(precision, device):  # around all parts: weights are cast once in it
+        for start, images in parts:
+            waiting.append((start, _on_device(forward, images, device)))
+            num_waiting += len(images)
+            if num_waiting >= FETCHED_AT_ONCE:
+                features.put(waiting)
+                waiting, num_waiting = [], 0
+        features.put(waiting)
+
+
+def _run_in_threads(
+    forward: Callable[[Tensor], Tensor], parts: Iterator[Part], features: _Rows, precision: str, threads: int
+) -> None:
+    """Do the same on a CPU with as many parts at a time as it has threads, one thread each (up to MOST_THREADS parts).
+
+    Threads that share a part wait for each other after every operation, all the longer the smaller the part and the
+    busier the machine. Alone, they also round alike however many there are.
+    """
+    num_workers = min(threads, MOST_THREADS)
+    lock, is_over = threading.Lock(), threading.Event()
+
+    def take() -> Iterator[Part]:
+        while not is_over.is_set():
+            with lock:
+                part = next(parts, None)
+            if part is None:
+                return
+            yield part
+
+    def work() -> None:
+        torch.set_num_threads(threads // num_workers)  # of this thread, and of those that start before it is put back
+        try:
+            _run(forward, take(), features, precision, "cpu")
+        finally:
+            is_over.set()
+
+    try:
+        with ThreadPoolExecutor(num_workers) as workers:
+            for future in [workers.submit(work) for _ in range(num_workers)]:
+                future.result()
+    finally:
+        torch.set_num_threads(threads)

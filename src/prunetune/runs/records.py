@@ -1,0 +1,232 @@
+"""What a run leaves behind: result.json and three CSV files, each written whole or not at all.
+
+result.json comes last, by rename: where it is, the run is finished.
+"""
+
+import csv
+import json
+import logging
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from prunetune.base.errors import InputError
+from prunetune.base.peak_memory import peak_memory
+from prunetune.base.store import write_json
+from prunetune.config.identity import compared
+from prunetune.data.pool import Pool
+from prunetune.runs import failures
+from prunetune.training.recipe import FinetuneResult
+
+log = logging.getLogger(__name__)
+# two runs of one configuration and seed on one machine's CPU differ in these keys of result.json and no others
+VOLATILE = frozenset(
+    ["decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds"]
+    + ["probes_together", "peak_memory_bytes", "score_peak_memory_bytes", "device", "commit", "versions"]
+)
+VOLATILE_OF_TEXT = VOLATILE | {"evaluate_seconds", "tokens_per_second", "finetune_tokens_per_second"}
+PACKAGES = ("prunetune", "torch", "torchvision", "timm", "numpy", "hydra-core")
+
+
+def is_finished(out_dir: Path, cfg: Any, listing: Callable[[], str | None]) -> bool:
+    """Whether this configuration has its result in this folder.
+
+    Args:
+        out_dir: the run's folder.
+        cfg: its configuration.
+        listing: gives the hash of the data set's list of images as it is now, None where the data are gone.
+
+    Raises:
+        InputError: another configuration has its result there, or the data set has other images since.
+    """
+    file = out_dir / "result.json"
+    try:
+        result = read_result(out_dir)
+    except InputError as error:
+        log.warning("%s and is made again", error)
+        return False
+    if result is None:
+        return False
+    check_configuration(out_dir, result, compared(cfg))
+    images_now = listing()
+    if images_now not in (None, result.get("dataset_listing")):
+        raise InputError(
+            f"{out_dir} holds a result of other data: files of the data set were added, removed, moved or changed "
+            "since; pass tag=<name> for a folder of its own, or delete that folder"
+        )
+    log.info("finished before: %s (contents of images and weights are not compared again)", file)
+    return True
+
+
+def read_result(out_dir: Path) -> dict[str, Any] | None:
+    """Return the result in a run's folder, None where the run is not finished.
+
+    Raises:
+        InputError: result.json is damaged: cut short, or not what a run writes.
+    """
+    file = out_dir / "result.json"
+    try:
+        result = json.loads(file.read_text())
+        if not isinstance(result["config"], dict):
+            raise TypeError("no configuration")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error})") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{file} is damaged") from None
+    return result
+
+
+def check_configuration(out_dir: Path, result: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse a result of another configuration; neither data nor weights are looked at.
+
+    Args:
+        out_dir: the run's folder.
+        result: what is there.
+        now: what identifies the run that is asked for, as `config.compared` gives it.
+
+    Raises:
+        InputError: they are not the same run.
+    """
+    now = json.loads(json.dumps(now))
+    changes = [f"{key}: {old!r} there, {new!r} now" for key, old, new in _differences(result["config"], now)]
+    if changes:
+        raise InputError(
+            f"{out_dir} holds the result of another configuration ({'; '.join(changes[:3])}); "
+            "pass tag=<name> for a folder of its own, or delete that folder"
+        )
+
+
+def write_subset(path: Path, pool: Pool, subset: Tensor, weights: Tensor | None = None) -> None:
+    """Write a subset.csv: position, sample_id, label, weight (17 significant digits), positions ascending."""
+    rows = ((*row, f"{weight:.17g}") for *row, weight in subset_rows(pool, subset, weights))
+    write_csv(path, ("position", "sample_id", "label", "weight"), rows)
+
+
+def subset_rows(pool: Pool, subset: Tensor, weights: Tensor | None = None) -> list[tuple[int, str, int, float]]:
+    """Return the rows of subset.csv, subset [M] ascending; weights: [M], None where every image weighs 1."""
+    values = [1] * len(subset) if weights is None else weights.tolist()
+    return [
+        (position, pool.sample_ids[position], int(pool.labels[position]), weight)
+        for position, weight in zip(subset.tolist(), values, strict=True)
+    ]
+
+
+def write_result(
+    out_dir: Path,
+    result: dict[str, Any],
+    pool: Pool,
+    test: Pool,
+    subset: Tensor,
+    outcome: FinetuneResult,
+    weights: Tensor | None = None,
+) -> None:
+    """Write a finished run: subset.csv, predictions.csv, history.csv, and then result.json."""
+    write_subset(out_dir / "subset.csv", pool, subset, weights)
+    rows = zip(test.sample_ids, test.labels.tolist(), outcome.predictions.tolist(), strict=True)
+    write_csv(out_dir / "predictions.csv", ("sample_id", "label", "prediction"), rows)
+    history = (tuple(asdict(epoch).values()) for epoch in outcome.history)
+    write_csv(out_dir / "history.csv", ("epoch", "learning_rate", "train_loss", "test_accuracy"), history)
+    publish(out_dir, result)
+
+
+def publish(out_dir: Path, result: dict[str, Any]) -> None:
+    """Write result.json, which makes a run a finished one."""
+    with_name(out_dir / "result.json", lambda path: write_json(path, result))
+    failures.forget(out_dir)
+
+
+def accuracies(test: Pool, outcome: FinetuneResult) -> dict[str, Any]:
+    """Return the accuracy keys of result.json, fractions; a class without test images has none."""
+    correct = (outcome.predictions == test.labels).double()
+    per_class = [
+        correct[test.labels == label].mean().item() if count else None for label, count in enumerate(test.class_counts)
+    ]
+    return {
+        "accuracy": correct.mean().item(),
+        "best_accuracy": max(epoch.test_accuracy for epoch in outcome.history if epoch.test_accuracy is not None),
+        "worst_class_accuracy": min(accuracy for accuracy in per_class if accuracy is not None),
+        "per_class_accuracy": per_class,
+        "classes": list(test.classes),
+    }
+
+
+def provenance(packages: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the commit, the versions (of further packages too) and the peak memory of this process."""
+    return {"commit": commit(), "versions": versions(packages), "peak_memory_bytes": peak_memory()}
+
+
+@cache
+def commit() -> str:
+    """Return the commit of the checkout that this code runs from, `unknown` outside git.
+
+    `-dirty` is added where something other than results has changed. A process asks once.
+    """
+    here = Path(__file__).resolve()
+    try:
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
+        suffix = "-dirty" if _git(here.parent, "status", "--porcelain", "--", ":/", ":(top,exclude)results") else ""
+        return _git(here.parent, "rev-parse", "HEAD") + suffix
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def versions(packages: Sequence[str] = ()) -> dict[str, str]:
+    """Return the versions of Python and of the packages that numbers depend on."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in (*PACKAGES, *packages)}}
+
+
+@cache
+def _version(name: str) -> str:
+    return version(name)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file by rename; None is an empty field."""
+
+    def write(partial: Path) -> None:
+        with partial.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(rows)
+
+    with_name(path, write)
+
+
+def with_name(path: Path, write: Any) -> None:
+    """Let `write` fill a file beside the place, then rename it there."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(
+            f"{path} could not be written ({error}); free some space or pass results_dir=<folder>"
+        ) from error
+    finally:
+        with suppress(OSError):  # what hinders this has been told above
+            partial.unlink(missing_ok=True)
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+
+def _differences(before: Any, now: Any, path: str = "") -> Iterable[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            yield from _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
+    elif before != now:
+        yield path, before, now

@@ -1,0 +1,169 @@
+"""Scores of a pool: computed once per (data, backbone, scorer), then read."""
+
+import csv
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunetune.base.errors import InputError
+from prunetune.base.peak_memory import measured
+from prunetune.base.seeding import seeded
+from prunetune.base.store import discard, is_sound, read_meta
+from prunetune.data.pool import Pool
+from prunetune.samplers.base import Sampler
+from prunetune.scorers.base import Scorer
+from prunetune.scorers.constant import NoScore
+from prunetune.signals.contract import Signals
+from prunetune.signals.network import NetworkSignals
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores and where they are.
+
+    values: [N] float64 in pool order. seconds: what they cost when computed, decoding apart. peak_memory: the most
+    that the process held then, in bytes. signals: seconds of each signal that is in `seconds`. folder: the store entry.
+    is_new: whether they were computed just now.
+    """
+
+    values: Tensor
+    seconds: float
+    peak_memory: int | None
+    signals: dict[str, float]
+    folder: Path
+    is_new: bool
+
+
+def check_fit(scorer: Scorer, sampler: Sampler, ratio: float) -> None:
+    """Refuse a sampler that reads what the scorer does not give: a score, hardness, an order of picks long enough.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    if sampler.reads_hardness and scorer.higher_means == "picked earlier":
+        raise InputError(
+            f"{scorer.name} gives an order of picks, not the hardness that {type(sampler).__name__} reads; "
+            "pass sampler=topk"
+        )
+    if isinstance(scorer, NoScore) and sampler.reads_scores:
+        raise InputError(
+            f"scorer none gives every image the same score, and {type(sampler).__name__} picks by the score; "
+            "pass another scorer, or a sampler that reads none, e.g. sampler=typiclust"
+        )
+    fraction = getattr(scorer, "fraction", ratio)
+    if fraction != ratio and ratio < 1:
+        raise InputError(
+            f"{scorer.name} selects for scorer.fraction={fraction:g}, the ratio is {ratio:g}; make them equal"
+        )
+    depth = getattr(scorer, "depth", 1.0)
+    if depth < 1 and sampler.budgets != "proportional":
+        raise InputError(
+            f"with sampler.budgets={sampler.budgets} a class can keep all its images; "
+            f"{scorer.name} needs scorer.depth=1, got {depth:g}"
+        )
+    if depth < 1 and sampler.min_per_class > 1:
+        raise InputError(
+            f"{scorer.name} orders scorer.depth={depth:g} of each class, which can be fewer than "
+            f"sampler.min_per_class={sampler.min_per_class}; pass scorer.depth=1"
+        )
+    if depth < ratio < 1:
+        raise InputError(
+            f"{scorer.name} orders scorer.depth={depth:g} of each class, ratio {ratio:g} keeps more; raise scorer.depth"
+        )
+
+
+def compute_scores(scorer: Scorer, signals: Signals, seed: int) -> Tensor:
+    """Return a scorer's [N] float64 scores, checked.
+
+    Raises:
+        InputError: a score is not finite.
+    """
+    with seeded("score", *([seed] if scorer.uses_seed else [])) as generator:
+        values = scorer.score(signals.pool, signals, generator)
+    if values.dtype != torch.float64 or values.shape != (len(signals.pool),):
+        raise TypeError(f"{type(scorer).__name__} must return [N] float64, got {list(values.shape)} {values.dtype}")
+    if not values.isfinite().all():
+        bad = int((~values.isfinite()).sum())
+        raise InputError(
+            f"{bad} of {len(values)} scores of {scorer.name} are not finite; "
+            "check the backbone's weights or pass precision=fp32"
+        )
+    return values
+
+
+def stored_scores(scorer: Scorer, signals: NetworkSignals, seed: int) -> Scores:
+    """Return a scorer's scores, from the store or computed into it."""
+    pool, embedding = signals.pool, signals.embedding
+    seed_used = seed if scorer.uses_seed else None
+    key = {
+        "scorer": scorer.key(),  # nested: a scorer's own option may bear any name
+        "mask_modules": signals.mask_modules,
+        "seed": seed_used,
+        **embedding.key(pool),
+    }
+    if scorer.uses_proxy:
+        key["proxy"] = embedding.proxy_key()
+    found = _read_sound(embedding.store.place("scores", f"{pool.name}-{scorer.name}", key), pool)
+
+    def make(folder: Path) -> dict[str, Any]:
+        signals = NetworkSignals(pool, embedding)  # its own, so that it is charged for what an earlier scorer asked too
+        start = time.perf_counter()
+        with measured() as peak:
+            values = compute_scores(scorer, signals, seed)
+        own = time.perf_counter() - start
+        write_scores(folder / "scores.csv", pool, values)
+        for name, tensor in signals.products.items():
+            np.save(folder / f"{name}.npy", tensor.numpy())
+        # a signal that the store already had is charged what it cost then: a score costs what it costs on its own
+        seconds = own - sum(signals.spent.values()) + signals.seconds
+        return {"seconds": seconds, "peak_memory_bytes": peak(), "signals": signals.charges}
+
+    entry = embedding.store.entry("scores", f"{pool.name}-{scorer.name}", key, make)
+    meta, values = read_meta(entry), read_scores(entry / "scores.csv", pool) if found is None else found
+    peak, charges = meta.get("peak_memory_bytes"), meta.get("signals", {})  # older stores note neither
+    return Scores(values, meta["seconds"], peak, charges, entry, found is None)
+
+
+def _read_sound(entry: Path, pool: Pool) -> Tensor | None:
+    """Return the scores of an entry, None where there are none; damaged ones are named and removed."""
+    if not is_sound(entry):
+        return None
+    try:
+        return read_scores(entry / "scores.csv", pool)
+    except InputError:
+        discard(entry, "scores.csv cannot be read or belongs to other images")
+        return None
+
+
+def write_scores(path: Path, pool: Pool, values: Tensor) -> None:
+    """Write position, sample_id, label, score: one row per image in pool order, 17 significant digits."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["position", "sample_id", "label", "score"])
+        rows = zip(pool.sample_ids, pool.labels.tolist(), values.tolist(), strict=True)
+        writer.writerows([i, sample_id, label, f"{score:.17g}"] for i, (sample_id, label, score) in enumerate(rows))
+
+
+def read_scores(path: Path, pool: Pool) -> Tensor:
+    """Return the [N] float64 scores of a `scores.csv`.
+
+    Raises:
+        InputError: the file is damaged or is not this pool's.
+    """
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        is_whole = [row["sample_id"] for row in rows] == list(pool.sample_ids)
+        values = torch.tensor([float(row["score"]) for row in rows], dtype=torch.float64)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete the folder {path.parent.name} and run again") from None
+    if not is_whole:
+        raise InputError(
+            f"{path} is damaged or belongs to other images; delete the folder {path.parent.name} and run again"
+        )
+    return values

@@ -1,0 +1,197 @@
+"""A sweep before, while and after it runs: its jobs, their runs, and which of them are done.
+
+Composed as `run.py --config-name <root> sweep=<name>` composes it, with Hydra's own expansion of the sweeper's
+parameters; nothing is run, and neither data nor weights are looked at. A job of images is a grid of many runs, a job
+of text is one run.
+"""
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from prunetune.base.errors import InputError
+from prunetune.config.identity import compared
+from prunetune.config.names import Names, cell_folder, grid_folder, is_text, names
+from prunetune.runs import failures, grid, records
+
+DONE, FAILED, MISSING, UNREADABLE = STATES = ("done", "failed", "missing", "unreadable")
+GRID, INSTRUCT = "grid", "instruct"  # root configurations
+TEXT_GROUPS = frozenset(["corpus", "llm", "text_scorer", "text_method", "sft"])  # that only the root of text runs has
+RATIO_AND_SEED = ("ratio", "seed")
+
+
+@dataclass(frozen=True)
+class TextJob:
+    """One job of a sweep of text runs: a single run, and the overrides that it is started with."""
+
+    overrides: tuple[str, ...]
+    ratio: float
+    seed: int
+
+    @property
+    def num_runs(self) -> int:
+        """The number of its runs."""
+        return 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep of image runs: a grid, and the overrides that it is started with."""
+
+    overrides: tuple[str, ...]
+    methods: tuple[str, ...]
+    ratios: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def num_runs(self) -> int:
+        """The number of its cells."""
+        return len(self.methods) * len(self.ratios) * len(self.seeds)
+
+
+@dataclass(frozen=True)
+class CellState:
+    """How one run of a sweep stands; reason: one line for what is failed or unreadable, else empty."""
+
+    dataset: str
+    out_dir: Path
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What runs that differ in ratio and seed share: names, tag, results folder, and what is compared."""
+
+    called: Names
+    tag: str
+    results_dir: Path
+    compared: dict[str, Any]
+
+
+def root_of(sweep: str) -> str:
+    """Return the root configuration that a preset is for: that of text runs where it sweeps over one of its groups.
+
+    Of a preset that is not there it is that of grids, and composing it says so.
+    """
+    found = GlobalHydra.instance().config_loader().repository.load_config(f"sweep/{sweep}")
+    params = {} if found is None else OmegaConf.select(found.config, "hydra.sweeper.params") or {}
+    return INSTRUCT if TEXT_GROUPS & set(params) else GRID
+
+
+def compose_sweep(sweep: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Return the root's configuration under a preset and a command's further overrides, Hydra's own part with it.
+
+    Raises:
+        InputError: no such preset, or an override that it cannot have.
+    """
+    words = [f"sweep={sweep}", *overrides]
+    try:  # hydra.compose does what follows for a single run, and refuses a sweep on the command line
+        hydra, root = GlobalHydra.instance().hydra, root_of(sweep)
+        return hydra.compose_config(root, words, RunMode.MULTIRUN, from_shell=False, with_log_configuration=False)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"sweep {sweep} cannot be composed: {error} {error.__cause__ or ''}") from None
+
+
+def jobs(cfg: DictConfig) -> list[Job] | list[TextJob]:
+    """Return the jobs of a composed sweep, by Hydra's own rule: parameters of the preset, then the command line."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # Hydra executes that module anew at its start
+
+    sweeper = BasicSweeper(max_batch_size=None, params=dict(cfg.hydra.sweeper.params or {}))
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    words = [*sweeper._parse_config(), *cfg.hydra.overrides.task]
+    [batch] = sweeper.split_arguments(parser.parse_overrides(words), None)
+    make = _text_job if is_text(cfg) else _grid_job
+    return [make(cfg, tuple(overrides), parser) for overrides in batch]
+
+
+def _grid_job(cfg: DictConfig, overrides: tuple[str, ...], parser: OverridesParser) -> Job:
+    lists = {key: tuple(value) for key, value in _own(cfg, overrides, parser, grid.PLURALS).items()}
+    lists["ratios"] = tuple(float(ratio) for ratio in lists["ratios"])
+    return Job(overrides, **lists)
+
+
+def _text_job(cfg: DictConfig, overrides: tuple[str, ...], parser: OverridesParser) -> TextJob:
+    own = _own(cfg, overrides, parser, RATIO_AND_SEED)
+    return TextJob(overrides, float(own["ratio"]), own["seed"])
+
+
+def _own(cfg: DictConfig, overrides: Sequence[str], parser: OverridesParser, keys: Sequence[str]) -> dict[str, Any]:
+    """Return a job's values of some keys: its overrides', else those of the sweep."""
+    words = [word for word in overrides if word.split("=")[0] in keys]
+    return {key: cfg[key] for key in keys} | {
+        override.key_or_group: override.value() for override in parser.parse_overrides(words)
+    }
+
+
+def states(jobs: Iterable[Job | TextJob]) -> Iterator[CellState]:
+    """Yield how every run of these jobs stands.
+
+    A run that is not finished is "failed" where the last attempt left its error, in the run's folder or in that of
+    its job, and "missing" otherwise: not tried, waiting, running, or killed. One that holds the result of another
+    configuration is "failed" too, since it cannot be run before that is settled.
+
+    Raises:
+        InputError: a job, or an entry of its `methods`, cannot be composed.
+    """
+    describe = functools.cache(_describe)  # jobs that differ in ratio share their methods
+    describe_root = functools.cache(_describe_root)
+    for job in jobs:
+        if isinstance(job, TextJob):
+            words = tuple(word for word in job.overrides if word.split("=")[0] not in RATIO_AND_SEED)
+            yield _state(describe_root(INSTRUCT, words), job.ratio, job.seed, None)
+            continue
+        words = grid.shared_words(job.overrides)
+        of_job = failures.read(_job_folder(job, describe_root(GRID, words)))
+        entries = {entry: describe(entry, words) for entry in job.methods}
+        for entry, ratio, seed in itertools.product(job.methods, job.ratios, job.seeds):
+            yield _state(entries[entry], ratio, seed, of_job)
+
+
+def _describe(entry: str, words: tuple[str, ...]) -> _Described:
+    cfg = grid.compose_cell(entry, words)
+    return _Described(names(cfg), cfg.tag, Path(cfg.results_dir), compared(cfg))
+
+
+def _describe_root(root: str, words: tuple[str, ...]) -> _Described:
+    try:
+        cfg = compose(root, overrides=list(words))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"a job of {root} cannot be composed: {error} {error.__cause__ or ''}") from None
+    return _Described(names(cfg), cfg.tag, Path(cfg.results_dir), compared(cfg) if is_text(cfg) else {})
+
+
+def _job_folder(job: Job, about: _Described) -> Path:
+    folder = grid_folder(about.called, job.methods, job.ratios, job.seeds, about.tag)
+    return about.results_dir / "grids" / folder
+
+
+def _state(about: _Described, ratio: float, seed: int, of_job: failures.Failure | None) -> CellState:
+    out_dir = about.results_dir / "runs" / cell_folder(about.called, float(ratio), seed, about.tag)
+
+    def told(state: str, reason: str = "") -> CellState:
+        return CellState(about.called.dataset, out_dir, state, reason)
+
+    try:
+        result = records.read_result(out_dir)
+    except InputError as error:
+        return told(UNREADABLE, str(error))
+    if result is None:
+        failure = failures.read(out_dir) or of_job
+        return told(FAILED, f"{failure.error} ({failure.time})") if failure else told(MISSING)
+    try:
+        records.check_configuration(out_dir, result, {**about.compared, "ratio": float(ratio), "seed": seed})
+    except InputError as error:
+        return told(FAILED, str(error))
+    return told(DONE)

@@ -1,0 +1,227 @@
+"""Weights & Biases: a viewer of runs, never a record. It may warn, fails no run, and nothing is read back from it."""
+
+import functools
+import logging
+import netrc
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from prunetune.base.errors import InputError, suggestion
+
+log = logging.getLogger(__name__)
+
+MODES = ("auto", "online", "offline", "disabled")
+OTHER_NAMES = {"dryrun": "offline", "run": "online", "shared": "online"}  # what WANDB_MODE may also say
+SUBSET_COLUMNS = ("position", "sample_id", "label", "weight")
+MOST_ROWS = 10_000  # of a table that W&B shows; subset.csv has all
+SETTINGS = {  # quiet, and silent about the machine
+    "silent": True,
+    "console": "off",
+    "host": "",
+    "disable_git": True,
+    "disable_code": True,
+    "save_code": False,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    "x_disable_machine_info": True,
+    "x_save_requirements": False,
+    "init_timeout": 20.0,  # seconds; then a run with a key but no network is kept offline
+    "finish_timeout": 60.0,  # seconds; what was not uploaded by then is on disk, for `wandb sync`
+}
+
+
+def _guarded(action: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a Tracker method do nothing without a run, and turn any failure of the client into one warning."""
+
+    def decorate(method: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(method)
+        def call(self: "Tracker", *args: Any, **options: Any) -> None:
+            if self.run is None:
+                return
+            try:
+                method(self, *args, **options)
+            except Exception as error:  # whatever the client raises, the run is worth more than its picture
+                self._report(action, error)
+
+        return call
+
+    return decorate
+
+
+class Tracker:
+    """One W&B run, or none. A `prefix` keeps the cells of a grid apart within one run."""
+
+    def __init__(self, run: Any = None) -> None:
+        self.run = run
+        self._has_warned = False
+
+    @_guarded("log the curves")
+    def log_curves(self, history: Iterable[Mapping[str, Any]], prefix: str = "") -> None:
+        """Log one row per epoch (epoch, learning_rate, train_loss, test_accuracy), drawn over the epoch."""
+        step, defined = _key(prefix, "epoch"), set()
+        self.run.define_metric(step, hidden=True)
+        for row in history:
+            for key in row.keys() - {"epoch"} - defined:
+                self.run.define_metric(_key(prefix, key), step_metric=step)
+            defined.update(row)
+            self.run.log({_key(prefix, key): value for key, value in row.items() if value is not None})
+
+    @_guarded("log the result")
+    def log_result(self, result: Mapping[str, Any], prefix: str = "") -> None:
+        """Log the names and numbers of a result.json as the run's summary and as the table "result"."""
+        self.run.summary.update({_key(prefix, key): value for key, value in _scalars(result).items()})
+        self.log_results([result], prefix)
+
+    @_guarded("log the table of results")
+    def log_results(self, results: Sequence[Mapping[str, Any]], prefix: str = "") -> None:
+        """Log several results as one table "result", a row for each."""
+        rows = [_scalars(result) for result in results]
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        self._log_table(_key(prefix, "result"), columns, ([row.get(key) for key in columns] for row in rows))
+
+    @_guarded("log the subset")
+    def log_subset(self, rows: Iterable[Sequence[Any]], prefix: str = "") -> None:
+        """Log rows of a subset.csv (position, sample_id, label, weight), at most the first 10,000."""
+        self._log_table(_key(prefix, "subset"), SUBSET_COLUMNS, rows)
+
+    @_guarded("log a table")
+    def log_table(self, key: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Log any rows as the table `key`, at most the first 10,000; what is missing is None."""
+        self._log_table(key, columns, rows)
+
+    @_guarded("log a picture")
+    def log_picture(self, key: str, path: Path) -> None:
+        """Log a picture's file under `key`."""
+        import wandb
+
+        self.run.log({key: wandb.Image(str(path))})
+
+    @_guarded("log the scores")
+    def log_scores(self, scores: Any, prefix: str = "") -> None:
+        """Log the histogram of the scores, a tensor or array [N]."""
+        import wandb
+
+        histogram = np.histogram(np.asarray(scores, dtype=np.float64), bins=64)
+        self.run.log({_key(prefix, "scores"): wandb.Histogram(np_histogram=histogram)})
+
+    @_guarded("finish the run")
+    def finish(self, exit_code: int = 0) -> None:
+        """Close the run within `finish_timeout`; later calls do nothing."""
+        run, self.run = self.run, None
+        run.finish(exit_code=exit_code)
+
+    def _log_table(self, key: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        import wandb
+
+        data = [list(row) for row in islice(rows, MOST_ROWS)]
+        self.run.log({key: wandb.Table(columns=list(columns), data=data, allow_mixed_types=True)})
+
+    def _report(self, action: str, error: Exception) -> None:
+        level = logging.DEBUG if self._has_warned else logging.WARNING
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        log.log(level, "W&B could not %s (%s); no result depends on it", action, reason)
+        self._has_warned = True
+
+
+@contextmanager
+def open_run(mode: str, project: str, name: str, config: Mapping[str, Any], folder: Path) -> Iterator[Tracker]:
+    """Open a W&B run for the length of a block.
+
+    Args:
+        mode: auto (online with a key, else offline), online, offline or disabled. The environment's WANDB_MODE wins.
+        project: the W&B project.
+        name: the run's name on its page.
+        config: plain values, shown beside the curves.
+        folder: where the client keeps its files, usually `<results_dir>/wandb`.
+
+    Raises:
+        InputError: an unknown mode. Nothing else is raised, whatever the client does.
+    """
+    if mode not in MODES:
+        raise InputError(f"wandb must be one of {', '.join(MODES)}, got {mode!r}.{suggestion(mode, MODES)}")
+    mode = os.environ.get("WANDB_MODE", "").lower() or mode
+    tracker = Tracker()
+    with _staging_in(folder):
+        if mode != "disabled":
+            _start(tracker, mode, project, name, config, folder)
+        try:
+            yield tracker
+        except BaseException:
+            tracker.finish(exit_code=1)
+            raise
+        tracker.finish()
+
+
+def _start(tracker: Tracker, mode: str, project: str, name: str, config: Mapping[str, Any], folder: Path) -> None:
+    """Give the tracker a run; with a key that leads nowhere (no network, refused) an offline one."""
+    try:
+        import wandb
+
+        wandb.setup(settings=wandb.Settings(silent=True))  # the login speaks before the run's own settings count
+        folder.mkdir(parents=True, exist_ok=True)
+        known = {key: value for key, value in SETTINGS.items() if key in wandb.Settings.model_fields}
+        options = {"project": project, "name": name, "config": dict(config), "reinit": "create_new"}
+        options["dir"] = str(folder.parent if folder.name == "wandb" else folder)  # the client adds "wandb" itself
+        options["settings"] = wandb.Settings(**known)
+        mode = resolve_mode(mode, has_key(wandb.setup().settings.base_url))
+    except Exception as error:
+        tracker._report("start", error)
+        return
+    for attempt in ["online", "offline"] if mode == "online" else [mode]:
+        try:
+            tracker.run = wandb.init(mode=attempt, **options)
+            return
+        except Exception as error:
+            tracker._report(f"start {attempt}", error)
+
+
+def resolve_mode(mode: str, with_key: bool) -> str:
+    """Return online or offline (an unknown mode as it is); online needs a key, as nobody shall be prompted."""
+    mode = OTHER_NAMES.get(mode, mode)
+    if mode == "online" and not with_key:
+        log.warning("W&B has no key (WANDB_API_KEY, or run `wandb login`); this run is kept offline")
+    if mode in ("auto", "online"):
+        return "online" if with_key else "offline"
+    return mode
+
+
+def has_key(server: str) -> bool:
+    """Tell whether the environment or netrc holds a key for this W&B server; asks nobody, not even the network."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    path = os.environ.get("NETRC") or next((p for p in ("~/.netrc", "~/_netrc") if Path(p).expanduser().exists()), None)
+    if path is None:
+        return False
+    try:
+        keys = netrc.netrc(Path(path).expanduser())
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return any(keys.authenticators(host) for host in (urlsplit(server).netloc, "api.wandb.ai"))
+
+
+@contextmanager
+def _staging_in(folder: Path) -> Iterator[None]:
+    """Keep the client's copies of tables beside its run instead of in the home folder, unless told otherwise."""
+    if "WANDB_DATA_DIR" in os.environ:
+        yield
+        return
+    os.environ["WANDB_DATA_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("WANDB_DATA_DIR", None)
+
+
+def _scalars(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if value is None or isinstance(value, str | int | float)}
+
+
+def _key(prefix: str, key: str) -> str:
+    return f"{prefix}/{key}" if prefix else key

@@ -1,0 +1,1 @@
+"""What the code of DeepCore and of the paper does instead of the published rule."""

@@ -1,0 +1,1 @@
+"""Mathematics that several scorers and samplers share."""

@@ -1,0 +1,1 @@
+"""What a scorer or sampler may ask about images."""

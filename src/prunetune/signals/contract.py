@@ -1,0 +1,172 @@
+"""What a scorer or sampler may ask about images."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from prunetune.base.errors import InputError
+
+if TYPE_CHECKING:  # a scorer that is given tensors needs neither networks nor proxies
+    from prunetune.data.pool import Pool
+    from prunetune.networks.backbone import Network
+    from prunetune.networks.masking import MaskPath
+    from prunetune.signals.proxy import Proxy, ProxyRecipe
+
+
+@dataclass(frozen=True)
+class FeatureKind:
+    """Which features are meant.
+
+    transform "training_on_train": images of the train split pass the training transform anew at every level, as in
+    the released code. pooling "token_collapse": its one number per image of a token network.
+    """
+
+    transform: str = "evaluation"
+    pooling: str = "backbone"
+
+    def __post_init__(self) -> None:
+        for key, allowed in {
+            "transform": ("evaluation", "training_on_train"),
+            "pooling": ("backbone", "token_collapse"),
+        }.items():
+            if getattr(self, key) not in allowed:
+                raise InputError(f"scorer.{key} must be one of {', '.join(allowed)}, got {getattr(self, key)!r}")
+
+
+PLAIN = FeatureKind()
+
+
+class Signals(ABC):
+    """Features of the N images of one pool, computed when asked for and charged in `seconds`."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.products: dict[str, Tensor] = {}  # what a scorer found on its way and wants kept beside the scores
+        self.charges: dict[str, float] = {}  # seconds of each signal that was asked for, whoever computed it
+        self.spent: dict[str, float] = {}  # seconds that this process waited for it
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the signals asked for so far cost when they were computed."""
+        return sum(self.charges.values())
+
+    @abstractmethod
+    def features(self, kind: FeatureKind = PLAIN) -> Tensor:
+        """Return [N, D] float32 CPU features of the unmasked network."""
+
+    @abstractmethod
+    def masked_features(self, path: MaskPath, seed: int = 0, kind: FeatureKind = PLAIN) -> Iterator[Tensor]:
+        """Yield T tensors [N, D] float32 CPU, one at a time: the features at each level of the path.
+
+        `path.modules` "backbone" is not known here: pass one of conv2d, linear, all, or use `mask_modules`.
+        """
+
+    def seconds_of_features(self) -> float:
+        """Return what the pass of `features()` cost when it was made; nothing is known of tensors from elsewhere."""
+        return 0.0
+
+    @abstractmethod
+    def proxy(self, repeat: int = 0, until: int | None = None, logits_only: bool = False) -> Proxy:
+        """Return one training of the run's proxy on this pool; it is trained when it is first asked for.
+
+        Args:
+            repeat: another number, another head, order and crops.
+            until: epochs that are needed, the first of the recipe's; by default all. Only they are charged.
+            logits_only: whether no features or network of epoch `until` are needed, so that any longer record serves.
+        """
+
+    def images(self, positions: Tensor | None = None) -> Iterator[Tensor]:
+        """Yield batches [B, 3, S, S] uint8 of the evaluation view, of all images or of some positions [n] int64.
+
+        Raises:
+            InputError: these signals came as tensors and have no images.
+        """
+        raise InputError("this scorer reads images; pass a folder or a data set instead of tensors")
+
+    def per_image(
+        self, key: dict[str, Any], function: Callable[[Iterator[Tensor], Tensor], Tensor], description: str
+    ) -> Tensor:
+        """Return what a function gives for each image, [N] float64 CPU.
+
+        Where there is a store, it keeps what is done part by part, so that a run that was cut off goes on from there.
+
+        Args:
+            key: all that the numbers depend on beside the images, the backbone and the proxy, as plain JSON values.
+            function: batches as `images` yields them, and the positions [n] int64 of their rows, to [n] float64 CPU.
+            description: what is computed, for the progress line.
+
+        Raises:
+            InputError: these signals came as tensors and have no images.
+        """
+        return function(self.images(), torch.arange(len(self.pool)))
+
+    def layer_features(self) -> Iterator[Tensor]:
+        """Yield features of four layers of growing depth, [N, D_l] float32 CPU each, one at a time.
+
+        Raises:
+            InputError: these signals have no network.
+        """
+        raise InputError("this scorer reads the layers of a network; pass a folder or a data set instead of tensors")
+
+    def masked_features_of(
+        self, network: Network, path: MaskPath, seed: int = 0, positions: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        """Yield T tensors [n, D] float32 CPU of another network of the same kind, such as a proxy's; none is stored.
+
+        Args:
+            network: it is masked in place, level by level, and put back.
+            path: its masks, with `modules` settled.
+            seed: of random masks.
+            positions: [n] int64, which images; by default all.
+
+        Raises:
+            InputError: these signals came as tensors and have no images.
+        """
+        raise InputError("this scorer reads images; pass a folder or a data set instead of tensors")
+
+    def collapsed_features(self) -> Tensor:
+        """Return the features after the proxy's last epoch with tokens collapsed, [N, 1] or [N, D] float32 CPU.
+
+        Of a token network this is the released code's one number per image, of others the features. Signals that came
+        as tensors have no network to ask: there they are the proxy's features as they came.
+        """
+        proxy = self.proxy()
+        return proxy.features(proxy.num_epochs)
+
+    def recall(self) -> Tensor:
+        """Return the recall of each class on held-out pool images, [C] float64: linear probes on a part of the pool."""
+        if self.pool is None:
+            raise InputError("recall by class reads labels; pass pool=... beside the features")
+        from prunetune.signals.class_recall import held_out_recall  # trains probes, which few samplers ask for
+
+        return held_out_recall(self.features(), self.pool.labels, len(self.pool.classes))
+
+    @property
+    def mask_modules(self) -> str:
+        """What the backbone says should be masked."""
+        return "all"
+
+    @property
+    def device(self) -> str:
+        """Where networks are run: move a proxy's network there."""
+        return "cpu"
+
+    @property
+    def network(self) -> Network | None:
+        """The pretrained network that the features come from, None where they came as tensors."""
+        return None
+
+    @property
+    @abstractmethod
+    def proxy_recipe(self) -> ProxyRecipe:
+        """How `proxy` trains."""
+
+    def keep(self, name: str, tensor: Tensor) -> None:
+        """Store a tensor beside the scores, as `<name>.npy`."""
+        self.products[name] = tensor

@@ -1,0 +1,334 @@
+"""Signals of a pool of images and a network, kept in the store."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunetune.base.devices import autocast
+from prunetune.base.errors import InputError
+from prunetune.base.progress import track
+from prunetune.base.store import Store, read_meta, write_stack
+from prunetune.data.images import transforms
+from prunetune.data.images.decode import ImageArrays
+from prunetune.data.images.decoded import Decoded, Decoding, decode_pool, decoded_key
+from prunetune.data.images.kept import KeptViews
+from prunetune.data.pool import Pool
+from prunetune.networks.backbone import Network
+from prunetune.networks.frozen_pass import CPU_PIXELS, View, batches, embed, in_parts, training
+from prunetune.networks.masking import MaskPath, masked_networks
+from prunetune.signals.contract import PLAIN, FeatureKind, Signals
+from prunetune.signals.proxy import ProbeProxy, Proxy, ProxyRecipe, moments, open_recorded
+from prunetune.signals.proxy_training import open_probe, write_full, write_probe
+
+PART = 128  # images whose numbers are stored together
+
+
+@dataclass
+class Embedding:
+    """How a network is run over a pool's images."""
+
+    network: Network
+    store: Store
+    precision: str = "fp32"  # resolved: fp32 | bf16
+    device: str = "cpu"
+    batch_size: int = 64
+    short_side: int | None = None
+    keep_masked: bool = False  # store the masked features, for scorers that are asked about parts of the pool
+    proxy: ProxyRecipe = ProxyRecipe()  # what scores that read training dynamics read
+    training_precision: str = "fp32"  # of proxies
+    overlaps: bool | None = None  # a first pass and decoding; None: on a GPU. Its seconds then hold waiting for images
+    _decoded: dict[str, tuple[Decoded, float]] = field(default_factory=dict)
+    _decoding: dict[str, Decoding] = field(default_factory=dict)
+    _views: dict[tuple[str, int], KeptViews] = field(default_factory=dict)
+
+    def decoded(self, pool: Pool, wait: bool = True) -> Decoded:
+        """Return the pool's decoded images.
+
+        wait: until all are decoded. Without it, and where the network runs beside the processor that decodes
+        (`overlaps`), each image comes as soon as it is there, so that a first pass overlaps decoding.
+        """
+        mark = pool.fingerprint
+        if mark in self._decoded:
+            return self._decoded[mark][0]
+        if not wait and self.does_overlap and not isinstance(pool.images, ImageArrays):
+            if mark not in self._decoding:
+                self._decoding[mark] = Decoding(pool, self.store, self.short_side)
+            return self._decoding[mark]
+        if mark in self._decoding:
+            self._decoding.pop(mark).join()
+        self._decoded[mark] = decode_pool(pool, self.store, self.short_side)
+        return self._decoded[mark][0]
+
+    @property
+    def does_overlap(self) -> bool:
+        """Whether a first pass begins while images are still decoded: on a CPU both would want the same cores."""
+        return self.device != "cpu" if self.overlaps is None else self.overlaps
+
+    def evaluation(self, pool: Pool, size: int | None = None) -> KeptViews:
+        """Return the evaluation view of the pool's images, by default in the network's size; each is made once."""
+        key = (pool.fingerprint, size or self.network.input_size)
+        if key not in self._views:
+            self._views[key] = KeptViews(self.decoded(pool, wait=False), len(pool), key[1], self.store.root)
+        return self._views[key]
+
+    def decode_seconds(self, pool: Pool) -> float:
+        """Return the seconds that decoding the pool took when it was done."""
+        self.decoded(pool)
+        return self._decoded[pool.fingerprint][1]
+
+    def proxy_key(self) -> dict[str, Any]:
+        """Return what every number that is read from a proxy depends on beside `key`."""
+        return {**self.proxy.key(), "precision": self.training_precision}
+
+    def key(self, pool: Pool) -> dict[str, Any]:
+        """Return what every feature of the pool depends on."""
+        return {
+            "images": decoded_key(pool, self.short_side),
+            "backbone": self.network.identity,
+            "precision": self.precision,
+            "transforms": transforms.VERSION,
+        }
+
+
+class NetworkSignals(Signals):
+    """Signals of a pool of images and a network, kept in the store."""
+
+    def __init__(self, pool: Pool, embedding: Embedding) -> None:
+        super().__init__(pool)
+        self.embedding = embedding
+        self._features: dict[FeatureKind, Tensor] = {}
+
+    @property
+    def mask_modules(self) -> str:
+        return self.embedding.network.mask_modules
+
+    @property
+    def device(self) -> str:
+        return self.embedding.device
+
+    @property
+    def network(self) -> Network:
+        return self.embedding.network
+
+    @property
+    def proxy_recipe(self) -> ProxyRecipe:
+        return self.embedding.proxy
+
+    def features(self, kind: FeatureKind = PLAIN) -> Tensor:
+        if kind not in self._features:
+            start = time.perf_counter()
+            self.embedding.decoded(self.pool, wait=False)  # decoding has its own clock
+            key = {**self.embedding.key(self.pool), **asdict(kind)}
+            entry = self.embedding.store.entry(
+                "features", self.pool.name, key, lambda folder: self._write_features(folder, kind)
+            )
+            self._features[kind] = torch.from_numpy(np.load(entry / "features.npy"))
+            self._charge(f"features {kind}", read_meta(entry)["seconds"], time.perf_counter() - start)
+        return self._features[kind]
+
+    def seconds_of_features(self) -> float:
+        self.features()
+        return self.charges[f"features {PLAIN}"]
+
+    def masked_features(self, path: MaskPath, seed: int = 0, kind: FeatureKind = PLAIN) -> Iterator[Tensor]:
+        self.features(kind)  # before any weight is masked, also for a scorer that asks for it in between
+        embedding, key = self.embedding, self._masked_key(path, seed, kind)
+        if embedding.keep_masked or embedding.store.place("masked", self.pool.name, key).is_dir():
+            start = time.perf_counter()
+            entry = embedding.store.entry(
+                "masked", self.pool.name, key, lambda folder: self._write_masked(folder, path, seed, kind)
+            )
+            self._charge(f"masked {key}", read_meta(entry)["seconds"], time.perf_counter() - start)
+            levels = np.load(entry / "masked.npy", mmap_mode="r")  # [T, N, D]
+            return (torch.from_numpy(np.array(level)) for level in levels)
+        return self._stream(path, seed, kind, f"masked {key}")
+
+    def proxy(self, repeat: int = 0, until: int | None = None, logits_only: bool = False) -> Proxy:
+        recipe = self.embedding.proxy
+        total = recipe.training.epochs
+        until = min(until or total, total)
+        is_probe = recipe.training.trained == "head"
+        features = self.features() if is_probe else None  # before the clock: they have their own charge
+        self.embedding.decoded(self.pool)
+        start = time.perf_counter()
+        entry = self._proxy_entry(repeat, until, features, logits_only)
+        seconds = read_meta(entry)["seconds_by_epoch"][until - 1]
+        charge = f"proxy {repeat} {recipe}"
+        self._charge(charge, max(seconds, self.charges.get(charge, 0.0)), time.perf_counter() - start)
+        network = self.embedding.network
+        return open_probe(entry, until, features, network) if is_probe else open_recorded(entry, until, network)
+
+    def images(self, positions: Tensor | None = None) -> Iterator[Tensor]:
+        embedding = self.embedding
+        rows = range(len(self.pool)) if positions is None else positions.tolist()
+        view = embedding.evaluation(self.pool)
+        return batches(view, rows, embedding.batch_size)
+
+    def per_image(
+        self, key: dict[str, Any], function: Callable[[Iterator[Tensor], Tensor], Tensor], description: str
+    ) -> Tensor:
+        embedding, parts = self.embedding, torch.arange(len(self.pool)).split(PART)
+        embedding.decoded(self.pool)  # it has its own clock
+        key = {**embedding.key(self.pool), "proxy": embedding.proxy_key(), "function": key}
+
+        def values(rows: Tensor) -> Tensor:
+            def make(folder: Path) -> dict[str, Any]:
+                start = time.perf_counter()
+                np.save(folder / "values.npy", function(self.images(rows), rows).numpy())
+                return {"seconds": time.perf_counter() - start}
+
+            start, part = time.perf_counter(), {**key, "positions": [int(rows[0]), int(rows[-1])]}
+            entry = embedding.store.entry("parts", f"{self.pool.name}-{description}", part, make)
+            seconds = self.charges.get("parts", 0.0) + read_meta(entry)["seconds"]
+            self._charge("parts", seconds, time.perf_counter() - start)
+            return torch.from_numpy(np.load(entry / "values.npy"))
+
+        return torch.cat([values(rows) for rows in track(parts, f"{description}, {PART} images each", len(parts))])
+
+    def _proxy_entry(self, repeat: int, until: int, features: Tensor | None, logits_only: bool) -> Path:
+        """Return the recording: that of the whole training where it exists and kept what is asked for, else a short."""
+        embedding, recipe = self.embedding, self.embedding.proxy
+        total, store = recipe.training.epochs, self.embedding.store
+        serves = features is not None or logits_only or until in moments(total)
+        if serves and store.place("proxies", self.pool.name, self._proxy_key(repeat, total)).is_dir():
+            until = total
+
+        def make(folder: Path) -> dict[str, Any]:
+            if features is not None:
+                num_classes = len(self.pool.classes)
+                return write_probe(
+                    folder, features, self.pool.labels, num_classes, recipe, repeat, until, embedding.device
+                )
+            images, views = embedding.decoded(self.pool), embedding.evaluation(self.pool)
+            precision = embedding.training_precision
+            return write_full(
+                folder, embedding.network, self.pool, images, views, recipe, repeat, until, precision, embedding.device
+            )
+
+        return store.entry("proxies", self.pool.name, self._proxy_key(repeat, until), make)
+
+    def _proxy_key(self, repeat: int, until: int) -> dict[str, Any]:
+        key = self.embedding.key(self.pool)
+        if self.embedding.proxy.training.trained == "all":
+            key["precision"] = self.embedding.training_precision
+        return {**key, **self.embedding.proxy.key(), "repeat": repeat, "until": until}
+
+    def _stream(self, path: MaskPath, seed: int, kind: FeatureKind, charge: str) -> Iterator[Tensor]:
+        network = self.embedding.network.to(self.embedding.device)
+        seconds, start = 0.0, time.perf_counter()
+        with masked_networks(network.model, path, seed) as levels:
+            for level in levels:
+                if level == 0 and path.include_unmasked:
+                    features = self.features(kind)
+                else:
+                    features = self._embed(kind, level, f"masked network {level + 1} of {path.levels}")
+                here = time.perf_counter() - start
+                seconds += here
+                self._charge(charge, seconds, here)
+                yield features
+                start = time.perf_counter()
+
+    def _embed(self, kind: FeatureKind, level: int, description: str) -> Tensor:
+        embedding = self.embedding
+        return embed(
+            embedding.network.to(embedding.device),
+            self._view(kind, level),
+            range(len(self.pool)),
+            embedding.batch_size,
+            embedding.precision,
+            embedding.device,
+            description,
+            collapsed=kind.pooling == "token_collapse",
+        )
+
+    def _view(self, kind: FeatureKind, level: int) -> View:
+        plain = self.embedding.evaluation(self.pool)
+        if kind.transform == "evaluation":
+            return plain
+        images, size = self.embedding.decoded(self.pool), self.embedding.network.input_size
+        augmented = training(images, size, self.pool, "released view", level)
+        return lambda position: (augmented if self.pool.splits[position] == "train" else plain)(position)
+
+    def _write_features(self, folder: Path, kind: FeatureKind) -> dict[str, Any]:
+        start = time.perf_counter()
+        features = self._embed(kind, 0, f"features of {self.pool.name}")
+        if not features.isfinite().all():
+            raise InputError(
+                f"the backbone gives features of {self.pool.name} that are not finite; "
+                "check its weights or pass precision=fp32"
+            )
+        np.save(folder / "features.npy", features.numpy())
+        return {"seconds": time.perf_counter() - start}
+
+    def _write_masked(self, folder: Path, path: MaskPath, seed: int, kind: FeatureKind) -> dict[str, Any]:
+        charge, shape = "written", (path.levels, *self.features(kind).shape)
+        levels = (features.numpy() for features in self._stream(path, seed, kind, charge))
+        write_stack(folder / "masked.npy", levels, shape, np.float32)
+        del self.spent[charge]
+        return {"seconds": self.charges.pop(charge)}
+
+    def _masked_key(self, path: MaskPath, seed: int, kind: FeatureKind) -> dict[str, Any]:
+        return {**self.embedding.key(self.pool), **asdict(kind), "path": path.key(seed)}
+
+    def _charge(self, name: str, seconds: float, here: float) -> None:
+        self.charges[name] = seconds
+        self.spent[name] = self.spent.get(name, 0.0) + here
+
+    def layer_features(self) -> Iterator[Tensor]:
+        embedding = self.embedding
+        embedding.decoded(self.pool)
+        start = time.perf_counter()
+        entry = embedding.store.entry("layers", self.pool.name, embedding.key(self.pool), self._write_layers)
+        meta = read_meta(entry)
+        self._charge("layers", meta["seconds"], time.perf_counter() - start)
+        ends = np.cumsum(meta["widths"]).tolist()
+        rows = np.load(entry / "layers.npy", mmap_mode="r")  # [N, sum D_l]
+        return (torch.from_numpy(np.array(rows[:, a:b])) for a, b in zip([0, *ends], ends, strict=False))
+
+    def masked_features_of(
+        self, network: Network, path: MaskPath, seed: int = 0, positions: Tensor | None = None
+    ) -> Iterator[Tensor]:
+        embedding = self.embedding
+        view = embedding.evaluation(self.pool, network.input_size)
+        rows = range(len(self.pool)) if positions is None else positions.tolist()
+        network = network.to(embedding.device)
+        with masked_networks(network.model, path, seed) as levels:
+            for level in levels:
+                text = f"masked proxy {level + 1} of {path.levels}"
+                size, precision, device = embedding.batch_size, embedding.precision, embedding.device
+                yield embed(network, view, rows, size, precision, device, text)
+
+    def collapsed_features(self) -> Tensor:
+        proxy = self.proxy()
+        if isinstance(proxy, ProbeProxy):  # its network is the pretrained one
+            return self.features(FeatureKind(pooling="token_collapse"))
+        embedding, network = self.embedding, proxy.model(proxy.num_epochs)[0]
+        view, text = embedding.evaluation(self.pool, network.input_size), "collapsed features of the proxy"
+        size, precision, device = embedding.batch_size, embedding.precision, embedding.device
+        return embed(network.to(device), view, range(len(self.pool)), size, precision, device, text, collapsed=True)
+
+    @torch.inference_mode()
+    def _write_layers(self, folder: Path) -> dict[str, Any]:
+        start = time.perf_counter()
+        embedding, network = self.embedding, self.embedding.network.to(self.embedding.device)
+        device, side = embedding.device, network.input_size
+        one = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)
+        widths = [layer.shape[1] for layer in network.forward_layers(one)]
+        size = embedding.batch_size if device != "cpu" else min(embedding.batch_size, max(1, CPU_PIXELS // side**2))
+        view = embedding.evaluation(self.pool, side)
+
+        def rows() -> Iterator[np.ndarray]:
+            parts = batches(view, range(len(self.pool)), size)
+            for batch in track(parts, f"layers of {self.pool.name}", math.ceil(len(self.pool) / size)):
+                with autocast(embedding.precision, device):
+                    yield in_parts(lambda some: torch.cat(network.forward_layers(some), dim=1), batch, device).numpy()
+
+        write_stack(folder / "layers.npy", rows(), (len(self.pool), sum(widths)), np.float32)
+        return {"seconds": time.perf_counter() - start, "widths": widths}

@@ -1,0 +1,1 @@
+"""How the pruned set is trained on."""

@@ -1,0 +1,300 @@
+"""Full fine-tuning: every weight of the backbone and a new linear head."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from prunetune.base.devices import autocast, has_batch_norm
+from prunetune.base.errors import InputError
+from prunetune.base.progress import track
+from prunetune.base.seeding import seeded
+from prunetune.data.images.decoded import Decoded
+from prunetune.data.images.device_views import DeviceView, Source, free_share, sent
+from prunetune.data.pool import Pool
+from prunetune.networks.backbone import Network
+from prunetune.networks.frozen_pass import View, batches, evaluation, in_parts, training
+from prunetune.training.recipe import Epoch, FinetuneResult, Recipe, check_loss
+from prunetune.training.sample_order import Schedule, Static, Walk
+
+log = logging.getLogger(__name__)
+Watch = Callable[[Tensor, Tensor], None]
+KEPT_BYTES = 2**28  # of the test set's evaluation views, on a CPU: every epoch looks at them
+
+
+def finetune_all(
+    network: Network,
+    pool: Pool,
+    images: Decoded,
+    subset: Tensor,
+    test: Pool,
+    test_images: Decoded,
+    recipe: Recipe,
+    seed: int,
+    precision: str,
+    device: str,
+    schedule: Schedule | None = None,
+) -> FinetuneResult:
+    """Train the network and a new head on a subset, and evaluate on test.
+
+    The network is changed: give it a copy that nobody else uses. A GPU holds the decoded images of the subset, makes
+    the training views itself, and waits for this process once an epoch.
+
+    Args:
+        network: pretrained, without head.
+        pool: N images.
+        images: their pixels.
+        subset: [M] int64 positions that are trained on.
+        test: the test set.
+        test_images: its pixels.
+        recipe: epochs, batches, optimiser.
+        seed: of the head's weights, the batch order and the crops; it does not contain the method's name.
+        precision: fp32 or bf16 (autocast).
+        device: cpu or cuda.
+        schedule: which of the M images are shown when, and how much each counts; None: all of them in every epoch.
+
+    Raises:
+        InputError: the loss is not finite, or the device's memory does not hold a batch.
+    """
+    start = time.perf_counter()
+    history: list[Epoch] = []
+    with seeded("finetune", seed) as generator:
+        model = nn.Sequential(network, nn.Linear(network.num_features, len(pool.classes))).to(device)
+
+        crops = training_views(images, network.input_size, pool, subset, device, "crop", seed)
+        walk = Walk(schedule or Static(len(subset)), generator, device)
+        judge = _Judge(model, network.input_size, test_images, len(test), recipe.batch_size, precision, device)
+        epochs = train_epochs(model, pool.labels, subset, crops, recipe, generator, precision, device, walk=walk)
+        about = f"fine-tuning on {walk.images_per_epoch} images"
+        for epoch, loss in track(epochs, about, recipe.epochs):
+            accuracy = None
+            if recipe.evaluates(epoch):
+                predictions = judge.predict()
+                accuracy = (predictions == test.labels).double().mean().item()
+            history.append(Epoch(epoch, recipe.rate(epoch), loss, accuracy))
+    return FinetuneResult(predictions, tuple(history), time.perf_counter() - start, uses=walk.uses())
+
+
+def training_views(
+    images: Decoded, size: int, pool: Pool, positions: Tensor, device: str, *names: str | int
+) -> Callable[[int], View | DeviceView]:
+    """Return the training views of every epoch, drawn from (names, epoch, sample_id).
+
+    Args:
+        images: the pool's pixels.
+        size: pixels of a view.
+        pool: N images.
+        positions: [n] int64, those that are shown.
+        device: where the network is trained: a GPU makes the views itself, on a CPU threads do.
+        names: of the training.
+    """
+    if device == "cpu":
+        return lambda epoch: training(images, size, pool, *names, epoch)
+    source = Source.of(images, positions, device)
+    return lambda epoch: DeviceView(source, size, pool.sample_ids, (*names, epoch))
+
+
+def train_epochs(
+    model: nn.Module,
+    labels: Tensor,
+    subset: Tensor,
+    view_of: Callable[[int], View | DeviceView],
+    recipe: Recipe,
+    generator: torch.Generator,
+    precision: str,
+    device: str,
+    watch: Watch | None = None,
+    walk: Walk | None = None,
+) -> Iterator[tuple[int, float]]:
+    """Train a model in place and yield (epoch, mean training loss, weighted as the images are) after every epoch.
+
+    Args:
+        model: network and head, on the device.
+        labels: [N] int64.
+        subset: [M] int64 positions that are trained on.
+        view_of: gives the images of an epoch, counted from 1.
+        recipe: epochs, batches, optimiser.
+        generator: of the batch order.
+        precision: fp32 or bf16 (autocast).
+        device: cpu or cuda.
+        watch: is shown each batch's positions [B] and logits [B, C] as they are before its update.
+        walk: gives indices into the subset; None: every image of it once an epoch.
+
+    Raises:
+        InputError: the loss is not finite, or the device's memory does not hold a batch.
+    """
+    optimizer = _optimizer(model, recipe)
+    micro_batch = MicroBatch(model, recipe.batch_size)
+    walk = walk or Walk(Static(len(subset)), generator, device)
+
+    def look(indices: Tensor, targets: Tensor, logits: Tensor) -> None:
+        if watch is not None:
+            watch(subset[indices.cpu()], logits.cpu())
+        if walk.reads_losses:
+            walk.observe(indices, nn.functional.cross_entropy(logits, targets, reduction="none"))
+
+    for epoch in range(1, recipe.epochs + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate(epoch)
+        view, total = view_of(epoch), torch.zeros((), dtype=torch.float64, device=device)
+        for indices, weights in walk.epoch():
+            positions = subset[indices.cpu()]
+            shown = _shown(view, positions.tolist(), recipe.batch_size)
+            part = _Part(shown, indices, sent(labels[positions], device), weights)
+            total += _train_part(model, optimizer, part, micro_batch, precision, device, look)
+        loss = total.item() / walk.images_per_epoch  # the epoch's one wait for a GPU
+        check_loss(loss, epoch, recipe)
+        yield epoch, loss
+
+
+def _shown(view: View | DeviceView, positions: list[int], batch_size: int) -> Iterator[Tensor]:
+    """Return batches [B, 3, S, S] uint8 of a view."""
+    if isinstance(view, DeviceView):
+        return view.batches(positions, batch_size)
+    return batches(view, positions, batch_size)
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        fused=True if next(model.parameters()).is_cuda else None,  # one kernel for all parameters
+    )
+
+
+class MicroBatch:
+    """How many images go through the network at once.
+
+    When memory runs out it is halved, if that changes nothing: gradients of parts add up to the gradient of the whole
+    batch unless a layer reads statistics of the batch.
+    """
+
+    def __init__(self, model: nn.Module, batch_size: int) -> None:
+        self.size = batch_size
+        self.is_exact = not has_batch_norm(model)
+
+    def shrink(self) -> None:
+        """Halve the size.
+
+        Raises:
+            InputError: that is not exact for this network, or one image is too much.
+        """
+        if not self.is_exact or self.size == 1:
+            raise InputError(
+                f"the device's memory does not hold a batch of {self.size} images; lower finetune.batch_size "
+                "(with tag=<name>), pass precision=bf16, or use a device with more memory"
+            )
+        self.size = math.ceil(self.size / 2)
+        log.info("out of memory: going on with parts of %d images, which gives the same gradient", self.size)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of an epoch: n images in batches; their indices in the subset, labels, weights if any, on the device."""
+
+    images: Iterable[Tensor]
+    indices: Tensor
+    labels: Tensor
+    weights: Tensor | None
+
+
+def _train_part(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    part: _Part,
+    micro_batch: MicroBatch,
+    precision: str,
+    device: str,
+    look: Callable[[Tensor, Tensor, Tensor], None],
+) -> Tensor:
+    """Take a step per batch and return the summed loss, float64 on the device."""
+    model.train()
+    total, done = torch.zeros((), dtype=torch.float64, device=device), 0
+    for images in part.images:
+        here = slice(done, done + len(images))
+        weights = None if part.weights is None else part.weights[here]
+        loss, logits = _step(model, optimizer, images, part.labels[here], micro_batch, precision, device, weights)
+        total += loss
+        look(part.indices[here], part.labels[here], logits)
+        done += len(images)
+    return total
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    targets: Tensor,
+    micro_batch: MicroBatch,
+    precision: str,
+    device: str,
+    weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Take one optimiser step on a batch and return its summed loss and its logits [B, C] before the step."""
+    while True:
+        optimizer.zero_grad(set_to_none=True)
+        try:
+            total, seen = torch.zeros((), dtype=torch.float64, device=device), []
+            for first in range(0, len(images), micro_batch.size):
+                here = slice(first, first + micro_batch.size)
+                with autocast(precision, device):
+                    logits = model(images[here].to(device, non_blocking=True)).float()
+                loss = _summed_loss(logits, targets[here], None if weights is None else weights[here])
+                seen.append(logits.detach())
+                (loss / len(images)).backward()
+                total += loss.detach()
+            break
+        except torch.OutOfMemoryError:
+            optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        micro_batch.shrink()
+    optimizer.step()
+    return total, torch.cat(seen)
+
+
+def _summed_loss(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    targets = targets.to(logits.device)
+    if weights is None:
+        return nn.functional.cross_entropy(logits, targets, reduction="sum")
+    return (nn.functional.cross_entropy(logits, targets, reduction="none") * weights.to(logits.device)).sum()
+
+
+class _Judge:
+    """Looks at the test set after an epoch; its views are made once and kept on the device, if they fit."""
+
+    def __init__(
+        self, model: nn.Module, size: int, images: Decoded, count: int, batch_size: int, precision: str, device: str
+    ) -> None:
+        self.model, self.precision, self.device = model, precision, device
+        self._made = lambda: batches(evaluation(images, size), range(count), batch_size)
+        limit = KEPT_BYTES if device == "cpu" else free_share(device) / 2
+        self._keeps, self._kept = 3 * size**2 * count <= limit, []
+
+    @torch.inference_mode()
+    def predict(self) -> Tensor:
+        """Return the predictions [N'] int64 on the CPU."""
+        self.model.eval()
+        predictions, made = [], self._kept or self._made()
+        kept = []
+        for batch in made:
+            batch = batch.to(self.device, non_blocking=True)
+            if self._keeps:
+                kept.append(batch)
+            with autocast(self.precision, self.device):
+                predictions.append(self._classes(batch))
+        self._kept = kept if self._keeps else []
+        return torch.cat(predictions).cpu()
+
+    def _classes(self, batch: Tensor) -> Tensor:
+        try:
+            return self.model(batch).float().argmax(dim=1)
+        except torch.OutOfMemoryError:
+            self._keeps = False
+        return in_parts(self.model, batch, self.device).argmax(dim=1).to(self.device)

@@ -1,0 +1,326 @@
+"""Linear probes on a frozen backbone, many of them trained together as one batched problem.
+
+Letters: P probes, B batch, b images of the longest batch in a step, D feature width, C classes, V views, U rows of the
+view bank, M images of an epoch.
+"""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from prunetune.base.seeding import seeded
+from prunetune.data.images.device_views import sent
+from prunetune.training.recipe import Epoch, FinetuneResult, Recipe, check_loss
+from prunetune.training.sample_order import Schedule, Static, Walk
+
+TOGETHER_BYTES = {"cpu": 12 * 2**20, "cuda": 2**31}  # that a step touches: on a CPU what its caches hold
+LEAST_TOGETHER = 16  # a smaller group would wait for Python
+LOGITS_BYTES = {"cpu": 4 * 2**20, "cuda": 2**28}  # of the test set, at once
+DRAWING = threading.Lock()  # of initial weights, from torch's global state
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One head to train. rows: [n] int64 rows of the bank. labels: [n]. test: features [N', D] float32, labels [N'].
+
+    schedule: which of its rows are shown when, and how much each counts; None: every row once an epoch.
+    """
+
+    rows: Tensor
+    labels: Tensor
+    test_features: Tensor
+    test_labels: Tensor
+    seed: int
+    schedule: Schedule | None = None
+
+    @property
+    def plan(self) -> Schedule:
+        """The schedule, that of ordinary training where none was given."""
+        return self.schedule or Static(len(self.rows))
+
+
+def train_probes(
+    bank: Tensor, probes: Sequence[Probe], num_classes: int, recipe: Recipe, device: str
+) -> list[FinetuneResult]:
+    """Train one linear head per probe and return their results in the same order.
+
+    A probe's result does not depend on the others but for rounding (about 1e-6 in float32). Epoch e shows view
+    (e - 1) mod V of every image. The optimiser is torch's SGD, written out for P problems at once, with the gradient
+    of the cross-entropy in closed form.
+
+    Args:
+        bank: [V, U, D] features of the augmented views, float16 or float32.
+        probes: P heads.
+        num_classes: C.
+        recipe: how they are trained; a probe with shorter epochs drops out of an epoch's last steps.
+        device: cpu or cuda.
+    """
+    width = bank.shape[2]
+    one = 4 * (recipe.batch_size * (width + num_classes) + 3 * num_classes * width)  # bytes that its step touches
+    together = max(1, TOGETHER_BYTES[device] // one)
+    threads = torch.get_num_threads() if device == "cpu" else 1
+    groups = _groups(probes, min(together, max(LEAST_TOGETHER, len(probes) // (2 * threads))))
+
+    def train(group: list[int]) -> list[FinetuneResult]:
+        return _train(bank, [probes[p] for p in group], num_classes, recipe, device)
+
+    results: dict[int, FinetuneResult] = {}
+    for group, trained in zip(groups, _trained(train, groups, threads), strict=True):
+        results.update(zip(group, trained, strict=True))
+    return [results[p] for p in range(len(probes))]
+
+
+def _trained(
+    train: Callable[[list[int]], list[FinetuneResult]], groups: list[list[int]], threads: int
+) -> list[list[FinetuneResult]]:
+    """Train the groups, on a CPU one in each thread: threads that share one group wait for each other at every step."""
+    if threads == 1 or len(groups) == 1:
+        return [train(group) for group in groups]
+    start = time.perf_counter()
+    with ThreadPoolExecutor(min(threads, len(groups)), initializer=torch.set_num_threads, initargs=(1,)) as workers:
+        try:
+            trained = list(workers.map(train, groups))
+        finally:
+            torch.set_num_threads(threads)
+    seconds = time.perf_counter() - start
+    share = seconds / sum(result.seconds for results in trained for result in results)  # they ran at the same time
+    return [[replace(result, seconds=share * result.seconds) for result in results] for results in trained]
+
+
+def _groups(probes: Sequence[Probe], together: int) -> list[list[int]]:
+    """Return which probes are trained together, at most `together`, those with the longest epochs first.
+
+    A probe whose schedule reads its losses is alone: their rounding, which the others change, can decide whether an
+    image counts as easy, and from there on the training is another one.
+    """
+    longest_first = sorted(range(len(probes)), key=lambda p: -probes[p].plan.images_per_epoch)
+    alone = [p for p in longest_first if probes[p].plan.reads_losses]
+    others = [p for p in longest_first if not probes[p].plan.reads_losses]
+    return [[p] for p in alone] + [others[start : start + together] for start in range(0, len(others), together)]
+
+
+def _train(bank: Tensor, probes: list[Probe], num_classes: int, recipe: Recipe, device: str) -> list[FinetuneResult]:
+    start = time.perf_counter()
+    heads = _Heads(probes, bank.shape[2], num_classes, recipe, device)
+    histories: list[list[Epoch]] = [[] for _ in probes]
+    for epoch, losses, accuracies in _one_behind(_epochs(heads, bank, recipe, device)):
+        rate = recipe.rate(epoch)
+        known = [None] * len(probes) if accuracies is None else accuracies.tolist()
+        for history, loss, accuracy in zip(histories, losses.tolist(), known, strict=True):
+            check_loss(loss, epoch, recipe)
+            history.append(Epoch(epoch, rate, loss, accuracy))
+    predictions = heads.predict()
+    for history, probe, predicted in zip(histories, probes, predictions, strict=True):
+        accuracy = (predicted == probe.test_labels).double().mean().item()
+        history.append(Epoch(recipe.epochs, recipe.rate(recipe.epochs), history.pop().train_loss, accuracy))
+    seconds = (time.perf_counter() - start) / len(probes)
+    return [
+        FinetuneResult(predicted, tuple(history), seconds, len(probes), walk.uses())
+        for predicted, history, walk in zip(predictions, histories, heads.walks, strict=True)
+    ]
+
+
+def _epochs(heads: "_Heads", bank: Tensor, recipe: Recipe, device: str) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    """Yield (epoch, mean losses [P], test accuracies [P] or None), float64 on the device."""
+    for epoch in range(1, recipe.epochs + 1):
+        view = bank[(epoch - 1) % len(bank)].to(device).float()  # [U, D]
+        losses = heads.train_epoch(view, recipe.rate(epoch))
+        looks = recipe.evaluates(epoch) and epoch < recipe.epochs  # at the end `predict` does
+        yield epoch, losses, heads.accuracies() if looks else None
+
+
+def _one_behind(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield each item when the next one has been made, so that a GPU works on while the caller reads."""
+    behind: list[Item] = []
+    for item in items:
+        yield from behind
+        behind = [item]
+    yield from behind
+
+
+def head_path(
+    features: Tensor, labels: Tensor, num_classes: int, recipe: Recipe, seed: int, device: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Train one head on features [N, D] and yield its weight [D, C] and bias [C] on the CPU after every epoch.
+
+    Args:
+        features: [N, D] float32.
+        labels: [N] int64.
+        num_classes: C.
+        recipe: epochs, batches, optimiser.
+        seed: of the head's initial weights and the batch order.
+        device: where it is trained.
+    """
+    everything = torch.arange(len(labels))
+    probe = Probe(everything, labels, features[:0], labels[:0], seed)
+    heads = _Heads([probe], features.shape[1], num_classes, recipe, device)
+    features = features.to(device)
+    for epoch in range(1, recipe.epochs + 1):
+        [loss] = heads.train_epoch(features, recipe.rate(epoch)).tolist()
+        check_loss(loss, epoch, recipe)
+        yield heads.weight[0].T.cpu().clone(memory_format=torch.contiguous_format), heads.bias[0, :, 0].cpu().clone()
+
+
+class _Heads:
+    """P linear heads with their momentum, those with the longest epochs first."""
+
+    def __init__(self, probes: list[Probe], width: int, num_classes: int, recipe: Recipe, device: str) -> None:
+        self.recipe, self.device = recipe, device
+        self.walks, weights, biases = [], [], []
+        for probe in probes:
+            with DRAWING, seeded("finetune", probe.seed) as generator:
+                head = nn.Linear(width, num_classes)
+            self.walks.append(Walk(probe.plan, generator, device if probe.plan.reads_losses else "cpu"))
+            weights.append(head.weight.detach())
+            biases.append(head.bias.detach())
+        self.weight = torch.stack(weights).to(device)  # [P, C, D]
+        self.bias = torch.stack(biases).unsqueeze(2).to(device)  # [P, C, 1]
+        self.states = [(p, torch.zeros_like(p), torch.empty_like(p)) for p in (self.weight, self.bias)]
+        self.sizes = [walk.images_per_epoch for walk in self.walks]
+        self.rows = _padded([probe.rows for probe in probes]).to(device)  # [P, n]
+        self.labels = _padded([probe.labels for probe in probes]).to(device)  # [P, n]
+        self.tests = _tests(probes, device)
+        sizes, places = torch.tensor(self.sizes).unsqueeze(1), torch.arange(self.sizes[0])
+        counts = (sizes - places // recipe.batch_size * recipe.batch_size).clamp(1, recipe.batch_size)
+        self.is_shown = (places < sizes).float().to(device)  # [P, M]
+        self.share = self.is_shown / counts.to(device)  # [P, M], of an image in the mean over its batch
+
+    def train_epoch(self, view: Tensor, rate: float) -> Tensor:
+        """Show an epoch's images of every probe; return the [P] mean losses, weighted as the images are, on the device.
+
+        Args:
+            view: [U, D] float32, on the device.
+            rate: learning rate.
+        """
+        totals = torch.zeros(len(self.walks), dtype=torch.float64, device=self.device)
+        if self.walks[0].reads_losses:
+            self._follow(view, rate, totals)
+            return totals / self.sizes[0]
+        indices, weights = self._draw()
+        rows, labels = self.rows.gather(1, indices), self.labels.gather(1, indices)  # [P, M]
+        weights, shares = (self.is_shown, self.share) if weights is None else (weights, weights * self.share)
+        size = self.recipe.batch_size
+        for start in range(0, self.sizes[0], size):
+            here = slice(sum(n > start for n in self.sizes)), slice(start, start + size)
+            losses = self._step(view, rows[here], labels[here], shares[here], rate)
+            totals[here[0]] += (losses * weights[here]).double().sum(dim=1)
+        return totals / torch.tensor(self.sizes).to(self.device)
+
+    def _draw(self) -> tuple[Tensor, Tensor | None]:
+        """Return indices [P, M] int64 of an epoch and their weights, 0 behind its end; None where all count alike."""
+        parts = [walk.draw(size) for walk, size in zip(self.walks, self.sizes, strict=True)]
+        indices, weights = _padded([indices for indices, _ in parts]), None
+        if any(given is not None for _, given in parts):
+            weights = _padded([torch.ones(len(i)) if given is None else given for i, given in parts])
+        return sent(indices, self.device), None if weights is None else sent(weights, self.device)
+
+    def _follow(self, view: Tensor, rate: float, totals: Tensor) -> None:
+        """Show an epoch of the one probe whose schedule reads the losses."""
+        [walk], left = self.walks, self.sizes[0]
+        while left:
+            indices, weights = walk.draw(min(self.recipe.batch_size, left))
+            weights = torch.ones(len(indices), device=self.device) if weights is None else weights
+            shares = (weights / len(indices)).unsqueeze(0)
+            losses = self._step(view, self.rows[:, indices], self.labels[:, indices], shares, rate)
+            totals += (losses * weights).double().sum(dim=1)
+            walk.observe(indices, losses[0])
+            left -= len(indices)
+
+    def _step(self, view: Tensor, rows: Tensor, labels: Tensor, shares: Tensor, rate: float) -> Tensor:
+        """Take one SGD step of the first probes and return their losses [P, b] before it.
+
+        Args:
+            view: [U, D] float32.
+            rows: [P, b] int64 of the view.
+            labels: [P, b] int64.
+            shares: [P, b] float32, of each image's loss in what is minimised, 0 where a batch is shorter than b.
+            rate: learning rate.
+        """
+        active, labels, shares = len(rows), labels.unsqueeze(1), shares.unsqueeze(1)  # [P, 1, b]
+        features = view.index_select(0, rows.flatten()).view(*rows.shape, -1)  # [P, b, D]
+        logits = torch.baddbmm(self.bias[:active], self.weight[:active], features.transpose(1, 2))  # [P, C, b]
+        logits -= logits.amax(dim=1, keepdim=True)
+        of_label = logits.gather(1, labels)
+        sums = logits.exp_().sum(dim=1, keepdim=True)
+        losses = (sums.log() - of_label).squeeze(1)
+        delta = logits.mul_(shares / sums).scatter_add_(1, labels, -shares)
+        self._descend(active, delta, features, rate)
+        return losses
+
+    def _descend(self, active: int, delta: Tensor, features: Tensor, rate: float) -> None:
+        """Move the first heads down the gradient; delta [P, C, b] is that of the logits, features [P, b, D]."""
+        recipe = self.recipe
+        for state, seen in zip(self.states, (features, None), strict=True):
+            parameter, momentum, ahead = (tensor[:active] for tensor in state)
+            if recipe.nesterov:  # w - rate (g + mu m'), where m' = mu m + g, is w + rate mu m - rate (1 + mu) m'
+                torch.add(parameter, momentum, alpha=rate * recipe.momentum, out=ahead)
+            momentum.mul_(recipe.momentum).add_(parameter, alpha=recipe.weight_decay)
+            if seen is None:
+                momentum.add_(delta.sum(dim=2, keepdim=True))
+            else:
+                momentum.baddbmm_(delta, seen)
+            if recipe.nesterov:
+                torch.sub(ahead, momentum, alpha=rate * (1 + recipe.momentum), out=parameter)
+            else:
+                parameter.sub_(momentum, alpha=rate)
+
+    def accuracies(self) -> Tensor:
+        """Return the [P] fractions of the test sets that are right, float64 on the device; a tie counts as right."""
+        fractions = []
+        for test in self.tests:
+            for logits in self._logits(test):  # [p, C, N']
+                of_label = logits.gather(1, test.labels.expand(len(logits), 1, -1)).squeeze(1)
+                fractions.append((of_label >= logits.amax(dim=1)).sum(dim=1).double() / len(test.labels))
+        return torch.cat(fractions)
+
+    def predict(self) -> list[Tensor]:
+        """Return each probe's predictions [N'] int64 of its test set, on the CPU."""
+        parts = [logits.argmax(dim=1).cpu() for test in self.tests for logits in self._logits(test)]
+        return [predictions for part in parts for predictions in part.unbind()]
+
+    def _logits(self, test: "_Test") -> Iterator[Tensor]:
+        """Yield [p, C, N'] for some of the heads that are judged by a test set after the other."""
+        num_classes = self.weight.shape[1]
+        at_once = max(1, LOGITS_BYTES[self.device] // (4 * num_classes * max(1, len(test.features))))
+        for first in range(test.first, test.last, at_once):
+            some = slice(first, min(first + at_once, test.last))
+            logits = self.weight[some].flatten(0, 1) @ test.features.T
+            yield logits.view(-1, num_classes, len(test.features)).add_(self.bias[some])
+
+
+@dataclass(frozen=True)
+class _Test:
+    """A test set, on the device, and the heads first .. last - 1 that it judges."""
+
+    features: Tensor
+    labels: Tensor
+    first: int
+    last: int
+
+
+def _tests(probes: list[Probe], device: str) -> list[_Test]:
+    """Return the test sets of neighbours that have the same one together."""
+    tests, first = [], 0
+    for _, same in itertools.groupby(probes, lambda probe: (id(probe.test_features), id(probe.test_labels))):
+        last = first + len(list(same))
+        tests.append(_Test(probes[first].test_features.to(device), probes[first].test_labels.to(device), first, last))
+        first = last
+    return tests
+
+
+def _padded(parts: list[Tensor]) -> Tensor:
+    """Return [P, b] filled up with zeros; b is the longest part."""
+    return nn.utils.rnn.pad_sequence(parts, batch_first=True)
+
+
+def share_seconds(results: list[FinetuneResult], seconds: float) -> list[FinetuneResult]:
+    """Charge each run its share of a cost that they had together, such as filling the view bank."""
+    return [replace(result, seconds=result.seconds + seconds / len(results)) for result in results]

@@ -1,0 +1,83 @@
+"""How the pruned set is trained on, and what comes out."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from prunetune.base.errors import InputError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Epochs, batches and SGD. Source of the numbers: method.md 6.3; the keys are those of configs/finetune."""
+
+    name: str
+    trained: str = "head"
+    epochs: int = 50
+    batch_size: int = 128
+    learning_rate: float = 1e-2
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 1e-5
+    milestones: tuple[int, ...] = (25, 37)
+    decay: float = 0.1
+    views: int = 50
+    evaluate_every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.trained not in ("head", "all"):
+            raise InputError(f"finetune.trained must be head or all, got {self.trained!r}")
+        for key, least in {"epochs": 1, "batch_size": 1, "views": 0, "evaluate_every": 1}.items():
+            if getattr(self, key) < least:
+                raise InputError(f"finetune.{key} must be at least {least}, got {getattr(self, key)}")
+        if not (self.learning_rate > 0 and self.momentum >= 0 and self.weight_decay >= 0):  # NaN is refused too
+            raise InputError("finetune.learning_rate must be above 0, momentum and weight_decay at least 0")
+        if self.nesterov and self.momentum == 0:
+            raise InputError("finetune.nesterov needs a momentum above 0; pass finetune.nesterov=false")
+
+    def rate(self, epoch: int) -> float:
+        """Return the learning rate of an epoch, counted from 1."""
+        return self.learning_rate * self.decay ** sum(epoch > milestone for milestone in self.milestones)
+
+    def evaluates(self, epoch: int) -> bool:
+        """Whether the test set is looked at after this epoch, counted from 1."""
+        return epoch % self.evaluate_every == 0 or epoch == self.epochs
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of history.csv; test_accuracy is None where the test set was not looked at."""
+
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    test_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a run learned, seen on the test set.
+
+    predictions: [N'] int64 at the last epoch. seconds: this run's share. trained_together: probes in the batch. uses:
+    [n] int64, how many times each of the given images was shown.
+    """
+
+    predictions: Tensor
+    history: tuple[Epoch, ...]
+    seconds: float
+    trained_together: int = 1
+    uses: Tensor | None = None
+
+
+def check_loss(loss: float, epoch: int, recipe: Recipe) -> None:
+    """Stop a run whose loss is no number.
+
+    Raises:
+        InputError: the loss is NaN or infinite.
+    """
+    if not math.isfinite(loss):
+        raise InputError(
+            f"the training loss is {loss} in epoch {epoch}; lower finetune.learning_rate "
+            f"(now {recipe.learning_rate:g}) or check the weights"
+        )
