@@ -1,6 +1,6 @@
 """Weighted training: whose weights count, what they do to a probe and to a whole network, and what the files say."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -199,7 +199,8 @@ def picks(monkeypatch):
     """Let every run score with these picks, whatever its configuration says."""
 
     def use(scorer):
-        monkeypatch.setattr(image_run, "scorer_of", lambda cfg: scorer)
+        execute = image_run.execute
+        monkeypatch.setattr(image_run, "execute", lambda run, out_dir: execute(replace(run, scorer=scorer), out_dir))
 
     return use
 
