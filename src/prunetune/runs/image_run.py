@@ -165,24 +165,33 @@ def open_task(cfg: DictConfig) -> Task:
     pool, test = dataset.pool("train"), dataset.pool("test")
     device = resolve_device(cfg.device)
     store = Store(Path(cfg.results_dir) / "store")
+    trained = training_precision(cfg.precision)
 
     def signals(backbone: Any) -> NetworkSignals:
         network = build(backbone).load()
         precision = resolve_precision(cfg.precision, device, network)
-        return NetworkSignals(pool, Embedding(network, store, precision, device, cfg.batch_size, cfg.images.short_side))
+        short_side = cfg.images.short_side
+        return NetworkSignals(
+            pool, Embedding(network, store, precision, device, cfg.batch_size, short_side, training_precision=trained)
+        )
 
     tuned = signals(cfg.backbone)
     scoring = tuned if cfg.scoring_backbone is None else signals(cfg.scoring_backbone)
     return Task(pool, test, scoring, tuned, device)
 
 
+def scoring_signals(cfg: DictConfig, task: Task) -> NetworkSignals:
+    """Return new signals of the backbone that scores, with this run's proxy; runs with other proxies share its passes.
+
+    Where a search asks about parts of the pool, masked features are stored.
+    """
+    return NetworkSignals(task.pool, task.scoring.embedding, proxy_of(cfg), keeps_masked=is_searched(cfg))
+
+
 def score(cfg: DictConfig, task: Task) -> Scores:
     """Step 1: one number per image, from the store or computed into it."""
     scorer = scorer_of(cfg)
-    task.scoring.embedding.keep_masked = is_searched(cfg)  # the search asks about parts of the pool
-    task.scoring.embedding.proxy = proxy_of(cfg)
-    task.scoring.embedding.training_precision = training_precision(cfg.precision)
-    scores = stored_scores(scorer, task.scoring, cfg.seed)
+    scores = stored_scores(scorer, scoring_signals(cfg, task), cfg.seed)
     if scores.is_new:
         log.info("scored %d images with %s in %.1f s", len(task.pool), names_of(cfg).scorer, scores.seconds)
     return scores
@@ -194,7 +203,7 @@ def prune(cfg: DictConfig, task: Task, scores: Scores) -> Pruned:
         choice = sampler_search.choose(
             candidates_of(cfg),
             scorer_of(cfg),
-            task.scoring,
+            scoring_signals(cfg, task),
             task.tuned,
             cfg.ratio,
             cfg.seed,
@@ -208,13 +217,13 @@ def prune(cfg: DictConfig, task: Task, scores: Scores) -> Pruned:
 
 def _select(cfg: DictConfig, task: Task, scores: Scores, choice: sampler_search.Choice) -> Pruned:
     start, sampler, labels = time.perf_counter(), choice.sampler, task.pool.labels
-    signals = NetworkSignals(task.pool, task.scoring.embedding)  # its own, to see what the sampler asks for
+    signals = scoring_signals(cfg, task)  # new ones, to see what the sampler asks for
     with seeded("sample", cfg.seed, cfg.ratio) as generator:
         subset = sampler.select(scores.values, labels, cfg.ratio, generator, signals)
     # as with scores, what came from the store counts with what it cost then; what the score paid for is not paid twice
     asked = sum(cost for name, cost in signals.charges.items() if name not in scores.signals)
     asked -= sum(signals.spent.values())
-    weights = weigh(scorer_of(cfg), sampler, cfg.ratio, task.scoring, subset) if len(subset) else None
+    weights = weigh(scorer_of(cfg), sampler, cfg.ratio, signals, subset) if len(subset) else None
     if weights is not None:
         subset, weights = subset[weights > 0], weights[weights > 0]
     schedule = sampler.schedule(labels, cfg.ratio, recipe_of(cfg).epochs) or Static(len(subset), weights)
