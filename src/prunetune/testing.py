@@ -93,8 +93,8 @@ def _scores(
     batch_size: int = 8,
 ) -> Tensor:
     with tempfile.TemporaryDirectory() as folder:
-        embedding = Embedding(network, Store(Path(folder)), batch_size=batch_size, proxy=proxy)
-        return compute_scores(scorer, NetworkSignals(made_pool(network.input_size, order), embedding), seed)
+        embedding = Embedding(network, Store(Path(folder)), batch_size=batch_size)
+        return compute_scores(scorer, NetworkSignals(made_pool(network.input_size, order), embedding, proxy), seed)
 
 
 def check_sampler(sampler: Sampler, keeps_budgets: bool = True) -> None:

@@ -158,7 +158,7 @@ def open_task(run: ImageRun) -> Task:
     def embedding(backbone: Backbone) -> Embedding:
         network = backbone.load()
         precision, trained = resolve_precision(run.precision, device, network), training_precision(run.precision)
-        return Embedding(network, store, precision, device, run.batch_size, run.short_side, trained)
+        return Embedding(network, store, precision, device, run.batch_size, run.short_side, training_precision=trained)
 
     tuned = NetworkSignals(pool, embedding(run.backbone), run.proxy, run.is_searched)
     if run.scoring_backbone is None:
