@@ -1,6 +1,6 @@
 """Weighted training: whose weights count, what they do to a probe and to a whole network, and what the files say."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import seeded, stream
+from prunetune.config import parse
 from prunetune.data.readers.textures import Textures
 from prunetune.networks.backbone import Backbone
 from prunetune.runs import image_run, records
@@ -199,8 +200,8 @@ def picks(monkeypatch):
     """Let every run score with these picks, whatever its configuration says."""
 
     def use(scorer):
-        execute = image_run.execute
-        monkeypatch.setattr(image_run, "execute", lambda run, out_dir: execute(replace(run, scorer=scorer), out_dir))
+        made = parse.ImageRun
+        monkeypatch.setattr(parse, "ImageRun", lambda **fields: made(**{**fields, "scorer": scorer}))
 
     return use
 
