@@ -148,7 +148,10 @@ def test_a_file_states_every_setting_of_its_class(path):
     content = load(path)
     module, _, name = content["_target_"].rpartition(".")
     fields = {field.name for field in dataclasses.fields(getattr(importlib.import_module(module), name))}
-    assert set(content) - {"_target_", "name", "own_sampler", "uses_proxy", "published_at"} == fields - {"name", "published_at"}
+    assert set(content) - {"_target_", "name", "own_sampler", "uses_proxy", "published_at"} == fields - {
+        "name",
+        "published_at",
+    }
 
 
 @pytest.mark.parametrize(
