@@ -1,1 +1,1 @@
-"""The bodies of the commands of `prunetune`, which `prunetune.cli` declares; each imports what it needs when it runs."""
+"""The bodies of the commands that `prunetune.cli` offers; each imports what it needs when it is called."""

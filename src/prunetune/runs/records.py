@@ -34,6 +34,7 @@ VOLATILE = frozenset(
     + ["probes_together", "peak_memory_bytes", "score_peak_memory_bytes", "device", "commit", "versions"]
 )
 VOLATILE_OF_TEXT = VOLATILE | {"evaluate_seconds", "tokens_per_second", "finetune_tokens_per_second"}
+NOT_COMPARED = {"prepare"}  # of a data set: the command that an error names; its words may change
 PACKAGES = ("prunetune", "torch", "torchvision", "timm", "numpy", "hydra-core")
 
 
@@ -226,7 +227,7 @@ def _git(folder: Path, *words: str) -> str:
 
 def _differences(before: Any, now: Any, path: str = "") -> Iterable[tuple[str, Any, Any]]:
     if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
+        for key in sorted((before.keys() | now.keys()) - NOT_COMPARED):
             yield from _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
     elif before != now:
         yield path, before, now
