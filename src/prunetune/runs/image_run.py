@@ -19,6 +19,7 @@ from prunetune.config.build import build, check_keys
 from prunetune.config.identity import compared, sampler_settings
 from prunetune.config.names import Names
 from prunetune.config.names import names as names_of
+from prunetune.data.images.decoded import ShownImages
 from prunetune.data.pool import Pool
 from prunetune.runs import records, sampler_search
 from prunetune.runs.scores import Scores, check_fit, stored_scores
@@ -279,15 +280,11 @@ def _finetune_all(
     embedding = task.tuned.embedding
     return finetune_all(
         build(cfg.backbone).load(),  # a copy of its own, since every weight changes
-        task.pool,
-        embedding.decoded(task.pool),
-        subset,
-        task.test,
-        embedding.decoded(task.test),
+        ShownImages(task.pool, embedding.decoded(task.pool), subset),
+        ShownImages.whole(task.test, embedding.decoded(task.test)),
         recipe,
         seed,
-        training_precision(cfg.precision),
-        task.device,
+        embedding.training_hardware,
         schedule,
     )
 
