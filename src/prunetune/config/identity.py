@@ -10,6 +10,14 @@ from prunetune.config.names import is_text, reads_proxy
 
 NOT_COMPARED = ("results_dir", "device", "until", "wandb")  # two runs that differ only here are the same run
 
+# options of earlier versions that were removed: the only value that is left of each, which every run takes now
+REMOVED = {
+    "scorer.scope": "global",
+    "scorer.prototypes": "unmasked",
+    "sampler.remainder": "second",
+    "gamma_search.split": "nested",
+}
+
 
 def compared(cfg: DictConfig) -> dict[str, Any]:
     """Return what identifies a run: its whole configuration but for where, on what and how loudly it ran.

@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from prunetune.base.errors import InputError
 from prunetune.config.identity import compared
 from prunetune.config.names import Names, names, run_folder
+from prunetune.config.removed import explanation
 from prunetune.runs import failures, image_run, records
 from prunetune.runs.tracking import Tracker, open_run
 from prunetune.training.recipe import FinetuneResult
@@ -127,6 +128,7 @@ def compose_cell(entry: str, overrides: tuple[str, ...]) -> DictConfig:
         return compose("config", overrides=[*overrides, f"method={method}", *own])
     except (HydraException, OmegaConfBaseException) as error:
         reason = f"{error} {error.__cause__ or ''}"
+        reason = explanation(reason) or reason
         raise InputError(f"method {entry} cannot be composed: {reason}") from None
 
 

@@ -33,20 +33,16 @@ OPEN = ("gamma", "end", "beta")  # what a sampler may leave open (auto) to a sea
 class Search:
     """grid: gammas to try; betas: cut-offs to try. repeats: splits, each with its own draw and head.
 
-    split: nested or official_val. held_out: fraction of each class for nested. views: of the judging probes; 0 judges
-    on the evaluation view.
+    held_out: fraction of each class that judges. views: of the judging probes; 0 judges on the evaluation view.
     """
 
     grid: tuple[float, ...] = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
     betas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)
     repeats: int = 3
-    split: str = "nested"
     held_out: float = 0.2
     views: int = 0
 
     def __post_init__(self) -> None:
-        if self.split not in ("nested", "official_val"):
-            raise InputError(f"gamma_search.split must be nested or official_val, got {self.split!r}")
         if self.repeats < 1 or not 0 < self.held_out < 1 or self.views < 0:
             raise InputError("gamma_search needs repeats >= 1, held_out in (0, 1) and views >= 0")
         if not self.grid or not all(0 < gamma < 1 for gamma in self.grid):
@@ -134,7 +130,7 @@ def choose(
         feature_signals: of the fine-tuned backbone, over the whole pool, for the probes.
         ratio: fraction kept.
         seed: of splits, draws and heads.
-        search: repeats and split.
+        search: repeats and the fraction that is held out.
         device: where probes are trained.
     """
     if len(candidates) == 1 or ratio == 1:
@@ -173,15 +169,8 @@ def split_pool(pool: Pool, search: Search, seed: int, repeat: int) -> tuple[Tens
     """Return the positions that are pruned and those that judge, both ascending; no class is held out whole.
 
     Raises:
-        InputError: no class is large enough to hold out an image, or the pool has no official val split.
+        InputError: no class is large enough to hold out an image.
     """
-    if search.split == "official_val":
-        is_val = torch.tensor([split == "val" for split in pool.splits])
-        if not is_val.any() or is_val.all():
-            raise InputError(
-                f"gamma_search.split=official_val needs a train and a val split, {pool.name} lacks one; pass nested"
-            )
-        return torch.nonzero(~is_val).flatten(), torch.nonzero(is_val).flatten()
     held_out = []
     with seeded("search split", seed, repeat) as generator:
         for label in pool.labels.unique():
