@@ -19,6 +19,18 @@ BAD_INPUT = {  # name: arguments, what the one line says
         [*SMALL, "finetune.epoch=3"],
         "There is no such option; --help lists them all.",
     ),
+    "an option that was removed": (
+        [*SMALL, "scorer.scope=layerwise"],
+        "error: the option scorer.scope was removed, and every run now takes its value global; leave the option out",
+    ),
+    "an option that was removed, in a method": (
+        ["--config-name", "grid", *SMALL, "methods=['dlc scorer.scope=global']", "ratios=[0.2]", "seeds=[0]"],
+        "cannot be composed: the option scorer.scope was removed",
+    ),
+    "an option that was removed, with a typed group": (
+        [*SMALL, "gamma_search.split=official_val"],
+        "error: the option gamma_search.split was removed",
+    ),
     "a misspelt key of a group": ([*SMALL, "scorer.levles=3"], "Key 'levles' is not in struct"),
     "a key that no run reads": (
         [*SMALL, "+gamma=0.4"],

@@ -196,23 +196,6 @@ def test_what_exceeds_the_second_part_moves_to_the_first():
     assert shares(3, 3, 0.9, 0.51) == (2, 1)
 
 
-def test_the_coin_decides_the_side_of_a_single_image_fairly():
-    generator, sampler = stream("coin"), FlexRand(remainder="coin")
-    easy = sum(int(sampler.select(ramp(7), one_class(7), 0.1, generator).item() < 2) for _ in range(1000))
-    assert abs(easy - 500) < 4 * 250**0.5
-    assert all(FlexRand().select(ramp(7), one_class(7), 0.1, generator).item() >= 2 for _ in range(50))
-
-
-def test_the_coin_moves_one_image_and_no_more():
-    generator, seen = stream("coin"), set()
-    for _ in range(60):
-        kept = FlexRand(remainder="coin").select(ramp(53), one_class(53), 0.1, generator)
-        seen.add((int((kept < 13).sum()), int((kept >= 13).sum())))
-    assert seen == {(3, 2), (2, 3)}
-    even = FlexRand(remainder="coin").select(ramp(20), one_class(20), 0.1, stream("draw"))
-    assert even.tolist() == FlexRand().select(ramp(20), one_class(20), 0.1, stream("draw")).tolist()
-
-
 def test_ties_at_the_border_of_the_easy_part_go_to_the_smaller_position():
     scores = torch.zeros(20, dtype=torch.float64)
     kept = FlexRand(gamma=0.25).select(scores, one_class(20), 0.5, stream("draw"))
@@ -400,7 +383,6 @@ def test_a_ratio_may_be_a_number_of_numpy():
         (FlexRand, {"gamma": 1}, r"in \(0, 1\) or \(in a run\) auto"),
         (FlexRand, {"gamma": "auto"}, r"in \(0, 1\) or \(in a run\) auto"),  # the pipeline settles auto before
         (FlexRand, {"on_infeasible": "clip"}, "clip_share, clip_gamma or error"),
-        (FlexRand, {"remainder": "first"}, "second or coin"),
         (FlexRandReleased, {"twentieths": 0}, r"1\.\.19"),
         (FlexRandReleased, {"twentieths": 0.25}, r"1\.\.19"),
         (FlexRandReleased, {"min_per_class": 1}, "sampler.min_per_class must be 0, got 1; pass sampler=flexrand"),

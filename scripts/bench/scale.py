@@ -34,7 +34,7 @@ from prunetune.data.pool import Pool
 from prunetune.runs.records import commit
 from prunetune.samplers import SAMPLERS
 from prunetune.scorers import DLC, DeepFool, DLCFinetuned, Scorer
-from prunetune.signals.proxy import LINEAR_PROBE, ProbeProxy
+from prunetune.signals.proxy import LINEAR_PROBE, ProbeProxy, ProxyTraining
 from prunetune.signals.proxy_training import train_probe
 from prunetune.signals.tensors import TensorSignals
 
@@ -100,7 +100,7 @@ def run_here(method: str, size: int, num_classes: int, folder: Path) -> dict[str
 def _train_probes(features: Tensor, labels: Tensor, num_classes: int, folder: Path) -> float:
     start = time.perf_counter()
     for repeat, epochs in REPEATS.items():
-        proxy = train_probe(features, labels, num_classes, LINEAR_PROBE, repeat, epochs, "cpu")
+        proxy = train_probe(features, labels, num_classes, ProxyTraining(LINEAR_PROBE, repeat, epochs), "cpu")
         heads = [proxy.head(epoch) for epoch in range(1, epochs + 1)]
         np.save(folder / f"weights_{repeat}.npy", torch.stack([weight.T for weight, _ in heads]).numpy())
         np.save(folder / f"biases_{repeat}.npy", torch.stack([bias for _, bias in heads]).numpy())

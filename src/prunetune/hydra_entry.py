@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import prunetune.config  # noqa: F401  registers the schemas with Hydra
 from prunetune.base.errors import InputError
+from prunetune.config.removed import explanation
 from prunetune.runs import failures
 
 
@@ -67,4 +68,6 @@ def _one_line(error: Exception) -> str:
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
     if isinstance(error, OverrideParseException):
         return f"{text}; a value with special characters needs quotes of its own: 'key=\"value\"'"
-    return re.sub(r"To append to your config use \S+", "There is no such option; --help lists them all.", text)
+    return explanation(text) or re.sub(
+        r"To append to your config use \S+", "There is no such option; --help lists them all.", text
+    )

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from prunetune.base.errors import InputError, suggestion
 from prunetune.config.names import is_text
+from prunetune.config.removed import explanation, without_removed
 from prunetune.config.schema import Config, GridConfig
 from prunetune.config.text_schema import InstructConfig
 
@@ -28,6 +29,7 @@ def build(group: Mapping[str, Any]) -> Any:
     if target is None or not str(target).startswith("prunetune."):
         raise InputError(f"a group needs a _target_ inside prunetune, got {target!r}")
     made_class = get_class(_moved(target))
+    values = without_removed(values, made_class)
     fields = {field.name for field in dataclasses.fields(made_class)}
     for key in FOR_PEOPLE:
         if key not in fields:
@@ -70,6 +72,7 @@ def _check_keys(group: Mapping[str, Any], schema: type, prefix: str) -> None:
             inside = [f"{name}.{key}" for name in types if isinstance(group.get(name), Mapping) and key in group[name]]
             meant = f" Did you mean {inside[0]}?" if inside else suggestion(str(key), types)
             place = prefix.rstrip(".") or "the configuration"
-            raise InputError(f"there is no option {prefix}{key}; {place} has {', '.join(types)}.{meant}")
+            unknown = f"there is no option {prefix}{key}; {place} has {', '.join(types)}.{meant}"
+            raise InputError(explanation(f"{prefix}{key}") or unknown)
         if dataclasses.is_dataclass(types[key]):
             _check_keys(group[key], types[key], f"{prefix}{key}.")

@@ -1,7 +1,7 @@
 """DLC of a fine-tuned model: the mean loss of an image over masked copies of the proxy, judged by its own head."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,7 +33,6 @@ class DLCFinetuned(Scorer):
     step: float = 0.2
     include_unmasked: bool = True
     masking: str = "l1"
-    scope: str = "global"
     mask_modules: str | None = None
 
     name: ClassVar[str] = "dlc_finetuned"
@@ -62,8 +61,12 @@ class DLCFinetuned(Scorer):
         signals.keep("losses", losses)
         return learning_complexity(losses)
 
+    def key(self) -> dict[str, Any]:
+        """Return what stored scores depend on, with an option of earlier versions, so that their scores are found."""
+        return {**super().key(), "scope": "global"}
+
     def _path(self, modules: str) -> MaskPath:
-        return MaskPath(self.schedule, self.levels, self.step, self.include_unmasked, self.masking, self.scope, modules)
+        return MaskPath(self.schedule, self.levels, self.step, self.include_unmasked, self.masking, modules)
 
 
 def head_losses(features: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
