@@ -1,19 +1,19 @@
 """Score, prune and fine-tune: `python run.py dataset=dtd scorer=dlc ratio=0.1`; `--help` lists every option."""
 
 import os
-import re
 import sys
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import get_method
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from prunetune.base.errors import InputError
+from prunetune.config.explain import explain
 from prunetune.config.names import names
 from prunetune.runs import failures
 
@@ -34,20 +34,12 @@ def main(cfg: DictConfig) -> None:
         print(f"run: {out_dir}")
 
 
-def one_line(error: Exception) -> str:
-    """Return what Hydra or we found wrong, with our advice instead of Hydra's."""
-    text = " ".join(f"{error} {error.__cause__ or ''}".split())
-    if isinstance(error, OverrideParseException):
-        return f"{text}; a value with special characters needs quotes of its own: 'key=\"value\"'"
-    return re.sub(r"To append to your config use \S+", "There is no such option; --help lists them all.", text)
-
-
 if __name__ == "__main__":
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra's errors come here, and bugs keep their whole traceback
     try:
         main()
     except (HydraException, OmegaConfBaseException, InputError) as error:
-        sys.exit(f"error: {one_line(error)}")
+        sys.exit(f"error: {explain(error)}")
     except KeyboardInterrupt:
         sys.exit("interrupted; give the same command again: what the store has is not computed again")
     except (PermissionError, NotADirectoryError) as error:  # mostly a run's folder that cannot be made

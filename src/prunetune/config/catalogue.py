@@ -2,8 +2,8 @@
 
 The settings of a scorer or sampler have one home, its class, and for a variant its YAML file, which says only what
 differs. This module reads the classes' source and these files, so that nothing here loads torch. `register` tells Hydra
-the defaults of every class as the groups scorer, sampler and text_scorer; a file of the same name in a configs folder
-comes first. `entries` is the same list for the library and for people.
+the defaults of every class as the groups scorer, sampler and text_scorer. `entries` is the same list for the library
+and for people.
 """
 
 import functools
@@ -163,7 +163,8 @@ def _file_entry(group: str, path: Path, classes: Mapping[str, Entry], files: Map
 
 
 def configs_folder() -> Path:
-    """Return the folder of the YAML files: the package `prunetune.configs`; without it, the folder of the checkout."""
-    spec = find_spec("prunetune.configs")
-    places = list(spec.submodule_search_locations or []) if spec else []
-    return Path(places[0]) if places else Path(__file__).resolve().parents[3] / "configs"
+    """Return the folder of the YAML files: that of the checkout, or of the installed package `prunetune.configs`."""
+    beside = Path(__file__).resolve().parents[3] / "configs"
+    if (beside / "config.yaml").is_file():
+        return beside
+    return Path(next(iter(find_spec("prunetune.configs").submodule_search_locations)))

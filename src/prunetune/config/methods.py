@@ -1,7 +1,8 @@
 """Methods: a scorer with its sampler and their settings, one line of a table each.
 
 `method=<name>` of an image run and `text_method=<name>` of a text run take a row of these tables. A YAML file in the
-group `method` of the configs folder, or of one that `--config-dir` names, adds a method beside them.
+group `method` of the configs folder, or of one that `--config-dir` names, adds a method beside them. It needs a name
+that no row has.
 """
 
 from dataclasses import dataclass, field

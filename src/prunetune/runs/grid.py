@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from prunetune.base.errors import InputError
+from prunetune.config.explain import explain
 from prunetune.config.identity import compared
 from prunetune.config.names import Names, names, run_folder
 from prunetune.runs import failures, image_run, records
@@ -126,8 +127,7 @@ def compose_cell(entry: str, overrides: tuple[str, ...]) -> DictConfig:
     try:
         return compose("config", overrides=[*overrides, f"method={method}", *own])
     except (HydraException, OmegaConfBaseException) as error:
-        reason = f"{error} {error.__cause__ or ''}"
-        raise InputError(f"method {entry} cannot be composed: {reason}") from None
+        raise InputError(f"method {entry} cannot be composed: {explain(error)}") from None
 
 
 def read_entry(entry: str) -> tuple[str, list[str]]:

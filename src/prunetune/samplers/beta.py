@@ -21,7 +21,8 @@ class Beta(Sampler):
     Source: arXiv 2502.06905. b = 15 (1 - mu) (1 - r^c) and a = 16 - b, with mu the mean probability of the ten highest
     scores and r = 1 - ratio the fraction that is dropped. Differs: each class is drawn from by itself, with a mu of
     its own; probabilities are kept 1e-6 away from 0 and 1.
-    Reads: the probabilities of the proxy, over the same first epochs as DUAL. Cost: one training of the proxy, which DUAL shares.
+    Reads: the probabilities of the proxy, over the same first epochs as DUAL.
+    Cost: one training of the proxy, which DUAL shares.
 
     power: c; the larger, the later the density moves to easier images as the ratio falls. epochs: how many of the
     proxy's are averaged over, its first; a shorter proxy is read whole.
