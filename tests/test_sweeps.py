@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from prunetune.base.errors import InputError
 from prunetune.config.cells import parse_grid, read_entry
 from prunetune.config.identity import recorded
+from prunetune.config.methods import TEXT_METHODS
 from prunetune.config.names import run_folder
 from prunetune.runs import failures, image_run, records, sweeps
 from runs import ONE_THREAD, ROOT, SMALL, grid_here, read_result, run_commands
@@ -396,9 +397,9 @@ def test_every_run_of_a_sweep_of_text_can_be_run_and_no_two_share_a_folder(name)
 
 
 def test_every_text_method_is_a_scorer_with_a_sampler():
-    for path in sorted((ROOT / "configs" / "text_method").glob("*.yaml")):
-        [run] = text_runs("instruction", "llm=tiny", "corpus=embedded", f"text_method={path.stem}", "seed=0")
-        assert path.stem.startswith(run.text_scorer.name)
+    for name in TEXT_METHODS:
+        [run] = text_runs("instruction", "llm=tiny", "corpus=embedded", f"text_method={name}", "seed=0")
+        assert name.startswith(run.text_scorer.name)
         assert run.sampler.name != "auto"
         assert OmegaConf.select(run, "sampler.gamma") in (None, 0.25, 0.75, "auto")
 

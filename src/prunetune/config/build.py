@@ -2,9 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from prunetune.base.errors import InputError, suggestion
@@ -28,7 +28,7 @@ def build(group: Mapping[str, Any]) -> Any:
     target = values.pop("_target_", None)
     if target is None or not str(target).startswith("prunetune."):
         raise InputError(f"a group needs a _target_ inside prunetune, got {target!r}")
-    made_class = get_class(_moved(target))
+    made_class = class_of(target)
     values = without_removed(values, made_class)
     fields = {field.name for field in dataclasses.fields(made_class)}
     for key in FOR_PEOPLE:
@@ -48,11 +48,20 @@ def build(group: Mapping[str, Any]) -> Any:
         raise InputError(f"{made_class.__name__} refuses its options {values}: {error}") from None
 
 
-def _moved(target: str) -> str:
+def class_of(target: str) -> type:
+    """Return the class that a `_target_` names; one of the time before the package had rooms is found too.
+
+    Raises:
+        InputError: there is no such class.
+    """
+    module, _, name = target.rpartition(".")
     for before, now in MOVED.items():
         if target.startswith(before):
-            return now + target.rpartition(".")[2]
-    return target
+            module = now.rstrip(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"the _target_ {target} cannot be found: {error}") from None
 
 
 def check_keys(cfg: Mapping[str, Any]) -> None:

@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from prunetune.base.errors import InputError
+from prunetune.config.explain import explain
 from prunetune.config.identity import recorded
 from prunetune.config.names import Names, names, run_folder
 from prunetune.config.parse import ImageRun, parse_image_run
-from prunetune.config.removed import explanation
 
 PLURALS = ("methods", "ratios", "seeds")
 SINGULARS = ("method", "ratio", "seed")
@@ -127,9 +127,7 @@ def compose_cell(entry: str, overrides: tuple[str, ...]) -> DictConfig:
     try:
         return compose("config", overrides=[*overrides, f"method={method}", *own])
     except (HydraException, OmegaConfBaseException) as error:
-        reason = f"{error} {error.__cause__ or ''}"
-        reason = explanation(reason) or reason
-        raise InputError(f"method {entry} cannot be composed: {reason}") from None
+        raise InputError(f"method {entry} cannot be composed: {explain(error)}") from None
 
 
 def read_entry(entry: str) -> tuple[str, list[str]]:

@@ -17,12 +17,15 @@ class FlexRand(Sampler):
 
     Source: arXiv 2402.05356, section on sampling; exact counts after method.md section 4.
     Differs from the released code: the second part's share is what the first leaves of the budget.
+    Cost: a sort of the scores.
 
-    gamma: the easy fraction; .5 is stratified random, below it easy images are kept more often. on_infeasible: what
-    happens when gamma is outside [ratio/2, 1 - ratio/2]: "clip_share" (the smaller part is kept whole, the rest of
-    the budget comes from the other), "clip_gamma" (move gamma to the nearest end), "error".
+    gamma: the easy fraction; .5 is stratified random, below it easy images are kept more often; in a run also auto,
+    chosen on held-out pool images. on_infeasible: what happens when gamma is outside [ratio/2, 1 - ratio/2]:
+    "clip_share" (the smaller part is kept whole, the rest of the budget comes from the other), "clip_gamma" (move gamma
+    to the nearest end), "error".
     """
 
+    name: ClassVar[str] = "flexrand"
     reads_hardness: ClassVar[bool] = True
 
     gamma: float = 0.25
@@ -90,11 +93,14 @@ class FlexRandReleased(Sampler):
 
     Source: ml-stat-Sustech/Efficient-Dataset-Pruning@6767d0e, read for behaviour (method.md section 4). The class
     budget takes no part: a class can end up empty. Exempt from the count contract by name.
+    Cost: a sort of the scores.
 
     twentieths: gamma in twentieths, 1..19 (5 is gamma .25). The code multiplies by 0.05, which for some class sizes
-    rounds otherwise than a division by 20.
+    rounds otherwise than a division by 20. min_per_class and rounding are not read, since the two shares are rounded by
+    themselves; budgets can only be proportional.
     """
 
+    name: ClassVar[str] = "flexrand_released"
     reads_hardness: ClassVar[bool] = True
 
     twentieths: int = 5

@@ -25,14 +25,14 @@ class DLC(Scorer):
     Cost: T forward passes over the pool, the first of which is the plain feature pass. No training.
     """
 
-    schedule: str = "compound"
-    levels: int = 5
-    step: float = 0.2
+    schedule: str = "compound"  # compound: a level masks the share `step` of what is left | linear: of the whole
+    levels: int = 5  # T masked networks, a forward pass each
+    step: float = 0.2  # with 5 levels of compound 0, 20, 36, 48.8 and 59 % are masked
     include_unmasked: bool = True
-    masking: str = "l1"
-    mask_modules: str | None = None
-    pooling: str = "backbone"
-    transform: str = "evaluation"
+    masking: str = "l1"  # l1: the smallest weights first | random: in a seeded order
+    mask_modules: str | None = None  # null: the backbone's own | conv2d | linear | all
+    pooling: str = "backbone"  # backbone: the pre-logits feature | token_collapse: one number per ViT image (released)
+    transform: str = "evaluation"  # evaluation | training_on_train: new crops of train images at every level (released)
 
     name: ClassVar[str] = "dlc"
     higher_means: ClassVar[str] = "harder"
