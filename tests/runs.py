@@ -15,7 +15,6 @@ import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -26,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MICRO = ["backbone=micro", "backbone.pretrained=false", "backbone.input_size=16"]
 TEXTURES = ["dataset=textures", "dataset.num_pool=100", "dataset.num_test=100", "dataset.size=16"]
 QUICK = ["finetune.epochs=3", "finetune.views=1", "wandb=disabled", "precision=fp32"]
-IMAGE_RUNS = ("prunetune.runs.grid", "prunetune.runs.image_run")
+IMAGE_RUNS = ("prunetune.config.cells", "prunetune.runs.grid", "prunetune.runs.image_run")
 SMALL = [*TEXTURES, *MICRO, *QUICK]
 
 
@@ -40,31 +39,35 @@ def compose_here(results: Path, *overrides: str, config: str = "config") -> Any:
         return compose(config, overrides=[*overrides, f"results_dir={results}"])
 
 
+def parsed_here(results: Path, *overrides: str) -> Any:
+    """Return the image run that run.py would carry out."""
+    from prunetune.config.parse import parse_image_run
+
+    return parse_image_run(compose_here(results, *overrides))
+
+
 def run_here(results: Path, *overrides: str) -> Path:
-    """Run the pipeline in this process and return the run's folder."""
-    from prunetune.config.names import names, run_folder
-    from prunetune.runs import image_run
+    """Carry out an image run in this process and return its folder."""
+    from prunetune import doors
+    from prunetune.config.names import run_folder
 
     cfg = compose_here(results, *overrides)
     folder = results / "runs" / run_folder(cfg)
-    image_run.run(cfg, names(cfg), folder)
+    doors.image(cfg, folder)
     return folder
 
 
 def grid_here(results: Path, *overrides: str) -> None:
-    """Run a grid in this process."""
+    """Carry out a grid in this process."""
     from hydra import initialize_config_dir
 
-    from prunetune.config.names import names
+    from prunetune.config.cells import parse_grid
     from prunetune.runs import grid
 
     cfg = compose_here(results, *overrides, config="grid")
-    job = SimpleNamespace(overrides=SimpleNamespace(task=[*overrides, f"results_dir={results}"]))
-    with (
-        mock.patch.object(grid.HydraConfig, "get", return_value=job),
-        initialize_config_dir(config_dir=str(ROOT / "configs"), version_base="1.3"),
-    ):
-        grid.run(cfg, names(cfg), results / "grids" / "here")
+    with initialize_config_dir(config_dir=str(ROOT / "configs"), version_base="1.3"):
+        asked = parse_grid(cfg, [*overrides, f"results_dir={results}"])
+    grid.execute(asked)
 
 
 def read_result(folder: Path) -> dict[str, Any]:

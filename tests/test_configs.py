@@ -22,13 +22,21 @@ from config_files import CONFIGS, files, label, load
 from prunetune import api
 from prunetune.base.errors import InputError
 from prunetune.config.build import build
-from prunetune.config.identity import compared
+from prunetune.config.identity import recorded
 from prunetune.config.names import names, run_folder
+from prunetune.config.parse import (
+    parse_candidates,
+    parse_image_run,
+    parse_proxy,
+    parse_recipe,
+    parse_search,
+)
 from prunetune.config.schema import FinetuneConfig, ProxyConfig
 from prunetune.networks.backbone import Backbone
 from prunetune.networks.named import BACKBONES
 from prunetune.runs import image_run, sampler_search
 from prunetune.samplers import SAMPLERS, FlexRand, TopKFlexible
+from prunetune.samplers.candidates import Search
 from prunetune.signals.proxy import LINEAR_PROBE, ProxyRecipe
 from prunetune.training.recipe import Recipe
 from runs import ROOT
@@ -91,8 +99,9 @@ def test_every_file_composes_and_its_run_has_a_folder(path, root, needs):
 @pytest.mark.parametrize("path", files(*BUILT, without=NOT_A_CLASS))
 def test_every_file_builds_the_class_that_it_names(path, needs):
     cfg = cfg_of(f"{path.parent.name}={path.stem}", *needs.get(label(path), []))
-    if image_run.is_searched(cfg):
-        assert all(isinstance(made, TopKFlexible) for made in image_run.candidates_of(cfg).values())
+    candidates = parse_candidates(cfg)
+    if len(candidates) > 1:
+        assert all(isinstance(made, TopKFlexible) for made in candidates.values())
         cfg.sampler.end = "hardest"
     made = build(cfg[path.parent.name])
     module, _, name = load(path)["_target_"].rpartition(".")
@@ -105,7 +114,7 @@ def test_auto_takes_the_sampler_that_the_scorer_names(path, needs):
     own = build(cfg.scorer).own_sampler
     assert load(path)["own_sampler"] == own
     assert names(cfg).sampler == own
-    assert type(image_run.sampler_of(cfg)) is SAMPLERS[own]
+    assert [type(made) for made in parse_candidates(cfg).values()] == [SAMPLERS[own]]
 
 
 @pytest.mark.parametrize("path", files("scorer"))
@@ -139,7 +148,10 @@ def test_a_file_states_every_setting_of_its_class(path):
     content = load(path)
     module, _, name = content["_target_"].rpartition(".")
     fields = {field.name for field in dataclasses.fields(getattr(importlib.import_module(module), name))}
-    assert set(content) - {"_target_", "name", "own_sampler", "uses_proxy", "published_at"} == fields - {"name"}
+    assert set(content) - {"_target_", "name", "own_sampler", "uses_proxy", "published_at"} == fields - {
+        "name",
+        "published_at",
+    }
 
 
 @pytest.mark.parametrize(
@@ -169,27 +181,27 @@ def test_the_default_file_of_a_class_is_the_class_without_arguments(default):
 
 def test_the_default_recipe_and_search_are_those_of_the_classes():
     cfg = cfg_of()
-    assert image_run.recipe_of(cfg) == Recipe("linear_probe")
+    assert parse_recipe(cfg.finetune) == Recipe("linear_probe")
     assert dataclasses.replace(sampler_search.RECIPE, evaluate_every=1) == Recipe("linear_probe")
-    assert image_run.search_of(cfg) == sampler_search.Search()
+    assert parse_search(cfg.gamma_search) == Search()
     assert {field.name for field in dataclasses.fields(Recipe)} == {f.name for f in dataclasses.fields(FinetuneConfig)}
 
 
 @pytest.mark.parametrize("path", files("finetune"))
 def test_every_recipe_states_all_its_numbers_and_can_be_made(path):
     assert set(load(path)) == {field.name for field in dataclasses.fields(Recipe)}
-    assert image_run.recipe_of(cfg_of(f"finetune={path.stem}")).name == path.stem
+    assert parse_recipe(cfg_of(f"finetune={path.stem}").finetune).name == path.stem
 
 
 @pytest.mark.parametrize("path", files("proxy"))
 def test_every_proxy_states_all_its_numbers_and_can_be_made(path):
     assert set(load(path)) == {field.name for field in dataclasses.fields(ProxyConfig)}
-    assert image_run.proxy_of(cfg_of(f"proxy={path.stem}")).training.name == path.stem
+    assert parse_proxy(cfg_of(f"proxy={path.stem}").proxy).training.name == path.stem
 
 
 def test_the_default_proxies_are_those_of_the_library():
     for name, recipe in {"full": ProxyRecipe(), "linear_probe": LINEAR_PROBE}.items():
-        assert image_run.proxy_of(cfg_of(f"proxy={name}")).key() == recipe.key()
+        assert parse_proxy(cfg_of(f"proxy={name}").proxy).key() == recipe.key()
 
 
 def test_a_score_from_another_proxy_than_the_papers_says_so_in_its_name():
@@ -200,12 +212,12 @@ def test_a_score_from_another_proxy_than_the_papers_says_so_in_its_name():
 
 
 def test_a_proxy_that_nothing_reads_does_not_tell_runs_apart():
-    assert compared(cfg_of("scorer=dlc", "proxy=linear_probe")) == compared(cfg_of("scorer=dlc"))
-    assert compared(cfg_of("scorer=el2n", "proxy=linear_probe")) != compared(cfg_of("scorer=el2n"))
+    assert recorded(cfg_of("scorer=dlc", "proxy=linear_probe")) == recorded(cfg_of("scorer=dlc"))
+    assert recorded(cfg_of("scorer=el2n", "proxy=linear_probe")) != recorded(cfg_of("scorer=el2n"))
 
 
 def test_the_released_recipe_decays_once_and_the_full_one_twice():
-    full, released = (image_run.recipe_of(cfg_of(f"finetune={name}")) for name in ("full", "full_released"))
+    full, released = (parse_recipe(cfg_of(f"finetune={name}").finetune) for name in ("full", "full_released"))
     epochs = (1, 25, 26, 37, 38, 50)
     assert [full.rate(epoch) for epoch in epochs] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
     assert [released.rate(epoch) for epoch in epochs] == pytest.approx([1e-3, 1e-3, *[1e-4] * 4])
@@ -215,20 +227,20 @@ def test_the_released_recipe_decays_once_and_the_full_one_twice():
 def test_the_headline_command_is_dlc_with_flexrand_and_a_probe():
     cfg = cfg_of("dataset=dtd", "scorer=dlc", "ratio=0.1")
     assert run_folder(cfg) == "dtd/resnet18/linear_probe/dlc-flexrand/ratio_0.1/seed_0/default"
-    assert image_run.sampler_of(cfg) == FlexRand(gamma=0.25)
+    assert parse_candidates(cfg) == {"": FlexRand(gamma=0.25)}
     assert run_folder(cfg_of()) == run_folder(cfg)
 
 
 @pytest.mark.parametrize("name", PUBLISHED_ELSEWHERE)
 def test_weights_that_nothing_fetches_are_asked_for_in_one_line_with_their_source(name):
     with pytest.raises(InputError, match=rf"{name} are expected in weights/{name}\.pth.*published at github") as caught:
-        build(cfg_of(f"backbone={name}").backbone)
+        build(cfg_of(f"backbone={name}").backbone).load()
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith("pass backbone.checkpoint=<file>")
 
 
 def test_the_recipe_of_the_first_version_differs_from_the_second_as_its_paper_says():
-    full, first = (image_run.recipe_of(cfg_of(f"finetune={name}")) for name in ("full", "full_v1"))
+    full, first = (parse_recipe(cfg_of(f"finetune={name}").finetune) for name in ("full", "full_v1"))
     assert (first.batch_size, first.nesterov, first.weight_decay, first.learning_rate) == (64, False, 0, 1e-2)
     same = {"name": "", "batch_size": 1, "nesterov": False, "weight_decay": 0, "learning_rate": 1}
     assert dataclasses.replace(full, **same) == dataclasses.replace(first, **same)
@@ -238,7 +250,7 @@ def test_a_score_from_fine_tuned_features_names_its_proxy_and_is_told_apart_by_i
     words = ["method=herding", "scorer.features=finetuned"]
     assert names(cfg_of(*words)).scorer == "herding"
     assert names(cfg_of(*words, "proxy=linear_probe")).scorer == "herding_probe"
-    assert compared(cfg_of(*words))["proxy"]["name"] == "full"
+    assert recorded(cfg_of(*words))["proxy"]["name"] == "full"
     assert names(cfg_of("method=herding", "proxy=linear_probe")).scorer == "herding"
 
 
@@ -261,7 +273,7 @@ def test_a_slurm_job_is_put_back_into_the_queue_after_its_time_limit():
 @pytest.mark.parametrize("path", files("method"))
 def test_every_method_is_a_scorer_a_sampler_and_their_settings(path):
     cfg = cfg_of(f"method={path.stem}")
-    image_run.check(cfg)
+    image_run.check(parse_image_run(cfg))
     content = load(path)
     chosen = {key.split()[-1].strip("/"): name for entry in content["defaults"] for key, name in entry.items()}
     assert set(chosen) == {"scorer", "sampler"}

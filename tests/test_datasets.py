@@ -135,7 +135,7 @@ def test_a_missing_part_names_the_command_that_prepares_it(tmp_path: Path, name:
     make, dataset = MADE[name]
     make(tmp_path)
     shutil.rmtree(tmp_path / gone) if (tmp_path / gone).is_dir() else (tmp_path / gone).unlink()
-    with pytest.raises(InputError, match=f"{name} is incomplete: .*{gone} is missing; run .*/prepare_{name}"):
+    with pytest.raises(InputError, match=f"{name} is incomplete: .*{gone} is missing; run `prunetune prepare {name}`"):
         dataset(tmp_path).pool("train")
 
 

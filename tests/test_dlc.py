@@ -62,9 +62,11 @@ def score(scorer: DLC, features: Tensor, masked: list[Tensor], *labels: int) -> 
     return scores, signals.products["losses"]
 
 
-def signals_of(network: Network, folder: Path, pool: Pool | None = None, **options) -> NetworkSignals:
+def signals_of(
+    network: Network, folder: Path, pool: Pool | None = None, keeps_masked: bool = False, batch_size: int = 8
+) -> NetworkSignals:
     pool = made_pool(network.input_size) if pool is None else pool
-    return NetworkSignals(pool, Embedding(network, Store(folder), **{"batch_size": 8, **options}))
+    return NetworkSignals(pool, Embedding(network, Store(folder), batch_size=batch_size), keeps_masked=keeps_masked)
 
 
 def test_scores_and_losses_are_those_of_the_test_vector():
@@ -227,7 +229,7 @@ def test_a_path_of_one_network_is_the_loss_of_the_plain_features(tmp_path):
 def test_masked_features_from_the_store_are_those_of_the_stream(tmp_path):
     network = MICRO.load()
     streamed = compute_scores(DLC(levels=3), signals_of(network, tmp_path / "a"), 0)
-    keeping = signals_of(network, tmp_path / "b", keep_masked=True)
+    keeping = signals_of(network, tmp_path / "b", keeps_masked=True)
     assert torch.equal(compute_scores(DLC(levels=3), keeping, 0), streamed)
     again = signals_of(network, tmp_path / "b")
     network.model.stages.requires_grad_(False)[0].path[0].weight.zero_()  # what the store has is not computed again
@@ -242,7 +244,7 @@ def test_parts_of_a_pool_are_scored_from_the_same_passes_with_prototypes_of_thei
         passes += 1
 
     network.model.register_forward_pre_hook(count)
-    signals = signals_of(network, tmp_path, keep_masked=True, batch_size=64)
+    signals = signals_of(network, tmp_path, keeps_masked=True, batch_size=64)
     whole = compute_scores(DLC(levels=3), signals, 0)
     for kept in (torch.arange(0, 23, 2), torch.arange(1, 23)):
         inner = PartSignals(signals, kept)

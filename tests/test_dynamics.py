@@ -28,7 +28,7 @@ def network():
 
 
 def signals_in(folder: Path, network, recipe: ProxyRecipe) -> NetworkSignals:
-    return NetworkSignals(made_pool(), Embedding(network, Store(folder), proxy=recipe))
+    return NetworkSignals(made_pool(), Embedding(network, Store(folder)), recipe)
 
 
 def places(folder: Path) -> int:

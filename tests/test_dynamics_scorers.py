@@ -409,7 +409,7 @@ def network():
 
 
 def signals_in(folder: Path, network, recipe: ProxyRecipe) -> NetworkSignals:
-    return NetworkSignals(made_pool(), Embedding(network, Store(folder), batch_size=8, proxy=recipe))
+    return NetworkSignals(made_pool(), Embedding(network, Store(folder), batch_size=8), recipe)
 
 
 def test_only_the_epochs_that_a_score_reads_are_trained_and_charged(tmp_path, network):
@@ -480,8 +480,8 @@ def test_a_score_of_backward_passes_that_was_cut_off_goes_on_from_there(tmp_path
 
 def test_parts_of_a_score_are_stored_by_everything_they_depend_on(tmp_path, network):
     def is_new(recipe=FULL, setting=1, **changes) -> bool:
-        signals, called = signals_in(tmp_path, network, recipe), []
-        vars(signals.embedding).update(changes)
+        called, embedding = [], Embedding(network, Store(tmp_path), **{"batch_size": 8, **changes})
+        signals = NetworkSignals(made_pool(), embedding, recipe)
         found = signals.per_image({"setting": setting}, lambda batches, rows: called.append(rows) or rows.double(), "x")
         assert found.tolist() == list(range(23))
         return bool(called)

@@ -42,8 +42,8 @@ def test_backward_passes_rank_as_on_the_cpu_and_run_on_the_device(device, scorer
     ran_on = set()
 
     def scores(device, folder):  # each in a store of its own, which would answer the second time
-        embedding = Embedding(MICRO.load(), Store(tmp_path / folder), "fp32", device, proxy=LINEAR_PROBE)
-        return compute_scores(scorer, NetworkSignals(SET.pool("train"), embedding), 0)
+        embedding = Embedding(MICRO.load(), Store(tmp_path / folder), "fp32", device)
+        return compute_scores(scorer, NetworkSignals(SET.pool("train"), embedding, LINEAR_PROBE), 0)
 
     expected, forward = scores("cpu", "expected"), nn.Linear.forward
     monkeypatch.setattr(nn.Linear, "forward", lambda self, h: ran_on.add(h.device.type) or forward(self, h))

@@ -14,9 +14,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from prunetune.base.errors import InputError
-from prunetune.config.identity import compared
+from prunetune.config.cells import parse_grid, read_entry
+from prunetune.config.identity import recorded
 from prunetune.config.names import run_folder
-from prunetune.runs import failures, grid, image_run, records, status, sweeps
+from prunetune.runs import failures, image_run, records, status, sweeps
 from runs import ONE_THREAD, ROOT, SMALL, grid_here, prunetune_here, read_result, run_commands
 
 SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweep").glob("*.yaml"))
@@ -101,10 +102,10 @@ def test_the_papers_sweeps_are_in_fp32_with_imagenets_statistics_and_a_full_reci
 def test_every_cell_of_a_sweep_can_be_run_and_no_two_share_a_folder(name):
     first = sweeps.jobs(sweeps.compose_sweep(name))[0]
     overrides = [*first.overrides, f"ratios=[{first.ratios[0]}]", f"seeds=[{first.seeds[0]}]"]
-    cells = grid.expand(sweeps.compose("grid", overrides=overrides), overrides)
+    cells = parse_grid(sweeps.compose("grid", overrides=overrides), overrides).cells
     assert len(cells) == len(first.methods)
     for cell in cells:
-        image_run.check(cell.cfg)
+        image_run.check(cell.run)
 
 
 def test_runs_that_two_sweeps_share_are_the_same_runs():
@@ -115,8 +116,8 @@ def test_runs_that_two_sweeps_share_are_the_same_runs():
         words += ["dataset=dtd", "backbone=resnet18", "ratios=[0.1]", "seeds=[0]"]
         if name == "transfer":  # its networks are larger than the one that scores
             words[-3] = "backbone=resnet50"
-        for cell in grid.expand(sweeps.compose("grid", overrides=words), words):
-            assert seen.setdefault(cell.out_dir, compared(cell.cfg)) == compared(cell.cfg), (name, cell.out_dir)
+        for cell in parse_grid(sweeps.compose("grid", overrides=words), words).cells:
+            assert seen.setdefault(cell.out_dir, cell.run.record) == cell.run.record, (name, cell.out_dir)
     assert len(seen) > 60
 
 
@@ -136,7 +137,7 @@ def test_the_main_comparison_is_the_papers():
 
 def test_gammas_go_from_005_to_095_with_their_tags():
     [job, *_] = sweeps.jobs(sweeps.compose_sweep("ablation_gamma"))
-    swept = [grid.read_entry(entry)[1] for entry in job.methods if " " in entry]
+    swept = [read_entry(entry)[1] for entry in job.methods if " " in entry]
     gammas = [float(words[0].removeprefix("sampler.gamma=")) for words in swept]
     assert gammas == pytest.approx([k / 20 for k in range(1, 20)])
     assert [words[1] for words in swept] == [f"tag=g{gamma:g}" for gamma in gammas]
@@ -145,7 +146,7 @@ def test_gammas_go_from_005_to_095_with_their_tags():
 def test_path_sizes_step_by_one_over_their_number():
     [job, *_] = sweeps.jobs(sweeps.compose_sweep("ablation_path"))
     for entry in job.methods[1:]:
-        levels, step, tag = (word.split("=")[1] for word in grid.read_entry(entry)[1])
+        levels, step, tag = (word.split("=")[1] for word in read_entry(entry)[1])
         assert tag == f"T{levels}"
         assert float(step) == pytest.approx(1 / int(levels))
     assert [entry.split("=")[-1] for entry in job.methods[1:]] == ["T1", "T3", "T5", "T10", "T20", "T30", "T40", "T50"]
@@ -410,7 +411,7 @@ def text_states(results, *overrides):
 def finish(cell, cfg):
     """Leave the result that this configuration would leave."""
     cell.out_dir.mkdir(parents=True)
-    (cell.out_dir / "result.json").write_text(json.dumps({"kind": "text", "config": compared(cfg)}))
+    (cell.out_dir / "result.json").write_text(json.dumps({"kind": "text", "config": recorded(cfg)}))
 
 
 def test_a_sweep_of_text_runs_is_counted_run_by_run(tmp_path):

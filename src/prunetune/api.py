@@ -28,7 +28,7 @@ from prunetune.samplers.base import check_ratio
 from prunetune.scorers import Scorer
 from prunetune.scorers.named import SCORERS
 from prunetune.signals.network import Embedding, NetworkSignals
-from prunetune.signals.proxy import LINEAR_PROBE, ProxyRecipe
+from prunetune.signals.proxy import FULL_PROXY, LINEAR_PROBE, ProxyRecipe
 
 # the end of topk_flexible is chosen in a run (here pass topk or topk_easiest); the other two are ways of training
 NOT_HERE = (TopKFlexible, RS2, InfoBatch)
@@ -112,14 +112,14 @@ def prune(
     sampler = _named(name, {key: made() for key, made in SAMPLERS.items() if made not in NOT_HERE}, "sampler", Sampler)
     if isinstance(sampler, NOT_HERE):
         raise InputError(f"{type(sampler).__name__} does not choose images here but in a run; pass another sampler")
-    proxy = _named(proxy, {"full": ProxyRecipe(), "linear_probe": LINEAR_PROBE}, "proxy", ProxyRecipe)
+    proxy = _named(proxy, {"full": FULL_PROXY, "linear_probe": LINEAR_PROBE}, "proxy", ProxyRecipe)
     check_fit(scorer, sampler, ratio)
     device = resolve_device(device)
     network = as_backbone(backbone).load()
     with _store(store) as kept:
         resolved, trained = resolve_precision(precision, device, network), training_precision(precision)
-        embedding = Embedding(network, kept, resolved, device, batch_size, proxy=proxy, training_precision=trained)
-        signals = NetworkSignals(pool, embedding)
+        embedding = Embedding(network, kept, resolved, device, batch_size, training_precision=trained)
+        signals = NetworkSignals(pool, embedding, proxy)
         scores = stored_scores(scorer, signals, int(seed)).values
         with seeded("sample", int(seed), float(ratio)) as generator:  # NumPy's numbers seed as Python's do
             positions = sampler.select(scores, pool.labels, float(ratio), generator, signals)

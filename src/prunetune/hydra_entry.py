@@ -18,8 +18,8 @@ from hydra.utils import get_method
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+import prunetune.config  # noqa: F401  registers the schemas with Hydra
 from prunetune.base.errors import InputError
-from prunetune.config.names import names
 from prunetune.runs import failures
 
 
@@ -33,7 +33,7 @@ def run_job(cfg: DictConfig) -> None:
     out_dir = Path(job.runtime.output_dir)
     try:
         with failures.noted(out_dir):
-            get_method(cfg.pipeline)(cfg, names(cfg), out_dir)
+            get_method(cfg.pipeline)(cfg, out_dir)
     except InputError as error:
         if job.mode == RunMode.MULTIRUN:
             raise  # the other jobs go on

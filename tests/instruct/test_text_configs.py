@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from config_files import CONFIGS, files, label, load
 from prunetune.base.errors import InputError
 from prunetune.config.build import build
-from prunetune.config.identity import compared
+from prunetune.config.identity import recorded
 from prunetune.config.names import names, run_folder
 from prunetune.config.text_schema import EvaluationConfig, SftConfig
 from prunetune.instruct import text_run
@@ -119,10 +119,10 @@ def test_another_language_model_that_scores_is_named_in_the_folder():
 
 
 def test_a_run_is_told_apart_by_all_but_where_and_how_loudly_it_ran():
-    same = compared(cfg_of("device=cpu", "until=score", "wandb=disabled", "results_dir=there"))
-    assert same == compared(cfg_of())
-    assert compared(cfg_of("sampler=flexrand")) == compared(cfg_of())  # auto is written out
-    assert compared(cfg_of("strata=source")) != compared(cfg_of())
+    same = recorded(cfg_of("device=cpu", "until=score", "wandb=disabled", "results_dir=there"))
+    assert same == recorded(cfg_of())
+    assert recorded(cfg_of("sampler=flexrand")) == recorded(cfg_of())  # auto is written out
+    assert recorded(cfg_of("strata=source")) != recorded(cfg_of())
 
 
 @pytest.mark.parametrize(

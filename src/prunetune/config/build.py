@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_class
@@ -15,7 +14,7 @@ from prunetune.config.text_schema import InstructConfig
 
 # where classes were before the package had rooms: results of that time, and YAML files that people keep, name them so
 MOVED = {"prunetune.datasets.": "prunetune.data.readers.", "prunetune.backbones.": "prunetune.networks.backbone."}
-FOR_PEOPLE = ("name", "own_sampler", "uses_proxy", "published_at")  # keys of a group that its class need not know
+FOR_PEOPLE = ("name", "own_sampler", "uses_proxy")  # keys of a group that its class need not know
 
 
 def build(group: Mapping[str, Any]) -> Any:
@@ -29,7 +28,6 @@ def build(group: Mapping[str, Any]) -> Any:
     if target is None or not str(target).startswith("prunetune."):
         raise InputError(f"a group needs a _target_ inside prunetune, got {target!r}")
     made_class = get_class(_moved(target))
-    _check_checkpoint(values)
     fields = {field.name for field in dataclasses.fields(made_class)}
     for key in FOR_PEOPLE:
         if key not in fields:
@@ -53,17 +51,6 @@ def _moved(target: str) -> str:
         if target.startswith(before):
             return now + target.rpartition(".")[2]
     return target
-
-
-def _check_checkpoint(values: Mapping[str, Any]) -> None:
-    """Say where weights are published that nothing fetches, if they are not where they are expected."""
-    source, file = values.get("published_at"), values.get("checkpoint")
-    if source and not (file and Path(file).expanduser().is_file()):
-        raise InputError(
-            f"the weights of {values['name']} are expected in {file}, which is not a file; they are published at "
-            f"{source}: save them under the names of timm's {str(values['model']).split('.')[0]} and pass "
-            "backbone.checkpoint=<file>"
-        )
 
 
 def check_keys(cfg: Mapping[str, Any]) -> None:

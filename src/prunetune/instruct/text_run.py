@@ -20,7 +20,7 @@ from prunetune.base.errors import InputError, suggestion
 from prunetune.base.seeding import seeded
 from prunetune.base.store import read_meta
 from prunetune.config.build import build, check_keys
-from prunetune.config.identity import compared, sampler_settings
+from prunetune.config.identity import recorded, sampler_settings
 from prunetune.config.names import Names
 from prunetune.data.pool import Pool
 from prunetune.instruct.corpus.strata import STRATA
@@ -55,7 +55,7 @@ class Pruned:
 def run(cfg: DictConfig, names: Names, out_dir: Path) -> None:
     """Score the corpus, prune it, fine-tune on what is left and ask the tasks; a finished run returns at once."""
     check(cfg)
-    if records.is_finished(out_dir, cfg, lambda: listing_of(cfg)):
+    if records.is_finished(out_dir, recorded(cfg), lambda: listing_of(cfg)):
         return
     task = open_task(cfg)
     if task.processes.is_main:
@@ -72,7 +72,7 @@ def run(cfg: DictConfig, names: Names, out_dir: Path) -> None:
     if cfg.until == "finetune" or not task.processes.is_main:
         return  # the other processes have nothing left to do: lm-evaluation-harness runs in one
     folder = Path(cfg.results_dir) / "wandb"
-    with open_run(cfg.wandb, "prunetune", names.title(cfg.ratio, cfg.seed), compared(cfg), folder) as tracker:
+    with open_run(cfg.wandb, "prunetune", names.title(cfg.ratio, cfg.seed), recorded(cfg), folder) as tracker:
         answers = answer(tuned, evaluation_of(cfg), "test")
         losses = held_out_losses(cfg, tuned)
         result = describe(cfg, names, task, scores, pruned, tuned, answers, losses)
@@ -275,7 +275,7 @@ def describe(
         "device": describe_device(task.device),
         "scores_path": str((scores.folder / "scores.csv").relative_to(cfg.results_dir)),
         **records.provenance(PACKAGES),
-        "config": compared(cfg),
+        "config": recorded(cfg),
     }
 
 

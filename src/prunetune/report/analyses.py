@@ -9,7 +9,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ from prunetune.report.tables import method_name
 from prunetune.runs import image_run
 from prunetune.signals.label_odds import label_losses
 from prunetune.signals.network import NetworkSignals
+from prunetune.signals.proxy import FULL_PROXY
 
 REFERENCE = "lc_optimisation"  # also with the suffix of another proxy; the fully fine-tuned one comes first
 COLUMNS = {
@@ -256,11 +257,9 @@ def stored_signals(run: Run, results_dir: Path, of_tuned: bool = False) -> Netwo
     if task.pool.fingerprint != run.result["dataset_fingerprint"]:
         raise InputError(f"the images of {task.pool.name} are others than those of {run.row['run']}; run again")
     signals = task.tuned if of_tuned else task.scoring
-    signals.embedding.store = StoredOnly(signals.embedding.store)
-    if cfg.proxy is not None:
-        signals.embedding.proxy = image_run.proxy_of(cfg)
-        signals.embedding.training_precision = run.result.get("training_precision", "fp32")
-    return signals
+    store, trained = StoredOnly(signals.embedding.store), run.result.get("training_precision", "fp32")
+    embedding = replace(signals.embedding, store=store, training_precision=trained)
+    return NetworkSignals(task.pool, embedding, FULL_PROXY if cfg.proxy is None else image_run.proxy_of(cfg))
 
 
 @cache

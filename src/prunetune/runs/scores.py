@@ -107,21 +107,21 @@ def stored_scores(scorer: Scorer, signals: NetworkSignals, seed: int) -> Scores:
         **embedding.key(pool),
     }
     if scorer.uses_proxy:
-        key["proxy"] = embedding.proxy_key()
+        key["proxy"] = signals.proxy_key()
     found = _read_sound(embedding.store.place("scores", f"{pool.name}-{scorer.name}", key), pool)
 
     def make(folder: Path) -> dict[str, Any]:
-        signals = NetworkSignals(pool, embedding)  # its own, so that it is charged for what an earlier scorer asked too
+        own_signals = signals.fresh()  # so that this scorer is charged for what an earlier scorer has asked for too
         start = time.perf_counter()
         with measured() as peak:
-            values = compute_scores(scorer, signals, seed)
+            values = compute_scores(scorer, own_signals, seed)
         own = time.perf_counter() - start
         write_scores(folder / "scores.csv", pool, values)
-        for name, tensor in signals.products.items():
+        for name, tensor in own_signals.products.items():
             np.save(folder / f"{name}.npy", tensor.numpy())
         # a signal that the store already had is charged what it cost then: a score costs what it costs on its own
-        seconds = own - sum(signals.spent.values()) + signals.seconds
-        return {"seconds": seconds, "peak_memory_bytes": peak(), "signals": signals.charges}
+        seconds = own - sum(own_signals.spent.values()) + own_signals.seconds
+        return {"seconds": seconds, "peak_memory_bytes": peak(), "signals": own_signals.charges}
 
     entry = embedding.store.entry("scores", f"{pool.name}-{scorer.name}", key, make)
     meta, values = read_meta(entry), read_scores(entry / "scores.csv", pool) if found is None else found

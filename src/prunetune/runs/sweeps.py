@@ -21,9 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from prunetune.base.errors import InputError
-from prunetune.config.identity import compared
+from prunetune.config.cells import PLURALS, compose_cell, shared_words
+from prunetune.config.identity import recorded
 from prunetune.config.names import Names, cell_folder, grid_folder, is_text, names
-from prunetune.runs import failures, grid, records
+from prunetune.runs import failures, records
 
 DONE, FAILED, MISSING, UNREADABLE = STATES = ("done", "failed", "missing", "unreadable")
 GRID, INSTRUCT = "grid", "instruct"  # root configurations
@@ -117,7 +118,7 @@ def jobs(cfg: DictConfig) -> list[Job] | list[TextJob]:
 
 
 def _grid_job(cfg: DictConfig, overrides: tuple[str, ...], parser: OverridesParser) -> Job:
-    lists = {key: tuple(value) for key, value in _own(cfg, overrides, parser, grid.PLURALS).items()}
+    lists = {key: tuple(value) for key, value in _own(cfg, overrides, parser, PLURALS).items()}
     lists["ratios"] = tuple(float(ratio) for ratio in lists["ratios"])
     return Job(overrides, **lists)
 
@@ -152,7 +153,7 @@ def states(jobs: Iterable[Job | TextJob]) -> Iterator[CellState]:
             words = tuple(word for word in job.overrides if word.split("=")[0] not in RATIO_AND_SEED)
             yield _state(describe_root(INSTRUCT, words), job.ratio, job.seed, None)
             continue
-        words = grid.shared_words(job.overrides)
+        words = shared_words(job.overrides)
         of_job = failures.read(_job_folder(job, describe_root(GRID, words)))
         entries = {entry: describe(entry, words) for entry in job.methods}
         for entry, ratio, seed in itertools.product(job.methods, job.ratios, job.seeds):
@@ -160,8 +161,8 @@ def states(jobs: Iterable[Job | TextJob]) -> Iterator[CellState]:
 
 
 def _describe(entry: str, words: tuple[str, ...]) -> _Described:
-    cfg = grid.compose_cell(entry, words)
-    return _Described(names(cfg), cfg.tag, Path(cfg.results_dir), compared(cfg))
+    cfg = compose_cell(entry, words)
+    return _Described(names(cfg), cfg.tag, Path(cfg.results_dir), recorded(cfg))
 
 
 def _describe_root(root: str, words: tuple[str, ...]) -> _Described:
@@ -169,7 +170,7 @@ def _describe_root(root: str, words: tuple[str, ...]) -> _Described:
         cfg = compose(root, overrides=list(words))
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(f"a job of {root} cannot be composed: {error} {error.__cause__ or ''}") from None
-    return _Described(names(cfg), cfg.tag, Path(cfg.results_dir), compared(cfg) if is_text(cfg) else {})
+    return _Described(names(cfg), cfg.tag, Path(cfg.results_dir), recorded(cfg) if is_text(cfg) else {})
 
 
 def _job_folder(job: Job, about: _Described) -> Path:

@@ -24,29 +24,33 @@ from prunetune.networks.backbone import Network
 from prunetune.networks.frozen_pass import CPU_PIXELS, View, batches, embed, in_parts, training
 from prunetune.networks.masking import MaskPath, masked_networks
 from prunetune.signals.contract import PLAIN, FeatureKind, Signals
-from prunetune.signals.proxy import ProbeProxy, Proxy, ProxyRecipe, moments, open_recorded
+from prunetune.signals.proxy import FULL_PROXY, ProbeProxy, Proxy, ProxyRecipe, moments, open_recorded
 from prunetune.signals.proxy_training import open_probe, write_full, write_probe
 
 PART = 128  # images whose numbers are stored together
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Embedding:
-    """How a network is run over a pool's images."""
+    """How a network is run over images, and where the results are kept; many signals can share one.
+
+    network: pretrained, without head. precision: of forward passes, fp32 or bf16. device: cpu or cuda. batch_size:
+    images per forward pass. short_side: pixels to which decoded images are shrunk, None keeps them. training_precision:
+    of proxies, fp32 or bf16. overlaps: whether a first pass starts while images are still decoded; its seconds then
+    include waiting for images. None: on a GPU only.
+    """
 
     network: Network
     store: Store
-    precision: str = "fp32"  # resolved: fp32 | bf16
+    precision: str = "fp32"
     device: str = "cpu"
     batch_size: int = 64
     short_side: int | None = None
-    keep_masked: bool = False  # store the masked features, for scorers that are asked about parts of the pool
-    proxy: ProxyRecipe = ProxyRecipe()  # what scores that read training dynamics read
-    training_precision: str = "fp32"  # of proxies
-    overlaps: bool | None = None  # a first pass and decoding; None: on a GPU. Its seconds then hold waiting for images
-    _decoded: dict[str, tuple[Decoded, float]] = field(default_factory=dict)
-    _decoding: dict[str, Decoding] = field(default_factory=dict)
-    _views: dict[tuple[str, int], KeptViews] = field(default_factory=dict)
+    training_precision: str = "fp32"
+    overlaps: bool | None = None
+    _decoded: dict[str, tuple[Decoded, float]] = field(default_factory=dict, init=False, repr=False)
+    _decoding: dict[str, Decoding] = field(default_factory=dict, init=False, repr=False)
+    _views: dict[tuple[str, int], KeptViews] = field(default_factory=dict, init=False, repr=False)
 
     def decoded(self, pool: Pool, wait: bool = True) -> Decoded:
         """Return the pool's decoded images.
@@ -83,10 +87,6 @@ class Embedding:
         self.decoded(pool)
         return self._decoded[pool.fingerprint][1]
 
-    def proxy_key(self) -> dict[str, Any]:
-        """Return what every number that is read from a proxy depends on beside `key`."""
-        return {**self.proxy.key(), "precision": self.training_precision}
-
     def key(self, pool: Pool) -> dict[str, Any]:
         """Return what every feature of the pool depends on."""
         return {
@@ -98,12 +98,32 @@ class Embedding:
 
 
 class NetworkSignals(Signals):
-    """Signals of a pool of images and a network, kept in the store."""
+    """Signals of a pool of images and a network, kept in the store.
 
-    def __init__(self, pool: Pool, embedding: Embedding) -> None:
+    These objects are cheap: what is expensive is in the store and in the embedding, which many of them can share.
+
+    Args:
+        pool: the N images.
+        embedding: the network, and how it is run.
+        proxy: how the proxy is trained that scores from training dynamics read.
+        keeps_masked: whether masked features are stored too, for a scorer that is asked about parts of the pool.
+    """
+
+    def __init__(
+        self, pool: Pool, embedding: Embedding, proxy: ProxyRecipe = FULL_PROXY, keeps_masked: bool = False
+    ) -> None:
         super().__init__(pool)
         self.embedding = embedding
+        self._proxy_recipe, self._keeps_masked = proxy, keeps_masked
         self._features: dict[FeatureKind, Tensor] = {}
+
+    def fresh(self) -> "NetworkSignals":
+        """Return the same signals without charges: they tell what the next scorer or sampler asks for."""
+        return NetworkSignals(self.pool, self.embedding, self._proxy_recipe, self._keeps_masked)
+
+    def proxy_key(self) -> dict[str, Any]:
+        """Return what every number that is read from a proxy depends on, beside the key of the embedding."""
+        return {**self._proxy_recipe.key(), "precision": self.embedding.training_precision}
 
     @property
     def mask_modules(self) -> str:
@@ -119,7 +139,7 @@ class NetworkSignals(Signals):
 
     @property
     def proxy_recipe(self) -> ProxyRecipe:
-        return self.embedding.proxy
+        return self._proxy_recipe
 
     def features(self, kind: FeatureKind = PLAIN) -> Tensor:
         if kind not in self._features:
@@ -140,7 +160,7 @@ class NetworkSignals(Signals):
     def masked_features(self, path: MaskPath, seed: int = 0, kind: FeatureKind = PLAIN) -> Iterator[Tensor]:
         self.features(kind)  # before any weight is masked, also for a scorer that asks for it in between
         embedding, key = self.embedding, self._masked_key(path, seed, kind)
-        if embedding.keep_masked or embedding.store.place("masked", self.pool.name, key).is_dir():
+        if self._keeps_masked or embedding.store.place("masked", self.pool.name, key).is_dir():
             start = time.perf_counter()
             entry = embedding.store.entry(
                 "masked", self.pool.name, key, lambda folder: self._write_masked(folder, path, seed, kind)
@@ -151,7 +171,7 @@ class NetworkSignals(Signals):
         return self._stream(path, seed, kind, f"masked {key}")
 
     def proxy(self, repeat: int = 0, until: int | None = None, logits_only: bool = False) -> Proxy:
-        recipe = self.embedding.proxy
+        recipe = self._proxy_recipe
         total = recipe.training.epochs
         until = min(until or total, total)
         is_probe = recipe.training.trained == "head"
@@ -176,7 +196,7 @@ class NetworkSignals(Signals):
     ) -> Tensor:
         embedding, parts = self.embedding, torch.arange(len(self.pool)).split(PART)
         embedding.decoded(self.pool)  # it has its own clock
-        key = {**embedding.key(self.pool), "proxy": embedding.proxy_key(), "function": key}
+        key = {**embedding.key(self.pool), "proxy": self.proxy_key(), "function": key}
 
         def values(rows: Tensor) -> Tensor:
             def make(folder: Path) -> dict[str, Any]:
@@ -194,7 +214,7 @@ class NetworkSignals(Signals):
 
     def _proxy_entry(self, repeat: int, until: int, features: Tensor | None, logits_only: bool) -> Path:
         """Return the recording: that of the whole training where it exists and kept what is asked for, else a short."""
-        embedding, recipe = self.embedding, self.embedding.proxy
+        embedding, recipe = self.embedding, self._proxy_recipe
         total, store = recipe.training.epochs, self.embedding.store
         serves = features is not None or logits_only or until in moments(total)
         if serves and store.place("proxies", self.pool.name, self._proxy_key(repeat, total)).is_dir():
@@ -216,9 +236,9 @@ class NetworkSignals(Signals):
 
     def _proxy_key(self, repeat: int, until: int) -> dict[str, Any]:
         key = self.embedding.key(self.pool)
-        if self.embedding.proxy.training.trained == "all":
+        if self._proxy_recipe.training.trained == "all":
             key["precision"] = self.embedding.training_precision
-        return {**key, **self.embedding.proxy.key(), "repeat": repeat, "until": until}
+        return {**key, **self._proxy_recipe.key(), "repeat": repeat, "until": until}
 
     def _stream(self, path: MaskPath, seed: int, kind: FeatureKind, charge: str) -> Iterator[Tensor]:
         network = self.embedding.network.to(self.embedding.device)

@@ -57,6 +57,7 @@ class ProxyRecipe:
 
 
 PROBE_HAS = ("pretrained", False, "epoch_end")
+FULL_PROXY = ProxyRecipe()
 LINEAR_PROBE = ProxyRecipe(Recipe("linear_probe", views=0), augment=False)
 
 
