@@ -1,11 +1,11 @@
 """The table of baselines grows by runs made elsewhere and later."""
 
-import baselines_run
 import pandas as pd
 import pytest
 
 from prunetune.config.methods import METHODS
 from runs import ROOT
+from scripts.reproduce import baselines_run
 
 
 def test_runs_are_added_to_the_committed_ones_and_replace_their_own_kind():

@@ -14,7 +14,7 @@ from runs import MICRO, QUICK, ROOT, SMALL, read_result, read_rows, run_command,
 DTD_CLASSES = [f"texture_{number:02d}" for number in range(47)]
 BAD_INPUT = {  # name: arguments, what the one line says
     "a ratio above one": ([*SMALL, "ratio=10"], "error: ratio is the fraction kept and must be in (0, 1], got 10"),
-    "missing data": (["dataset=dtd", "scorer=dlc"], "error: dtd is not in data/dtd; run python scripts/prepare_dtd.py"),
+    "missing data": (["dataset=dtd", "scorer=dlc"], "error: dtd is not in data/dtd; run `prunetune prepare dtd`"),
     "a gamma above one": ([*SMALL, "sampler=flexrand", "sampler.gamma=3"], "error: sampler.gamma is the easy fraction"),
     "a misspelt key": (
         [*SMALL, "finetune.epoch=3"],
