@@ -15,6 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from prunetune.base.errors import InputError
 from prunetune.config.names import names
+from prunetune.instruct import registration  # noqa: F401  registers the schema of text runs
+from prunetune.instruct.names import is_text, text_names
 from prunetune.runs import failures
 
 
@@ -25,7 +27,8 @@ def main(cfg: DictConfig) -> None:
     out_dir = Path(job.runtime.output_dir)
     try:
         with failures.noted(out_dir):
-            get_method(cfg.pipeline)(cfg, names(cfg), out_dir)
+            called = text_names(cfg) if is_text(cfg) else names(cfg)
+            get_method(cfg.pipeline)(cfg, called, out_dir)
     except InputError as error:
         if job.mode == RunMode.MULTIRUN:
             raise  # the other jobs go on

@@ -16,10 +16,12 @@ from hydra import initialize_config_dir
 
 from prunetune.base import progress
 from prunetune.base.errors import InputError
-from prunetune.config.names import is_text
+from prunetune.instruct import registration  # noqa: F401  registers the schema of text runs
+from prunetune.instruct.sweeps import TEXT_RUNS
 from prunetune.runs import sweeps
 from prunetune.runs.sweeps import STATES, CellState
 
+KINDS = [TEXT_RUNS]  # beside image runs
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -38,11 +40,11 @@ def main() -> None:
 def show(sweep: str, overrides: list[str]) -> None:
     """Print the counts of a sweep, then what is failed or unreadable."""
     with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
-        cfg = sweeps.compose_sweep(sweep, overrides)
-        jobs = sweeps.jobs(cfg)
+        cfg = sweeps.compose_sweep(sweep, overrides, KINDS)
+        jobs = sweeps.jobs(cfg, KINDS)
         cells = list(sweeps.states(progress.track(jobs, f"jobs of {sweep}", len(jobs))))
     print(f"{sweep}: {len(jobs)} jobs, {len(cells)} runs")
-    if cfg.until != ("evaluate" if is_text(cfg) else "finetune"):
+    if cfg.until != sweeps.last_step(cfg, KINDS):
         print(f"with until={cfg.until} no run is finished: scores are in the store, subsets in the runs' folders")
     for line in table(cells):
         print(line)

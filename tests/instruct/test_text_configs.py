@@ -12,10 +12,11 @@ from omegaconf import DictConfig
 from config_files import CONFIGS, files, label, load
 from prunetune.base.errors import InputError
 from prunetune.config.build import build
-from prunetune.config.identity import compared
-from prunetune.config.names import names, run_folder
-from prunetune.config.text_schema import EvaluationConfig, SftConfig
-from prunetune.instruct import text_run
+from prunetune.instruct import registration  # noqa: F401  registers the schema of text runs
+from prunetune.instruct.identity import text_compared
+from prunetune.instruct.names import text_names, text_run_folder
+from prunetune.instruct.parse import parse_text_run
+from prunetune.instruct.schema import EvaluationConfig, SftConfig
 from prunetune.instruct.tuning.mmlu import EvaluationSettings
 from prunetune.instruct.tuning.sft_settings import SftSettings
 
@@ -55,7 +56,7 @@ def class_of(path: Path) -> type:
 @pytest.mark.parametrize("path", files(*BUILT, "sft", "text_method"))
 def test_every_file_composes_and_its_run_has_a_folder(path, needs):
     cfg = cfg_of(f"{path.parent.name}={path.stem}", *needs.get(label(path), []))
-    folder = run_folder(cfg)
+    folder = text_run_folder(cfg)
     assert re.fullmatch(r"[\w.+-]+(/[\w.+-]+)+", folder), folder
     if path.parent.name != "text_method" and label(path) not in NAMELESS:
         assert path.stem in re.split(r"/|-(?=[a-z])", folder)
@@ -76,14 +77,14 @@ def test_every_file_builds_the_class_that_it_names_and_states_all_its_settings(p
 @pytest.mark.parametrize("path", files("text_scorer"))
 def test_a_file_names_its_scorers_own_sampler(path, needs):
     cfg = cfg_of(f"text_scorer={path.stem}", *needs.get(label(path), []))
-    assert build(cfg.text_scorer).own_sampler == cfg.text_scorer.own_sampler == names(cfg).sampler
+    assert build(cfg.text_scorer).own_sampler == cfg.text_scorer.own_sampler == text_names(cfg).sampler
 
 
 @pytest.mark.parametrize("path", files("sft"))
 def test_every_recipe_states_all_its_numbers_and_can_be_made(path):
     fields = {field.name for field in dataclasses.fields(SftSettings)}
     assert set(load(path)) == fields == {field.name for field in dataclasses.fields(SftConfig)}
-    assert text_run.sft_of(cfg_of(f"sft={path.stem}")).name == path.stem
+    assert parse_text_run(cfg_of(f"sft={path.stem}")).sft.name == path.stem
 
 
 def test_the_evaluation_states_all_its_numbers():
@@ -99,30 +100,30 @@ def test_every_method_is_a_scorer_a_sampler_and_their_settings(path, needs):
     assert set(chosen) == {"text_scorer", "sampler"}
     assert set(content) <= {"defaults", "text_scorer", "sampler", "tag"}
     assert (cfg.text_scorer.name, cfg.sampler.name) == (chosen["text_scorer"], chosen["sampler"])
-    text_run.check(cfg)
+    parse_text_run(cfg)
 
 
 def test_no_two_methods_share_a_run_folder():
-    folders = [run_folder(cfg_of(f"text_method={param.values[0].stem}")) for param in files("text_method")]
+    folders = [text_run_folder(cfg_of(f"text_method={param.values[0].stem}")) for param in files("text_method")]
     assert len(set(folders)) == len(folders)
 
 
 def test_the_headline_command_is_dlc_with_flexrand():
     words = ["corpus=alpaca_cleaned", "llm=llama3_8b", "text_scorer=dlc", "sampler=flexrand", "ratio=0.5"]
-    folder = run_folder(cfg_of(*words))
+    folder = text_run_folder(cfg_of(*words))
     assert folder == "alpaca_cleaned/llama3_8b/paper/dlc-flexrand/ratio_0.5/seed_0/default"
 
 
 def test_another_language_model_that_scores_is_named_in_the_folder():
-    folder = run_folder(cfg_of("llm=mistral_7b", "llm@scoring_llm=qwen_1_8b"))
+    folder = text_run_folder(cfg_of("llm=mistral_7b", "llm@scoring_llm=qwen_1_8b"))
     assert "/mistral_7b_scored_by_qwen_1_8b/" in folder
 
 
 def test_a_run_is_told_apart_by_all_but_where_and_how_loudly_it_ran():
-    same = compared(cfg_of("device=cpu", "until=score", "wandb=disabled", "results_dir=there"))
-    assert same == compared(cfg_of())
-    assert compared(cfg_of("sampler=flexrand")) == compared(cfg_of())  # auto is written out
-    assert compared(cfg_of("strata=source")) != compared(cfg_of())
+    same = text_compared(cfg_of("device=cpu", "until=score", "wandb=disabled", "results_dir=there"))
+    assert same == text_compared(cfg_of())
+    assert text_compared(cfg_of("sampler=flexrand")) == text_compared(cfg_of())  # auto is written out
+    assert text_compared(cfg_of("strata=source")) != text_compared(cfg_of())
 
 
 @pytest.mark.parametrize(
@@ -145,5 +146,5 @@ def test_a_run_is_told_apart_by_all_but_where_and_how_loudly_it_ran():
 )
 def test_what_no_step_could_use_is_refused_in_one_line(words, said):
     with pytest.raises(InputError, match=re.escape(said)) as caught:
-        text_run.check(cfg_of(*words))
+        parse_text_run(cfg_of(*words))
     assert "\n" not in str(caught.value)

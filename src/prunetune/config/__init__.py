@@ -1,7 +1,7 @@
-"""Every key of a run, what a run is called, and the building of what a YAML file describes.
+"""Every key of an image run, what a run is called, and the building of what a YAML file describes.
 
-Importing this package registers the schemas with Hydra. It loads no torch, so that `--help` and `--cfg job` answer at
-once.
+Importing this package registers the schemas with Hydra; those of text runs are in prunetune.instruct.registration. It
+loads no torch, so that `--help` and `--cfg job` answer at once.
 """
 
 from hydra.core.config_store import ConfigStore
@@ -9,7 +9,6 @@ from omegaconf import OmegaConf
 
 from prunetune.config.names import run_folder
 from prunetune.config.schema import Config, GridConfig
-from prunetune.config.text_schema import InstructConfig
 
 
 def register() -> None:
@@ -17,7 +16,6 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     store.store(name="grid_schema", node=GridConfig)
-    store.store(name="instruct_schema", node=InstructConfig)
     OmegaConf.register_new_resolver("run_folder", lambda *, _root_: run_folder(_root_), replace=True)
 
 

@@ -60,7 +60,7 @@ def run(cfg: DictConfig, grid_names: Names, out_dir: Path) -> None:
     for cell in cells:
         image_run.check(cell.cfg)
     listing = functools.cache(lambda: image_run.listing_of(cells[0].cfg))  # once for all cells
-    todo = [cell for cell in cells if not records.is_finished(cell.out_dir, cell.cfg, listing)]
+    todo = [cell for cell in cells if not records.is_finished(cell.out_dir, compared(cell.cfg), listing)]
     log.info("%d runs, %d finished before", len(cells), len(cells) - len(todo))
     if not todo:
         return

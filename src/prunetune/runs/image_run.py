@@ -74,7 +74,7 @@ class Pruned:
 def run(cfg: DictConfig, names: Names, out_dir: Path) -> None:
     """Score the pool, prune it and fine-tune on what is left; a finished run returns at once."""
     check(cfg)
-    if records.is_finished(out_dir, cfg, lambda: listing_of(cfg)):
+    if records.is_finished(out_dir, compared(cfg), lambda: listing_of(cfg)):
         return
     task = open_task(cfg)
     scores = score(cfg, task)

@@ -22,7 +22,6 @@ from torch import Tensor
 from prunetune.base.errors import InputError
 from prunetune.base.peak_memory import peak_memory
 from prunetune.base.store import write_json
-from prunetune.config.identity import compared
 from prunetune.data.pool import Pool
 from prunetune.runs import failures
 from prunetune.training.recipe import FinetuneResult
@@ -33,20 +32,19 @@ VOLATILE = frozenset(
     ["decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds"]
     + ["probes_together", "peak_memory_bytes", "score_peak_memory_bytes", "device", "commit", "versions"]
 )
-VOLATILE_OF_TEXT = VOLATILE | {"evaluate_seconds", "tokens_per_second", "finetune_tokens_per_second"}
 PACKAGES = ("prunetune", "torch", "torchvision", "timm", "numpy", "hydra-core")
 
 
-def is_finished(out_dir: Path, cfg: Any, listing: Callable[[], str | None]) -> bool:
+def is_finished(out_dir: Path, now: dict[str, Any], listing: Callable[[], str | None]) -> bool:
     """Whether this configuration has its result in this folder.
 
     Args:
         out_dir: the run's folder.
-        cfg: its configuration.
-        listing: gives the hash of the data set's list of images as it is now, None where the data are gone.
+        now: what identifies the run that is asked for, as `config.compared` gives it.
+        listing: gives the hash of the data set's list of samples as it is now, None where the data are gone.
 
     Raises:
-        InputError: another configuration has its result there, or the data set has other images since.
+        InputError: another configuration has its result there, or the data set has other samples since.
     """
     file = out_dir / "result.json"
     try:
@@ -56,9 +54,9 @@ def is_finished(out_dir: Path, cfg: Any, listing: Callable[[], str | None]) -> b
         return False
     if result is None:
         return False
-    check_configuration(out_dir, result, compared(cfg))
-    images_now = listing()
-    if images_now not in (None, result.get("dataset_listing")):
+    check_configuration(out_dir, result, now)
+    samples_now = listing()
+    if samples_now not in (None, result.get("dataset_listing")):
         raise InputError(
             f"{out_dir} holds a result of other data: files of the data set were added, removed, moved or changed "
             "since; pass tag=<name> for a folder of its own, or delete that folder"

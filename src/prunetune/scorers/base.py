@@ -1,4 +1,4 @@
-"""The contract of a scorer: one number per image, independent of ratio and sampler."""
+"""The contract of a scorer: one number per sample, an image or a text, independent of ratio and sampler."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -9,20 +9,25 @@ from torch import Tensor
 
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
-from prunetune.signals.contract import Signals
 
 
 class Scorer(ABC):
     """Computes [N] scores. Subclasses are frozen dataclasses of hyperparameters that learn nothing.
 
+    A scorer asks its signals for what it reads. Most scorers ask for something that only images have, or only text, and
+    are for one of the two. A scorer that asks for nothing serves both.
+
     name: the default label. higher_means: "harder", "picked earlier" or "nothing". own_sampler: what
-    `sampler=auto` takes. version: raised when scores change. uses_seed: whether they depend on the seed.
+    `sampler=auto` takes. version: raised when scores change. uses_seed: whether they depend on the seed. reads: what
+    scores of text depend on beside the samples, of "network", "sources" and "trajectory"; stored scores of text are
+    known by it. Stored scores of images are known by the network whatever the scorer reads.
     """
 
     name: ClassVar[str]
     higher_means: ClassVar[str]
     version: ClassVar[int]
     own_sampler: ClassVar[str] = "topk"
+    reads: ClassVar[tuple[str, ...]] = ("network",)
 
     @property
     def uses_seed(self) -> bool:
@@ -35,23 +40,29 @@ class Scorer(ABC):
         return False
 
     @abstractmethod
-    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
-        """Return [N] float64 CPU, finite, in pool order."""
+    def score(self, pool: Pool, signals: Any, generator: torch.Generator) -> Tensor:
+        """Return [N] float64 CPU, finite, in pool order.
 
-    def weights(self, pool: Pool, signals: Signals, subset: Tensor) -> Tensor | None:
+        Args:
+            pool: N samples: images, or texts, whose labels are all 0.
+            signals: what can be asked about the pool: `Signals` of images, `TextSignals` of text.
+            generator: of the scorer's draws; it depends on the seed where `uses_seed` says so.
+        """
+
+    def weights(self, pool: Pool, signals: Any, subset: Tensor) -> Tensor | None:
         """Return how much each kept image counts in training, [M] float64; None where all count alike.
 
-        Weights are at least 0, and an image of weight 0 is dropped.
+        Weights are at least 0, and an image of weight 0 is dropped. Text runs ask for no weights.
 
         Args:
             pool: N images.
-            signals: of the pool.
+            signals: `Signals` of the pool.
             subset: [M] int64 positions that are kept, ascending.
         """
         return None
 
     def key(self) -> dict[str, Any]:
-        """Return what stored scores depend on beside the data, the backbone and the seed."""
+        """Return what stored scores depend on beside the samples, the network and the seed."""
         return {"scorer": type(self).__name__, "version": self.version, **dataclasses.asdict(self)}
 
 
