@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import analyse
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +10,6 @@ import torch
 from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor
 
-import analyse
 from prunetune.base.errors import InputError
 from prunetune.report import score_analysis
 from runs import SMALL, grid_here

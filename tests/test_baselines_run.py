@@ -1,10 +1,10 @@
 """The table of baselines grows by runs made elsewhere and later."""
 
+import baselines_run
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-import baselines_run
 from runs import ROOT
 
 

@@ -6,15 +6,15 @@ import math
 import subprocess
 import sys
 
-import numpy as np
-import pytest
-import torch
-
 import bench_dlc
 import bench_growth
 import bench_selection
 import benchmarks
+import numpy as np
+import pytest
+import torch
 from benchmarks import Column
+
 from prunetune.data.readers import Textures
 from prunetune.networks.backbone import Backbone
 

@@ -1,12 +1,12 @@
 """The benchmark of full fine-tuning: that both loops train on the same images, and its tables; never its times."""
 
+import bench_finetune as bench
+import benchmarks
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-import bench_finetune as bench
-import benchmarks
 from prunetune.data.readers.textures import Textures
 from prunetune.networks.backbone import Backbone
 

@@ -2,13 +2,13 @@
 
 import json
 
+import bench_probe_grid as bench
+import benchmarks
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-import bench_probe_grid as bench
-import benchmarks
 from prunetune.base.seeding import stream
 from prunetune.training.linear_probe import train_probes
 from prunetune.training.recipe import Recipe

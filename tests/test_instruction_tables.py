@@ -5,11 +5,11 @@ import math
 import sys
 from pathlib import Path
 
+import make_tables
 import numpy as np
 import pandas as pd
 import pytest
 
-import make_tables
 from prunetune.report import cells, collect, instruction_tables, latex, layout, paper, paper_tables, table_parts
 from prunetune.report.instruction_tables import BASE, DLC, WHOLE, instruction, v1_llm
 

@@ -1,10 +1,10 @@
 from pathlib import Path
 
+import log_report
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-import log_report
 from prunetune.base.errors import InputError
 from prunetune.runs import tracking
 from wandb_files import isolate, read_run, read_tables, rows

@@ -3,6 +3,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import make_figures
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-import make_figures
 from prunetune.base.errors import InputError
 from prunetune.report import analysis_figures, collect, paper, paper_figures, plotting
 

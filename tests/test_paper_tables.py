@@ -3,11 +3,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import make_tables
 import numpy as np
 import pandas as pd
 import pytest
 
-import make_tables
 from prunetune.base.errors import InputError
 from prunetune.report import ablation_tables, cells, collect, latex, layout, paper, paper_tables, table_parts
 

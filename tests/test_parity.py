@@ -4,7 +4,6 @@ import csv
 
 import pytest
 import torch
-
 from parity import TIES, compare, write_rows
 
 THEIRS, OURS = torch.tensor([0, 1, 4]), torch.tensor([0, 2, 4])

@@ -8,12 +8,12 @@ import subprocess
 import sys
 
 import pytest
+import status
 import yaml
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-import status
 from prunetune.base.errors import InputError
 from prunetune.config.cells import parse_grid, read_entry
 from prunetune.config.identity import recorded

@@ -4,11 +4,11 @@ import json
 import logging
 
 import datasets
+import make_corpus
 import pytest
 from datasets import Dataset
 from datasets.exceptions import DatasetNotFoundError
 
-import make_corpus
 from prunetune.base.errors import InputError
 from prunetune.instruct.corpus.corpora import (
     EMBEDDED,

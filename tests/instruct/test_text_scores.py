@@ -5,11 +5,11 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import bench_text_scoring
 import numpy as np
 import pytest
 import torch
 
-import bench_text_scoring
 import tiny
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import stream

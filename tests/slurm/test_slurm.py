@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import status
 from one_node import OneNode, wait_for
 
-import status
 from prunetune.runs.sweeps import STATES
 from runs import MICRO, QUICK, ROOT, SMALL, TEXTURES, lasting, read_result, run_here
 

@@ -9,7 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from prunetune.config.names import is_text, reads_proxy
 
 NOT_RECORDED = ("results_dir", "device", "until", "wandb")  # two runs that differ only here are the same run
-NOT_COMPARED = ("_target_", "pipeline")  # where code lives; a group is identified by its name and its settings
+# where code lives and what a message tells people to type: a group is identified by its name and its settings
+NOT_COMPARED = ("_target_", "pipeline", "prepare")
 # options that were removed, and the one value of each that is left: a run from before that has it is the same run
 REMOVED = {
     "scorer.scope": "global",

@@ -1,0 +1,50 @@
+"""Count what is done, failed and missing of a sweep, and name what is failed or unreadable with its reason.
+
+The body of `prunetune status`. Nothing is run: the sweep is composed, and the folders of its runs are looked at.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from hydra import initialize_config_module
+
+from prunetune.base import progress
+from prunetune.config.names import is_text
+from prunetune.runs import sweeps
+from prunetune.runs.sweeps import STATES, CellState
+
+
+def show(sweep: str, overrides: list[str]) -> None:
+    """Print the counts of a sweep, then what is failed or unreadable.
+
+    Args:
+        sweep: a file of configs/sweep, without .yaml.
+        overrides: those that the sweep was launched with, and results_dir.
+
+    Raises:
+        InputError: no such preset, or an override that it cannot have.
+    """
+    with initialize_config_module("prunetune.configs", version_base="1.3"):
+        cfg = sweeps.compose_sweep(sweep, overrides)
+        jobs = sweeps.jobs(cfg)
+        cells = list(sweeps.states(progress.track(jobs, f"jobs of {sweep}", len(jobs))))
+    print(f"{sweep}: {len(jobs)} jobs, {len(cells)} runs")
+    if cfg.until != ("evaluate" if is_text(cfg) else "finetune"):
+        print(f"with until={cfg.until} no run is finished: scores are in the store, subsets in the runs' folders")
+    for line in table(cells):
+        print(line)
+    for cell in cells:
+        if cell.reason:
+            print(f"{cell.state}: {cell.out_dir}: {cell.reason}")
+
+
+def table(cells: Iterable[CellState]) -> list[str]:
+    """Return the lines of a table: data sets by state, and their sum."""
+    counts: dict[str, Counter[str]] = {}
+    for cell in cells:
+        counts.setdefault(cell.dataset, Counter())[cell.state] += 1
+    rows = [*counts.items(), ("all", sum(counts.values(), Counter()))]
+    width = max(len(name) for name, _ in rows)
+    lines = ["  ".join([" " * width, *(f"{state:>10}" for state in STATES)])]
+    lines += ["  ".join([f"{name:<{width}}", *(f"{count[state]:>10}" for state in STATES)]) for name, count in rows]
+    return lines
