@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.utils import get_class
+from omegaconf import OmegaConf
 
 from prunetune.config.catalogue import Entry, entries
 from scripts.assets.doc_commands import commands_page
@@ -186,7 +186,7 @@ def _parts(docstring: str) -> tuple[str, list[tuple[str, str]], list[str]]:
 @cache
 def formulas() -> dict[str, str]:
     """Return the formula of each class that has one, by the class's name."""
-    return yaml.safe_load(FORMULAS.read_text(encoding="utf-8"))
+    return OmegaConf.to_container(OmegaConf.load(FORMULAS))
 
 
 if __name__ == "__main__":
