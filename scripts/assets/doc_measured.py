@@ -25,9 +25,9 @@ def measured_page(path: Path) -> str:
     seeds = sorted(frame["num_pairs"].unique())
     return page(
         "Measured: every method against random",
-        "Percentage points of test accuracy above random: mean ± standard deviation of the differences, paired by seed.\n"
-        f"Number of seeds: {', '.join(str(count) for count in seeds)}. ViT-Tiny with ImageNet-1K weights, a linear probe "
-        "on four augmented views.\n"
+        "Percentage points of test accuracy above random: mean ± standard deviation of the differences, paired by "
+        f"seed.\nNumber of seeds: {', '.join(str(count) for count in seeds)}. ViT-Tiny with ImageNet-1K weights, a "
+        "linear probe on four augmented views.\n"
         "`caltech101` has 2914 images in 101 classes to prune and 1763 to test on; `dtd10` is ten classes of DTD, "
         "800 and 400 images.",
         "A method is written `scorer-sampler`. A scorer that ends in `_probe` reads a linear-probe proxy. Methods that "

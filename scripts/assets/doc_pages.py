@@ -14,8 +14,8 @@ from typing import Any
 
 from hydra.utils import get_class
 from omegaconf import OmegaConf
-
 from prunetune.config.catalogue import Entry, entries
+
 from scripts.assets.doc_commands import commands_page
 from scripts.assets.doc_measured import measured_page
 from scripts.assets.doc_sweeps import sweeps_page
@@ -74,7 +74,7 @@ def samplers_page() -> str:
     return page(
         "Samplers",
         "A sampler chooses which images are kept, class by class. Name it as `sampler=<name>`.\n"
-        "`sampler=auto`, the default, takes the scorer's own sampler, which the page [Scorers](scorers.md) names.",
+        "The default, `auto`, takes the scorer's own sampler, which the page [Scorers](scorers.md) names.",
         "Every sampler has three settings for the number of images that a class keeps; see "
         "[class budgets](method_notes.md#class-budgets).\n"
         "`sampler.min_per_class` (1) is the least, `sampler.rounding` is `half_even` or `largest_remainder`,\n"

@@ -46,9 +46,7 @@ def read_header(path: Path) -> Header:
     told = {lines[0], counts[0].group(0), *commands}
     notes = [line for line in lines if line not in told and not line.startswith(("Product: ", "Cheap: "))]
     jobs, runs, hours = (int(counts[0].group(number)) for number in (1, 2, 3))
-    return Header(
-        path.stem, lines[0], jobs, runs, hours, commands[0], products[0], "".join(cheap[:1]), tuple(notes)
-    )
+    return Header(path.stem, lines[0], jobs, runs, hours, commands[0], products[0], "".join(cheap[:1]), tuple(notes))
 
 
 def sweeps_page(folder: Path) -> str:

@@ -30,7 +30,7 @@ STEPS = (
     Step("Decode", ("Every image is read and resized once.",), "data/images/", "images"),
     Step(
         "Signals",
-        ("What the scorer asks for: features,", "features of masked networks, or the", "logits of a proxy that was trained."),
+        ("What the scorer asks for: features,", "features of masked networks, or the", "logits of a trained proxy."),
         "networks/, signals/",
         "features",
     ),

@@ -200,7 +200,8 @@ def select(cfg: DictConfig, task: TextTask, scores: Scores, sampler: Sampler) ->
 def choose(cfg: DictConfig, task: TextTask, scores: Scores) -> sampler_search.Choice:
     """Return the sampler; of several the one whose model answers the most validation questions, the first of equals.
 
-    Source: method.md 6.4; the test questions take no part. The chosen model is in the store and not trained again.
+    Source: docs/method_notes.md, Instruction data; the test questions take no part. The chosen model is in the store
+    and not trained again.
     """
     candidates = candidates_of(cfg)
     if len(candidates) == 1 or cfg.ratio == 1:
