@@ -222,3 +222,13 @@ def test_no_built_page_fetches_anything_from_elsewhere(site):
     for path in site.rglob("*.css"):
         found = re.findall(r"""(?:url\(|@import )\s*['"]?([^'")\s]+)""", path.read_text())
         assert [value for value in found if elsewhere.match(value)] == [], path.name
+
+
+def test_every_entry_of_the_log_has_a_verdict_and_a_line_in_the_index():
+    text = (ROOT / "results" / "LOG.md").read_text()
+    headings = [heading for heading in re.findall(r"^## (.*)$", text, re.MULTILINE) if heading != "Index"]
+    assert len(headings) >= 12
+    for heading in headings:
+        anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")  # as GitHub makes it
+        assert f"(#{anchor})" in text, heading
+        assert re.search(rf"^## {re.escape(heading)}\n\n\*\*Verdict: [^*]+\*\*\n", text, re.MULTILINE), heading
