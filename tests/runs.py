@@ -1,7 +1,9 @@
 """Small runs on embedded data: in this process, as a command, or as many commands at the price of one start."""
 
+import contextlib
 import csv
 import importlib
+import io
 import json
 import os
 import runpy
@@ -14,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
 torch.set_num_threads(1)  # on such small networks threads wait for each other longer than they compute
@@ -92,6 +95,28 @@ def run_command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[
         timeout=300,
         check=False,
         **{"cwd": "/", "env": ONE_THREAD, **options},
+    )
+
+
+def prunetune_here(*words: str) -> SimpleNamespace:
+    """Give the command line `prunetune <words>` in this process; return returncode, stdout and stderr."""
+    from prunetune import cli
+
+    out, errors = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+        mock.patch.object(sys, "argv", ["prunetune", *words]),
+        pytest.raises(SystemExit) as stop,
+    ):
+        cli.main()
+    code = stop.value.code
+    if isinstance(code, str):
+        print(code, file=errors)
+    return SimpleNamespace(
+        returncode=code if isinstance(code, int) else int(code is not None),
+        stdout=out.getvalue(),
+        stderr=errors.getvalue(),
     )
 
 

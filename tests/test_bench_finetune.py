@@ -1,7 +1,5 @@
 """The benchmark of full fine-tuning: that both loops train on the same images, and its tables; never its times."""
 
-import bench_finetune as bench
-import benchmarks
 import pandas as pd
 import pytest
 import torch
@@ -9,6 +7,8 @@ from torch import nn
 
 from prunetune.data.readers.textures import Textures
 from prunetune.networks.backbone import Backbone
+from scripts.bench import benchmarks
+from scripts.bench import finetune as bench
 
 WORDS = ["dataset=textures", "dataset.num_pool=100", "dataset.num_test=100", "dataset.size=16"]
 WORDS += ["backbone=micro", "backbone.pretrained=false", "backbone.input_size=16"]

@@ -2,8 +2,6 @@
 
 import json
 
-import bench_probe_grid as bench
-import benchmarks
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +10,8 @@ import torch
 from prunetune.base.seeding import stream
 from prunetune.training.linear_probe import train_probes
 from prunetune.training.recipe import Recipe
+from scripts.bench import benchmarks
+from scripts.bench import probe_grid as bench
 
 LABELS = torch.arange(120) % 5
 SHORT = Recipe("linear_probe", epochs=4, batch_size=16)

@@ -116,14 +116,6 @@ def test_a_class_with_one_image_has_no_loss_on_the_unmasked_network():
     assert scores.isfinite().all()
 
 
-def test_prototypes_of_every_level_are_an_option():
-    _, losses = score(DLC(levels=2, prototypes="per_level"), LEVEL_0, [LEVEL_0, LEVEL_1], 0, 0, 1)
-    assert losses[0].tolist() == pytest.approx([0.363958, 0.378479, 0], abs=1e-6)
-    # level 1: mu_0 = (.75, .5) at .75 and .75, mu_1 = (3, 3) at sqrt(9 + 6.25), sqrt(2.25 + 6.25) and 0
-    expected = [math.log1p(math.exp(1 / math.sqrt(far) - 1 / 0.75)) for far in (15.25, 8.5)]
-    assert losses[1].tolist() == pytest.approx([*expected, 0], abs=1e-6)
-
-
 def test_learning_complexity_is_the_plain_mean_in_double_precision():
     losses = torch.tensor([[1.0, 2], [2, 4], [6, 0]])
     assert learning_complexity(losses).tolist() == [3, 2]
@@ -155,22 +147,20 @@ def slow_scores(backbone: Backbone, pool: Pool, scorer: DLC) -> np.ndarray:
         model = copy.deepcopy(network.model)
         kind = {"conv2d": nn.Conv2d, "linear": nn.Linear}[backbone.mask_modules]
         layers = [m for name, m in model.named_modules() if isinstance(m, kind) and "patch_embed" not in name]
-        groups = [layers] if scorer.scope == "global" else [[layer] for layer in layers]
-        for group in groups:
-            sizes = [layer.weight.numel() for layer in group]
-            count = 0
-            for _ in range(level):
-                count += round(scorer.step * (sum(sizes) - count))
-            if scorer.schedule == "linear":
-                count = round(level * scorer.step * sum(sizes))
-            ranked = sorted(
-                (abs(value), layer, i)
-                for layer, module in enumerate(group)
-                for i, value in enumerate(module.weight.detach().flatten().tolist())
-            )
-            for _, layer, i in ranked[:count]:
-                weight = group[layer].weight.data
-                weight[tuple(np.unravel_index(i, weight.shape))] = 0
+        total = sum(layer.weight.numel() for layer in layers)
+        count = 0
+        for _ in range(level):
+            count += round(scorer.step * (total - count))
+        if scorer.schedule == "linear":
+            count = round(level * scorer.step * total)
+        ranked = sorted(
+            (abs(value), layer, i)
+            for layer, module in enumerate(layers)
+            for i, value in enumerate(module.weight.detach().flatten().tolist())
+        )
+        for _, layer, i in ranked[:count]:
+            weight = layers[layer].weight.data
+            weight[tuple(np.unravel_index(i, weight.shape))] = 0
         return model
 
     plain = features_of(network.model)
@@ -192,8 +182,8 @@ def slow_scores(backbone: Backbone, pool: Pool, scorer: DLC) -> np.ndarray:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(
     "scorer",
-    [DLC(levels=3, step=0.3), DLC(schedule="linear", levels=3, step=0.3, scope="layerwise")],
-    ids=["compound-global", "linear-layerwise"],
+    [DLC(levels=3, step=0.3), DLC(schedule="linear", levels=3, step=0.3)],
+    ids=["compound", "linear"],
 )
 def test_the_engine_agrees_with_a_slow_reference(name, scorer, tmp_path):
     pool = made_pool(40)
@@ -328,7 +318,6 @@ def test_an_image_under_the_label_of_another_class_is_harder_than_the_median_of_
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"prototypes": "both"}, "unmasked or per_level"),
         ({"pooling": "max"}, "backbone, token_collapse"),
         ({"transform": "training"}, "evaluation, training_on_train"),
         ({"mask_modules": "norm"}, "conv2d, linear, all"),

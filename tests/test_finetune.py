@@ -8,16 +8,19 @@ import torch
 from torch import nn
 
 import runs  # noqa: F401  one thread
+from prunetune.base.devices import Hardware
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import seeded
 from prunetune.data.images import device_views
+from prunetune.data.images.decoded import ShownImages
 from prunetune.data.images.device_views import DeviceView, Source
 from prunetune.data.readers.textures import Textures
 from prunetune.networks.backbone import Backbone
 from prunetune.networks.frozen_pass import training
 from prunetune.training import full as finetune_module
-from prunetune.training.full import MicroBatch, _optimizer, _step, finetune_all, train_epochs, training_views
+from prunetune.training.full import Batch, MicroBatch, _optimizer, _step, finetune_all, train_epochs, training_views
 from prunetune.training.recipe import Recipe
+from prunetune.training.sample_order import Static, Walk
 
 RECIPE = Recipe("full", trained="all", epochs=4, batch_size=32, learning_rate=0.05, milestones=(3,), views=0)
 
@@ -32,8 +35,9 @@ def tuned(sets, seed=0, precision="fp32", **changes):
     pool, test = sets
     network = Backbone(model="prunetune_micro", pretrained=False, input_size=16).load()
     recipe = Recipe(**{**vars(RECIPE), **changes})
-    subset = torch.arange(0, 100, 2)
-    return finetune_all(network, pool, pool.images, subset, test, test.images, recipe, seed, precision, "cpu")
+    shown = ShownImages(pool, pool.images, torch.arange(0, 100, 2))
+    judged = ShownImages.whole(test, test.images)
+    return finetune_all(network, shown, judged, recipe, seed, Hardware("cpu", precision))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +111,7 @@ def stepped(model, batch_size):
     targets = torch.randint(0, 4, (15,), generator=generator)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     model.train()
-    loss, _ = _step(model, optimizer, images, targets, MicroBatch(model, batch_size), "fp32", "cpu")
+    loss, _ = _step(model, optimizer, Batch(images, targets), MicroBatch(model, batch_size), Hardware())
     return torch.cat([weight.detach().flatten() for weight in model.parameters()]), loss.item()
 
 
@@ -159,11 +163,11 @@ def test_one_image_that_is_too_much_is_refused():
 
 @pytest.mark.parametrize("limit", [4, 0])
 def test_a_frozen_pass_that_is_too_large_goes_through_in_parts_if_one_image_fits(sets, monkeypatch, limit):
-    from prunetune.networks.frozen_pass import embed, evaluation
+    from prunetune.networks.frozen_pass import Passes, embed, evaluation
 
     network = Backbone(model="prunetune_micro", pretrained=False, input_size=16).load()
     view = evaluation(sets[0].images, 16)
-    whole = embed(network, view, range(20), 8, "fp32", "cpu", "features")
+    whole = embed(network, view, range(20), Passes(8), "features")
     forward = network.forward
 
     def limited(images):
@@ -173,10 +177,10 @@ def test_a_frozen_pass_that_is_too_large_goes_through_in_parts_if_one_image_fits
 
     monkeypatch.setattr(network, "forward", limited)
     if limit:
-        assert torch.allclose(embed(network, view, range(20), 8, "fp32", "cpu", "features"), whole, atol=1e-5)
+        assert torch.allclose(embed(network, view, range(20), Passes(8), "features"), whole, atol=1e-5)
     else:
         with pytest.raises(InputError, match="does not hold one image"):
-            embed(network, view, range(20), 8, "fp32", "cpu", "features")
+            embed(network, view, range(20), Passes(8), "features")
 
 
 def test_all_weights_are_trained_and_the_given_networks_head_is_new(sets, monkeypatch):
@@ -240,7 +244,12 @@ def epochs_with(sets, view_of):
     network = Backbone(model="prunetune_micro", input_size=16).load()
     with seeded("finetune", 0) as generator:
         model = nn.Sequential(network, nn.Linear(network.num_features, 10))
-        return [loss for _, loss in train_epochs(model, pool.labels, ODD, view_of, RECIPE, generator, "fp32", "cpu")]
+        walk = Walk(Static(len(ODD)), generator)
+        return [loss for _, loss in train_epochs(model, odd_images(pool), view_of, RECIPE, walk, Hardware())]
+
+
+def odd_images(pool):
+    return ShownImages(pool, pool.images, ODD)
 
 
 ODD = torch.arange(1, 100, 2)
@@ -259,16 +268,16 @@ def test_training_on_views_made_on_the_device_is_training_on_the_same_pixels_fro
 
     losses = epochs_with(sets, on_device)
     assert losses == pytest.approx(epochs_with(sets, same_pixels), abs=1e-5)
-    threads = training_views(pool.images, 16, pool, ODD, "cpu", "crop", 0)
+    threads = training_views(odd_images(pool), 16, "cpu", "crop", 0)
     assert losses == pytest.approx(epochs_with(sets, threads), rel=2e-3)
 
 
 def test_a_gpu_makes_its_views_and_a_cpu_has_them_made_by_threads(sets, monkeypatch):
     pool, _ = sets
     monkeypatch.setattr(finetune_module.Source, "of", lambda images, positions, device: (device, positions))
-    view = training_views(pool.images, 16, pool, ODD, "cuda", "crop", 4)(7)
+    view = training_views(odd_images(pool), 16, "cuda", "crop", 4)(7)
     assert (view.source, view.size, view.names) == (("cuda", ODD), 16, ("crop", 4, 7))
-    assert not isinstance(training_views(pool.images, 16, pool, ODD, "cpu", "crop", 4)(7), DeviceView)
+    assert not isinstance(training_views(odd_images(pool), 16, "cpu", "crop", 4)(7), DeviceView)
 
 
 def test_the_fused_optimiser_of_a_gpu_takes_the_same_steps():

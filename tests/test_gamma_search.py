@@ -40,11 +40,11 @@ def _short_judges(monkeypatch):
     torch.set_num_threads(threads)
 
 
-def pool_of(*sizes: int, vals: int = 0) -> Pool:
-    """Return a pool of tensors with classes of these sizes; every `vals`-th image is of the val split."""
+def pool_of(*sizes: int) -> Pool:
+    """Return a pool of tensors with classes of these sizes."""
     labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     ids = tuple(f"image{i:03d}" for i in range(len(labels)))
-    splits = tuple("val" if vals and i % vals == 0 else "train" for i in range(len(labels)))
+    splits = ("train",) * len(labels)
     return Pool("made", labels, ids, splits, tuple(map(str, range(len(sizes)))))
 
 
@@ -103,9 +103,11 @@ def test_a_grid_without_a_valid_gamma_leaves_one_half():
 
 
 def test_candidates_are_nearest_one_half_first_with_the_samplers_other_settings():
-    made = gamma_candidates(lambda gamma: FlexRand(gamma=gamma, remainder="coin", min_per_class=2), Search(), 0.3)
+    made = gamma_candidates(
+        lambda gamma: FlexRand(gamma=gamma, on_infeasible="clip_gamma", min_per_class=2), Search(), 0.3
+    )
     assert list(made) == ["0.5", "0.4", "0.6", "0.25", "0.75"]
-    assert made["0.6"] == FlexRand(gamma=0.6, remainder="coin", min_per_class=2)
+    assert made["0.6"] == FlexRand(gamma=0.6, on_infeasible="clip_gamma", min_per_class=2)
 
 
 @pytest.mark.parametrize(("ratio", "cuts"), [(0.1, [0, 0.1, 0.2, 0.3]), (0.8, [0, 0.1, 0.2]), (0.95, [0])])
@@ -173,17 +175,6 @@ def test_every_repeat_and_seed_holds_out_other_images():
 def test_a_pool_of_single_images_cannot_be_searched():
     with pytest.raises(InputError, match="none can be held out .*sampler.gamma=<number>"):
         split_pool(pool_of(1, 1, 1), Search(), 0, 0)
-
-
-def test_official_val_prunes_the_train_split_and_judges_on_the_val_split():
-    pool = pool_of(9, 9, vals=3)
-    for repeat in range(2):
-        kept, held_out = split_pool(pool, Search(split="official_val"), 0, repeat)
-        assert {pool.splits[i] for i in kept.tolist()} == {"train"}
-        assert {pool.splits[i] for i in held_out.tolist()} == {"val"}
-        assert len(kept) + len(held_out) == len(pool)
-    with pytest.raises(InputError, match="needs a train and a val split, made lacks one; pass nested"):
-        split_pool(pool_of(9, 9), Search(split="official_val"), 0, 0)
 
 
 def test_prototypes_and_scores_are_made_anew_without_the_held_out_images():
@@ -301,7 +292,6 @@ def test_a_search_repeats_itself_and_another_seed_is_another_search():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"split": "test"}, "nested or official_val"),
         ({"repeats": 0}, "repeats >= 1"),
         ({"held_out": 0}, r"held_out in \(0, 1\)"),
         ({"held_out": 1}, r"held_out in \(0, 1\)"),

@@ -5,7 +5,9 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
+from prunetune.base.devices import Hardware
 from prunetune.base.store import Store
+from prunetune.data.images.decoded import ShownImages
 from prunetune.data.images.device_views import DeviceView, Source
 from prunetune.data.readers import Textures
 from prunetune.networks.backbone import Backbone
@@ -68,10 +70,8 @@ def test_probes_train_as_on_the_cpu(device):
 def test_full_fine_tuning_learns(device):
     pool, test = SET.pool("train"), SET.pool("test")
     recipe = Recipe("full", trained="all", epochs=4, batch_size=32, learning_rate=0.02, evaluate_every=4)
-    everything = torch.arange(len(pool))
-    result = finetune_all(
-        MICRO.load(), pool, pool.images, everything, test, test.images, recipe, seed=0, precision="fp32", device=device
-    )
+    shown, judged = ShownImages.whole(pool, pool.images), ShownImages.whole(test, test.images)
+    result = finetune_all(MICRO.load(), shown, judged, recipe, 0, Hardware(device))
     assert result.history[-1].train_loss < result.history[0].train_loss
     assert len(result.predictions) == len(test)
 
@@ -116,8 +116,8 @@ def test_full_fine_tuning_follows_the_cpu():
     recipe = Recipe("full", trained="all", epochs=3, batch_size=32, learning_rate=0.01, evaluate_every=3)
 
     def losses(device: str) -> list[float]:
-        network, everything = MICRO.load(), torch.arange(len(pool))
-        result = finetune_all(network, pool, pool.images, everything, test, test.images, recipe, 0, "fp32", device)
+        shown, judged = ShownImages.whole(pool, pool.images), ShownImages.whole(test, test.images)
+        result = finetune_all(MICRO.load(), shown, judged, recipe, 0, Hardware(device))
         return [epoch.train_loss for epoch in result.history]
 
     assert losses("cuda") == pytest.approx(losses("cpu"), rel=1e-2)
@@ -156,9 +156,8 @@ def test_a_batch_that_does_not_fit_is_split_without_changing_the_result():
     recipe = Recipe("full", trained="all", epochs=1, batch_size=64, learning_rate=0.01, evaluate_every=1)
 
     def train() -> float:
-        result = finetune_all(
-            backbone.load(), pool, pool.images, torch.arange(64), test, test.images, recipe, 0, "fp32", "cuda"
-        )
+        shown, judged = ShownImages(pool, pool.images, torch.arange(64)), ShownImages.whole(test, test.images)
+        result = finetune_all(backbone.load(), shown, judged, recipe, 0, Hardware("cuda"))
         return result.history[-1].train_loss
 
     whole = train()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from prunetune.base.devices import Hardware
 from prunetune.base.seeding import stream
 from prunetune.base.store import Store
 from prunetune.data.images import kept
@@ -16,7 +17,7 @@ from prunetune.data.images.kept import KeptViews
 from prunetune.data.images.transforms import evaluation_view
 from prunetune.data.readers import Textures
 from prunetune.networks.backbone import Backbone
-from prunetune.networks.frozen_pass import batches, embed
+from prunetune.networks.frozen_pass import Passes, batches, embed
 from prunetune.scorers import DLC
 from prunetune.signals.network import Embedding, NetworkSignals
 
@@ -82,7 +83,7 @@ def test_the_pass_over_kept_views_gives_the_features_of_a_plain_pass(tmp_path):
     with torch.inference_mode():
         plain = torch.cat([network(part) for part in slow_views(32).split(16)])
     for _ in range(2):
-        found = embed(network, views, range(len(POOL)), 16, "fp32", "cpu", "test")
+        found = embed(network, views, range(len(POOL)), Passes(16), "test")
         assert torch.equal(found, plain)
 
 
@@ -98,10 +99,10 @@ def test_dlc_transforms_every_image_once(tmp_path, counted):
 def test_features_waiting_on_the_device_are_fetched_in_order(tmp_path, monkeypatch):
     network = Backbone(model="prunetune_micro").load()
     views = KeptViews(POOL.images, len(POOL), 32, tmp_path)
-    at_once = embed(network, views, range(len(POOL)), 16, "fp32", "cpu", "test")
+    at_once = embed(network, views, range(len(POOL)), Passes(16), "test")
     monkeypatch.setattr("prunetune.networks.frozen_pass.FETCHED_AT_ONCE", 1)
-    assert torch.equal(embed(network, views, range(len(POOL)), 16, "fp32", "cpu", "test"), at_once)
-    assert embed(network, views, [], 16, "fp32", "cpu", "test").shape == (0, network.num_features)
+    assert torch.equal(embed(network, views, range(len(POOL)), Passes(16), "test"), at_once)
+    assert embed(network, views, [], Passes(16), "test").shape == (0, network.num_features)
 
 
 @pytest.fixture
@@ -116,10 +117,10 @@ def three_threads():
 def test_a_pass_in_threads_gives_the_features_of_one_thread(tmp_path, three_threads, precision):
     network = Backbone(model="prunetune_micro").load()
     views = KeptViews(POOL.images, len(POOL), 32, tmp_path)
-    found = [embed(network, views, range(len(POOL)), 8, precision, "cpu", "test") for _ in range(3)]
+    found = [embed(network, views, range(len(POOL)), Passes(8, Hardware("cpu", precision)), "test") for _ in range(3)]
     assert torch.get_num_threads() == 3
     torch.set_num_threads(1)
-    alone = embed(network, views, range(len(POOL)), 8, precision, "cpu", "test")
+    alone = embed(network, views, range(len(POOL)), Passes(8, Hardware("cpu", precision)), "test")
     assert all(torch.equal(each, alone) for each in found)
 
 
@@ -134,7 +135,7 @@ def test_an_error_in_one_thread_ends_the_pass(tmp_path, three_threads):
         return evaluation_view(POOL.images.decode(position), 32)
 
     with pytest.raises(ValueError, match="no such image"):
-        embed(network, view, [*range(101)] * 100, 8, "fp32", "cpu", "test")
+        embed(network, view, [*range(101)] * 100, Passes(8), "test")
     assert len(seen) < 1000
     assert torch.get_num_threads() == 3
 

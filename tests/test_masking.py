@@ -75,13 +75,17 @@ def test_the_global_ranking_masks_the_smallest_weights_of_all_tensors_first():
     assert newly_masked(MaskPath()) == [set(), {0.05}, {0.1}, {-0.2}, {0.4}]
 
 
-def test_the_layerwise_ranking_applies_the_rule_to_each_tensor():
-    assert newly_masked(MaskPath(levels=3, scope="layerwise")) == [set(), {0.1, 0.05}, {-0.2}]
+def test_few_weights_stall_and_the_repeated_network_is_refused():
+    with pytest.raises(InputError, match=r"the same .*masked counts \[0, 1, 2, 2, 2\]"):
+        first_masked_level([torch.tensor([0.3, -0.1, 0.2, 0.4])], MaskPath(), seed=0)
 
 
-def test_small_layers_stall_and_the_repeated_network_is_refused():
-    with pytest.raises(InputError, match=r"the same .*masked counts \[0, 2, 3, 3, 3\]"):
-        first_masked_level([A, B], MaskPath(scope="layerwise"), seed=0)
+def test_the_key_of_a_path_is_that_of_the_version_that_had_a_scope():
+    old = {"schedule": "compound", "levels": 5, "step": 0.2, "include_unmasked": True, "masking": "l1"}
+    assert MaskPath().key(7) == {**old, "scope": "global", "modules": "all", "seed": None}
+    random = MaskPath("linear", 4, 0.1, masking="random", modules="conv2d").key(7)
+    changed = {"schedule": "linear", "levels": 4, "step": 0.1, "masking": "random", "seed": 7}
+    assert random == {**old, "scope": "global", "modules": "conv2d", **changed}
 
 
 def test_equal_weights_are_masked_in_their_order():
@@ -91,25 +95,16 @@ def test_equal_weights_are_masked_in_their_order():
 
 
 @pytest.mark.parametrize("masking", ["l1", "random"])
-@pytest.mark.parametrize("scope", ["global", "layerwise"])
 @pytest.mark.parametrize("schedule", ["compound", "linear"])
-def test_masks_are_nested_and_have_exactly_the_counts(masking, scope, schedule):
-    path, model = MaskPath(schedule, 5, 0.2, masking=masking, scope=scope, modules="conv2d"), tiny()
+def test_masks_are_nested_and_have_exactly_the_counts(masking, schedule):
+    path, model = MaskPath(schedule, 5, 0.2, masking=masking, modules="conv2d"), tiny()
     weights = list(maskable_weights(model, "conv2d").values())
     masks = []
     with masked_networks(model, path, seed=3) as levels:
         for _ in levels:
             masks.append(torch.cat([(weight == 0).flatten() for weight in weights]))
-    per_tensor = [path.counts(54)] if scope == "global" else [path.counts(18), path.counts(36)]
-    assert [int(mask.sum()) for mask in masks] == [sum(counts) for counts in zip(*per_tensor, strict=True)]
+    assert [int(mask.sum()) for mask in masks] == path.counts(54)
     assert all(bool((later | ~earlier).all()) for earlier, later in pairwise(masks))
-
-
-def test_layerwise_masking_keeps_the_counts_in_each_tensor():
-    path, model = MaskPath(scope="layerwise", modules="conv2d"), tiny()
-    with masked_networks(model, path) as levels:
-        found = [(int((model[0].weight == 0).sum()), int((model[2].weight == 0).sum())) for _ in levels]
-    assert found == list(zip(path.counts(18), path.counts(36), strict=True))
 
 
 def test_random_masks_depend_on_the_seed_and_on_nothing_else():
@@ -169,7 +164,6 @@ def test_the_networks_of_a_path_give_different_features():
         ({"step": float("nan")}, r"must be in \(0, 1\]"),
         ({"schedule": "cubic"}, "compound, linear"),
         ({"masking": "l2"}, "l1, random"),
-        ({"scope": "local"}, "global, layerwise"),
         ({"modules": "norm"}, "conv2d, linear, all"),
     ],
 )

@@ -4,24 +4,28 @@ import csv
 
 import pytest
 import torch
-from parity import TIES, compare, write_rows
+
+from scripts.parity.agreement import TIES, Ranking, Remarks, compare, write_rows
 
 THEIRS, OURS = torch.tensor([0, 1, 4]), torch.tensor([0, 2, 4])
 LABELS = torch.tensor([0, 0, 0, 1, 1])
 
 
 def test_a_note_is_no_cause(tmp_path):
-    rows = [compare("same", True, 0.5, OURS, OURS, note="n", cause="c"), compare("other", True, 0.5, THEIRS, OURS, "n")]
+    rows = [
+        compare("same", True, 0.5, OURS, OURS, Remarks(note="n", cause="c")),
+        compare("other", True, 0.5, THEIRS, OURS, Remarks("n")),
+    ]
     with pytest.raises(SystemExit, match=r"differ without a cause: other at 0\.5"):
         write_rows(tmp_path / "table.csv", rows)
     with (tmp_path / "table.csv").open() as file:
         same, other = csv.DictReader(file)
     assert (same["jaccard"], same["cause"], same["note"]) == ("1.0", "", "n")
     assert (other["jaccard"], other["cause"], other["note"]) == ("0.5", "", "n")
-    write_rows(tmp_path / "table.csv", [compare("other", True, 0.5, THEIRS, OURS, cause="c")])
+    write_rows(tmp_path / "table.csv", [compare("other", True, 0.5, THEIRS, OURS, Remarks(cause="c"))])
 
 
 @pytest.mark.parametrize(("second", "cause"), [(2.0, TIES), (1.0, "")])
 def test_ties_are_told_from_other_differences(second, cause):
     scores = torch.tensor([3.0, second, 2.0, 0.0, 1.0])
-    assert compare("any", True, 0.5, THEIRS, OURS, scores=scores, labels=LABELS).cause == cause
+    assert compare("any", True, 0.5, THEIRS, OURS, ranking=Ranking(scores, LABELS)).cause == cause

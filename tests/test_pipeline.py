@@ -341,7 +341,6 @@ def test_a_loss_that_is_no_number_is_one_line_and_no_result(results):
         ("precision=fp16", "precision must be auto, fp32 or bf16"),
         ("scorer.levels=0", "levels is the number of masked networks"),
         ("finetune.epochs=0", "finetune.epochs must be at least 1"),
-        ("gamma_search.split=test", "gamma_search.split must be nested or official_val"),
         ("dataset.num_pool=many", "Textures refuses its options"),
         ("backbone.mean=0.5", "Backbone refuses its options"),
         ("backbone.model=prunetune_mirco", "Did you mean 'prunetune_micro'"),

@@ -1,21 +1,18 @@
 """Class budgets, FlexRand and its companions: the tables of docs/method_notes.md, Class budgets and FlexRand."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import stream
-from prunetune.config.build import build
+from prunetune.config.named import SAMPLERS
 from prunetune.data.pool import Pool
 from prunetune.samplers import (
-    SAMPLERS,
     FlexRand,
     FlexRandReleased,
     RandomSampler,
@@ -29,7 +26,6 @@ from prunetune.signals.contract import Signals
 from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import check_sampler, made_signals
 
-YAMLS = sorted((Path(__file__).parent.parent / "configs" / "sampler").glob("*.yaml"))
 RATIOS = [i / 10 for i in range(1, 10)]
 MISSES_BUDGETS = {
     "flexrand_released",  # each share rounded on its own, as published: off by one
@@ -70,11 +66,6 @@ def labels_of(*sizes: int) -> torch.Tensor:
 def ramp(size: int) -> torch.Tensor:
     """Return scores whose order is the positions', so that position < n_e means easy."""
     return torch.arange(size, dtype=torch.float64)
-
-
-def named_sampler(path: Path):
-    group = yaml.safe_load(path.read_text())
-    return build({key: "hardest" if value == "auto" else value for key, value in group.items()})
 
 
 @pytest.mark.parametrize(
@@ -196,23 +187,6 @@ def test_what_exceeds_the_second_part_moves_to_the_first():
     assert shares(3, 3, 0.9, 0.51) == (2, 1)
 
 
-def test_the_coin_decides_the_side_of_a_single_image_fairly():
-    generator, sampler = stream("coin"), FlexRand(remainder="coin")
-    easy = sum(int(sampler.select(ramp(7), one_class(7), 0.1, generator).item() < 2) for _ in range(1000))
-    assert abs(easy - 500) < 4 * 250**0.5
-    assert all(FlexRand().select(ramp(7), one_class(7), 0.1, generator).item() >= 2 for _ in range(50))
-
-
-def test_the_coin_moves_one_image_and_no_more():
-    generator, seen = stream("coin"), set()
-    for _ in range(60):
-        kept = FlexRand(remainder="coin").select(ramp(53), one_class(53), 0.1, generator)
-        seen.add((int((kept < 13).sum()), int((kept >= 13).sum())))
-    assert seen == {(3, 2), (2, 3)}
-    even = FlexRand(remainder="coin").select(ramp(20), one_class(20), 0.1, stream("draw"))
-    assert even.tolist() == FlexRand().select(ramp(20), one_class(20), 0.1, stream("draw")).tolist()
-
-
 def test_ties_at_the_border_of_the_easy_part_go_to_the_smaller_position():
     scores = torch.zeros(20, dtype=torch.float64)
     kept = FlexRand(gamma=0.25).select(scores, one_class(20), 0.5, stream("draw"))
@@ -278,10 +252,10 @@ def test_the_random_sampler_reads_no_score_and_keeps_all_images_equally_often():
     assert one.tolist() == other.tolist()
 
 
-@pytest.mark.parametrize("path", [path for path in YAMLS if path.stem != "auto"], ids=lambda path: path.stem)
-def test_every_sampler_keeps_the_contract(path):
-    sampler = dataclasses.replace(named_sampler(path), **QUICK.get(path.stem, {}))
-    check_sampler(sampler, keeps_budgets=path.stem not in MISSES_BUDGETS)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_keeps_the_contract(name):
+    sampler = dataclasses.replace(SAMPLERS[name], **QUICK.get(name, {}))
+    check_sampler(sampler, keeps_budgets=name not in MISSES_BUDGETS)
 
 
 def test_the_contract_notices_a_sampler_that_breaks_it():
@@ -293,10 +267,6 @@ def test_the_contract_notices_a_sampler_that_breaks_it():
         check_sampler(Repeats())
     with pytest.raises(AssertionError, match="budgets"):
         check_sampler(FlexRandReleased())
-
-
-def test_the_table_of_samplers_holds_every_sampler_of_the_config_group():
-    assert set(SAMPLERS) == {path.stem for path in YAMLS} - {"auto"}
 
 
 class Judged(TensorSignals):
@@ -332,7 +302,7 @@ def test_every_subset_meets_its_budgets_whatever_the_listing_order(
     sizes, ratio, name, gamma, rounding, budgets, least, shuffle
 ):
     options = {"gamma": gamma / 20} if name == "flexrand" else QUICK.get(name, {})
-    sampler = SAMPLERS[name](rounding=rounding, budgets=budgets, min_per_class=least, **options)
+    sampler = dataclasses.replace(SAMPLERS[name], rounding=rounding, budgets=budgets, min_per_class=least, **options)
     chosen, everyone = [], list(range(sum(sizes)))
     for order in (everyone, shuffle.sample(everyone, len(everyone))):
         pool, scores, signals = listed_pool(sizes, order)
@@ -350,15 +320,15 @@ def test_every_subset_meets_its_budgets_whatever_the_listing_order(
 @pytest.mark.parametrize("name", sorted(name for name, made in SAMPLERS.items() if made.needs != "nothing"))
 def test_a_sampler_that_reads_signals_says_so_where_there_are_none(name):
     with pytest.raises(InputError, match=rf"reads {SAMPLERS[name].needs} beside the scores; pass signals"):
-        SAMPLERS[name]().select(ramp(9), labels_of(4, 5), 0.5, stream())
+        SAMPLERS[name].select(ramp(9), labels_of(4, 5), 0.5, stream())
 
 
 def test_signals_of_other_images_are_refused():
     with pytest.raises(InputError, match="same images, got 9 and 8"):
-        SAMPLERS["d2"]().select(ramp(9), labels_of(4, 5), 0.5, stream(), made_signals(labels_of(4, 4)))
+        SAMPLERS["d2"].select(ramp(9), labels_of(4, 5), 0.5, stream(), made_signals(labels_of(4, 4)))
 
 
-@pytest.mark.parametrize("sampler", [made() for made in SAMPLERS.values()], ids=list(SAMPLERS))
+@pytest.mark.parametrize("sampler", list(SAMPLERS.values()), ids=list(SAMPLERS))
 def test_a_ratio_of_one_keeps_everything_and_draws_nothing(sampler):
     generator = stream("draw")
     before = generator.get_state()
@@ -400,7 +370,6 @@ def test_a_ratio_may_be_a_number_of_numpy():
         (FlexRand, {"gamma": 1}, r"in \(0, 1\) or \(in a run\) auto"),
         (FlexRand, {"gamma": "auto"}, r"in \(0, 1\) or \(in a run\) auto"),  # the pipeline settles auto before
         (FlexRand, {"on_infeasible": "clip"}, "clip_share, clip_gamma or error"),
-        (FlexRand, {"remainder": "first"}, "second or coin"),
         (FlexRandReleased, {"twentieths": 0}, r"1\.\.19"),
         (FlexRandReleased, {"twentieths": 0.25}, r"1\.\.19"),
         (FlexRandReleased, {"min_per_class": 1}, "sampler.min_per_class must be 0, got 1; pass sampler=flexrand"),

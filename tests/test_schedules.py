@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prunetune.base.devices import Hardware
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import seeded, stream
+from prunetune.data.images.decoded import ShownImages
 from prunetune.data.readers.textures import Textures
 from prunetune.networks.backbone import Backbone
 from prunetune.runs import image_run
@@ -255,7 +257,13 @@ def test_whole_networks_follow_the_same_schedules_as_probes(monkeypatch):
         probe = Probe(torch.arange(100), pool.labels, test_features, test.labels, 4, schedule)
         [expected] = train_probes(features.unsqueeze(0), [probe], 10, recipe, "cpu")
         result = finetune_all(
-            Pixels(), pool, pool.images, torch.arange(100), test, test.images, recipe, 4, "fp32", "cpu", schedule
+            Pixels(),
+            ShownImages.whole(pool, pool.images),
+            ShownImages.whole(test, test.images),
+            recipe,
+            4,
+            Hardware(),
+            schedule,
         )
         assert losses_of(result) == pytest.approx(losses_of(expected), abs=1e-4)
         assert torch.equal(result.uses, expected.uses)
@@ -269,10 +277,8 @@ def test_a_whole_network_at_ratio_one_under_rs2_is_ordinary_training():
 
     def tuned(schedule):
         network = Backbone(model="prunetune_micro", pretrained=False, input_size=16).load()
-        everything = torch.arange(100)
-        return finetune_all(
-            network, pool, pool.images, everything, test, test.images, recipe, 0, "fp32", "cpu", schedule
-        )
+        shown, judged = ShownImages.whole(pool, pool.images), ShownImages.whole(test, test.images)
+        return finetune_all(network, shown, judged, recipe, 0, Hardware(), schedule)
 
     rs2, ordinary = tuned(RS2().schedule(pool.labels, 1.0, 2)), tuned(None)
     assert rs2.history == ordinary.history

@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-import status
 import yaml
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -17,9 +16,10 @@ from omegaconf import OmegaConf
 from prunetune.base.errors import InputError
 from prunetune.config.cells import parse_grid, read_entry
 from prunetune.config.identity import recorded
+from prunetune.config.methods import TEXT_METHODS
 from prunetune.config.names import run_folder
-from prunetune.runs import failures, image_run, records, sweeps
-from runs import ONE_THREAD, ROOT, SMALL, grid_here, read_result, run_commands
+from prunetune.runs import failures, image_run, records, status, sweeps
+from runs import ONE_THREAD, ROOT, SMALL, grid_here, prunetune_here, read_result, run_commands
 
 SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweep").glob("*.yaml"))
 TEXTS = ["instruction", "instruction_base", "v1_llm", "v1_llm_full"]
@@ -251,7 +251,7 @@ def test_the_status_command_counts_and_lists(results):
     damaged = cells[2].out_dir / "result.json"
     damaged.write_text("{")
     shutil.rmtree(cells[0].out_dir)
-    command = [sys.executable, str(ROOT / "scripts" / "status.py"), "--sweep", "demo", *TINY, "--results", str(results)]
+    command = [sys.executable, "-m", "prunetune", "status", "demo", *TINY, "--results", str(results)]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=ONE_THREAD, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -262,13 +262,11 @@ def test_the_status_command_counts_and_lists(results):
     assert lines[4:] == [f"unreadable: {damaged.parent}: {damaged} is damaged"]
 
 
-def test_an_unknown_sweep_is_one_line_and_an_exit_code(capsys, monkeypatch):
+def test_an_unknown_sweep_is_one_line_and_an_exit_code():
     GlobalHydra.instance().clear()
-    monkeypatch.setattr(sys, "argv", ["status.py", "--sweep", "mian"])
-    with pytest.raises(SystemExit) as stop:
-        status.main()
-    assert str(stop.value).startswith("error: sweep mian cannot be composed")
-    assert capsys.readouterr().out == ""
+    done = prunetune_here("status", "mian")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("error: sweep mian cannot be composed")
 
 
 def test_a_sweep_given_again_runs_only_what_is_missing_failed_or_unreadable(results):
@@ -396,9 +394,9 @@ def test_every_run_of_a_sweep_of_text_can_be_run_and_no_two_share_a_folder(name)
 
 
 def test_every_text_method_is_a_scorer_with_a_sampler():
-    for path in sorted((ROOT / "configs" / "text_method").glob("*.yaml")):
-        [run] = text_runs("instruction", "llm=tiny", "corpus=embedded", f"text_method={path.stem}", "seed=0")
-        assert path.stem.startswith(run.text_scorer.name)
+    for name in TEXT_METHODS:
+        [run] = text_runs("instruction", "llm=tiny", "corpus=embedded", f"text_method={name}", "seed=0")
+        assert name.startswith(run.text_scorer.name)
         assert run.sampler.name != "auto"
         assert OmegaConf.select(run, "sampler.gamma") in (None, 0.25, 0.75, "auto")
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from prunetune.base.devices import Hardware
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import seeded, stream
 from prunetune.config import parse
+from prunetune.data.images.decoded import ShownImages
 from prunetune.data.readers.textures import Textures
 from prunetune.networks.backbone import Backbone
 from prunetune.runs import image_run, records
@@ -19,7 +21,7 @@ from prunetune.scorers import Random, Scorer
 from prunetune.signals.contract import Signals
 from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import made_pool
-from prunetune.training.full import MicroBatch, _step, finetune_all
+from prunetune.training.full import Batch, MicroBatch, _step, finetune_all
 from prunetune.training.linear_probe import Probe, train_probes
 from prunetune.training.recipe import FinetuneResult, Recipe
 from prunetune.training.sample_order import Static
@@ -122,7 +124,7 @@ def stepped(images: Tensor, targets: Tensor, weights: Tensor | None, batch_size:
     torch.manual_seed(5)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.GELU(), nn.Linear(8, 4))
     optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
-    loss, _ = _step(model, optimiser, images, targets, MicroBatch(model, batch_size), "fp32", "cpu", weights)
+    loss, _ = _step(model, optimiser, Batch(images, targets, weights), MicroBatch(model, batch_size), Hardware())
     return torch.cat([weight.detach().flatten() for weight in model.parameters()]), loss.item()
 
 
@@ -144,10 +146,8 @@ def test_whole_networks_are_trained_with_weights():
 
     def losses(weights):
         network = Backbone(model="prunetune_micro", pretrained=False, input_size=16).load()
-        subset, schedule = torch.arange(0, 100, 3), Static(34, weights)
-        return losses_of(
-            finetune_all(network, pool, pool.images, subset, test, test.images, recipe, 0, "fp32", "cpu", schedule)
-        )
+        shown, judged = ShownImages(pool, pool.images, torch.arange(0, 100, 3)), ShownImages.whole(test, test.images)
+        return losses_of(finetune_all(network, shown, judged, recipe, 0, Hardware(), Static(34, weights)))
 
     uneven = torch.linspace(0.1, 2, 34, dtype=torch.float64)
     assert losses(torch.full((34,), 3.0).double()) == pytest.approx(losses(None), abs=1e-6)

@@ -33,7 +33,8 @@ def measured_page(path: Path) -> str:
         "A method is written `scorer-sampler`. A scorer that ends in `_probe` reads a linear-probe proxy. Methods that "
         "were run with one seed only\n(those that read a full fine-tune) are in results/tables/baselines.md. "
         "`none-rs2` and `none-infobatch` are no pruning: they see the whole pool during training.",
-        table(["method", *(f"{dataset}, {ratio}" for dataset, ratio in columns)], rows),
+        table(["method", *(f"{dataset} {ratio}" for dataset, ratio in columns)], rows),
+        is_wide=True,
     )
 
 

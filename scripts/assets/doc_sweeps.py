@@ -8,6 +8,8 @@ from scripts.assets.doc_text import escaped, page, table
 
 COUNTS = re.compile(r"^Jobs: (\d+)\. Runs: (\d+)\. GPU hours: (\d+)(?: \((.*)\))?\.$")
 
+TARGET = re.compile(r"make [a-z0-9-]+")  # in what a header says of the product
+
 
 @dataclass(frozen=True)
 class Header:
@@ -54,14 +56,14 @@ def sweeps_page(folder: Path) -> str:
     headers = [read_header(path) for path in sorted(folder.glob("*.yaml"))]
     rows = [
         [f"[`{header.name}`](#{header.name})", escaped(header.about), f"{header.jobs:,}", f"{header.runs:,}"]
-        + [f"{header.hours:,}"]
+        + [f"{header.hours:,}", ", ".join(f"`{target}`" for target in TARGET.findall(header.product))]
         for header in headers
     ]
     return page(
         "Sweeps",
         "A sweep is a set of runs behind one table or figure: a file of `configs/sweep`.\n"
-        "GPU hours are estimates from assumed speeds and were not measured.",
-        table(["sweep", "what", "jobs", "runs", "GPU hours"], rows),
+        "GPU hours are estimates from assumed speeds and were not measured. The target makes the table from finished runs.",
+        table(["sweep", "what", "jobs", "runs", "GPU hours", "target"], rows),
         *(_section(header) for header in headers),
     )
 

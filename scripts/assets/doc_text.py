@@ -8,9 +8,13 @@ BACKSLASHED = re.compile(r"[\\*\[\]]|(?<!\w)_|_(?!\w)")  # an underscore inside 
 ENTITIES = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "&#124;"})  # Markdown knows no backslash before these
 
 
-def page(title: str, *parts: str) -> str:
-    """Return a page: its title, the note that it is generated, and its parts, an empty line between each."""
-    return "\n\n".join([f"# {title}", NOTE, *(part.rstrip() for part in parts)]) + "\n"
+def page(title: str, *parts: str, is_wide: bool = False) -> str:
+    """Return a page: its title, the note that it is generated, and its parts, an empty line between each.
+
+    is_wide: leave out the table of contents beside the page, to make room for a wide table.
+    """
+    head = ["---\nhide: [toc]\n---"] if is_wide else []
+    return "\n\n".join([*head, f"# {title}", NOTE, *(part.rstrip() for part in parts)]) + "\n"
 
 
 def escaped(text: str) -> str:

@@ -24,14 +24,14 @@ from torch import Tensor
 from torch.nn.utils import prune
 from torchvision import transforms
 
-from prunetune.base.devices import resolve_device
+from prunetune.base.devices import Hardware, resolve_device
 from prunetune.base.seeding import stream
 from prunetune.base.store import Store
 from prunetune.data.images.decode import ImageArrays
 from prunetune.data.images.transforms import CROP_SHARE, evaluation_view
 from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Network
-from prunetune.networks.frozen_pass import embed
+from prunetune.networks.frozen_pass import Passes, embed
 from prunetune.networks.masking import maskable_weights
 from prunetune.scorers import DLC
 from prunetune.signals.network import Embedding, NetworkSignals
@@ -134,7 +134,7 @@ def limit(pool: Pool, network: Network, job: Row) -> tuple[Row, None]:
         views = torch.stack(list(workers.map(lambda i: evaluation_view(pool.images.decode(i), size), range(count))))
     decode_seconds = clock.read()["seconds"]
     for _ in range(job["levels"]):
-        embed(network, views.__getitem__, range(count), 64, job["precision"], device, "plain pass")
+        embed(network, views.__getitem__, range(count), Passes(64, Hardware(device, job["precision"])), "plain pass")
     return {**clock.read(), "decode_seconds": decode_seconds}, None
 
 

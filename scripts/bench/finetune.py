@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from prunetune.base.devices import resolve_device
+from prunetune.base.devices import Hardware, resolve_device
 from prunetune.base.seeding import seeded
 from prunetune.base.store import Store
 from prunetune.data.images.decode import ImageFiles
-from prunetune.data.images.decoded import decode_pool
+from prunetune.data.images.decoded import ShownImages, decode_pool
 from prunetune.data.images.device_views import DeviceView, Source
 from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Backbone, Network
@@ -39,6 +39,7 @@ from prunetune.networks.frozen_pass import batches, training
 from prunetune.report import collect
 from prunetune.training import full
 from prunetune.training.recipe import Recipe
+from prunetune.training.sample_order import Static, Walk
 from scripts.bench import benchmarks
 from scripts.bench.benchmarks import PEAK, SECONDS, SPREAD, Column, Row
 from scripts.real_data import ROOT
@@ -177,7 +178,7 @@ def _released(body: nn.Module, head: nn.Module, loader: DataLoader, device: str)
 
 
 def _ours(model: nn.Module, pool: Pool, size: int, job: dict, generator: torch.Generator) -> Iterator[float]:
-    everything, device = torch.arange(len(pool)), job["device"]
+    device, pixels = job["device"], pool.images
     recipe = Recipe(**{**vars(RECIPE), "epochs": job["epochs"] + 1})
     if job["way"] == SYNTHETIC:
         ready = Ready(torch.randint(0, 256, (128, 3, size, size), dtype=torch.uint8).to(device), size, (), ())
@@ -185,11 +186,10 @@ def _ours(model: nn.Module, pool: Pool, size: int, job: dict, generator: torch.G
         def view_of(epoch: int) -> Ready:
             return ready
     else:
-        images, _ = decode_pool(pool, Store(Path(job["store"])), None)
-        view_of = full.training_views(images, size, pool, everything, device, "crop", 0)
-    trained = full.train_epochs(
-        model.to(device), pool.labels, everything, view_of, recipe, generator, job["precision"], device
-    )
+        pixels, _ = decode_pool(pool, Store(Path(job["store"])), None)
+        view_of = full.training_views(ShownImages.whole(pool, pixels), size, device, "crop", 0)
+    walk, hardware = Walk(Static(len(pool)), generator, device), Hardware(device, job["precision"])
+    trained = full.train_epochs(model.to(device), ShownImages.whole(pool, pixels), view_of, recipe, walk, hardware)
     return (loss for _, loss in trained)
 
 

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +29,12 @@ from prunetune import api
 from prunetune.base.errors import suggestion
 from prunetune.base.peak_memory import peak_memory
 from prunetune.base.seeding import stream
+from prunetune.config.named import SAMPLERS
 from prunetune.data.pool import Pool
 from prunetune.runs.records import commit
-from prunetune.samplers import SAMPLERS
+from prunetune.samplers import Sampler
 from prunetune.scorers import DLC, DeepFool, DLCFinetuned, Scorer
-from prunetune.signals.proxy import LINEAR_PROBE, ProbeProxy
+from prunetune.signals.proxy import LINEAR_PROBE, ProbeProxy, ProxyTraining
 from prunetune.signals.proxy_training import train_probe
 from prunetune.signals.tensors import TensorSignals
 
@@ -72,7 +72,7 @@ def scorers() -> dict[str, Scorer]:
     return chosen
 
 
-def samplers() -> dict[str, Callable]:
+def samplers() -> dict[str, Sampler]:
     """Return the samplers by name."""
     return {f"sampler {name}": made for name, made in SAMPLERS.items() if name not in TRAINS}
 
@@ -91,7 +91,7 @@ def run_here(method: str, size: int, num_classes: int, folder: Path) -> dict[str
     start = time.perf_counter()
     if method.startswith("sampler "):
         scores = torch.rand(size, generator=stream("bench scores"), dtype=torch.float64)
-        SAMPLERS[method.removeprefix("sampler ")]().select(scores, labels, RATIO, stream("bench draw"), signals)
+        SAMPLERS[method.removeprefix("sampler ")].select(scores, labels, RATIO, stream("bench draw"), signals)
     else:
         scorers()[method].score(pool, signals, stream("bench score"))
     return {"seconds": time.perf_counter() - start, "peak_bytes": peak_memory()}
@@ -100,7 +100,7 @@ def run_here(method: str, size: int, num_classes: int, folder: Path) -> dict[str
 def _train_probes(features: Tensor, labels: Tensor, num_classes: int, folder: Path) -> float:
     start = time.perf_counter()
     for repeat, epochs in REPEATS.items():
-        proxy = train_probe(features, labels, num_classes, LINEAR_PROBE, repeat, epochs, "cpu")
+        proxy = train_probe(features, labels, num_classes, ProxyTraining(LINEAR_PROBE, repeat, epochs), "cpu")
         heads = [proxy.head(epoch) for epoch in range(1, epochs + 1)]
         np.save(folder / f"weights_{repeat}.npy", torch.stack([weight.T for weight, _ in heads]).numpy())
         np.save(folder / f"biases_{repeat}.npy", torch.stack([bias for _, bias in heads]).numpy())

@@ -21,18 +21,19 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from prunetune.base.devices import autocast, resolve_device
+from prunetune.base.devices import Hardware, resolve_device
 from prunetune.base.seeding import seeded, stream
 from prunetune.base.store import Store
+from prunetune.data.images.decoded import ShownImages
 from prunetune.data.pool import Pool
-from prunetune.networks.frozen_pass import embed
+from prunetune.networks.frozen_pass import Passes, embed
 from prunetune.report.score_analysis import within_class_spearman
 from prunetune.runs.records import write_subset
 from prunetune.samplers import FlexRand, RandomSampler
 from prunetune.scorers import DLC
 from prunetune.scorers.grand import gradient_norms
 from prunetune.signals.network import Embedding, NetworkSignals
-from prunetune.signals.proxy import ProxyRecipe
+from prunetune.signals.proxy import ProxyRecipe, ProxyTraining
 from prunetune.signals.proxy_training import write_full
 from prunetune.training.linear_probe import Probe, train_probes
 from prunetune.training.recipe import Recipe
@@ -134,16 +135,17 @@ def train(job: Row) -> Row:
     recipe = ProxyRecipe(replace(ProxyRecipe().training, epochs=EPOCHS))
     with tempfile.TemporaryDirectory() as folder:
         embedding = Embedding(network, Store(Path(folder)), precision, device)
-        decoded, views = embedding.decoded(pool), embedding.evaluation(pool)
-        meta = write_full(Path(folder), network, pool, decoded, views, recipe, 0, 2, precision, device)
+        whole, views = ShownImages.whole(pool, embedding.decoded(pool)), embedding.evaluation(pool)
+        hardware = Hardware(device, precision)
+        meta = write_full(Path(folder), network, whole, views, ProxyTraining(recipe, 0, 2), hardware)
         first, both = meta["seconds_by_epoch"]
         start = time.perf_counter()
-        embed(network, views, range(len(pool)), recipe.training.batch_size, precision, device, "one record")
+        embed(network, views, range(len(pool)), Passes(recipe.training.batch_size, hardware), "one record")
         record = time.perf_counter() - start
         rows = list(range(min(GRADIENTS, len(pool))))
         model = torch.nn.Sequential(network, torch.nn.Linear(network.num_features, len(pool.classes))).to(device)
         start = time.perf_counter()
-        with autocast(precision, device):
+        with hardware.arithmetic():
             gradient_norms(model, iter(views.read(rows).split(8)), pool.labels)
         gradients = (time.perf_counter() - start) * len(pool) / len(rows)
     parts = {"epoch_seconds": both / 2, "record_seconds": record, "gradient_seconds": gradients}

@@ -117,16 +117,36 @@ def are_ties(theirs: Tensor, ours: Tensor, scores: Tensor, labels: Tensor) -> bo
     return all(scores[i] == cut.get(int(labels[i])) for i in differing)
 
 
+@dataclass(frozen=True)
+class Remarks:
+    """What is said of a comparison.
+
+    note: what was done to the other code or its input, whatever came out. cause: why the sets differ, where they do.
+    """
+
+    note: str = ""
+    cause: str = ""
+
+
+NO_REMARKS = Remarks()
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Our scores [N], and the labels [N] of the classes that are cut one by one."""
+
+    scores: Tensor
+    labels: Tensor
+
+
 def compare(
     method: str,
     balance: bool,
     ratio: float,
     theirs: Tensor,
     ours: Tensor,
-    note: str = "",
-    cause: str = "",
-    scores: Tensor | None = None,
-    labels: Tensor | None = None,
+    remarks: Remarks = NO_REMARKS,
+    ranking: Ranking | None = None,
 ) -> Row:
     """Return a line of the table.
 
@@ -136,15 +156,14 @@ def compare(
         ratio: fraction kept.
         theirs: [M] int64.
         ours: [M'] int64.
-        note: what was done to them, said in any case.
-        cause: why the sets differ, said where they do.
-        scores: [N] of ours, which with labels [N] tell a difference by exact ties from any other.
-        labels: the classes that are cut one by one.
+        remarks: what is said of the comparison.
+        ranking: tells a difference by exact ties from any other; without it none is taken for a tie.
     """
-    share = jaccard(theirs, ours)
-    if share < 1 and scores is not None and are_ties(theirs, ours, scores, labels):
+    share, cause = jaccard(theirs, ours), remarks.cause
+    if share < 1 and ranking is not None and are_ties(theirs, ours, ranking.scores, ranking.labels):
         cause = TIES
-    return Row(method, balance, ratio, len(theirs), len(ours), round(share, 4), cause if share < 1 else "", note)
+    cause = cause if share < 1 else ""
+    return Row(method, balance, ratio, len(theirs), len(ours), round(share, 4), cause, remarks.note)
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

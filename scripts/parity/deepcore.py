@@ -57,6 +57,8 @@ from scripts.parity.agreement import (
     REPEATS,
     SEED,
     Material,
+    Ranking,
+    Remarks,
     Row,
     compare,
     kept,
@@ -278,7 +280,7 @@ def row_of(package: ModuleType, case: Case, material: Material, ratio: float, ba
     if "weights" in answer and theirs.equal(ours) and balance:
         note = weights_note(case.scorer(balance), material, answer)
     labels = material.labels if balance else torch.zeros_like(material.labels)
-    return compare(name, balance, ratio, theirs, ours, note, cause, scores, labels)
+    return compare(name, balance, ratio, theirs, ours, Remarks(note, cause), Ranking(scores, labels))
 
 
 def has_same_value(case: Case, material: Material, balance: bool, theirs: Tensor, ours: Tensor) -> bool:
@@ -320,7 +322,7 @@ def uniform_rows(package: ModuleType, material: Material) -> Iterator[Row]:
                 theirs = positions(their_answer(package, case, material, ratio, balance))
             no_score = torch.zeros(len(material.labels), dtype=torch.float64)
             ours = kept(no_score, material, ratio, balance, RandomSampler(min_per_class=0))
-            yield compare("uniform", balance, ratio, theirs, ours, SAME_DRAW)
+            yield compare("uniform", balance, ratio, theirs, ours, Remarks(SAME_DRAW))
 
 
 def el2n_rows(package: ModuleType, material: Material) -> Iterator[Row]:
@@ -333,7 +335,7 @@ def el2n_rows(package: ModuleType, material: Material) -> Iterator[Row]:
     for balance in (True, False):
         for ratio in RATIOS:
             theirs, ours = (kept(values, material, ratio, balance) for values in (implied, scores))
-            yield compare("el2n", balance, ratio, theirs, ours, NO_EL2N)
+            yield compare("el2n", balance, ratio, theirs, ours, Remarks(NO_EL2N))
 
 
 def deepfool_rows(package: ModuleType) -> Iterator[Row]:
@@ -353,7 +355,7 @@ def deepfool_rows(package: ModuleType) -> Iterator[Row]:
             model.requires_grad_(True)  # which DeepFool turns off
             ours = kept(scores, shown.material, ratio, balance)
             labels = shown.material.labels if balance else torch.zeros_like(shown.material.labels)
-            yield compare("deepfool", balance, ratio, theirs, ours, IN_MEMORY, "", scores, labels)
+            yield compare("deepfool", balance, ratio, theirs, ours, Remarks(IN_MEMORY), Ranking(scores, labels))
 
 
 def all_rows(package: ModuleType) -> Iterator[Row]:

@@ -39,7 +39,19 @@ from prunetune.scorers.picks import class_members
 from prunetune.scorers.uncertainty import Entropy, LeastConfidence, Margin
 from prunetune.signals.contract import Signals
 from prunetune.signals.tensors import TensorSignals
-from scripts.parity.agreement import RATIOS, SEED, Material, Row, compare, kept, made_material, our_scores, write_rows
+from scripts.parity.agreement import (
+    RATIOS,
+    SEED,
+    Material,
+    Ranking,
+    Remarks,
+    Row,
+    compare,
+    kept,
+    made_material,
+    our_scores,
+    write_rows,
+)
 from scripts.parity.images import made_images
 
 BATCH = 64
@@ -168,7 +180,8 @@ def rows_of(
     for ratio, theirs in their_subsets(package, case, material, batches, networks):
         ours = kept(scores, material, ratio, True, sampler)
         signed = -scores if case.easiest else scores
-        yield compare(name or case.name, True, ratio, theirs, ours, case.note, case.cause, signed, material.labels)
+        remarks, ranking = Remarks(case.note, case.cause), Ranking(signed, material.labels)
+        yield compare(name or case.name, True, ratio, theirs, ours, remarks, ranking)
 
 
 def selector_rows(package: ModuleType) -> Iterator[Row]:
@@ -239,7 +252,7 @@ def flexrand_row(
         theirs = torch.from_numpy(scoring.select_idxs(*arguments))
     with mock.patch("prunetune.samplers.flexrand.draw", lambda part, count, generator: part[:count]):
         ours = kept(scores, material, ratio, True, FlexRandReleased(twentieths=twentieths))
-    return compare(f"dlc_flexrand gamma {twentieths / 20:g}", True, ratio, theirs, ours, SAME_DRAW)
+    return compare(f"dlc_flexrand gamma {twentieths / 20:g}", True, ratio, theirs, ours, Remarks(SAME_DRAW))
 
 
 def main() -> None:

@@ -16,15 +16,14 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from omegaconf import OmegaConf
 
-from prunetune.config import names
+from prunetune.config import catalogue, names
+from prunetune.config.methods import METHODS
 from prunetune.report import collect, tables
 from scripts.real_data import ROOT, backbones, check_folder, datasets
 
 RATIOS, WHOLE = "ratios=[0.05,0.1,0.3,0.5]", "ratios=[1.0]"
 VIEWS, AT_ONCE = 4, 8
-CONFIGS = ROOT / "configs"
 SKIPPED = {
     "grand_released": "needs the fully fine-tuned proxy",
     "herding_finetuned": "needs the fully fine-tuned proxy",
@@ -42,17 +41,14 @@ DATASETS, PROXIES = ["dtd10", "caltech101"], ["linear_probe", "full"]
 
 
 def methods() -> list[str]:
-    """Return every file of configs/method, random first."""
-    names = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
-    return ["random", *(name for name in names if name != "random")]
+    """Return every method of the table, random first."""
+    return ["random", *sorted(set(METHODS) - {"random"})]
 
 
 def reads_proxy(method: str) -> bool:
     """Whether a method's scorer reads the proxy."""
-    content = OmegaConf.load(CONFIGS / "method" / f"{method}.yaml")
-    [scorer] = [entry["override /scorer"] for entry in content.defaults if "override /scorer" in entry]
-    own = OmegaConf.load(CONFIGS / "scorer" / f"{scorer}.yaml")
-    return names.reads_proxy(OmegaConf.merge(own, content.get("scorer", {})))
+    own = {key.removeprefix("scorer."): value for key, value in METHODS[method].settings.items()}
+    return names.reads_proxy(catalogue.settings("scorer", METHODS[method].scorer) | own)
 
 
 def grid(data: Path, dataset: str, names: list[str], proxy: str, results: Path, ratios: str = RATIOS) -> list[str]:

@@ -5,14 +5,13 @@ configs, those of the package `prunetune.configs`. Imports no torch, so that `--
 """
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import get_method
 from omegaconf import DictConfig
@@ -20,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import prunetune.config  # noqa: F401  registers the schemas with Hydra
 from prunetune.base.errors import InputError
+from prunetune.config.explain import explain
 from prunetune.runs import failures
 
 
@@ -55,16 +55,8 @@ def start(program: str, words: Sequence[str]) -> None:
     try:
         entry()
     except (HydraException, OmegaConfBaseException, InputError) as error:
-        sys.exit(f"error: {_one_line(error)}")
+        sys.exit(f"error: {explain(error)}")
     except KeyboardInterrupt:
         sys.exit("interrupted; give the same command again: what the store has is not computed again")
     except (PermissionError, NotADirectoryError) as error:  # mostly a run's folder that cannot be made
         sys.exit(f"error: {error}; check the path, or pass results_dir=<folder>")
-
-
-def _one_line(error: Exception) -> str:
-    """Return what Hydra or we found wrong, with our advice instead of Hydra's."""
-    text = " ".join(f"{error} {error.__cause__ or ''}".split())
-    if isinstance(error, OverrideParseException):
-        return f"{text}; a value with special characters needs quotes of its own: 'key=\"value\"'"
-    return re.sub(r"To append to your config use \S+", "There is no such option; --help lists them all.", text)

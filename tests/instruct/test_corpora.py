@@ -4,7 +4,6 @@ import json
 import logging
 
 import datasets
-import make_corpus
 import pytest
 from datasets import Dataset
 from datasets.exceptions import DatasetNotFoundError
@@ -22,6 +21,7 @@ from prunetune.instruct.corpus.corpora import (
     row_id,
 )
 from prunetune.instruct.extra import needed
+from scripts.assets import make_corpus
 
 DOLLY = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"

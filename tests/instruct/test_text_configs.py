@@ -1,25 +1,25 @@
-"""Every YAML of the groups of text runs: it composes, it builds, and it says what the class says."""
+"""Every choice of the groups of text runs: it composes, it has a folder, and it builds; what a run refuses."""
 
 import dataclasses
-import importlib
 import re
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from config_files import CONFIGS, files, label, load
 from prunetune.base.errors import InputError
-from prunetune.config.build import build
+from prunetune.config import catalogue
+from prunetune.config.build import build, class_of
 from prunetune.config.identity import recorded
+from prunetune.config.methods import TEXT_METHODS
 from prunetune.config.names import names, run_folder
 from prunetune.config.text_schema import EvaluationConfig, SftConfig
 from prunetune.instruct import text_run
 from prunetune.instruct.tuning.mmlu import EvaluationSettings
 from prunetune.instruct.tuning.sft_settings import SftSettings
 
-BUILT = ("corpus", "llm", "text_scorer")
+KINDS = {"corpus": "corpora", "llm": "llms", "text_scorer": "text_scorers"}
 NAMELESS = {"corpus/local", "llm/local", "text_scorer/from_file"}
 
 
@@ -47,35 +47,34 @@ def cfg_of(*overrides: str) -> DictConfig:
     return compose("instruct", overrides=list(overrides))
 
 
-def class_of(path: Path) -> type:
-    module, _, name = load(path)["_target_"].rpartition(".")
-    return getattr(importlib.import_module(module), name)
+def choices() -> list:
+    """Return pytest parameters: every choice of the groups that name a class."""
+    found = [(group, name) for group, kind in KINDS.items() for name in catalogue.entries(kind)]
+    return [pytest.param(group, name, id=f"{group}/{name}") for group, name in found]
 
 
-@pytest.mark.parametrize("path", files(*BUILT, "sft", "text_method"))
-def test_every_file_composes_and_its_run_has_a_folder(path, needs):
-    cfg = cfg_of(f"{path.parent.name}={path.stem}", *needs.get(label(path), []))
+@pytest.mark.parametrize(("group", "name"), choices())
+def test_every_choice_composes_builds_its_class_and_names_the_folder(group, name, needs):
+    cfg = cfg_of(f"{group}={name}", *needs.get(f"{group}/{name}", []))
     folder = run_folder(cfg)
     assert re.fullmatch(r"[\w.+-]+(/[\w.+-]+)+", folder), folder
-    if path.parent.name != "text_method" and label(path) not in NAMELESS:
-        assert path.stem in re.split(r"/|-(?=[a-z])", folder)
+    if f"{group}/{name}" not in NAMELESS:
+        assert name in re.split(r"/|-(?=[a-z])", folder)
+    assert type(build(cfg[group])) is class_of(cfg[group]._target_)
 
 
-@pytest.mark.parametrize("path", files(*BUILT))
-def test_every_file_builds_the_class_that_it_names_and_states_all_its_settings(path, needs):
-    cfg = cfg_of(f"{path.parent.name}={path.stem}", *needs.get(label(path), []))
-    kind = class_of(path)
-    assert type(build(cfg[path.parent.name])) is kind
+@pytest.mark.parametrize("path", files("corpus", "llm"))
+def test_a_file_states_all_settings_of_its_class(path):
     content = load(path)
-    fields = {field.name for field in dataclasses.fields(kind)}
-    assert set(content) - {"_target_", "name", "own_sampler"} == fields - {"name"}
+    fields = {field.name for field in dataclasses.fields(class_of(content["_target_"]))}
+    assert set(content) - {"_target_", "name"} == fields - {"name"}
     assert content["name"] == (None if label(path) in NAMELESS else path.stem)
     assert path.read_text().startswith("# "), "the first line says what it is"
 
 
-@pytest.mark.parametrize("path", files("text_scorer"))
-def test_a_file_names_its_scorers_own_sampler(path, needs):
-    cfg = cfg_of(f"text_scorer={path.stem}", *needs.get(label(path), []))
+@pytest.mark.parametrize("name", catalogue.entries("text_scorers"))
+def test_a_scorers_own_sampler_is_that_of_its_class(name, needs):
+    cfg = cfg_of(f"text_scorer={name}", *needs.get(f"text_scorer/{name}", []))
     assert build(cfg.text_scorer).own_sampler == cfg.text_scorer.own_sampler == names(cfg).sampler
 
 
@@ -91,20 +90,17 @@ def test_the_evaluation_states_all_its_numbers():
     assert set(cfg_of().evaluation) == fields == {field.name for field in dataclasses.fields(EvaluationConfig)}
 
 
-@pytest.mark.parametrize("path", files("text_method"))
-def test_every_method_is_a_scorer_a_sampler_and_their_settings(path, needs):
-    cfg = cfg_of(f"text_method={path.stem}", *needs.get(label(path), []))
-    content = load(path)
-    chosen = {key.split()[-1].strip("/"): name for entry in content["defaults"] for key, name in entry.items()}
-    assert set(chosen) == {"text_scorer", "sampler"}
-    assert set(content) <= {"defaults", "text_scorer", "sampler", "tag"}
-    assert (cfg.text_scorer.name, cfg.sampler.name) == (chosen["text_scorer"], chosen["sampler"])
+@pytest.mark.parametrize("name", TEXT_METHODS)
+def test_every_method_can_be_run(name, needs):
+    cfg, method = cfg_of(f"text_method={name}", *needs.get(f"text_method/{name}", [])), TEXT_METHODS[name]
+    assert (cfg.text_scorer.name, cfg.sampler.name) == (method.scorer, method.sampler)
+    for key, value in method.settings.items():
+        assert OmegaConf.select(cfg, key) == value
     text_run.check(cfg)
 
 
 def test_no_two_methods_share_a_run_folder():
-    folders = [run_folder(cfg_of(f"text_method={param.values[0].stem}")) for param in files("text_method")]
-    assert len(set(folders)) == len(folders)
+    assert len({run_folder(cfg_of(f"text_method={name}")) for name in TEXT_METHODS}) == len(TEXT_METHODS)
 
 
 def test_the_headline_command_is_dlc_with_flexrand():

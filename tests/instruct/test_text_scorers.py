@@ -3,13 +3,11 @@
 import copy
 import json
 import math
-from dataclasses import fields
 from pathlib import Path
 
 import pandas
 import pytest
 import torch
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -18,6 +16,7 @@ import tiny
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import derive_seed, stream
 from prunetune.base.store import Store
+from prunetune.config import catalogue
 from prunetune.config.build import build
 from prunetune.instruct import (
     DLC,
@@ -42,7 +41,6 @@ from prunetune.instruct.scorers.signals import TextSignals
 from prunetune.instruct.scorers.stored import compute_text_scores
 from prunetune.samplers import TopK
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "text_scorer"
 ENCODED = tiny.encoded()
 CLOSE = {"atol": 1e-4, "rtol": 0}
 every_model = pytest.mark.parametrize(("architecture", "tied"), tiny.CASES)
@@ -453,28 +451,23 @@ def test_a_batch_too_large_for_the_memory_is_one_line(tmp_path):
         signals_of(tmp_path, model).response_losses()
 
 
-@pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in sorted(CONFIGS.glob("*.yaml"))])
-def test_every_yaml_builds_and_states_every_field(tmp_path, path):
-    content = yaml.safe_load(path.read_text())
-    assert path.read_text().startswith("# ")
-    assert content["name"] == (None if path.stem == "from_file" else path.stem)
+@pytest.mark.parametrize("name", catalogue.entries("text_scorers"))
+def test_every_text_scorer_of_the_catalogue_builds(tmp_path, name):
+    content = catalogue.settings("text_scorer", name)
+    assert content["name"] == (None if name == "from_file" else name)
     needs = {
         "from_file": {"path": write_scores(tmp_path / "scores.csv", ROWS)},
         "rds_plus": {"queries": str(query_file(tmp_path))},
     }
-    scorer = build({**content, **needs.get(path.stem, {})})
-    assert set(content) - {"_target_", "name", "own_sampler"} == {field.name for field in fields(scorer)}
-    for key, value in content.items():
-        if key in {field.name for field in fields(scorer)} and path.stem not in needs:
-            assert getattr(scorer, key) == (tuple(value) if isinstance(value, list) else value)
+    scorer = build({**content, **needs.get(name, {})})
     assert content["own_sampler"] == scorer.own_sampler
-    assert path.stem.startswith(scorer.name)
-    assert (scorer.own_sampler == "flexrand") == (path.stem.startswith(("dlc", "lc_")))
+    assert name.startswith(scorer.name)
+    assert (scorer.own_sampler == "flexrand") == (name.startswith(("dlc", "lc_")))
     assert scorer.higher_means in ("harder", "picked earlier", "nothing")
 
 
 def test_the_presets_are_the_published_paths():
-    dlc, released = (build(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())) for name in ("dlc", "dlc_released"))
+    dlc, released = (build(catalogue.settings("text_scorer", name)) for name in ("dlc", "dlc_released"))
     assert dlc == DLC()
     assert released == DLC(schedule="released", mask_lm_head=True)
 

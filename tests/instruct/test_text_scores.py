@@ -5,7 +5,6 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import bench_text_scoring
 import numpy as np
 import pytest
 import torch
@@ -20,6 +19,7 @@ from prunetune.instruct.corpus.encoding import encode
 from prunetune.instruct.model.processes import Processes
 from prunetune.instruct.scorers.signals import TextSignals
 from prunetune.instruct.scorers.stored import compute_text_scores, stored_text_scores
+from scripts.bench import text_scoring
 
 ENCODED = tiny.encoded(20)
 
@@ -335,7 +335,7 @@ def test_the_bench_prints_a_row_for_the_plain_pass_and_each_level(monkeypatch, c
     shape = ["--layers", "2", "--hidden", "32", "--intermediate", "48", "--heads", "4", "--vocabulary", "100"]
     sizes = ["--samples", "6", "--max-length", "64", "--max-tokens", "128", "--device", "cpu"]
     monkeypatch.setattr("sys.argv", ["bench", *shape, *sizes, "--out", str(tmp_path / "bench.md")])
-    bench_text_scoring.main()
+    text_scoring.main()
     lines = capsys.readouterr().out.splitlines()
     assert "6 samples" in lines[0]
     assert [line.split("|")[1].split(":")[0].strip() for line in lines[4:]] == [

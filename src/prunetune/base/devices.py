@@ -1,6 +1,9 @@
 """Which device and which arithmetic a run uses."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,10 +17,21 @@ def resolve_device(device: str) -> str:
         raise InputError(f"device must be auto, cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device=cuda, but torch sees no CUDA device; pass device=cpu or install a CUDA build of torch")
-    device = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in convolutions too
-    return device
+    return device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where a network is run and in which arithmetic: device cpu or cuda, precision fp32 or bf16."""
+
+    device: str = "cpu"
+    precision: str = "fp32"
+
+    @contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """Run the forward passes of this block in the precision: bf16 by autocast, fp32 without TF32."""
+        with exact_float32(self.device), autocast(self.precision, self.device):
+            yield
 
 
 def resolve_precision(precision: str, device: str, model: nn.Module | None = None) -> str:
@@ -43,6 +57,32 @@ def has_batch_norm(model: nn.Module) -> bool:
 def training_precision(precision: str) -> str:
     """Return the precision of training: fp32 unless bf16 was asked for by name."""
     return "bf16" if precision == "bf16" else "fp32"
+
+
+@contextmanager
+def exact_float32(device: str) -> Iterator[None]:
+    """Let a GPU multiply float32 numbers in full inside this block, in convolutions and in matrix products.
+
+    By default torch convolves in TF32, which keeps 10 bits of a number instead of 23. The switches belong to the whole
+    process, so they are put back at the end: what the user has chosen holds again. A CPU has none of them.
+    """
+    switches = _float32_switches() if device != "cpu" else []
+    before = [getattr(holder, name) for holder, name, _ in switches]
+    try:
+        for holder, name, exact in switches:
+            setattr(holder, name, exact)
+        yield
+    finally:
+        for (holder, name, _), value in zip(switches, before, strict=True):
+            setattr(holder, name, value)
+
+
+def _float32_switches() -> list[tuple[Any, str, Any]]:
+    """Return torch's switches of TF32: the object that holds one, its name there, and its value for exact products."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    if hasattr(cudnn, "conv"):  # since torch 2.9, which refuses to read the older switches where these were set
+        return [(cudnn.conv, "fp32_precision", "ieee"), (matmul, "fp32_precision", "ieee")]
+    return [(cudnn, "allow_tf32", False), (matmul, "allow_tf32", False)]
 
 
 def autocast(precision: str, device: str) -> AbstractContextManager:

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from prunetune.base.errors import InputError, suggestion
 from prunetune.config.names import is_text
+from prunetune.config.removed import explanation, without_removed
 from prunetune.config.schema import Config, GridConfig
 from prunetune.config.text_schema import InstructConfig
 
@@ -27,7 +28,8 @@ def build(group: Mapping[str, Any]) -> Any:
     target = values.pop("_target_", None)
     if target is None or not str(target).startswith("prunetune."):
         raise InputError(f"a group needs a _target_ inside prunetune, got {target!r}")
-    made_class = get_class(_moved(target))
+    made_class = class_of(target)
+    values = without_removed(values, made_class)
     fields = {field.name for field in dataclasses.fields(made_class)}
     for key in FOR_PEOPLE:
         if key not in fields:
@@ -46,11 +48,20 @@ def build(group: Mapping[str, Any]) -> Any:
         raise InputError(f"{made_class.__name__} refuses its options {values}: {error}") from None
 
 
-def _moved(target: str) -> str:
+def class_of(target: str) -> type:
+    """Return the class that a `_target_` names; one of the time before the package had rooms is found too.
+
+    Raises:
+        InputError: there is no such class.
+    """
+    module, _, name = target.rpartition(".")
     for before, now in MOVED.items():
         if target.startswith(before):
-            return now + target.rpartition(".")[2]
-    return target
+            module = now.rstrip(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"the _target_ {target} cannot be found: {error}") from None
 
 
 def check_keys(cfg: Mapping[str, Any]) -> None:
@@ -70,6 +81,7 @@ def _check_keys(group: Mapping[str, Any], schema: type, prefix: str) -> None:
             inside = [f"{name}.{key}" for name in types if isinstance(group.get(name), Mapping) and key in group[name]]
             meant = f" Did you mean {inside[0]}?" if inside else suggestion(str(key), types)
             place = prefix.rstrip(".") or "the configuration"
-            raise InputError(f"there is no option {prefix}{key}; {place} has {', '.join(types)}.{meant}")
+            unknown = f"there is no option {prefix}{key}; {place} has {', '.join(types)}.{meant}"
+            raise InputError(explanation(f"{prefix}{key}") or unknown)
         if dataclasses.is_dataclass(types[key]):
             _check_keys(group[key], types[key], f"{prefix}{key}.")

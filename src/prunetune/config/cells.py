@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from prunetune.base.errors import InputError
+from prunetune.config.explain import explain
 from prunetune.config.identity import recorded
 from prunetune.config.names import Names, names, run_folder
 from prunetune.config.parse import ImageRun, parse_image_run
@@ -126,8 +127,7 @@ def compose_cell(entry: str, overrides: tuple[str, ...]) -> DictConfig:
     try:
         return compose("config", overrides=[*overrides, f"method={method}", *own])
     except (HydraException, OmegaConfBaseException) as error:
-        reason = f"{error} {error.__cause__ or ''}"
-        raise InputError(f"method {entry} cannot be composed: {reason}") from None
+        raise InputError(f"method {entry} cannot be composed: {explain(error)}") from None
 
 
 def read_entry(entry: str) -> tuple[str, list[str]]:

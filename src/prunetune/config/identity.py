@@ -1,11 +1,11 @@
 """Which settings identify a run, and whether two configurations mean the same run."""
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from prunetune.config import catalogue
 from prunetune.config.names import is_text, reads_proxy
 
 NOT_RECORDED = ("results_dir", "device", "until", "wandb")  # two runs that differ only here are the same run
@@ -54,14 +54,13 @@ def _compared_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterabl
 def sampler_settings(sampler: Mapping[str, Any], own: str) -> dict[str, Any]:
     """Return what describes a run's sampler, `auto` written out as the scorer's own.
 
-    Its numbers come from the class, whose defaults are those of its YAML, but for those that a preset or the command
-    line has set.
+    Its numbers are those of the catalogue, but for those that a preset or the command line has set.
+
+    Raises:
+        InputError: the scorer's own sampler is not in the catalogue.
     """
     settings = OmegaConf.to_container(sampler) if isinstance(sampler, DictConfig) else dict(sampler)
     if settings.get("name") != "auto":
         return settings
-    from prunetune.samplers import SAMPLERS  # imports torch
-
-    made = SAMPLERS[own]()
-    target = f"prunetune.samplers.{type(made).__name__}"
-    return {**dataclasses.asdict(made), **settings, "_target_": target, "name": own}
+    known = catalogue.settings("sampler", own)
+    return {**known, **settings, "_target_": known["_target_"], "name": own}

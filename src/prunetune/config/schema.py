@@ -53,7 +53,6 @@ class GammaSearchConfig:
     grid: list[float] = MISSING
     betas: list[float] = MISSING
     repeats: int = MISSING
-    split: str = MISSING  # nested | official_val
     held_out: float = MISSING
     views: int = MISSING
 

@@ -3,10 +3,9 @@
 transformers, datasets, peft, accelerate and lm_eval are the extra `instruct`; nothing outside this folder imports them.
 """
 
-from importlib import import_module
-from typing import Any
+from prunetune.base.lazy import attach
 
-_MODULES = {
+MODULES = {
     "AlpacaCleaned": "corpus.corpora",
     "DLC": "scorers.complexity",
     "DollyHHRLHF": "corpus.corpora",
@@ -27,14 +26,5 @@ _MODULES = {
     "TinyLanguageModel": "model.language_model",
     "UltraChat": "corpus.corpora",
 }
-__all__ = sorted(_MODULES)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"prunetune.instruct has no {name!r}")
-    return getattr(import_module(f"prunetune.instruct.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULES])
+__getattr__, __dir__, __all__ = attach(__name__, MODULES)

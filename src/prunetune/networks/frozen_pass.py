@@ -4,11 +4,12 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from prunetune.base.devices import autocast
+from prunetune.base.devices import Hardware
 from prunetune.base.errors import InputError
 from prunetune.base.progress import track
 from prunetune.base.seeding import stream
@@ -22,6 +23,14 @@ CPU_PIXELS = 8 * 224 * 224  # of a batch on the CPU: MobileNetV2 is three times 
 FETCHED_AT_ONCE = 8192  # images whose features wait on the device: to fetch them is to wait for it
 MOST_THREADS = 16  # that compute on parts of their own: with more, Python is what they wait for
 View = Callable[[int], Tensor]  # position -> [3, S, S] uint8
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How frozen networks are run over images: batch_size images per forward pass, on this hardware."""
+
+    batch_size: int = 64
+    hardware: Hardware = Hardware()
 
 
 def evaluation(images: Decoded, size: int) -> View:
@@ -94,28 +103,33 @@ def embed(
     network: Network,
     view: View,
     positions: Sequence[int],
-    batch_size: int,
-    precision: str,
-    device: str,
+    passes: Passes,
     description: str,
     collapsed: bool = False,
 ) -> Tensor:
     """Return the features [len(positions), D] float32 on the CPU of one view of these images.
 
-    collapsed: the released code's [.., 1] feature of token networks instead.
+    Args:
+        network: on the device of the passes, in eval mode.
+        view: gives the images.
+        positions: of the images that are shown.
+        passes: batch size, device and precision.
+        description: what is computed, for the progress line.
+        collapsed: the released code's [.., 1] feature of token networks instead.
 
     Raises:
         InputError: the device's memory does not hold one image.
     """
     forward = network.forward_collapsed if collapsed else network.forward
+    batch_size, device = passes.batch_size, passes.hardware.device
     shown = batches(view, positions, batch_size, pinned=device != "cpu")
     parts = _parts(track(shown, description, math.ceil(len(positions) / batch_size)), device)
     features = _Rows(len(positions), network.num_features)
     threads = torch.get_num_threads() if device == "cpu" else 1
     if threads == 1:
-        _run(forward, parts, features, precision, device)
+        _run(forward, parts, features, passes.hardware)
     else:
-        _run_in_threads(forward, parts, features, precision, threads)
+        _run_in_threads(forward, parts, features, passes.hardware, threads)
     return features.values
 
 
@@ -145,15 +159,13 @@ class _Rows:
             self.values[start : start + len(rows)] = rows.cpu()
 
 
-def _run(
-    forward: Callable[[Tensor], Tensor], parts: Iterable[Part], features: _Rows, precision: str, device: str
-) -> None:
+def _run(forward: Callable[[Tensor], Tensor], parts: Iterable[Part], features: _Rows, hardware: Hardware) -> None:
     """Put every part through the network; what a device gives waits there until FETCHED_AT_ONCE images are done."""
     waiting: list[Part] = []
     num_waiting = 0
-    with torch.inference_mode(), autocast(precision, device):  # around all parts: weights are cast once in it
+    with torch.inference_mode(), hardware.arithmetic():  # around all parts: autocast casts the weights once in it
         for start, images in parts:
-            waiting.append((start, _on_device(forward, images, device)))
+            waiting.append((start, _on_device(forward, images, hardware.device)))
             num_waiting += len(images)
             if num_waiting >= FETCHED_AT_ONCE:
                 features.put(waiting)
@@ -162,7 +174,7 @@ def _run(
 
 
 def _run_in_threads(
-    forward: Callable[[Tensor], Tensor], parts: Iterator[Part], features: _Rows, precision: str, threads: int
+    forward: Callable[[Tensor], Tensor], parts: Iterator[Part], features: _Rows, hardware: Hardware, threads: int
 ) -> None:
     """Do the same on a CPU with as many parts at a time as it has threads, one thread each (up to MOST_THREADS parts).
 
@@ -183,7 +195,7 @@ def _run_in_threads(
     def work() -> None:
         torch.set_num_threads(threads // num_workers)  # of this thread, and of those that start before it is put back
         try:
-            _run(forward, take(), features, precision, "cpu")
+            _run(forward, take(), features, hardware)
         finally:
             is_over.set()
 

@@ -28,8 +28,7 @@ class MaskPath:
 
     schedule "compound": level k masks a share `step` of what is left, 1 - (1 - step)^k in all; "linear": k * step of
     the whole. include_unmasked False starts at level 1. masking "l1" takes the smallest |w| first, "random" a seeded
-    order; either is one ranking, cut at exact counts, so that the masks are nested. scope "global" ranks all tensors
-    together, "layerwise" each by itself.
+    order; either is one ranking of the weights of all tensors together, cut at exact counts, so that masks are nested.
     """
 
     schedule: str = "compound"
@@ -37,11 +36,10 @@ class MaskPath:
     step: float = 0.2
     include_unmasked: bool = True
     masking: str = "l1"
-    scope: str = "global"
     modules: str = "all"
 
     def __post_init__(self) -> None:
-        choices = {"schedule": ("compound", "linear"), "masking": ("l1", "random"), "scope": ("global", "layerwise")}
+        choices = {"schedule": ("compound", "linear"), "masking": ("l1", "random")}
         for key, allowed in {**choices, "modules": tuple(MODULES)}.items():
             if getattr(self, key) not in allowed:
                 raise InputError(f"{key} must be one of {', '.join(allowed)}, got {getattr(self, key)!r}")
@@ -70,8 +68,11 @@ class MaskPath:
         return path if self.include_unmasked else path[1:]
 
     def key(self, seed: int) -> dict[str, Any]:
-        """Return what the masks depend on beside the weights."""
-        return {**asdict(self), "seed": seed if self.masking == "random" else None}
+        """Return what the masks depend on beside the weights.
+
+        It still names the scope, an option of earlier versions, so that what a store holds of them is found.
+        """
+        return {**asdict(self), "scope": "global", "seed": seed if self.masking == "random" else None}
 
 
 def maskable_weights(model: nn.Module, modules: str) -> dict[str, nn.Parameter]:
@@ -99,30 +100,19 @@ def first_masked_level(weights: list[Tensor], path: MaskPath, seed: int) -> list
     Raises:
         InputError: two levels would mask the same weights, or one none although the unmasked network is left out.
     """
-    total_counts = [0] * path.levels
-    groups = [weights] if path.scope == "global" else [[weight] for weight in weights]
-    levels: list[Tensor] = []
-    generator = stream("mask", seed)
-    for group in groups:
-        counts = path.counts(sum(weight.numel() for weight in group))
-        total_counts = [total + count for total, count in zip(total_counts, counts, strict=True)]
-        levels += _levels_of_group(group, counts, path.masking, generator)
-    seen = total_counts if path.include_unmasked else [0, *total_counts]
+    sizes = [weight.numel() for weight in weights]
+    counts = path.counts(sum(sizes))
+    seen = counts if path.include_unmasked else [0, *counts]
     if len(set(seen)) < len(seen):
         raise InputError(
             f"two of the networks on the path would be the same (masked counts {seen}); raise step or lower levels"
         )
-    return levels
-
-
-def _levels_of_group(group: list[Tensor], counts: list[int], masking: str, generator: torch.Generator) -> list[Tensor]:
-    sizes = [weight.numel() for weight in group]
-    if masking == "random":
-        importance = torch.rand(sum(sizes), generator=generator).to(group[0].device)  # [P]
+    if path.masking == "random":
+        importance = torch.rand(sum(sizes), generator=stream("mask", seed)).to(weights[0].device)  # [P]
     else:
-        importance = torch.cat([weight.detach().abs().flatten() for weight in group]).float()  # [P]
+        importance = torch.cat([weight.detach().abs().flatten() for weight in weights]).float()  # [P]
     level = _first_level(importance, counts)  # [P]
-    return [part.view_as(weight) for part, weight in zip(level.split(sizes), group, strict=True)]
+    return [part.view_as(weight) for part, weight in zip(level.split(sizes), weights, strict=True)]
 
 
 def _first_level(importance: Tensor, counts: list[int]) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor
 from prunetune.base.errors import InputError, suggestion
 from prunetune.base.store import Key, Store
 from prunetune.config.build import FOR_PEOPLE, build
+from prunetune.config.identity import REMOVED
 from prunetune.config.names import reads_proxy
 from prunetune.networks.masking import MaskPath
 from prunetune.report import collect
@@ -341,7 +342,8 @@ def _target(run: Run) -> str:
 def _rule(run: Run) -> tuple:
     """Return what a fine-tuned and a pretrained version of a score have in common."""
     options = {key: value for key, value in run.scorer.items() if key not in FOR_PEOPLE}
-    for key in ("_target_", "features", *(("pooling", "transform", "prototypes") if _target(run) == "DLC" else ())):
+    options = {key: value for key, value in options.items() if REMOVED.get(f"scorer.{key}") != value}
+    for key in ("_target_", "features", *(("pooling", "transform") if _target(run) == "DLC" else ())):
         options.pop(key, None)
     return _target(run).removesuffix("Finetuned"), tuple(sorted((key, str(value)) for key, value in options.items()))
 

@@ -15,6 +15,7 @@ from prunetune.base.errors import InputError, suggestion
 from prunetune.base.seeding import seeded
 from prunetune.base.store import Store
 from prunetune.config.parse import ImageRun
+from prunetune.data.images.decoded import ShownImages
 from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Backbone
 from prunetune.runs import records, sampler_search
@@ -239,15 +240,11 @@ def _finetune_all(run: ImageRun, task: Task, training: Training) -> FinetuneResu
     embedding = task.tuned.embedding
     return finetune_all(
         run.backbone.load(),  # a copy of its own, since every weight changes
-        task.pool,
-        embedding.decoded(task.pool),
-        training.subset,
-        task.test,
-        embedding.decoded(task.test),
+        ShownImages(task.pool, embedding.decoded(task.pool), training.subset),
+        ShownImages.whole(task.test, embedding.decoded(task.test)),
         run.recipe,
         training.seed,
-        embedding.training_precision,
-        task.device,
+        embedding.training_hardware,
         training.schedule,
     )
 

@@ -127,15 +127,8 @@ def split_pool(pool: Pool, search: Search, seed: int, repeat: int) -> tuple[Tens
     """Return the positions that are pruned and those that judge, both ascending; no class is held out whole.
 
     Raises:
-        InputError: no class is large enough to hold out an image, or the pool has no official val split.
+        InputError: no class is large enough to hold out an image.
     """
-    if search.split == "official_val":
-        is_val = torch.tensor([split == "val" for split in pool.splits])
-        if not is_val.any() or is_val.all():
-            raise InputError(
-                f"gamma_search.split=official_val needs a train and a val split, {pool.name} lacks one; pass nested"
-            )
-        return torch.nonzero(~is_val).flatten(), torch.nonzero(is_val).flatten()
     held_out = []
     with seeded("search split", seed, repeat) as generator:
         for label in pool.labels.unique():

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunetune.base.devices import exact_float32
 from prunetune.base.errors import InputError
 from prunetune.base.peak_memory import measured
 from prunetune.base.seeding import seeded
@@ -84,7 +85,8 @@ def compute_scores(scorer: Scorer, signals: Signals, seed: int) -> Tensor:
         InputError: a score is not finite.
     """
     with seeded("score", *([seed] if scorer.uses_seed else [])) as generator:
-        values = scorer.score(signals.pool, signals, generator)
+        with exact_float32(signals.device):  # some scorers run networks of their own
+            values = scorer.score(signals.pool, signals, generator)
     if values.dtype != torch.float64 or values.shape != (len(signals.pool),):
         raise TypeError(f"{type(scorer).__name__} must return [N] float64, got {list(values.shape)} {values.dtype}")
     if not values.isfinite().all():

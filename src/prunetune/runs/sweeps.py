@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from prunetune.base.errors import InputError
 from prunetune.config.cells import PLURALS, compose_cell, shared_words
+from prunetune.config.explain import explain
 from prunetune.config.identity import recorded
 from prunetune.config.names import Names, cell_folder, grid_folder, is_text, names
 from prunetune.runs import failures, records
@@ -102,7 +103,7 @@ def compose_sweep(sweep: str, overrides: Sequence[str] = ()) -> DictConfig:
         hydra, root = GlobalHydra.instance().hydra, root_of(sweep)
         return hydra.compose_config(root, words, RunMode.MULTIRUN, from_shell=False, with_log_configuration=False)
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(f"sweep {sweep} cannot be composed: {error} {error.__cause__ or ''}") from None
+        raise InputError(f"sweep {sweep} cannot be composed: {explain(error)}") from None
 
 
 def jobs(cfg: DictConfig) -> list[Job] | list[TextJob]:

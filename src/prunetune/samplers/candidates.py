@@ -14,20 +14,17 @@ class Search:
     """How the open number of a sampler is settled.
 
     grid: gammas to try; betas: cut-offs to try. repeats: splits of the pool, each with its own draw and head.
-    split: nested or official_val. held_out: fraction of each class that judges. views: augmented views that the
+    held_out: fraction of each class that judges. views: augmented views that the
     judging probes train on; 0 takes the evaluation view.
     """
 
     grid: tuple[float, ...] = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
     betas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)
     repeats: int = 3
-    split: str = "nested"
     held_out: float = 0.2
     views: int = 0
 
     def __post_init__(self) -> None:
-        if self.split not in ("nested", "official_val"):
-            raise InputError(f"gamma_search.split must be nested or official_val, got {self.split!r}")
         if self.repeats < 1 or not 0 < self.held_out < 1 or self.views < 0:
             raise InputError("gamma_search needs repeats >= 1, held_out in (0, 1) and views >= 0")
         if not self.grid or not all(0 < gamma < 1 for gamma in self.grid):

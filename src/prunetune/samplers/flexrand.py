@@ -17,18 +17,19 @@ class FlexRand(Sampler):
 
     Source: arXiv 2402.05356, section on sampling; exact counts: docs/method_notes.md, FlexRand.
     Differs from the released code: the second part's share is what the first leaves of the budget.
+    Cost: a sort of the scores.
 
-    gamma: the easy fraction; .5 is stratified random, below it easy images are kept more often. on_infeasible: what
-    happens when gamma is outside [ratio/2, 1 - ratio/2]: "clip_share" (the smaller part is kept whole, the rest of
-    the budget comes from the other), "clip_gamma" (move gamma to the nearest end), "error". remainder: which side an
-    odd image comes from, "second" (the rounding decides) or "coin" (a fair, seeded coin).
+    gamma: the easy fraction; .5 is stratified random, below it easy images are kept more often; in a run also auto,
+    chosen on held-out pool images. on_infeasible: what happens when gamma is outside [ratio/2, 1 - ratio/2]:
+    "clip_share" (the smaller part is kept whole, the rest of the budget comes from the other), "clip_gamma" (move gamma
+    to the nearest end), "error".
     """
 
+    name: ClassVar[str] = "flexrand"
     reads_hardness: ClassVar[bool] = True
 
     gamma: float = 0.25
     on_infeasible: str = "clip_share"
-    remainder: str = "second"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,8 +41,6 @@ class FlexRand(Sampler):
             raise InputError(
                 f"sampler.on_infeasible must be clip_share, clip_gamma or error, got {self.on_infeasible!r}"
             )
-        if self.remainder not in ("second", "coin"):
-            raise InputError(f"sampler.remainder must be second or coin, got {self.remainder!r}")
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
@@ -49,10 +48,6 @@ class FlexRand(Sampler):
         gamma = self._feasible(ratio)
         num_easy = round(len(scores) * gamma)
         from_easy, from_hard = shares(len(scores), budget, ratio, gamma)
-        if self.remainder == "coin" and budget % 2 == 1 and abs(from_easy - from_hard) == 1:
-            from_easy = budget // 2 + int(torch.randint(2, (), generator=generator))
-            from_easy = max(min(from_easy, num_easy), budget - (len(scores) - num_easy))
-            from_hard = budget - from_easy
         order = easiest_first(scores)
         easy, hard = order[:num_easy].sort().values, order[num_easy:].sort().values  # each in sample_id order
         return torch.cat([draw(easy, from_easy, generator), draw(hard, from_hard, generator)])
@@ -98,11 +93,14 @@ class FlexRandReleased(Sampler):
 
     Source: ml-stat-Sustech/Efficient-Dataset-Pruning@6767d0e, read for behaviour (docs/method_notes.md, FlexRand). The
     class budget takes no part: a class can end up empty. Exempt from the count contract by name.
+    Cost: a sort of the scores.
 
     twentieths: gamma in twentieths, 1..19 (5 is gamma .25). The code multiplies by 0.05, which for some class sizes
-    rounds otherwise than a division by 20.
+    rounds otherwise than a division by 20. min_per_class and rounding are not read, since the two shares are rounded by
+    themselves; budgets can only be proportional.
     """
 
+    name: ClassVar[str] = "flexrand_released"
     reads_hardness: ClassVar[bool] = True
 
     twentieths: int = 5

@@ -16,13 +16,20 @@ class Scorer(ABC):
     """Computes [N] scores. Subclasses are frozen dataclasses of hyperparameters that learn nothing.
 
     name: the default label. higher_means: "harder", "picked earlier" or "nothing". own_sampler: what
-    `sampler=auto` takes. version: raised when scores change. uses_seed: whether they depend on the seed.
+    `sampler=auto` takes. version: raised when scores change. uses_seed: whether they depend on the seed. reads_proxy:
+    whether every setting of the scorer reads the proxy. in_runs: what a run's configuration says in the place of `name`
+    or of a default, such as {"fraction": "${ratio}"}.
+
+    The defaults of the fields, and of these class variables but higher_means, must be literals: `prunetune.config`
+    reads them from the source of the class, which so is their only home.
     """
 
     name: ClassVar[str]
     higher_means: ClassVar[str]
     version: ClassVar[int]
     own_sampler: ClassVar[str] = "topk"
+    reads_proxy: ClassVar[bool] = False
+    in_runs: ClassVar[dict[str, Any]] = {}
 
     @property
     def uses_seed(self) -> bool:
@@ -32,7 +39,7 @@ class Scorer(ABC):
     @property
     def uses_proxy(self) -> bool:
         """Whether the scores depend on how the proxy is trained."""
-        return False
+        return self.reads_proxy or getattr(self, "features", None) == "finetuned"
 
     @abstractmethod
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:

@@ -40,6 +40,7 @@ class CAL(Scorer):
     name: ClassVar[str] = "cal"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for key, allowed in {"variant": ("fixed", "deepcore"), "features": ("finetuned", "pretrained")}.items():
@@ -47,10 +48,6 @@ class CAL(Scorer):
                 raise InputError(f"scorer.{key} must be {' or '.join(allowed)}, got {getattr(self, key)!r}")
         if isinstance(self.neighbours, bool) or not isinstance(self.neighbours, int) or self.neighbours < 1:
             raise InputError(f"scorer.neighbours must be a whole number of at least 1, got {self.neighbours!r}")
-
-    @property
-    def uses_proxy(self) -> bool:
-        return True
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy = signals.proxy()

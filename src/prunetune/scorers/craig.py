@@ -43,12 +43,13 @@ class Craig(Scorer):
     variant: str = "fixed"
     neighbours: int = 64
     max_dense: int = 4096
-    depth: float = 1.0
+    depth: float = 1.0  # at least the largest ratio wanted
     batch_size: int = 256
 
     name: ClassVar[str] = "craig"
     higher_means: ClassVar[str] = "picked earlier"
     version: ClassVar[int] = 1
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.variant not in ("fixed", "deepcore"):
@@ -57,10 +58,6 @@ class Craig(Scorer):
             raise InputError(f"scorer.batch_size must be at least 1, got {self.batch_size}")
         check_sizes(self.neighbours, self.max_dense)
         check_depth(self.depth)
-
-    @property
-    def uses_proxy(self) -> bool:
-        return True
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy, offset = signals.proxy(), OFFSET if self.variant == "deepcore" else 0.0

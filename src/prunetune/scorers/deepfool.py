@@ -42,6 +42,7 @@ class DeepFool(Scorer):
     name: ClassVar[str] = "deepfool"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.variant not in ("fixed", "deepcore"):
@@ -52,10 +53,6 @@ class DeepFool(Scorer):
             raise InputError(f"scorer.overshoot must be at least 0, got {self.overshoot}")
         if self.candidates is not None and self.candidates < 2:
             raise InputError(f"scorer.candidates must be at least 2 or null, got {self.candidates}")
-
-    @property
-    def uses_proxy(self) -> bool:
-        return True
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         if len(pool.classes) < 2:

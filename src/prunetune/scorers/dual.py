@@ -31,7 +31,7 @@ class DUAL(Scorer):
     name: ClassVar[str] = "dual"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
-    uses_proxy: ClassVar[bool] = True
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs, least=2)

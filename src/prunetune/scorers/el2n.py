@@ -32,7 +32,7 @@ class EL2N(Scorer):
     name: ClassVar[str] = "el2n"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
-    uses_proxy: ClassVar[bool] = True
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("epoch", self.epoch, may_be_none=True)

@@ -22,6 +22,8 @@ class FromFile(Scorer):
     Source: the file.
     Direction: larger must mean harder.
     Cost: none that is known here.
+
+    path: of the file; its stem is what a run calls the scorer, unless scorer.name says another.
     """
 
     path: str = ""
@@ -29,6 +31,7 @@ class FromFile(Scorer):
     name: ClassVar[str] = "from_file"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
+    in_runs: ClassVar[dict[str, Any]] = {"name": None}
 
     def __post_init__(self) -> None:
         if not self.path or not Path(self.path).expanduser().is_file():

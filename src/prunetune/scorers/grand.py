@@ -47,6 +47,7 @@ class Grand(Scorer):
     name: ClassVar[str] = "grand"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         allowed = {"variant": ("fixed", "released", "deepcore"), "parameters": ("all", "last")}
@@ -58,10 +59,6 @@ class Grand(Scorer):
         check_count("batch_size", self.batch_size)
         if self.variant == "deepcore" and self.parameters == "all":
             raise InputError("variant deepcore reads the last layer only; pass scorer.parameters=last")
-
-    @property
-    def uses_proxy(self) -> bool:
-        return True
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         total = torch.zeros(len(pool), dtype=torch.float64)

@@ -40,7 +40,7 @@ class TDDS(Scorer):
     name: ClassVar[str] = "tdds"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
-    uses_proxy: ClassVar[bool] = True
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_count("epochs", self.epochs, may_be_none=True, least=LEAST)

@@ -11,20 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunetune.base.devices import autocast
+from prunetune.base.devices import Hardware
 from prunetune.base.errors import InputError
 from prunetune.base.progress import track
 from prunetune.base.store import Store, read_meta, write_stack
 from prunetune.data.images import transforms
 from prunetune.data.images.decode import ImageArrays
-from prunetune.data.images.decoded import Decoded, Decoding, decode_pool, decoded_key
+from prunetune.data.images.decoded import Decoded, Decoding, ShownImages, decode_pool, decoded_key
 from prunetune.data.images.kept import KeptViews
 from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Network
-from prunetune.networks.frozen_pass import CPU_PIXELS, View, batches, embed, in_parts, training
+from prunetune.networks.frozen_pass import CPU_PIXELS, Passes, View, batches, embed, in_parts, training
 from prunetune.networks.masking import MaskPath, masked_networks
 from prunetune.signals.contract import PLAIN, FeatureKind, Signals
-from prunetune.signals.proxy import FULL_PROXY, ProbeProxy, Proxy, ProxyRecipe, moments, open_recorded
+from prunetune.signals.proxy import FULL_PROXY, ProbeProxy, Proxy, ProxyRecipe, ProxyTraining, moments, open_recorded
 from prunetune.signals.proxy_training import open_probe, write_full, write_probe
 
 PART = 128  # images whose numbers are stored together
@@ -51,6 +51,16 @@ class Embedding:
     _decoded: dict[str, tuple[Decoded, float]] = field(default_factory=dict, init=False, repr=False)
     _decoding: dict[str, Decoding] = field(default_factory=dict, init=False, repr=False)
     _views: dict[tuple[str, int], KeptViews] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def passes(self) -> Passes:
+        """How frozen networks are run over images."""
+        return Passes(self.batch_size, Hardware(self.device, self.precision))
+
+    @property
+    def training_hardware(self) -> Hardware:
+        """Where proxies are trained."""
+        return Hardware(self.device, self.training_precision)
 
     def decoded(self, pool: Pool, wait: bool = True) -> Decoded:
         """Return the pool's decoded images.
@@ -214,23 +224,18 @@ class NetworkSignals(Signals):
 
     def _proxy_entry(self, repeat: int, until: int, features: Tensor | None, logits_only: bool) -> Path:
         """Return the recording: that of the whole training where it exists and kept what is asked for, else a short."""
-        embedding, recipe = self.embedding, self._proxy_recipe
-        total, store = recipe.training.epochs, self.embedding.store
+        embedding, store = self.embedding, self.embedding.store
+        total = self._proxy_recipe.training.epochs
         serves = features is not None or logits_only or until in moments(total)
         if serves and store.place("proxies", self.pool.name, self._proxy_key(repeat, total)).is_dir():
             until = total
 
         def make(folder: Path) -> dict[str, Any]:
+            pool, training = self.pool, ProxyTraining(self._proxy_recipe, repeat, until)
             if features is not None:
-                num_classes = len(self.pool.classes)
-                return write_probe(
-                    folder, features, self.pool.labels, num_classes, recipe, repeat, until, embedding.device
-                )
-            images, views = embedding.decoded(self.pool), embedding.evaluation(self.pool)
-            precision = embedding.training_precision
-            return write_full(
-                folder, embedding.network, self.pool, images, views, recipe, repeat, until, precision, embedding.device
-            )
+                return write_probe(folder, features, pool.labels, len(pool.classes), training, embedding.device)
+            whole, views = ShownImages.whole(pool, embedding.decoded(pool)), embedding.evaluation(pool)
+            return write_full(folder, embedding.network, whole, views, training, embedding.training_hardware)
 
         return store.entry("proxies", self.pool.name, self._proxy_key(repeat, until), make)
 
@@ -261,9 +266,7 @@ class NetworkSignals(Signals):
             embedding.network.to(embedding.device),
             self._view(kind, level),
             range(len(self.pool)),
-            embedding.batch_size,
-            embedding.precision,
-            embedding.device,
+            embedding.passes,
             description,
             collapsed=kind.pooling == "token_collapse",
         )
@@ -321,9 +324,7 @@ class NetworkSignals(Signals):
         network = network.to(embedding.device)
         with masked_networks(network.model, path, seed) as levels:
             for level in levels:
-                text = f"masked proxy {level + 1} of {path.levels}"
-                size, precision, device = embedding.batch_size, embedding.precision, embedding.device
-                yield embed(network, view, rows, size, precision, device, text)
+                yield embed(network, view, rows, embedding.passes, f"masked proxy {level + 1} of {path.levels}")
 
     def collapsed_features(self) -> Tensor:
         proxy = self.proxy()
@@ -331,8 +332,8 @@ class NetworkSignals(Signals):
             return self.features(FeatureKind(pooling="token_collapse"))
         embedding, network = self.embedding, proxy.model(proxy.num_epochs)[0]
         view, text = embedding.evaluation(self.pool, network.input_size), "collapsed features of the proxy"
-        size, precision, device = embedding.batch_size, embedding.precision, embedding.device
-        return embed(network.to(device), view, range(len(self.pool)), size, precision, device, text, collapsed=True)
+        network = network.to(embedding.device)
+        return embed(network, view, range(len(self.pool)), embedding.passes, text, collapsed=True)
 
     @torch.inference_mode()
     def _write_layers(self, folder: Path) -> dict[str, Any]:
@@ -347,7 +348,7 @@ class NetworkSignals(Signals):
         def rows() -> Iterator[np.ndarray]:
             parts = batches(view, range(len(self.pool)), size)
             for batch in track(parts, f"layers of {self.pool.name}", math.ceil(len(self.pool) / size)):
-                with autocast(embedding.precision, device):
+                with embedding.passes.hardware.arithmetic():
                     yield in_parts(lambda some: torch.cat(network.forward_layers(some), dim=1), batch, device).numpy()
 
         write_stack(folder / "layers.npy", rows(), (len(self.pool), sum(widths)), np.float32)

@@ -7,7 +7,7 @@ from torch import Tensor
 from prunetune.networks.backbone import Network
 from prunetune.networks.masking import MaskPath
 from prunetune.signals.contract import PLAIN, FeatureKind, Signals
-from prunetune.signals.proxy import ProbeProxy, Proxy, ProxyRecipe
+from prunetune.signals.proxy import ProbeProxy, Proxy, ProxyRecipe, ProxyTraining
 from prunetune.signals.proxy_training import train_probe
 
 
@@ -50,16 +50,8 @@ class PartSignals(Signals):
         whole = self._parent.proxy(repeat, until, logits_only)
         if not isinstance(whole, ProbeProxy):
             return whole.take(self._positions)
-        return train_probe(
-            self.features(),
-            self.pool.labels,
-            len(self.pool.classes),
-            self.proxy_recipe,
-            repeat,
-            whole.num_epochs,
-            self.device,
-            self.network,
-        )
+        training, num_classes = ProxyTraining(self.proxy_recipe, repeat, whole.num_epochs), len(self.pool.classes)
+        return train_probe(self.features(), self.pool.labels, num_classes, training, self.device, self.network)
 
     def images(self, positions: Tensor | None = None) -> Iterator[Tensor]:
         return self._parent.images(self._positions if positions is None else self._positions[positions])

@@ -7,7 +7,7 @@ import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,24 @@ class ProxyRecipe:
         """Return what a recorded proxy depends on beside the images, the network and the repeat."""
         training = {k: v for k, v in asdict(self.training).items() if k not in ("name", "views", "evaluate_every")}
         return {**training, "initial": self.initial, "augment": self.augment, "record": self.record}
+
+
+@dataclass(frozen=True)
+class ProxyTraining:
+    """One training of a proxy.
+
+    repeat: names the head, the order, the crops and, for a fresh network, its weights. until: epochs that are trained,
+    the first of the recipe.
+    """
+
+    recipe: ProxyRecipe
+    repeat: int
+    until: int
+
+    @property
+    def shortened(self) -> Recipe:
+        """The recipe of these epochs alone: their learning rates are those of the whole training."""
+        return replace(self.recipe.training, epochs=self.until)
 
 
 PROBE_HAS = ("pretrained", False, "epoch_end")

@@ -2,7 +2,6 @@
 
 import copy
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,42 +9,48 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunetune.base.devices import Hardware
 from prunetune.base.progress import track
 from prunetune.base.seeding import derive_seed, seeded
 from prunetune.base.store import write_stack
-from prunetune.data.images.decoded import Decoded
-from prunetune.data.pool import Pool
+from prunetune.data.images.decoded import ShownImages
 from prunetune.networks.backbone import Network
-from prunetune.networks.frozen_pass import View, embed
-from prunetune.signals.proxy import ProbeProxy, ProxyRecipe, Recorder
+from prunetune.networks.frozen_pass import Passes, View, embed
+from prunetune.signals.proxy import ProbeProxy, ProxyRecipe, ProxyTraining, Recorder
 from prunetune.training.full import train_epochs, training_views
 from prunetune.training.linear_probe import head_path
-from prunetune.training.recipe import Recipe
+from prunetune.training.sample_order import Static, Walk
 
 
 def train_probe(
     features: Tensor,
     labels: Tensor,
     num_classes: int,
-    recipe: ProxyRecipe,
-    repeat: int,
-    until: int,
+    training: ProxyTraining,
     device: str,
     network: Network | None = None,
 ) -> ProbeProxy:
-    """Return a linear probe on features [N, D] float32, trained for the first `until` epochs of the recipe.
+    """Return a linear probe on features.
 
-    network: what made the features, where the proxy's `model` is asked for.
+    Args:
+        features: [N, D] float32.
+        labels: [N] int64.
+        num_classes: C.
+        training: recipe, repeat and number of epochs.
+        device: where it is trained, cpu or cuda.
+        network: what made the features, where the proxy's `model` is asked for.
     """
-    seed = derive_seed("proxy", repeat)
-    path = list(head_path(features, labels, num_classes, _shortened(recipe, until), seed, device))
+    seed = derive_seed("proxy", training.repeat)
+    path = list(head_path(features, labels, num_classes, training.shortened, seed, device))
     return ProbeProxy(features, torch.stack([w for w, _ in path]), torch.stack([b for _, b in path]), network)
 
 
-def write_probe(folder: Path, *arguments: Any) -> dict[str, Any]:
+def write_probe(
+    folder: Path, features: Tensor, labels: Tensor, num_classes: int, training: ProxyTraining, device: str
+) -> dict[str, Any]:
     """Train a probe as `train_probe` does and write its heads; return what the store notes of it."""
     start = time.perf_counter()
-    proxy = train_probe(*arguments)
+    proxy = train_probe(features, labels, num_classes, training, device)
     heads = [proxy.head(epoch) for epoch in range(1, proxy.num_epochs + 1)]
     width = heads[0][0].shape[::-1]  # D, C
     write_stack(folder / "weights.npy", (w.T.numpy() for w, _ in heads), (len(heads), *width), np.float32)
@@ -64,36 +69,23 @@ def open_probe(folder: Path, num_epochs: int, features: Tensor, network: Network
 
 
 def write_full(
-    folder: Path,
-    network: Network,
-    pool: Pool,
-    images: Decoded,
-    views: View,
-    recipe: ProxyRecipe,
-    repeat: int,
-    until: int,
-    precision: str,
-    device: str,
+    folder: Path, network: Network, whole: ShownImages, views: View, training: ProxyTraining, hardware: Hardware
 ) -> dict[str, Any]:
     """Train a copy of the network and a head on the whole pool, and record it; return what the store notes of it.
 
     Args:
         folder: where the recording goes.
         network: of the scoring backbone; it is not changed.
-        pool: N images.
-        images: their pixels.
+        whole: all images of the pool.
         views: their evaluation views.
-        recipe: how it is trained.
-        repeat: names the head, the order, the crops and, for a fresh network, its weights.
-        until: epochs to train, the first of the recipe.
-        precision: of the training, fp32 or bf16.
-        device: cpu or cuda.
+        training: recipe, repeat and number of epochs.
+        hardware: device and precision of the training.
     """
+    recipe, repeat, pool, device = training.recipe, training.repeat, whole.pool, hardware.device
     model = _untrained(network, recipe, repeat, len(pool.classes)).to(device)
-    size, everything = network.input_size, torch.arange(len(pool))
     online = torch.zeros(len(pool), len(pool.classes)) if recipe.record == "online" else None
     if recipe.augment:
-        view_of = training_views(images, size, pool, everything, device, "proxy crop", repeat)
+        view_of = training_views(whole, network.input_size, device, "proxy crop", repeat)
     else:
 
         def view_of(epoch: int) -> View:
@@ -103,12 +95,12 @@ def write_full(
         if online is not None:
             online[positions] = logits
 
-    short = _shortened(recipe, until)
-    recorder = Recorder(folder, until)
+    short, recorder = training.shortened, Recorder(folder, training.until)
     with seeded("proxy order", repeat) as generator:
-        epochs = train_epochs(model, pool.labels, everything, view_of, short, generator, precision, device, watch)
-        for epoch, _ in track(epochs, f"proxy {repeat} of {pool.name}", until):
-            features, logits = _look(model, views, len(pool), short.batch_size, precision, device)
+        walk = Walk(Static(len(pool)), generator, device)
+        epochs = train_epochs(model, whole, view_of, short, walk, hardware, watch)
+        for epoch, _ in track(epochs, f"proxy {repeat} of {pool.name}", training.until):
+            features, logits = _look(model, views, len(pool), Passes(short.batch_size, hardware))
             recorder.write(epoch, logits if online is None else online, features, model)
     return recorder.meta()
 
@@ -120,16 +112,9 @@ def _untrained(network: Network, recipe: ProxyRecipe, repeat: int, num_classes: 
         return nn.Sequential(body, nn.Linear(network.num_features, num_classes))
 
 
-def _shortened(recipe: ProxyRecipe, until: int) -> Recipe:
-    """Return the training of the first epochs: their learning rates are those of the whole."""
-    return replace(recipe.training, epochs=until)
-
-
 @torch.inference_mode()
-def _look(
-    model: nn.Sequential, view: View, count: int, batch_size: int, precision: str, device: str
-) -> tuple[Tensor, Tensor]:
+def _look(model: nn.Sequential, view: View, count: int, passes: Passes) -> tuple[Tensor, Tensor]:
     """Return features [N, D] and logits [N, C] of the evaluation view, float32 on the CPU."""
     model.eval()
-    hidden = embed(model[0], view, range(count), batch_size, precision, device, "recording")
+    hidden = embed(model[0], view, range(count), passes, "recording")
     return hidden, hidden @ model[1].weight.cpu().T + model[1].bias.cpu()

@@ -9,7 +9,7 @@ from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
 from prunetune.networks.masking import MaskPath
 from prunetune.signals.contract import PLAIN, FeatureKind, Signals
-from prunetune.signals.proxy import LINEAR_PROBE, Proxy, ProxyRecipe
+from prunetune.signals.proxy import LINEAR_PROBE, Proxy, ProxyRecipe, ProxyTraining
 from prunetune.signals.proxy_training import train_probe
 
 ROWS_AT_ONCE = 2**16  # of features that are checked
@@ -69,9 +69,8 @@ class TensorSignals(Signals):
             raise InputError("the scorer reads a proxy; pass proxies=[...], or pool=... to train one on the features")
         until = min(until or LINEAR_PROBE.training.epochs, LINEAR_PROBE.training.epochs)
         if (repeat, until) not in self._trained:
-            self._trained[repeat, until] = train_probe(
-                self._features, self.pool.labels, len(self.pool.classes), LINEAR_PROBE, repeat, until, "cpu"
-            )
+            training, num_classes = ProxyTraining(LINEAR_PROBE, repeat, until), len(self.pool.classes)
+            self._trained[repeat, until] = train_probe(self._features, self.pool.labels, num_classes, training, "cpu")
         return self._trained[repeat, until]
 
     def layer_features(self) -> Iterator[Tensor]:

@@ -83,8 +83,7 @@ def _fill(signals: NetworkSignals, positions: Tensor, num_views: int) -> None:
     def features_of(v: int) -> np.ndarray:
         view = training(images, size, pool, "view", v)
         about = f"view {v + 1} of {num_views} of {len(rows)} images"
-        precision, device = embedding.precision, embedding.device
-        return embed(network, view, rows, embedding.batch_size, precision, device, about).half().numpy()
+        return embed(network, view, rows, embedding.passes, about).half().numpy()
 
     def make(folder: Path) -> dict[str, Any]:
         start = time.perf_counter()

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from prunetune.base.devices import autocast, has_batch_norm
+from prunetune.base.devices import Hardware, exact_float32, has_batch_norm
 from prunetune.base.errors import InputError
 from prunetune.base.progress import track
 from prunetune.base.seeding import seeded
-from prunetune.data.images.decoded import Decoded
+from prunetune.data.images.decoded import ShownImages
 from prunetune.data.images.device_views import DeviceView, Source, free_share, sent
-from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Network
-from prunetune.networks.frozen_pass import View, batches, evaluation, in_parts, training
+from prunetune.networks.frozen_pass import Passes, View, batches, evaluation, in_parts, training
 from prunetune.training.recipe import Epoch, FinetuneResult, Recipe, check_loss
 from prunetune.training.sample_order import Schedule, Static, Walk
 
@@ -28,33 +27,25 @@ KEPT_BYTES = 2**28  # of the test set's evaluation views, on a CPU: every epoch 
 
 def finetune_all(
     network: Network,
-    pool: Pool,
-    images: Decoded,
-    subset: Tensor,
-    test: Pool,
-    test_images: Decoded,
+    shown: ShownImages,
+    test: ShownImages,
     recipe: Recipe,
     seed: int,
-    precision: str,
-    device: str,
+    hardware: Hardware,
     schedule: Schedule | None = None,
 ) -> FinetuneResult:
-    """Train the network and a new head on a subset, and evaluate on test.
+    """Train the network and a new head on the shown images, the subset, and evaluate on test.
 
     The network is changed: give it a copy that nobody else uses. A GPU holds the decoded images of the subset, makes
     the training views itself, and waits for this process once an epoch.
 
     Args:
         network: pretrained, without head.
-        pool: N images.
-        images: their pixels.
-        subset: [M] int64 positions that are trained on.
+        shown: the pool, with the M positions that are trained on.
         test: the test set.
-        test_images: its pixels.
         recipe: epochs, batches, optimiser.
         seed: of the head's weights, the batch order and the crops; it does not contain the method's name.
-        precision: fp32 or bf16 (autocast).
-        device: cpu or cuda.
+        hardware: device and precision of the training.
         schedule: which of the M images are shown when, and how much each counts; None: all of them in every epoch.
 
     Raises:
@@ -63,77 +54,67 @@ def finetune_all(
     start = time.perf_counter()
     history: list[Epoch] = []
     with seeded("finetune", seed) as generator:
-        model = nn.Sequential(network, nn.Linear(network.num_features, len(pool.classes))).to(device)
-
-        crops = training_views(images, network.input_size, pool, subset, device, "crop", seed)
-        walk = Walk(schedule or Static(len(subset)), generator, device)
-        judge = _Judge(model, network.input_size, test_images, len(test), recipe.batch_size, precision, device)
-        epochs = train_epochs(model, pool.labels, subset, crops, recipe, generator, precision, device, walk=walk)
+        model = nn.Sequential(network, nn.Linear(network.num_features, len(shown.pool.classes)))
+        model = model.to(hardware.device)
+        crops = training_views(shown, network.input_size, hardware.device, "crop", seed)
+        walk = Walk(schedule or Static(len(shown.positions)), generator, hardware.device)
+        judge = _Judge(model, network.input_size, test, Passes(recipe.batch_size, hardware))
+        epochs = train_epochs(model, shown, crops, recipe, walk, hardware)
         about = f"fine-tuning on {walk.images_per_epoch} images"
         for epoch, loss in track(epochs, about, recipe.epochs):
             accuracy = None
             if recipe.evaluates(epoch):
                 predictions = judge.predict()
-                accuracy = (predictions == test.labels).double().mean().item()
+                accuracy = (predictions == test.pool.labels[test.positions]).double().mean().item()
             history.append(Epoch(epoch, recipe.rate(epoch), loss, accuracy))
     return FinetuneResult(predictions, tuple(history), time.perf_counter() - start, uses=walk.uses())
 
 
-def training_views(
-    images: Decoded, size: int, pool: Pool, positions: Tensor, device: str, *names: str | int
-) -> Callable[[int], View | DeviceView]:
+def training_views(shown: ShownImages, size: int, device: str, *names: str | int) -> Callable[[int], View | DeviceView]:
     """Return the training views of every epoch, drawn from (names, epoch, sample_id).
 
     Args:
-        images: the pool's pixels.
-        size: pixels of a view.
-        pool: N images.
-        positions: [n] int64, those that are shown.
+        shown: the images.
+        size: side of a view in pixels.
         device: where the network is trained: a GPU makes the views itself, on a CPU threads do.
         names: of the training.
     """
     if device == "cpu":
-        return lambda epoch: training(images, size, pool, *names, epoch)
-    source = Source.of(images, positions, device)
-    return lambda epoch: DeviceView(source, size, pool.sample_ids, (*names, epoch))
+        return lambda epoch: training(shown.pixels, size, shown.pool, *names, epoch)
+    source = Source.of(shown.pixels, shown.positions, device)
+    return lambda epoch: DeviceView(source, size, shown.pool.sample_ids, (*names, epoch))
 
 
 def train_epochs(
     model: nn.Module,
-    labels: Tensor,
-    subset: Tensor,
+    shown: ShownImages,
     view_of: Callable[[int], View | DeviceView],
     recipe: Recipe,
-    generator: torch.Generator,
-    precision: str,
-    device: str,
+    walk: Walk,
+    hardware: Hardware,
     watch: Watch | None = None,
-    walk: Walk | None = None,
 ) -> Iterator[tuple[int, float]]:
     """Train a model in place and yield (epoch, mean training loss, weighted as the images are) after every epoch.
 
     Args:
         model: network and head, on the device.
-        labels: [N] int64.
-        subset: [M] int64 positions that are trained on.
+        shown: the pool, with the M positions that are trained on.
         view_of: gives the images of an epoch, counted from 1.
         recipe: epochs, batches, optimiser.
-        generator: of the batch order.
-        precision: fp32 or bf16 (autocast).
-        device: cpu or cuda.
+        walk: gives the order, as indices into the M positions.
+        hardware: device and precision of the training.
         watch: is shown each batch's positions [B] and logits [B, C] as they are before its update.
-        walk: gives indices into the subset; None: every image of it once an epoch.
 
     Raises:
         InputError: the loss is not finite, or the device's memory does not hold a batch.
     """
     optimizer = _optimizer(model, recipe)
     micro_batch = MicroBatch(model, recipe.batch_size)
-    walk = walk or Walk(Static(len(subset)), generator, device)
+    device = hardware.device
 
     def look(indices: Tensor, targets: Tensor, logits: Tensor) -> None:
         if watch is not None:
-            watch(subset[indices.cpu()], logits.cpu())
+            watch(shown.positions[indices.cpu()], logits.cpu())
         if walk.reads_losses:
             walk.observe(indices, nn.functional.cross_entropy(logits, targets, reduction="none"))
 
@@ -142,16 +123,16 @@ def train_epochs(
             group["lr"] = recipe.rate(epoch)
         view, total = view_of(epoch), torch.zeros((), dtype=torch.float64, device=device)
         for indices, weights in walk.epoch():
-            positions = subset[indices.cpu()]
-            shown = _shown(view, positions.tolist(), recipe.batch_size)
-            part = _Part(shown, indices, sent(labels[positions], device), weights)
-            total += _train_part(model, optimizer, part, micro_batch, precision, device, look)
+            positions = shown.positions[indices.cpu()]
+            images = _batches(view, positions.tolist(), recipe.batch_size)
+            part = _Part(images, indices, sent(shown.pool.labels[positions], device), weights)
+            total += _train_part(model, optimizer, part, micro_batch, hardware, look)
         loss = total.item() / walk.images_per_epoch  # the epoch's one wait for a GPU
         check_loss(loss, epoch, recipe)
         yield epoch, loss
 
 
-def _shown(view: View | DeviceView, positions: list[int], batch_size: int) -> Iterator[Tensor]:
+def _batches(view: View | DeviceView, positions: list[int], batch_size: int) -> Iterator[Tensor]:
     """Return batches [B, 3, S, S] uint8 of a view."""
     if isinstance(view, DeviceView):
         return view.batches(positions, batch_size)
@@ -196,6 +177,22 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Images of one optimiser step.
+
+    images: [B, 3, S, S]. labels: [B] int64. weights: [B], None where all count alike.
+    """
+
+    images: Tensor
+    labels: Tensor
+    weights: Tensor | None = None
+
+    def take(self, here: slice) -> "Batch":
+        """Return some of the images, with their labels and weights."""
+        return Batch(self.images[here], self.labels[here], None if self.weights is None else self.weights[here])
+
+
+@dataclass(frozen=True)
 class _Part:
     """A part of an epoch: n images in batches; their indices in the subset, labels, weights if any, on the device."""
 
@@ -210,45 +207,38 @@ def _train_part(
     optimizer: torch.optim.Optimizer,
     part: _Part,
     micro_batch: MicroBatch,
-    precision: str,
-    device: str,
+    hardware: Hardware,
     look: Callable[[Tensor, Tensor, Tensor], None],
 ) -> Tensor:
     """Take a step per batch and return the summed loss, float64 on the device."""
     model.train()
-    total, done = torch.zeros((), dtype=torch.float64, device=device), 0
-    for images in part.images:
-        here = slice(done, done + len(images))
-        weights = None if part.weights is None else part.weights[here]
-        loss, logits = _step(model, optimizer, images, part.labels[here], micro_batch, precision, device, weights)
-        total += loss
-        look(part.indices[here], part.labels[here], logits)
-        done += len(images)
+    total, done = torch.zeros((), dtype=torch.float64, device=hardware.device), 0
+    with exact_float32(hardware.device):  # the crops that a GPU makes and the backward pass are inside too
+        for images in part.images:
+            here = slice(done, done + len(images))
+            batch = Batch(images, part.labels[here], None if part.weights is None else part.weights[here])
+            loss, logits = _step(model, optimizer, batch, micro_batch, hardware)
+            total += loss
+            look(part.indices[here], part.labels[here], logits)
+            done += len(images)
     return total
 
 
 def _step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    targets: Tensor,
-    micro_batch: MicroBatch,
-    precision: str,
-    device: str,
-    weights: Tensor | None = None,
+    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, micro_batch: MicroBatch, hardware: Hardware
 ) -> tuple[Tensor, Tensor]:
     """Take one optimiser step on a batch and return its summed loss and its logits [B, C] before the step."""
     while True:
         optimizer.zero_grad(set_to_none=True)
         try:
-            total, seen = torch.zeros((), dtype=torch.float64, device=device), []
-            for first in range(0, len(images), micro_batch.size):
-                here = slice(first, first + micro_batch.size)
-                with autocast(precision, device):
-                    logits = model(images[here].to(device, non_blocking=True)).float()
-                loss = _summed_loss(logits, targets[here], None if weights is None else weights[here])
+            total, seen = torch.zeros((), dtype=torch.float64, device=hardware.device), []
+            for first in range(0, len(batch.images), micro_batch.size):
+                part = batch.take(slice(first, first + micro_batch.size))
+                with hardware.arithmetic():
+                    logits = model(part.images.to(hardware.device, non_blocking=True)).float()
+                loss = _summed_loss(logits, part.labels, part.weights)
                 seen.append(logits.detach())
-                (loss / len(images)).backward()
+                (loss / len(batch.images)).backward()
                 total += loss.detach()
             break
         except torch.OutOfMemoryError:
@@ -269,13 +259,12 @@ def _summed_loss(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Ten
 class _Judge:
     """Looks at the test set after an epoch; its views are made once and kept on the device, if they fit."""
 
-    def __init__(
-        self, model: nn.Module, size: int, images: Decoded, count: int, batch_size: int, precision: str, device: str
-    ) -> None:
-        self.model, self.precision, self.device = model, precision, device
-        self._made = lambda: batches(evaluation(images, size), range(count), batch_size)
+    def __init__(self, model: nn.Module, size: int, test: ShownImages, passes: Passes) -> None:
+        self.model, self.hardware = model, passes.hardware
+        rows, device = test.positions.tolist(), passes.hardware.device
+        self._made = lambda: batches(evaluation(test.pixels, size), rows, passes.batch_size)
         limit = KEPT_BYTES if device == "cpu" else free_share(device) / 2
-        self._keeps, self._kept = 3 * size**2 * count <= limit, []
+        self._keeps, self._kept = 3 * size**2 * len(rows) <= limit, []
 
     @torch.inference_mode()
     def predict(self) -> Tensor:
@@ -284,10 +273,10 @@ class _Judge:
         predictions, made = [], self._kept or self._made()
         kept = []
         for batch in made:
-            batch = batch.to(self.device, non_blocking=True)
+            batch = batch.to(self.hardware.device, non_blocking=True)
             if self._keeps:
                 kept.append(batch)
-            with autocast(self.precision, self.device):
+            with self.hardware.arithmetic():
                 predictions.append(self._classes(batch))
         self._kept = kept if self._keeps else []
         return torch.cat(predictions).cpu()
@@ -297,4 +286,4 @@ class _Judge:
             return self.model(batch).float().argmax(dim=1)
         except torch.OutOfMemoryError:
             self._keeps = False
-        return in_parts(self.model, batch, self.device).argmax(dim=1).to(self.device)
+        return in_parts(self.model, batch, self.hardware.device).argmax(dim=1).to(self.hardware.device)

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from prunetune.base.devices import exact_float32
 from prunetune.base.seeding import seeded
 from prunetune.data.images.device_views import sent
 from prunetune.training.recipe import Epoch, FinetuneResult, Recipe, check_loss
@@ -73,7 +74,9 @@ def train_probes(
         return _train(bank, [probes[p] for p in group], num_classes, recipe, device)
 
     results: dict[int, FinetuneResult] = {}
-    for group, trained in zip(groups, _trained(train, groups, threads), strict=True):
+    with exact_float32(device):
+        all_trained = _trained(train, groups, threads)
+    for group, trained in zip(groups, all_trained, strict=True):
         results.update(zip(group, trained, strict=True))
     return [results[p] for p in range(len(probes))]
 
@@ -164,7 +167,8 @@ def head_path(
     heads = _Heads([probe], features.shape[1], num_classes, recipe, device)
     features = features.to(device)
     for epoch in range(1, recipe.epochs + 1):
-        [loss] = heads.train_epoch(features, recipe.rate(epoch)).tolist()
+        with exact_float32(device):
+            [loss] = heads.train_epoch(features, recipe.rate(epoch)).tolist()
         check_loss(loss, epoch, recipe)
         yield heads.weight[0].T.cpu().clone(memory_format=torch.contiguous_format), heads.bias[0, :, 0].cpu().clone()
 

@@ -26,6 +26,23 @@ class Decoded(Protocol):
 
 
 @dataclass(frozen=True)
+class ShownImages:
+    """Some images of a pool, and where their pixels come from.
+
+    pool: N images. pixels: of all N. positions: [n] int64, those that a training or a pass is shown.
+    """
+
+    pool: Pool
+    pixels: Decoded
+    positions: Tensor
+
+    @classmethod
+    def whole(cls, pool: Pool, pixels: Decoded) -> "ShownImages":
+        """Return all images of a pool."""
+        return cls(pool, pixels, torch.arange(len(pool)))
+
+
+@dataclass(frozen=True)
 class DecodedImages:
     """Raw pixels, image after image: `pixels` is the flat file, `shapes` [N, 2] the heights and widths."""
 

@@ -17,13 +17,15 @@ class TextScorer(ABC):
     """Computes [N] scores. Subclasses are frozen dataclasses of hyperparameters that learn nothing.
 
     name: the default label. higher_means: "harder", "picked earlier" or "nothing". own_sampler: what `sampler=auto`
-    takes. version: raised when scores change. uses_seed: whether they depend on the seed.
+    takes. version: raised when scores change. uses_seed: whether they depend on the seed. in_runs: what a run's
+    configuration says in the place of `name`. Defaults must be literals: `prunetune.config` reads them from the source.
     """
 
     name: ClassVar[str]
     higher_means: ClassVar[str]
     version: ClassVar[int]
     own_sampler: ClassVar[str] = "topk"
+    in_runs: ClassVar[dict[str, Any]] = {}
 
     @property
     def uses_seed(self) -> bool:

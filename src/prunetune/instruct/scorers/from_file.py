@@ -35,6 +35,7 @@ class FromFile(TextScorer):
     name: ClassVar[str] = "from_file"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
+    in_runs: ClassVar[dict[str, Any]] = {"name": None}
 
     def __post_init__(self) -> None:
         if not self.path or not self._file().is_file() or self._file().suffix not in SUFFIXES:

@@ -1,7 +1,7 @@
 """Instruction-following difficulty: what the prompt is worth to the prediction of the response."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class IFD(TextScorer):
     name: ClassVar[str] = "ifd"
     higher_means: ClassVar[str] = "picked earlier"
     version: ClassVar[int] = 1
+    in_runs: ClassVar[dict[str, Any]] = {"name": "ifd_loss"}
 
     def __post_init__(self) -> None:
         check_choice("ratio_of", self.ratio_of, ("losses", "perplexities"))

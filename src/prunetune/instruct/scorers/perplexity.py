@@ -1,7 +1,7 @@
 """Perplexity of the language model as it is."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class Perplexity(TextScorer):
     name: ClassVar[str] = "perplexity"
     higher_means: ClassVar[str] = "picked earlier"
     version: ClassVar[int] = 1
+    in_runs: ClassVar[dict[str, Any]] = {"name": "perplexity_mid"}
 
     def __post_init__(self) -> None:
         check_choice("keep", self.keep, ("low", "mid", "high"))
