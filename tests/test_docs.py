@@ -33,7 +33,7 @@ NOT_RUN = {  # the page and the first line of a block: why it is not run here
     "llm.model=<folder or hub name> \\": "needs a language model",
     "docs/reproduce.md: prunetune prepare dtd": "downloads data sets",
     "docs/reproduce.md: prunetune grid sweep=main hydra/launcher=slurm 'ratios=[0.1]' until=score": "needs Slurm",
-    "docs/reproduce.md: prunetune grid sweep=main finetune=linear_probe proxy=linear_probe \\": "needs the paper's data",
+    "docs/reproduce.md: prunetune grid sweep=main finetune=linear_probe proxy=linear_probe \\": "needs its data",
     "docs/reproduce.md: make tables figures": "makes a virtual environment",
     "docs/clusters.md: prunetune grid sweep=main hydra/launcher=slurm \\": "needs Slurm",
 }

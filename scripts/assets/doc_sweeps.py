@@ -62,7 +62,8 @@ def sweeps_page(folder: Path) -> str:
     return page(
         "Sweeps",
         "A sweep is a set of runs behind one table or figure: a file of `configs/sweep`.\n"
-        "GPU hours are estimates from assumed speeds and were not measured. The target makes the table from finished runs.",
+        "GPU hours are estimates from assumed speeds and were not measured.\n"
+        "The target makes the table from finished runs.",
         table(["sweep", "what", "jobs", "runs", "GPU hours", "target"], rows),
         *(_section(header) for header in headers),
     )
