@@ -90,13 +90,15 @@ def methods_page() -> str:
         "Methods",
         "A method is a scorer with its sampler and their settings: one row of a table.\n"
         "`method=<name>` in a run stands for all three, and a grid takes a list: `'methods=[herding,dlc,random]'`.\n"
-        "The first example keeps one tenth of each class by herding; `method=dlc` is the paper's method.",
+        "`method=herding` is the best one known here, `method=dlc` is the paper's: see "
+        "[Which method when](which_method.md).",
         "A value of `auto` is chosen on held-out images of the pool, never on test images.",
         "## Methods for images",
         _methods_table(entries("methods"), "scorer"),
         "## Methods for text",
         "Name one as `text_method=<name>` in a text run.",
         _methods_table(entries("text_methods"), "text_scorer"),
+        is_wide=True,
     )
 
 
@@ -106,8 +108,8 @@ def _methods_table(methods: dict[str, Entry], scorer: str) -> str:
         settings = dict(entry.settings)
         parts = settings.pop("scorer", settings.pop(scorer, "")), settings.pop("sampler", "")
         rest = ", ".join(f"`{key}={value}`" for key, value in settings.items())
-        rows.append([f"`{name}`", escaped(entry.about), *(f"`{part}`" for part in parts), rest])
-    return table(["method", "in one line", "scorer", "sampler", "settings"], rows)
+        rows.append([f"`{name}`", " ".join(f"`{part}`" for part in parts), rest, escaped(entry.about)])
+    return table(["method", "scorer, sampler", "settings", "in one line"], rows)
 
 
 def _overview(found: dict[str, Entry]) -> str:
