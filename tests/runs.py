@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -33,7 +34,8 @@ def compose_here(results: Path, *overrides: str, config: str = "config") -> Any:
     """Return the configuration that run.py would compose."""
     from hydra import compose, initialize_config_dir
 
-    import prunetune.config  # noqa: F401  registers the schema
+    import prunetune.config  # noqa: F401  registers the schemas of image runs
+    import prunetune.instruct.registration  # noqa: F401  and that of text runs
 
     with initialize_config_dir(config_dir=str(ROOT / "configs"), version_base="1.3"):
         return compose(config, overrides=[*overrides, f"results_dir={results}"])
@@ -76,9 +78,9 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 def lasting(result: dict[str, Any]) -> dict[str, Any]:
     """Return a result without its volatile keys."""
-    from prunetune.runs.records import VOLATILE_OF_TEXT
+    from prunetune.instruct.text_run import VOLATILE  # of images and more
 
-    return {key: value for key, value in result.items() if key not in VOLATILE_OF_TEXT}
+    return {key: value for key, value in result.items() if key not in VOLATILE}
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -94,7 +94,7 @@ def test_scores_that_are_readable_but_of_other_images_are_made_again(results, fi
     file.write_text(text.replace(sample_id, sample_id[::-1], 1))
     with caplog.at_level(logging.WARNING):
         run_again(results, finished)
-    assert "scores.csv cannot be read or belongs to other images" in caplog.text
+    assert "scores.csv cannot be read or belongs to other samples" in caplog.text
 
 
 def test_a_sound_store_is_read_without_a_word(results, finished, caplog):

@@ -202,15 +202,15 @@ def test_a_file_saved_by_a_spreadsheet_may_begin_with_a_byte_order_mark(tmp_path
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sample_id,score\na.png,1\nb.png,2\n", r"no score for 1 of 3 images, first: c\.png"),
+        ("sample_id,score\na.png,1\nb.png,2\n", r"no score for 1 of 3 samples, first: c\.png"),
         ("sample_id,score\na.png,1\nb.png,2\na.png,1\nc.png,3\n", r"'a\.png' occurs twice"),
         ("sample_id,score\na.png,1\nb.png,nan\nc.png,inf\n", "2 scores that are not finite"),
         ("sample_id,score\na.png,1\nb.png,\nc.png,3\n", "1 scores that are not finite"),
         ("sample_id,score\na.png,1\nb.png\nc.png,3\n", "1 scores that are not finite"),
-        ("sample_id,score\na.png,1\nb.png,hard\nc.png,3\n", "row 2 has no number as its score .*hard"),
+        ("sample_id,score\na.png,1\nb.png,hard\nc.png,3\n", "row 2 has no number as its score, but 'hard'"),
         ("id,value\na.png,1\n", "needs the columns sample_id and score, has id, value"),
         ("", "needs the columns sample_id and score, has none"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00\xff\xfe", "is not a readable CSV file|needs the columns"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\xff\xfe", "is not a readable csv file|needs the columns"),
     ],
 )
 def test_a_file_that_does_not_score_the_pool_is_refused_in_one_line(tmp_path, text, message):
@@ -221,7 +221,7 @@ def test_a_file_that_does_not_score_the_pool_is_refused_in_one_line(tmp_path, te
 
 @pytest.mark.parametrize("path", ["", "no/such/scores.csv", "."])
 def test_a_path_that_is_no_file_is_refused_before_anything_is_computed(path):
-    with pytest.raises(InputError, match=r"scorer\.path must be a CSV file"):
+    with pytest.raises(InputError, match=r"scorer\.path must be a csv, jsonl or parquet file"):
         FromFile(path)
 
 

@@ -30,13 +30,14 @@ from prunetune.base.devices import describe_device, resolve_device
 from prunetune.base.errors import InputError
 from prunetune.base.peak_memory import measured
 from prunetune.base.seeding import seeded, stream
-from prunetune.base.store import Store
 from prunetune.data.pool import Pool
 from prunetune.instruct import LanguageModel
 from prunetune.instruct.corpus.encoding import Encoded, Report, fingerprint
 from prunetune.instruct.extra import needed
 from prunetune.instruct.model.batches import Batch, bucketed, collate
 from prunetune.instruct.model.language_model import DTYPES, byte_tokenizer
+from prunetune.instruct.model.processes import Processes
+from prunetune.instruct.model.reader import Reader
 from prunetune.instruct.model.weight_masking import TextMaskPath, masked
 from prunetune.instruct.scorers import signals as text_signals
 from prunetune.instruct.scorers.signals import Level, TextSignals
@@ -132,12 +133,10 @@ def bench(llm: Loaded, encoded: Encoded, device: str, dtype: str, max_tokens: in
     with measured() as peak:
         plain = [plain_pass(model, batches, device)]
     plain_peak = peak()
-    levels = []
+    reader, levels = Reader(llm, llm.tokenizer(), encoded), []
     for level in range(path.levels):
         with tempfile.TemporaryDirectory() as folder, _timed_masking(device) as masking, measured() as peak:
-            signals = TextSignals(
-                encoded=encoded, llm=llm, device=device, dtype=dtype, store=Store(Path(folder)), max_tokens=max_tokens
-            )
+            signals = TextSignals(reader, dtype, Processes(0, 1, device), Path(folder), max_tokens)
             signals.response_losses(f"level{level}", Level.of_path(path, level))
             share = path.counts(1_000_000)[level] / 1_000_000
             name = f"level {level}: {share:.0%} of the weights at zero"

@@ -27,7 +27,7 @@ def grid(cfg: DictConfig, out_dir: Path) -> None:
 
 def instruct(cfg: DictConfig, out_dir: Path) -> None:
     """Carry out one text run in its folder."""
-    from prunetune.config.names import names
     from prunetune.instruct import text_run
+    from prunetune.instruct.parse import parse_text_run
 
-    text_run.run(cfg, names(cfg), out_dir)
+    text_run.execute(parse_text_run(cfg), out_dir)

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 import prunetune.config  # noqa: F401  registers the schemas with Hydra
 from prunetune.base.errors import InputError
 from prunetune.config.explain import explain
+from prunetune.instruct import registration  # noqa: F401  registers the schema of text runs
 from prunetune.runs import failures
 
 

@@ -11,11 +11,12 @@ from config_files import CONFIGS, files, label, load
 from prunetune.base.errors import InputError
 from prunetune.config import catalogue
 from prunetune.config.build import build, class_of
-from prunetune.config.identity import recorded
-from prunetune.config.methods import TEXT_METHODS
-from prunetune.config.names import names, run_folder
-from prunetune.config.text_schema import EvaluationConfig, SftConfig
-from prunetune.instruct import text_run
+from prunetune.instruct import registration  # noqa: F401  registers the schema of text runs
+from prunetune.instruct.identity import text_recorded
+from prunetune.instruct.methods import TEXT_METHODS
+from prunetune.instruct.names import text_names, text_run_folder
+from prunetune.instruct.parse import parse_text_run
+from prunetune.instruct.schema import EvaluationConfig, SftConfig
 from prunetune.instruct.tuning.mmlu import EvaluationSettings
 from prunetune.instruct.tuning.sft_settings import SftSettings
 
@@ -56,7 +57,7 @@ def choices() -> list:
 @pytest.mark.parametrize(("group", "name"), choices())
 def test_every_choice_composes_builds_its_class_and_names_the_folder(group, name, needs):
     cfg = cfg_of(f"{group}={name}", *needs.get(f"{group}/{name}", []))
-    folder = run_folder(cfg)
+    folder = text_run_folder(cfg)
     assert re.fullmatch(r"[\w.+-]+(/[\w.+-]+)+", folder), folder
     if f"{group}/{name}" not in NAMELESS:
         assert name in re.split(r"/|-(?=[a-z])", folder)
@@ -75,14 +76,14 @@ def test_a_file_states_all_settings_of_its_class(path):
 @pytest.mark.parametrize("name", catalogue.entries("text_scorers"))
 def test_a_scorers_own_sampler_is_that_of_its_class(name, needs):
     cfg = cfg_of(f"text_scorer={name}", *needs.get(f"text_scorer/{name}", []))
-    assert build(cfg.text_scorer).own_sampler == cfg.text_scorer.own_sampler == names(cfg).sampler
+    assert build(cfg.text_scorer).own_sampler == cfg.text_scorer.own_sampler == text_names(cfg).sampler
 
 
 @pytest.mark.parametrize("path", files("sft"))
 def test_every_recipe_states_all_its_numbers_and_can_be_made(path):
     fields = {field.name for field in dataclasses.fields(SftSettings)}
     assert set(load(path)) == fields == {field.name for field in dataclasses.fields(SftConfig)}
-    assert text_run.sft_of(cfg_of(f"sft={path.stem}")).name == path.stem
+    assert parse_text_run(cfg_of(f"sft={path.stem}")).sft.name == path.stem
 
 
 def test_the_evaluation_states_all_its_numbers():
@@ -96,29 +97,29 @@ def test_every_method_can_be_run(name, needs):
     assert (cfg.text_scorer.name, cfg.sampler.name) == (method.scorer, method.sampler)
     for key, value in method.settings.items():
         assert OmegaConf.select(cfg, key) == value
-    text_run.check(cfg)
+    parse_text_run(cfg)
 
 
 def test_no_two_methods_share_a_run_folder():
-    assert len({run_folder(cfg_of(f"text_method={name}")) for name in TEXT_METHODS}) == len(TEXT_METHODS)
+    assert len({text_run_folder(cfg_of(f"text_method={name}")) for name in TEXT_METHODS}) == len(TEXT_METHODS)
 
 
 def test_the_headline_command_is_dlc_with_flexrand():
     words = ["corpus=alpaca_cleaned", "llm=llama3_8b", "text_scorer=dlc", "sampler=flexrand", "ratio=0.5"]
-    folder = run_folder(cfg_of(*words))
+    folder = text_run_folder(cfg_of(*words))
     assert folder == "alpaca_cleaned/llama3_8b/paper/dlc-flexrand/ratio_0.5/seed_0/default"
 
 
 def test_another_language_model_that_scores_is_named_in_the_folder():
-    folder = run_folder(cfg_of("llm=mistral_7b", "llm@scoring_llm=qwen_1_8b"))
+    folder = text_run_folder(cfg_of("llm=mistral_7b", "llm@scoring_llm=qwen_1_8b"))
     assert "/mistral_7b_scored_by_qwen_1_8b/" in folder
 
 
 def test_a_run_is_told_apart_by_all_but_where_and_how_loudly_it_ran():
-    same = recorded(cfg_of("device=cpu", "until=score", "wandb=disabled", "results_dir=there"))
-    assert same == recorded(cfg_of())
-    assert recorded(cfg_of("sampler=flexrand")) == recorded(cfg_of())  # auto is written out
-    assert recorded(cfg_of("strata=source")) != recorded(cfg_of())
+    same = text_recorded(cfg_of("device=cpu", "until=score", "wandb=disabled", "results_dir=there"))
+    assert same == text_recorded(cfg_of())
+    assert text_recorded(cfg_of("sampler=flexrand")) == text_recorded(cfg_of())  # auto is written out
+    assert text_recorded(cfg_of("strata=source")) != text_recorded(cfg_of())
 
 
 @pytest.mark.parametrize(
@@ -141,5 +142,5 @@ def test_a_run_is_told_apart_by_all_but_where_and_how_loudly_it_ran():
 )
 def test_what_no_step_could_use_is_refused_in_one_line(words, said):
     with pytest.raises(InputError, match=re.escape(said)) as caught:
-        text_run.check(cfg_of(*words))
+        parse_text_run(cfg_of(*words))
     assert "\n" not in str(caught.value)

@@ -8,10 +8,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from prunetune.base.errors import InputError, suggestion
-from prunetune.config.names import is_text
 from prunetune.config.removed import explanation, without_removed
 from prunetune.config.schema import Config, GridConfig
-from prunetune.config.text_schema import InstructConfig
 
 # where classes were before the package had rooms: results of that time, and YAML files that people keep, name them so
 MOVED = {"prunetune.datasets.": "prunetune.data.readers.", "prunetune.backbones.": "prunetune.networks.backbone."}
@@ -64,14 +62,17 @@ def class_of(target: str) -> type:
         raise InputError(f"the _target_ {target} cannot be found: {error}") from None
 
 
-def check_keys(cfg: Mapping[str, Any]) -> None:
+def check_keys(cfg: Mapping[str, Any], schema: type | None = None) -> None:
     """Refuse keys that no run reads: Hydra takes any that is written with a plus.
+
+    Args:
+        cfg: the composed configuration.
+        schema: a dataclass whose fields are the keys; by default that of an image run or a grid.
 
     Raises:
         InputError: there is such a key.
     """
-    schema = InstructConfig if is_text(cfg) else GridConfig if "methods" in cfg else Config
-    _check_keys(cfg, schema, "")
+    _check_keys(cfg, schema or (GridConfig if "methods" in cfg else Config), "")
 
 
 def _check_keys(group: Mapping[str, Any], schema: type, prefix: str) -> None:

@@ -2,12 +2,12 @@
 
 The settings of a scorer or sampler have one home, its class, and for a variant its YAML file, which says only what
 differs. This module reads the classes' source and these files, so that nothing here loads torch. `register` tells Hydra
-the defaults of every class as the groups scorer, sampler and text_scorer. `entries` is the same list for the library
-and for people.
+the defaults of every class as the groups scorer and sampler; text runs `add` theirs. `entries` is the same list for the
+library and for people.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -20,24 +20,20 @@ from omegaconf import OmegaConf
 from prunetune.base.errors import InputError, suggestion
 from prunetune.base.lazy import full_name
 from prunetune.config.class_source import ClassSource, ancestry, read_class
-from prunetune.config.methods import METHODS, TEXT_METHODS, Method
+from prunetune.config.methods import METHODS, Method
 
 # config group: the package whose table MODULES names its classes
-PACKAGES = {"scorer": "prunetune.scorers", "sampler": "prunetune.samplers", "text_scorer": "prunetune.instruct"}
-BASES = ("Scorer", "TextScorer", "Sampler")  # what the classes of these groups inherit from
+PACKAGES = {"scorer": "prunetune.scorers", "sampler": "prunetune.samplers"}
+BASES = ("Scorer", "Sampler")  # what the classes of these groups inherit from
 # samplers that many methods use: the source of such a method is its scorer's
 GENERAL_SAMPLERS = ("topk", "topk_easiest", "topk_flexible", "flexrand", "flexrand_released", "random")
-METHOD_TABLES = {"method": (METHODS, "scorer"), "text_method": (TEXT_METHODS, "text_scorer")}
+METHOD_TABLES = {"method": (METHODS, "scorer")}  # config group: its rows, and the group of their scorers
 KINDS = {  # what people ask for: the config group
     "scorers": "scorer",
     "samplers": "sampler",
     "methods": "method",
     "backbones": "backbone",
     "datasets": "dataset",
-    "text_scorers": "text_scorer",
-    "text_methods": "text_method",
-    "corpora": "corpus",
-    "llms": "llm",
 }
 
 
@@ -87,9 +83,22 @@ def settings(group: str, name: str) -> dict[str, Any]:
     return dict(found[name].settings)
 
 
-def register(store: ConfigStore) -> None:
-    """Tell Hydra the defaults of every scorer, sampler and text scorer."""
-    for group in PACKAGES:
+def add(kinds: Mapping[str, str], package: tuple[str, str], table: tuple[str, Mapping[str, Method]]) -> None:
+    """Add the groups of another kind of runs to the list; to do so again changes nothing.
+
+    Args:
+        kinds: what people ask for, and the config group of each.
+        package: a config group of scorers, and the package whose table MODULES names its classes.
+        table: a config group of methods, and its rows.
+    """
+    KINDS.update(kinds)
+    PACKAGES[package[0]] = package[1]
+    METHOD_TABLES[table[0]] = (table[1], package[0])
+
+
+def register(store: ConfigStore, groups: Iterable[str] = ("scorer", "sampler")) -> None:
+    """Tell Hydra the defaults of every class of some groups, by default the scorers and samplers of image runs."""
+    for group in groups:
         for name, entry in class_entries(group).items():
             store.store(group=group, name=name, node=dict(entry.settings))
 

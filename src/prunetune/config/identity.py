@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from prunetune.config import catalogue
-from prunetune.config.names import is_text, reads_proxy
+from prunetune.config.names import reads_proxy
 
 NOT_RECORDED = ("results_dir", "device", "until", "wandb")  # two runs that differ only here are the same run
 # where code lives and what a message tells people to type: a group is identified by its name and its settings
@@ -26,9 +26,9 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
     The sampler `auto` is written out, since `scorer=random` and `method=random` are the same run.
     """
     values = OmegaConf.to_container(cfg, resolve=True)
-    scorer = values["text_scorer" if is_text(values) else "scorer"]
+    scorer = values["scorer"]
     values["sampler"] = sampler_settings(values["sampler"], scorer["own_sampler"])
-    if not is_text(values) and not (reads_proxy(scorer) or reads_proxy(values["sampler"])):
+    if not (reads_proxy(scorer) or reads_proxy(values["sampler"])):
         values["proxy"] = None  # nothing reads it
     return {key: value for key, value in values.items() if key not in NOT_RECORDED}
 

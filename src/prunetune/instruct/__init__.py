@@ -11,7 +11,7 @@ MODULES = {
     "DollyHHRLHF": "corpus.corpora",
     "EmbeddedCorpus": "corpus.corpora",
     "EvolInstruct": "corpus.corpora",
-    "FromFile": "scorers.from_file",
+    "FromFile": "prunetune.scorers.from_file",  # a scorer of images and text
     "IFD": "scorers.ifd",
     "LCDropout": "scorers.complexity",
     "LanguageModel": "model.language_model",
@@ -19,10 +19,9 @@ MODULES = {
     "Longest": "scorers.longest",
     "Perplexity": "scorers.perplexity",
     "RDSPlus": "scorers.rds_plus",
-    "Random": "scorers.constant",
+    "Random": "prunetune.scorers.constant",  # a scorer of images and text
     "S2L": "scorers.s2l",
-    "SourceBalancedRandom": "scorers.constant",
-    "TextScorer": "scorers.base",
+    "SourceBalancedRandom": "scorers.source_balanced",
     "TinyLanguageModel": "model.language_model",
     "UltraChat": "corpus.corpora",
 }

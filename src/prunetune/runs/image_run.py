@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,9 +18,9 @@ from prunetune.config.parse import ImageRun
 from prunetune.data.images.decoded import ShownImages
 from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Backbone
-from prunetune.runs import records, sampler_search
+from prunetune.runs import records, sampler_search, steps
 from prunetune.runs.scores import Scores, check_fit, stored_scores
-from prunetune.runs.tracking import MODES, Tracker, open_run
+from prunetune.runs.tracking import MODES, Tracker
 from prunetune.runs.weights import weigh
 from prunetune.signals.network import Embedding, NetworkSignals
 from prunetune.signals.view_bank import view_bank
@@ -84,23 +84,34 @@ class Training:
 def execute(run: ImageRun, out_dir: Path) -> None:
     """Score the pool, prune it and fine-tune on what is left; a finished run returns at once."""
     check(run)
-    if records.is_finished(out_dir, run.record, lambda: listing_of(run)):
-        return
-    task = open_task(run)
-    scores = score(run, task)
-    if not scores.is_new:
-        log.info("the scores of %s were in the store: %s", run.names.scorer, scores.folder.name)
-    if run.until == "score":
-        return
-    pruned = prune(run, task, scores)
-    write_pruned(out_dir, task, pruned)
-    if run.until == "prune":
-        return
-    with open_run(run.wandb, "prunetune", run.title, run.record, run.results_dir / "wandb") as tracker:
-        [outcome] = finetune(run, task, [Training(pruned.subset, run.seed, pruned.schedule)])
-        result = write(run, out_dir, task, settled(pruned, outcome), outcome, tracker)
-        tracker.log_result(result)
-    log.info("accuracy %.2f %% on %d test images", 100 * result["accuracy"], len(task.test))
+    steps.take(run, lambda: listing_of(run), lambda: ImageSteps(run, open_task(run)), out_dir)
+
+
+@dataclass(frozen=True)
+class ImageSteps(steps.Steps[Pruned, FinetuneResult]):
+    """The steps of one image run."""
+
+    run: ImageRun
+    task: Task
+
+    last: ClassVar[str] = "finetune"
+    tested: ClassVar[str] = "test images"
+
+    def score(self) -> Scores:
+        return score(self.run, self.task)
+
+    def prune(self, scores: Scores) -> Pruned:
+        return prune(self.run, self.task, scores)
+
+    def write_subset(self, pruned: Pruned, out_dir: Path) -> None:
+        write_pruned(out_dir, self.task, pruned)
+
+    def finetune(self, pruned: Pruned) -> FinetuneResult:
+        [outcome] = finetune(self.run, self.task, [Training(pruned.subset, self.run.seed, pruned.schedule)])
+        return outcome
+
+    def write(self, pruned: Pruned, tuned: FinetuneResult, out_dir: Path, tracker: Tracker) -> dict[str, Any]:
+        return write(self.run, out_dir, self.task, settled(pruned, tuned), tuned, tracker)
 
 
 def write_pruned(out_dir: Path, task: Task, pruned: Pruned) -> None:

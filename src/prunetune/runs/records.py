@@ -33,7 +33,6 @@ VOLATILE = frozenset(
     ["decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds"]
     + ["probes_together", "peak_memory_bytes", "score_peak_memory_bytes", "device", "commit", "versions"]
 )
-VOLATILE_OF_TEXT = VOLATILE | {"evaluate_seconds", "tokens_per_second", "finetune_tokens_per_second"}
 PACKAGES = ("prunetune", "torch", "torchvision", "timm", "numpy", "hydra-core")
 
 
@@ -43,10 +42,10 @@ def is_finished(out_dir: Path, record: Mapping[str, Any], listing: Callable[[], 
     Args:
         out_dir: the run's folder.
         record: what identifies the run that is asked for, as `config.identity.recorded` gives it.
-        listing: gives the hash of the data set's list of images as it is now, None where the data are gone.
+        listing: gives the hash of the data set's list of samples as it is now, None where the data are gone.
 
     Raises:
-        InputError: another configuration has its result there, or the data set has other images since.
+        InputError: another configuration has its result there, or the data set has other samples since.
     """
     file = out_dir / "result.json"
     try:
@@ -57,8 +56,8 @@ def is_finished(out_dir: Path, record: Mapping[str, Any], listing: Callable[[], 
     if result is None:
         return False
     check_configuration(out_dir, result, record)
-    images_now = listing()
-    if images_now not in (None, result.get("dataset_listing")):
+    samples_now = listing()
+    if samples_now not in (None, result.get("dataset_listing")):
         raise InputError(
             f"{out_dir} holds a result of other data: files of the data set were added, removed, moved or changed "
             "since; pass tag=<name> for a folder of its own, or delete that folder"

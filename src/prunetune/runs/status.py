@@ -4,32 +4,32 @@ The body of `prunetune status`. Nothing is run: the sweep is composed, and the f
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from hydra import initialize_config_module
 
 from prunetune.base import progress
-from prunetune.config.names import is_text
 from prunetune.runs import sweeps
-from prunetune.runs.sweeps import STATES, CellState
+from prunetune.runs.sweeps import STATES, CellState, SingleRuns
 
 
-def show(sweep: str, overrides: list[str]) -> None:
+def show(sweep: str, overrides: list[str], kinds: Sequence[SingleRuns] = ()) -> None:
     """Print the counts of a sweep, then what is failed or unreadable.
 
     Args:
         sweep: a file of configs/sweep, without .yaml.
         overrides: those that the sweep was launched with, and results_dir.
+        kinds: of runs beside image runs, whose sweeps are known too.
 
     Raises:
         InputError: no such preset, or an override that it cannot have.
     """
     with initialize_config_module("prunetune.configs", version_base="1.3"):
-        cfg = sweeps.compose_sweep(sweep, overrides)
-        jobs = sweeps.jobs(cfg)
+        cfg = sweeps.compose_sweep(sweep, overrides, kinds)
+        jobs = sweeps.jobs(cfg, kinds)
         cells = list(sweeps.states(progress.track(jobs, f"jobs of {sweep}", len(jobs))))
     print(f"{sweep}: {len(jobs)} jobs, {len(cells)} runs")
-    if cfg.until != ("evaluate" if is_text(cfg) else "finetune"):
+    if cfg.until != sweeps.last_step(cfg, kinds):
         print(f"with until={cfg.until} no run is finished: scores are in the store, subsets in the runs' folders")
     for line in table(cells):
         print(line)

@@ -1,13 +1,13 @@
 """A sweep before, while and after it runs: its jobs, their runs, and which of them are done.
 
 Composed as `run.py --config-name <root> sweep=<name>` composes it, with Hydra's own expansion of the sweeper's
-parameters; nothing is run, and neither data nor weights are looked at. A job of images is a grid of many runs, a job
-of text is one run.
+parameters; nothing is run, and neither data nor weights are looked at. A job of images is a grid of many runs. Other
+kinds of runs, whose jobs are single runs, are passed in as `SingleRuns`.
 """
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,22 +24,39 @@ from prunetune.base.errors import InputError
 from prunetune.config.cells import PLURALS, compose_cell, shared_words
 from prunetune.config.explain import explain
 from prunetune.config.identity import recorded
-from prunetune.config.names import Names, cell_folder, grid_folder, is_text, names
+from prunetune.config.names import Names, cell_folder, grid_folder, names
 from prunetune.runs import failures, records
 
 DONE, FAILED, MISSING, UNREADABLE = STATES = ("done", "failed", "missing", "unreadable")
-GRID, INSTRUCT = "grid", "instruct"  # root configurations
-TEXT_GROUPS = frozenset(["corpus", "llm", "text_scorer", "text_method", "sft"])  # that only the root of text runs has
+GRID = "grid"  # the root configuration of image runs
+LAST_STEP = "finetune"  # of image runs
 RATIO_AND_SEED = ("ratio", "seed")
 
 
 @dataclass(frozen=True)
-class TextJob:
-    """One job of a sweep of text runs: a single run, and the overrides that it is started with."""
+class SingleRuns:
+    """A kind of runs, other than image runs, each of which is one job of a sweep.
+
+    root: its root configuration. groups: configuration groups that only this root has; a preset that sweeps over one of
+    them is for this root. last_step: the value of `until` with which a run ends with its result. names: what a
+    configuration is called. recorded: what identifies it.
+    """
+
+    root: str
+    groups: frozenset[str]
+    last_step: str
+    names: Callable[[DictConfig], Names]
+    recorded: Callable[[DictConfig], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class SingleJob:
+    """One job that is a single run, and the overrides that it is started with."""
 
     overrides: tuple[str, ...]
     ratio: float
     seed: int
+    kind: SingleRuns
 
     @property
     def num_runs(self) -> int:
@@ -82,31 +99,48 @@ class _Described:
     compared: dict[str, Any]
 
 
-def root_of(sweep: str) -> str:
-    """Return the root configuration that a preset is for: that of text runs where it sweeps over one of its groups.
+def root_of(sweep: str, kinds: Sequence[SingleRuns] = ()) -> str:
+    """Return the root configuration that a preset is for: that of a kind where it sweeps over one of its groups.
 
-    Of a preset that is not there it is that of grids, and composing it says so.
+    It is that of grids for every other preset, also for one that is not there; composing it says so.
     """
     found = GlobalHydra.instance().config_loader().repository.load_config(f"sweep/{sweep}")
     params = {} if found is None else OmegaConf.select(found.config, "hydra.sweeper.params") or {}
-    return INSTRUCT if TEXT_GROUPS & set(params) else GRID
+    kind = _kind(params, kinds)
+    return GRID if kind is None else kind.root
 
 
-def compose_sweep(sweep: str, overrides: Sequence[str] = ()) -> DictConfig:
+def compose_sweep(sweep: str, overrides: Sequence[str] = (), kinds: Sequence[SingleRuns] = ()) -> DictConfig:
     """Return the root's configuration under a preset and a command's further overrides, Hydra's own part with it.
+
+    Args:
+        sweep: a file of configs/sweep, without .yaml.
+        overrides: those of the command line.
+        kinds: of runs beside image runs.
 
     Raises:
         InputError: no such preset, or an override that it cannot have.
     """
     words = [f"sweep={sweep}", *overrides]
     try:  # hydra.compose does what follows for a single run, and refuses a sweep on the command line
-        hydra, root = GlobalHydra.instance().hydra, root_of(sweep)
+        hydra, root = GlobalHydra.instance().hydra, root_of(sweep, kinds)
         return hydra.compose_config(root, words, RunMode.MULTIRUN, from_shell=False, with_log_configuration=False)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(f"sweep {sweep} cannot be composed: {explain(error)}") from None
 
 
-def jobs(cfg: DictConfig) -> list[Job] | list[TextJob]:
+def last_step(cfg: DictConfig, kinds: Sequence[SingleRuns] = ()) -> str:
+    """Return the value of `until` with which the runs of a composed sweep end with their results."""
+    kind = _kind(cfg, kinds)
+    return LAST_STEP if kind is None else kind.last_step
+
+
+def _kind(keys: Iterable[str], kinds: Sequence[SingleRuns]) -> SingleRuns | None:
+    """Return the kind that has one of these configuration groups, None for image runs."""
+    return next((kind for kind in kinds if kind.groups & set(keys)), None)
+
+
+def jobs(cfg: DictConfig, kinds: Sequence[SingleRuns] = ()) -> list[Job] | list[SingleJob]:
     """Return the jobs of a composed sweep, by Hydra's own rule: parameters of the preset, then the command line."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # Hydra executes that module anew at its start
 
@@ -114,7 +148,8 @@ def jobs(cfg: DictConfig) -> list[Job] | list[TextJob]:
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     words = [*sweeper._parse_config(), *cfg.hydra.overrides.task]
     [batch] = sweeper.split_arguments(parser.parse_overrides(words), None)
-    make = _text_job if is_text(cfg) else _grid_job
+    kind = _kind(cfg, kinds)
+    make = _grid_job if kind is None else functools.partial(_single_job, kind)
     return [make(cfg, tuple(overrides), parser) for overrides in batch]
 
 
@@ -124,9 +159,9 @@ def _grid_job(cfg: DictConfig, overrides: tuple[str, ...], parser: OverridesPars
     return Job(overrides, **lists)
 
 
-def _text_job(cfg: DictConfig, overrides: tuple[str, ...], parser: OverridesParser) -> TextJob:
+def _single_job(kind: SingleRuns, cfg: DictConfig, overrides: tuple[str, ...], parser: OverridesParser) -> SingleJob:
     own = _own(cfg, overrides, parser, RATIO_AND_SEED)
-    return TextJob(overrides, float(own["ratio"]), own["seed"])
+    return SingleJob(overrides, float(own["ratio"]), own["seed"], kind)
 
 
 def _own(cfg: DictConfig, overrides: Sequence[str], parser: OverridesParser, keys: Sequence[str]) -> dict[str, Any]:
@@ -137,7 +172,7 @@ def _own(cfg: DictConfig, overrides: Sequence[str], parser: OverridesParser, key
     }
 
 
-def states(jobs: Iterable[Job | TextJob]) -> Iterator[CellState]:
+def states(jobs: Iterable[Job | SingleJob]) -> Iterator[CellState]:
     """Yield how every run of these jobs stands.
 
     A run that is not finished is "failed" where the last attempt left its error, in the run's folder or in that of
@@ -148,14 +183,14 @@ def states(jobs: Iterable[Job | TextJob]) -> Iterator[CellState]:
         InputError: a job, or an entry of its `methods`, cannot be composed.
     """
     describe = functools.cache(_describe)  # jobs that differ in ratio share their methods
-    describe_root = functools.cache(_describe_root)
+    describe_single, describe_grid = functools.cache(_describe_single), functools.cache(_describe_grid)
     for job in jobs:
-        if isinstance(job, TextJob):
+        if isinstance(job, SingleJob):
             words = tuple(word for word in job.overrides if word.split("=")[0] not in RATIO_AND_SEED)
-            yield _state(describe_root(INSTRUCT, words), job.ratio, job.seed, None)
+            yield _state(describe_single(job.kind, words), job.ratio, job.seed, None)
             continue
         words = shared_words(job.overrides)
-        of_job = failures.read(_job_folder(job, describe_root(GRID, words)))
+        of_job = failures.read(_job_folder(job, describe_grid(words)))
         entries = {entry: describe(entry, words) for entry in job.methods}
         for entry, ratio, seed in itertools.product(job.methods, job.ratios, job.seeds):
             yield _state(entries[entry], ratio, seed, of_job)
@@ -166,12 +201,21 @@ def _describe(entry: str, words: tuple[str, ...]) -> _Described:
     return _Described(names(cfg), cfg.tag, Path(cfg.results_dir), recorded(cfg))
 
 
-def _describe_root(root: str, words: tuple[str, ...]) -> _Described:
+def _describe_single(kind: SingleRuns, words: tuple[str, ...]) -> _Described:
+    cfg = _composed(kind.root, words)
+    return _Described(kind.names(cfg), cfg.tag, Path(cfg.results_dir), kind.recorded(cfg))
+
+
+def _describe_grid(words: tuple[str, ...]) -> _Described:
+    cfg = _composed(GRID, words)
+    return _Described(names(cfg), cfg.tag, Path(cfg.results_dir), {})  # its cells are compared, it is not
+
+
+def _composed(root: str, words: tuple[str, ...]) -> DictConfig:
     try:
-        cfg = compose(root, overrides=list(words))
+        return compose(root, overrides=list(words))
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(f"a job of {root} cannot be composed: {error} {error.__cause__ or ''}") from None
-    return _Described(names(cfg), cfg.tag, Path(cfg.results_dir), recorded(cfg) if is_text(cfg) else {})
 
 
 def _job_folder(job: Job, about: _Described) -> Path:

@@ -6,14 +6,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.instruct.scorers.base import TextScorer, check_choice
+from prunetune.data.pool import Pool
+from prunetune.instruct.scorers.base import check_choice
 from prunetune.instruct.scorers.signals import TextSignals
+from prunetune.scorers.base import Scorer
 
 LARGEST = 1e300  # a ratio of float64 without an infinity
 
 
 @dataclass(frozen=True, kw_only=True)
-class IFD(TextScorer):
+class IFD(Scorer):
     """Loss (or perplexity) of the response with its prompt, divided by that without; the highest below 1 first.
 
     At 1 or above the prompt is of no help, which points to a sample that does not fit: these rank last, the highest of
@@ -38,7 +40,7 @@ class IFD(TextScorer):
     def __post_init__(self) -> None:
         check_choice("ratio_of", self.ratio_of, ("losses", "perplexities"))
 
-    def score(self, signals: TextSignals, generator: torch.Generator) -> Tensor:
+    def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:
         prompted, alone = signals.response_losses("prompted"), signals.unprompted_losses()
         signals.keep("losses", torch.stack([prompted, alone]))
         ratios = prompted / alone if self.ratio_of == "losses" else torch.exp(prompted - alone)

@@ -6,12 +6,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.instruct.scorers.base import TextScorer, check_choice
+from prunetune.data.pool import Pool
+from prunetune.instruct.scorers.base import check_choice
 from prunetune.instruct.scorers.signals import TextSignals
+from prunetune.scorers.base import Scorer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Perplexity(TextScorer):
+class Perplexity(Scorer):
     """The samples of the lowest, the middle or the highest perplexity first; which end is best depends on the corpus.
 
     Source: arXiv 2405.20541.
@@ -35,7 +37,7 @@ class Perplexity(TextScorer):
         check_choice("keep", self.keep, ("low", "mid", "high"))
         check_choice("tokens", self.tokens, ("response", "all"))
 
-    def score(self, signals: TextSignals, generator: torch.Generator) -> Tensor:
+    def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:
         losses = signals.response_losses() if self.tokens == "response" else signals.token_losses()
         signals.keep("losses", losses)
         if self.keep == "mid":

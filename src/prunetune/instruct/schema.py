@@ -5,6 +5,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+ROOT = "instruct"  # the root configuration of text runs
+
 
 @dataclass
 class SftConfig:
