@@ -14,8 +14,9 @@ from typing import Any
 
 from hydra.utils import get_class
 from omegaconf import OmegaConf
-from prunetune.config.catalogue import Entry, entries
 
+from prunetune.config.catalogue import Entry, entries
+from prunetune.instruct import registration  # noqa: F401  adds the text scorers and methods to the catalogue
 from scripts.assets.doc_commands import commands_page
 from scripts.assets.doc_measured import measured_page
 from scripts.assets.doc_sweeps import sweeps_page
