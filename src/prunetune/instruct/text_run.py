@@ -165,7 +165,8 @@ def select(run: TextRun, task: TextTask, scores: Scores, sampler: Sampler) -> Te
 def choose(run: TextRun, task: TextTask, scores: Scores) -> sampler_search.Choice:
     """Return the sampler; of several the one whose model answers the most validation questions, the first of equals.
 
-    Source: method.md 6.4; the test questions take no part. The chosen model is in the store and not trained again.
+    Source: docs/method_notes.md, Instruction data; the test questions take no part. The chosen model is in the store
+    and not trained again.
     """
     candidates: Mapping[str, Sampler] = run.candidates
     if not run.is_searched or run.ratio == 1:
