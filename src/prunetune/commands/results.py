@@ -33,7 +33,6 @@ def status(
 
     Give the sweep's own command again to run what is not done; finished runs are left as they are.
     """
-    from prunetune.instruct import registration  # noqa: F401  sweeps of text runs are composed with their schema
     from prunetune.instruct.sweeps import TEXT_RUNS
     from prunetune.runs import status
 
