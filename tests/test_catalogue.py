@@ -17,10 +17,13 @@ from prunetune import samplers, scorers
 from prunetune.base.errors import InputError
 from prunetune.config import catalogue
 from prunetune.config.build import build, class_of
+from prunetune.config.cells import compose_cell
 from prunetune.config.class_source import ClassSource, read_class
 from prunetune.config.explain import explain
-from prunetune.config.methods import METHODS, TEXT_METHODS
+from prunetune.config.methods import METHODS
 from prunetune.config.named import SAMPLERS, SCORERS
+from prunetune.instruct import registration  # noqa: F401  adds the choices of text runs to the catalogue
+from prunetune.instruct.methods import TEXT_METHODS
 from runs import run_command
 
 MADE_CLASSES = '''
@@ -320,8 +323,6 @@ def test_a_users_own_method_is_listed_and_suggested(own):
 
 
 def test_a_users_own_method_runs_in_a_grid(own):
-    from prunetune.runs.grid import compose_cell
-
     cfg = compose_cell("mine", (f"hydra.searchpath=[file://{own}]",))
     assert (cfg.scorer.name, cfg.scorer.depth) == ("shallow", 0.5)
     with pytest.raises(InputError, match=r"method mne cannot be composed: there is no method 'mne'\. Did you mean"):

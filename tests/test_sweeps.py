@@ -169,7 +169,7 @@ def test_the_command_line_wins_over_a_preset():
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("mian", [], r"there is no sweep 'mian'. Did you mean 'main'"),
+        ("mian", [], r"sweep mian cannot be composed: there is no sweep 'mian'\. Did you mean 'main'\?"),
         ("main", ["finetune.epoch=3"], "sweep main cannot be composed: .*epoch"),
         ("main", ["ratio=0.3"], "a grid takes ratios="),
         ("main", ["methods=['dlc seed=3']"], "a method of a grid cannot set seed"),
