@@ -20,11 +20,11 @@ from prunetune.instruct.names import text_names
 from prunetune.instruct.schema import InstructConfig
 from prunetune.instruct.tuning.mmlu import EvaluationSettings
 from prunetune.instruct.tuning.sft_settings import SftSettings
-from prunetune.runs import sampler_search
 from prunetune.runs.scores import check_fit
 from prunetune.runs.tracking import MODES
 from prunetune.samplers import Sampler
 from prunetune.samplers.base import check_ratio
+from prunetune.samplers.candidates import Search, gamma_candidates
 from prunetune.scorers.base import Scorer
 
 STEPS = ("score", "prune", "finetune", "evaluate")
@@ -148,8 +148,8 @@ def _candidates(cfg: DictConfig) -> dict[str, Sampler]:
         raise InputError("sampler.end=auto is not for text runs; pass sampler=topk or sampler=topk_easiest")
     if settings.get("gamma") != "auto":
         return {"": build(settings)}
-    search = sampler_search.Search(grid=tuple(cfg.gamma_search.grid))
-    return sampler_search.gamma_candidates(lambda gamma: build({**settings, "gamma": gamma}), search, cfg.ratio)
+    search = Search(grid=tuple(cfg.gamma_search.grid))
+    return gamma_candidates(lambda gamma: build({**settings, "gamma": gamma}), search, cfg.ratio)
 
 
 def _plain(group: DictConfig) -> dict[str, Any]:
