@@ -8,7 +8,7 @@ REPEATS ?= 1
 REAL = $(if $(DATA),--data $(DATA))
 .DEFAULT_GOAL := help
 TABLES := main weakly transfer time ablation-path ablation-masking ablation-sampler ablation-gamma v1-depths v1-paradigms instruction v1-llm
-.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-gpu lint status report collect tables figures wandb real paper baselines bench bench-scale parity
+.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-gpu lint status report collect tables figures wandb real paper baselines bench bench-scale parity docs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -106,3 +106,12 @@ bench-scale: $(VENV)/.base  ## time and memory of scorers and samplers up to a m
 
 parity: $(VENV)/.base  ## our published variants against a checkout: DEEPCORE=<folder of PatrickZH/DeepCore>
 	$(PY) -m scripts.parity.deepcore --deepcore $(DEEPCORE)
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev,instruct,docs]' && touch $@
+
+docs: $(VENV)/.docs  ## the pages of docs/ as site/index.html, and the tests that run their commands and follow their links
+	$(PY) -m scripts.assets.run_diagram
+	$(PY) -m scripts.assets.doc_pages
+	$(VENV)/bin/mkdocs build
+	$(PY) -m pytest tests/test_docs.py

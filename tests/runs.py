@@ -59,6 +59,17 @@ def run_here(results: Path, *overrides: str) -> Path:
     return folder
 
 
+def run_text_here(results: Path, *overrides: str) -> Path:
+    """Carry out a text run in this process and return its folder."""
+    from prunetune import doors
+    from prunetune.instruct.names import text_run_folder
+
+    cfg = compose_here(results, *overrides, config="instruct")
+    folder = results / "runs" / text_run_folder(cfg)
+    doors.instruct(cfg, folder)
+    return folder
+
+
 def grid_here(results: Path, *overrides: str) -> None:
     """Carry out a grid in this process."""
     from hydra import initialize_config_dir

@@ -1,4 +1,4 @@
-"""Class budgets, FlexRand and its companions: the tables of method.md sections 1 and 4."""
+"""Class budgets, FlexRand and its companions: the tables of docs/method_notes.md, Class budgets and FlexRand."""
 
 import dataclasses
 

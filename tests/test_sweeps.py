@@ -14,13 +14,14 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from prunetune.base.errors import InputError
+from prunetune.config import sweeps
 from prunetune.config.cells import parse_grid, read_entry
 from prunetune.instruct.identity import text_recorded
 from prunetune.instruct.methods import TEXT_METHODS
 from prunetune.instruct.names import text_run_folder
 from prunetune.instruct.parse import parse_text_run
 from prunetune.instruct.sweeps import TEXT_RUNS
-from prunetune.runs import failures, image_run, records, status, sweeps
+from prunetune.runs import failures, image_run, records, status
 from runs import ONE_THREAD, ROOT, SMALL, grid_here, prunetune_here, read_result, run_commands
 
 SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweep").glob("*.yaml"))
@@ -176,7 +177,7 @@ def test_the_command_line_wins_over_a_preset():
 )
 def test_a_status_that_cannot_be_asked_for_is_one_line(name, overrides, message):
     with pytest.raises(InputError, match=message) as caught:
-        list(sweeps.states(jobs(compose_sweep(name, overrides))))
+        list(map(status.state, sweeps.planned(jobs(compose_sweep(name, overrides)))))
     assert "\n" not in str(caught.value)
 
 
@@ -185,11 +186,11 @@ TINY = [*SMALL, "methods=[random,'dlc sampler.gamma=0.25 tag=g0.25']", "ratios=[
 
 def states_of(results, *overrides):
     cfg = compose_sweep("demo", [*TINY, *overrides, f"results_dir={results}"])
-    return list(sweeps.states(jobs(cfg)))
+    return list(map(status.state, sweeps.planned(jobs(cfg))))
 
 
 def count(cells):
-    return {state: sum(cell.state == state for cell in cells) for state in sweeps.STATES}
+    return {state: sum(cell.state == state for cell in cells) for state in status.STATES}
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +302,7 @@ def test_a_failing_job_leaves_its_error_and_the_other_jobs_go_on(tmp_path):
     [outcome] = run_commands(tmp_path, [{"arguments": ["--config-name", "grid", "sweep=demo", *words]}])
     assert outcome.returncode == 1
     assert outcome.stderr.splitlines()[-1].startswith("error: ratio is the fraction kept")
-    cells = list(sweeps.states(jobs(compose_sweep("demo", words))))
+    cells = list(map(status.state, sweeps.planned(jobs(compose_sweep("demo", words)))))
     assert [cell.state for cell in cells] == ["done", "failed", "done"]
     assert cells[1].reason.startswith("InputError: ratio is the fraction kept and must be in (0, 1], got 7.0 (20")
 
@@ -409,7 +410,7 @@ TEXT = ["llm=tiny", "corpus=embedded", "text_method=random,longest", "seed=0,1",
 
 def text_states(results, *overrides):
     cfg = compose_sweep("instruction", [*TEXT, *overrides, f"results_dir={results}"])
-    return list(sweeps.states(jobs(cfg)))
+    return list(map(status.state, sweeps.planned(jobs(cfg))))
 
 
 def finish(cell, cfg):
@@ -456,7 +457,7 @@ def test_the_command_line_wins_over_a_preset_of_text(tmp_path):
 )
 def test_a_status_of_text_runs_that_cannot_be_asked_for_is_one_line(overrides, message):
     with pytest.raises(InputError, match=message):
-        list(sweeps.states(jobs(compose_sweep("instruction", overrides))))
+        list(map(status.state, sweeps.planned(jobs(compose_sweep("instruction", overrides)))))
 
 
 def test_the_status_command_counts_text_runs(tmp_path, capsys):

@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from prunetune import doors
 from prunetune.base.errors import InputError
-from prunetune.config.names import run_folder
 from prunetune.instruct import text_run
 from prunetune.instruct.model.language_model import TinyLanguageModel
-from runs import ROOT, compose_here
+from runs import ROOT, run_text_here
 
 BEFORE = ROOT / "tests" / "golden" / "before_rooms" / "text"
 WORDS = ["corpus=embedded", "corpus.limit=48", "llm=tiny", "text_scorer=dlc", "sampler=flexrand", "ratio=0.3"]
@@ -20,10 +18,7 @@ WORDS += ["evaluation.num_fewshot=[0]", "device=cpu", "wandb=disabled"]
 
 def run_text(results: Path, *more: str) -> Path:
     """Carry out a text run in this process and return its folder."""
-    cfg = compose_here(results, *WORDS, *more, config="instruct")
-    folder = results / "runs" / run_folder(cfg)
-    doors.instruct(cfg, folder)
-    return folder
+    return run_text_here(results, *WORDS, *more)
 
 
 @pytest.fixture

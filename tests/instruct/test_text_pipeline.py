@@ -12,11 +12,11 @@ from prunetune.base.errors import InputError
 from prunetune.instruct import text_run, tuned
 from prunetune.instruct.model import language_model, passes
 from prunetune.instruct.model.processes import Processes
-from prunetune.instruct.names import text_names, text_run_folder
+from prunetune.instruct.names import text_run_folder
 from prunetune.instruct.parse import parse_text_run
 from prunetune.instruct.task import open_task
 from prunetune.instruct.tuning import mmlu, sft, sft_checkpoint
-from runs import ROOT, compose_here, lasting, read_result, read_rows, run_commands
+from runs import ROOT, compose_here, lasting, read_result, read_rows, run_commands, run_text_here
 
 CORPUS = ["corpus=embedded", "corpus.limit=48", "wandb=disabled", "device=cpu"]
 TINY = [*CORPUS, "llm=tiny", "llm.layers=1", "llm.width=32"]
@@ -28,10 +28,7 @@ IMPORTS = ("prunetune.instruct.text_run", "transformers", "peft", "lm_eval.model
 
 def run_text(results: Path, *overrides: str, base: list[str] = SMALL) -> Path:
     """Run in this process and return the run's folder."""
-    cfg = compose_here(results, *base, *overrides, config="instruct")
-    folder = results / "runs" / text_run_folder(cfg)
-    text_run.run(cfg, text_names(cfg), folder)
-    return folder
+    return run_text_here(results, *base, *overrides)
 
 
 def forbidden(*_, **__):

@@ -12,7 +12,7 @@ import pytest
 from one_node import OneNode, wait_for
 
 from prunetune.runs import status
-from prunetune.runs.sweeps import STATES
+from prunetune.runs.status import STATES
 from runs import MICRO, QUICK, ROOT, SMALL, TEXTURES, lasting, read_result, run_here
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]

@@ -10,7 +10,7 @@ ROOT = "instruct"  # the root configuration of text runs
 
 @dataclass
 class SftConfig:
-    """How a language model is fine-tuned on the pruned corpus (method.md 6.4)."""
+    """How a language model is fine-tuned on the pruned corpus (docs/method_notes.md, Instruction data)."""
 
     name: str = MISSING
     epochs: int = MISSING  # 0: the base model as it is

@@ -1,9 +1,9 @@
-"""Sweeps of text runs, as `prunetune.runs.sweeps` reads them: each job is one run."""
+"""Sweeps of text runs, as `prunetune.config.sweeps` reads them: each job is one run."""
 
+from prunetune.config.sweeps import SingleRuns
 from prunetune.instruct.identity import text_recorded
 from prunetune.instruct.names import text_names
 from prunetune.instruct.schema import ROOT
-from prunetune.runs.sweeps import SingleRuns
 
 TEXT_RUNS = SingleRuns(
     root=ROOT,

@@ -132,16 +132,19 @@ def listing_of(corpus: Corpus) -> str | None:
 
 def score(run: TextRun, task: TextTask) -> Scores:
     """Step 1: one number per sample, from the store or computed into it."""
-    reader, dtype = task.scoring, task.scoring.llm.resolved_dtype(task.device)
-    trajectory = FineTuningTrajectory(  # text_scorer=s2l alone starts it
-        reader, run.sft, run.trajectory, dtype, run.max_tokens, task.store, task.processes
-    )
-    folder = task.store.root / "passes"
-    signals = TextSignals(reader, dtype, task.processes, folder, run.max_tokens, trajectory)
-    scores = stored_scores(run.scorer, TextSource(signals, task.store), run.seed)
+    scores = stored_scores(run.scorer, score_source(run, task), run.seed)
     if scores.is_new:
         log.info("scored %d samples with %s in %.1f s", len(task.pool), run.names.scorer, scores.seconds)
     return scores
+
+
+def score_source(run: TextRun, task: TextTask) -> TextSource:
+    """Return the corpus as the scoring model reads it; neither the model nor a fine-tuning is started yet."""
+    reader, store, processes = task.scoring, task.store, task.processes
+    dtype = reader.llm.resolved_dtype(task.device)
+    trajectory = FineTuningTrajectory(reader, run.sft, run.trajectory, dtype, run.max_tokens, store, processes)
+    signals = TextSignals(reader, dtype, processes, store.root / "passes", run.max_tokens, trajectory)
+    return TextSource(signals, store)
 
 
 def prune(run: TextRun, task: TextTask, scores: Scores) -> Pruned:
@@ -165,7 +168,8 @@ def select(run: TextRun, task: TextTask, scores: Scores, sampler: Sampler) -> Te
 def choose(run: TextRun, task: TextTask, scores: Scores) -> sampler_search.Choice:
     """Return the sampler; of several the one whose model answers the most validation questions, the first of equals.
 
-    Source: method.md 6.4; the test questions take no part. The chosen model is in the store and not trained again.
+    Source: docs/method_notes.md, Instruction data; the test questions take no part. The chosen model is in the store
+    and not trained again.
     """
     candidates: Mapping[str, Sampler] = run.candidates
     if not run.is_searched or run.ratio == 1:

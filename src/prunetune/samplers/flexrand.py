@@ -15,7 +15,7 @@ from prunetune.signals.contract import Signals
 class FlexRand(Sampler):
     """Random sampling from an easy and a hard part of each class, split at the gamma-quantile of the score.
 
-    Source: arXiv 2402.05356, section on sampling; exact counts after method.md section 4.
+    Source: arXiv 2402.05356, section on sampling; exact counts: docs/method_notes.md, FlexRand.
     Differs from the released code: the second part's share is what the first leaves of the budget.
     Cost: a sort of the scores.
 
@@ -67,8 +67,8 @@ class FlexRand(Sampler):
 def shares(size: int, budget: int, ratio: float, gamma: float) -> tuple[int, int]:
     """Return how many images of a class come from its easy and from its hard part.
 
-    Source: method.md section 4, step 2. The smaller part's share is rounded; the other is the remainder of the budget,
-    never rounded on its own; what exceeds its part moves back.
+    Source: docs/method_notes.md, FlexRand. The smaller part's share is rounded; the other is the remainder of the
+    budget, never rounded on its own; what exceeds its part moves back.
 
     Args:
         size: n, images in the class.
@@ -91,8 +91,8 @@ def shares(size: int, budget: int, ratio: float, gamma: float) -> tuple[int, int
 class FlexRandReleased(Sampler):
     """FlexRand as the released code rounds it: both shares by themselves, so a class can miss its budget by one.
 
-    Source: ml-stat-Sustech/Efficient-Dataset-Pruning@6767d0e, read for behaviour (method.md section 4). The class
-    budget takes no part: a class can end up empty. Exempt from the count contract by name.
+    Source: ml-stat-Sustech/Efficient-Dataset-Pruning@6767d0e, read for behaviour (docs/method_notes.md, FlexRand). The
+    class budget takes no part: a class can end up empty. Exempt from the count contract by name.
     Cost: a sort of the scores.
 
     twentieths: gamma in twentieths, 1..19 (5 is gamma .25). The code multiplies by 0.05, which for some class sizes

@@ -19,8 +19,9 @@ ROWS = 4096  # images whose distances are held at once
 class DLC(Scorer):
     """Mean loss over T masked networks, with class means of pretrained features as the classifier.
 
-    Source: arXiv 2402.05356 (ICLR 2025); details after method.md section 2. The published path is "2 %, ..., 98 %",
-    and its ablation finds 5 networks as good as 50: the default is 5 with the released step rule.
+    Source: arXiv 2402.05356 (ICLR 2025); details: docs/method_notes.md, Learning complexity. The published
+    path is "2 %, ..., 98 %", and its ablation finds 5 networks as good as 50: the default is 5 with the released step
+    rule.
     Direction: larger is harder.
     Cost: T forward passes over the pool, the first of which is the plain feature pass. No training.
     """

@@ -78,7 +78,8 @@ def fine_tune(
     shared by processes (on several GPUs this is not measured; the gradients are summed over the processes). The base
     model's weights stay as they are: `adapter.detach` gives it back. With no epoch it is returned without adapter.
 
-    Source: method.md 6.4; the schedule's values are transformers', AdamW's other settings torch's.
+    Source: docs/method_notes.md, Instruction data. The schedule's values are transformers', AdamW's other settings
+    torch's.
 
     Args:
         model: frozen base model on the device of this process.

@@ -1,4 +1,4 @@
-"""A sweep before, while and after it runs: its jobs, their runs, and which of them are done.
+"""A sweep before it runs: its jobs, and the runs that they will make.
 
 Composed as `run.py --config-name <root> sweep=<name>` composes it, with Hydra's own expansion of the sweeper's
 parameters; nothing is run, and neither data nor weights are looked at. A job of images is a grid of many runs. Other
@@ -15,6 +15,7 @@ from typing import Any
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -25,9 +26,7 @@ from prunetune.config.cells import PLURALS, compose_cell, shared_words
 from prunetune.config.explain import explain
 from prunetune.config.identity import recorded
 from prunetune.config.names import Names, cell_folder, grid_folder, names
-from prunetune.runs import failures, records
 
-DONE, FAILED, MISSING, UNREADABLE = STATES = ("done", "failed", "missing", "unreadable")
 GRID = "grid"  # the root configuration of image runs
 LAST_STEP = "finetune"  # of image runs
 RATIO_AND_SEED = ("ratio", "seed")
@@ -80,23 +79,29 @@ class Job:
 
 
 @dataclass(frozen=True)
-class CellState:
-    """How one run of a sweep stands; reason: one line for what is failed or unreadable, else empty."""
+class PlannedRun:
+    """One run of a sweep: its data set, its folder, what identifies it, and the folder of its job, None without one."""
 
     dataset: str
     out_dir: Path
-    state: str
-    reason: str
+    record: dict[str, Any]
+    job_folder: Path | None
 
 
 @dataclass(frozen=True)
 class _Described:
-    """What runs that differ in ratio and seed share: names, tag, results folder, and what is compared."""
+    """What runs that differ in ratio and seed share: names, tag, results folder, and what identifies them."""
 
     called: Names
     tag: str
     results_dir: Path
-    compared: dict[str, Any]
+    record: dict[str, Any]
+
+    def run(self, ratio: float, seed: int, job_folder: Path | None) -> PlannedRun:
+        """Return the run with this ratio and seed."""
+        out_dir = self.results_dir / "runs" / cell_folder(self.called, float(ratio), seed, self.tag)
+        record = {**self.record, "ratio": float(ratio), "seed": seed}
+        return PlannedRun(self.called.dataset, out_dir, record, job_folder)
 
 
 def root_of(sweep: str, kinds: Sequence[SingleRuns] = ()) -> str:
@@ -142,15 +147,28 @@ def _kind(keys: Iterable[str], kinds: Sequence[SingleRuns]) -> SingleRuns | None
 
 def jobs(cfg: DictConfig, kinds: Sequence[SingleRuns] = ()) -> list[Job] | list[SingleJob]:
     """Return the jobs of a composed sweep, by Hydra's own rule: parameters of the preset, then the command line."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # Hydra executes that module anew at its start
-
-    sweeper = BasicSweeper(max_batch_size=None, params=dict(cfg.hydra.sweeper.params or {}))
+    params = cfg.hydra.sweeper.params or {}
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    words = [*sweeper._parse_config(), *cfg.hydra.overrides.task]
-    [batch] = sweeper.split_arguments(parser.parse_overrides(words), None)
+    words = [*(f"{key}={value}" for key, value in params.items()), *cfg.hydra.overrides.task]
+    choices = dict(_choices(override) for override in parser.parse_overrides(words))  # the last one of a key counts
+    batch = itertools.product(*choices.values())
     kind = _kind(cfg, kinds)
     make = _grid_job if kind is None else functools.partial(_single_job, kind)
     return [make(cfg, tuple(overrides), parser) for overrides in batch]
+
+
+def _choices(override: Override) -> tuple[str, list[str]]:
+    """Return the key of an override, and the overrides of the jobs that it makes: several where it is a sweep.
+
+    Raises:
+        InputError: it sweeps over an interval, which has no end of values.
+    """
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return key, [f"{key}={override.get_value_element_as_str()}"]
+    if not override.is_discrete_sweep():
+        raise InputError(f"a sweep needs values, such as {key}=1,2; got {override.input_line}")
+    return key, [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
 def _grid_job(cfg: DictConfig, overrides: tuple[str, ...], parser: OverridesParser) -> Job:
@@ -172,12 +190,8 @@ def _own(cfg: DictConfig, overrides: Sequence[str], parser: OverridesParser, key
     }
 
 
-def states(jobs: Iterable[Job | SingleJob]) -> Iterator[CellState]:
-    """Yield how every run of these jobs stands.
-
-    A run that is not finished is "failed" where the last attempt left its error, in the run's folder or in that of
-    its job, and "missing" otherwise: not tried, waiting, running, or killed. One that holds the result of another
-    configuration is "failed" too, since it cannot be run before that is settled.
+def planned(jobs: Iterable[Job | SingleJob]) -> Iterator[PlannedRun]:
+    """Yield every run of these jobs.
 
     Raises:
         InputError: a job, or an entry of its `methods`, cannot be composed.
@@ -187,13 +201,13 @@ def states(jobs: Iterable[Job | SingleJob]) -> Iterator[CellState]:
     for job in jobs:
         if isinstance(job, SingleJob):
             words = tuple(word for word in job.overrides if word.split("=")[0] not in RATIO_AND_SEED)
-            yield _state(describe_single(job.kind, words), job.ratio, job.seed, None)
+            yield describe_single(job.kind, words).run(job.ratio, job.seed, None)
             continue
         words = shared_words(job.overrides)
-        of_job = failures.read(_job_folder(job, describe_grid(words)))
+        job_folder = _job_folder(job, describe_grid(words))
         entries = {entry: describe(entry, words) for entry in job.methods}
         for entry, ratio, seed in itertools.product(job.methods, job.ratios, job.seeds):
-            yield _state(entries[entry], ratio, seed, of_job)
+            yield entries[entry].run(ratio, seed, job_folder)
 
 
 def _describe(entry: str, words: tuple[str, ...]) -> _Described:
@@ -221,23 +235,3 @@ def _composed(root: str, words: tuple[str, ...]) -> DictConfig:
 def _job_folder(job: Job, about: _Described) -> Path:
     folder = grid_folder(about.called, job.methods, job.ratios, job.seeds, about.tag)
     return about.results_dir / "grids" / folder
-
-
-def _state(about: _Described, ratio: float, seed: int, of_job: failures.Failure | None) -> CellState:
-    out_dir = about.results_dir / "runs" / cell_folder(about.called, float(ratio), seed, about.tag)
-
-    def told(state: str, reason: str = "") -> CellState:
-        return CellState(about.called.dataset, out_dir, state, reason)
-
-    try:
-        result = records.read_result(out_dir)
-    except InputError as error:
-        return told(UNREADABLE, str(error))
-    if result is None:
-        failure = failures.read(out_dir) or of_job
-        return told(FAILED, f"{failure.error} ({failure.time})") if failure else told(MISSING)
-    try:
-        records.check_configuration(out_dir, result, {**about.compared, "ratio": float(ratio), "seed": seed})
-    except InputError as error:
-        return told(FAILED, str(error))
-    return told(DONE)
