@@ -138,7 +138,8 @@ def run_commands(
 ) -> list[SimpleNamespace]:
     """Run `python run.py <arguments>` for every job and return returncode, stdout, stderr and seconds of each.
 
-    A job is {"arguments": [...], "kill_after": seconds or None}. One process imports everything and forks once per
+    A job is {"arguments": [...], "kill_after": seconds or None, "as_command": whether the arguments are those of
+    `prunetune` instead}. One process imports everything and forks once per
     job; nothing has been computed in it by then, so that a fork is what a fresh start would be.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +155,7 @@ def _main(plan: Path) -> None:
         importlib.import_module(module)
     started, outcomes = [], []
     for number, job in enumerate(work["jobs"]):
-        started.append((_start(plan.parent, number, job["arguments"]), time.monotonic(), job))
+        started.append((_start(plan.parent, number, job), time.monotonic(), job))
         if not work["together"]:
             outcomes.append(_wait(plan.parent, number, *started[-1]))
     if work["together"]:
@@ -162,7 +163,7 @@ def _main(plan: Path) -> None:
     (plan.parent / "outcomes.json").write_text(json.dumps(outcomes))
 
 
-def _start(folder: Path, number: int, arguments: list[str]) -> int:
+def _start(folder: Path, number: int, job: dict[str, Any]) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -170,8 +171,12 @@ def _start(folder: Path, number: int, arguments: list[str]) -> int:
         os.dup2(os.open(folder / f"{number}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     code = 0
     try:
-        sys.argv = [str(ROOT / "run.py"), *arguments]
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        if job.get("as_command"):
+            sys.argv = ["prunetune", *job["arguments"]]
+            runpy.run_module("prunetune", run_name="__main__", alter_sys=False)
+        else:
+            sys.argv = [str(ROOT / "run.py"), *job["arguments"]]
+            runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if isinstance(stop.code, str):

@@ -1,5 +1,8 @@
 """The command: last line, exit codes, one line for bad input, help without torch, the headline command, sweeps."""
 
+import inspect
+import pickle
+import re
 import subprocess
 import sys
 
@@ -8,8 +11,23 @@ import timm
 import torch
 
 from made_data import cut_in_half, make_dtd, make_image_folder
+from prunetune import hydra_entry
+from prunetune.commands import listing, prepare
 from prunetune.config import catalogue
-from runs import MICRO, QUICK, ROOT, SMALL, read_result, read_rows, run_command, run_commands
+from prunetune.data.prepare import cxrb10, deepweeds
+from runs import (
+    MICRO,
+    ONE_THREAD,
+    QUICK,
+    ROOT,
+    SMALL,
+    lasting,
+    prunetune_here,
+    read_result,
+    read_rows,
+    run_command,
+    run_commands,
+)
 
 DTD_CLASSES = [f"texture_{number:02d}" for number in range(47)]
 BAD_INPUT = {  # name: arguments, what the one line says
@@ -221,10 +239,194 @@ def test_help_and_the_configuration_answer_without_torch(arguments):
     assert "ratio: 0.1" in outcome.stdout or "ratios:" in outcome.stdout
 
 
+OTHER_FOLDERS = ("hydra", "__pycache__")  # of configs: no groups of ours
+
+
 def test_help_lists_every_option_of_every_group():
     shown = run_command("--help").stdout
-    folders = {path.name: path for path in (ROOT / "configs").iterdir() if path.is_dir() and path.name != "hydra"}
+    folders = {
+        path.name: path for path in (ROOT / "configs").iterdir() if path.is_dir() and path.name not in OTHER_FOLDERS
+    }
     options = {group: [path.stem for path in folder.glob("*.yaml")] for group, folder in folders.items()}
-    for group, names in (options | {group: catalogue.entries(kind) for kind, group in catalogue.KINDS.items()}).items():
+    options |= {group: list(catalogue.entries(kind)) for kind, group in catalogue.KINDS.items()}
+    for group, names in options.items():
         assert f"{group}: {', '.join(sorted(names))}" in shown
+    assert "prunetune run dataset=dtd scorer=dlc ratio=0.1" in shown
     assert "python run.py dataset=dtd scorer=dlc ratio=0.1" in shown
+
+
+RANDOM = ["scorer=random", "ratio=0.2"]
+QUOTED = "methods=['random sampler.budgets=equal tag=equal',\"random tag='a tag'\"]"
+GRID = [*SMALL, "ratios=[0.2]", "seeds=[0]"]
+COMMAND_LINES = {  # what the two of them are given: the words after `run.py`, and those after `prunetune`
+    "the help of image runs": (["--help"], ["run", "--help"]),
+    "the help of grids": (["--config-name", "grid", "--help"], ["grid", "--help"]),
+    "the configuration of a text run": (["--config-name", "instruct", "--cfg", "job"], ["instruct", "--cfg", "job"]),
+    "a part of the configuration": (["--cfg", "job", "-p", "scorer"], ["run", "--cfg", "job", "-p", "scorer"]),
+    "the version of Hydra": (["--version"], ["run", "--version"]),
+    "an option that Hydra has not": (["--bogus"], ["run", "--bogus"]),
+    "a run": ([*SMALL, *RANDOM], ["run", *SMALL, *RANDOM]),
+    "the run again": ([*SMALL, *RANDOM], ["run", *SMALL, *RANDOM]),
+    "a run behind two dashes": (["--", *SMALL, *RANDOM, "seed=7"], ["run", "--", *SMALL, *RANDOM, "seed=7"]),
+    "a sweep with a bad job": (["-m", *SMALL, *RANDOM, "ratio=0.3,7"], ["run", "-m", *SMALL, *RANDOM, "ratio=0.3,7"]),
+    "a grid with quotes": (["--config-name", "grid", *GRID, QUOTED], ["grid", *GRID, QUOTED]),
+    "another root config": (
+        ["-cn", "grid", *GRID, "methods=[random]"],
+        ["run", "-cn", "grid", *GRID, "methods=[random]"],
+    ),
+    "a folder of one's own": (
+        ["--config-dir", "own", *SMALL, "scorer=mine", "ratio=0.2"],
+        ["run", "--config-dir", "own", *SMALL, "scorer=mine", "ratio=0.2"],
+    ),
+    "a bad value": ([*SMALL, "ratio=10"], ["run", *SMALL, "ratio=10"]),
+    "a misspelt group": (["dataset=dtdd"], ["run", "dataset=dtdd"]),
+    "a value that needs quotes": ([*SMALL, "tag=a#b"], ["run", *SMALL, "tag=a#b"]),
+    "a key that no text run has": (
+        ["--config-name", "instruct", "corpus=embedded", "llm=tiny", "+sft.epoch=1"],
+        ["instruct", "corpus=embedded", "llm=tiny", "+sft.epoch=1"],
+    ),
+}
+NO_RUN = ("--help", "--cfg", "--version", "--bogus")
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory):
+    """Give every command line to `python run.py` and to `prunetune`; return both outcomes, and both results folders."""
+    folder = tmp_path_factory.mktemp("twins")
+    places = [folder / "by_file", folder / "by_command"]
+    (folder / "own" / "scorer").mkdir(parents=True)
+    mine = "_target_: prunetune.scorers.Random\nname: mine\nown_sampler: random\n"
+    (folder / "own" / "scorer" / "mine.yaml").write_text(mine)
+    jobs = []
+    for lines in COMMAND_LINES.values():
+        for words, place in zip(lines, places, strict=True):
+            results = [] if set(words) & set(NO_RUN) else [f"results_dir={place}"]
+            jobs.append({"arguments": [*words, *results], "as_command": place == places[1]})
+    done = run_commands(folder, jobs)
+    return dict(zip(COMMAND_LINES, zip(done[::2], done[1::2], strict=True), strict=True)), places
+
+
+def told(text, place):
+    """Return what was printed without what differs by place, by clock and by the name of the program."""
+    text = text.replace(str(place), "<results>").replace("prunetune run", "run.py")
+    text = re.sub(r"(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d(,\d+)?|\d+(\.\d+)? s\b", "<time>", text)
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("name", list(COMMAND_LINES))
+def test_the_command_says_and_returns_what_run_py_does(twins, name):
+    done, places = twins
+    by_file, by_command = done[name]
+    assert by_file.returncode == by_command.returncode
+    assert told(by_file.stdout, places[0]) == told(by_command.stdout, places[1])
+    assert told(by_file.stderr, places[0]) == told(by_command.stderr, places[1])
+    assert by_file.stdout + by_file.stderr
+
+
+def test_the_command_leaves_the_folders_that_run_py_does(twins):
+    _, (by_file, by_command) = twins
+    files = sorted(path.relative_to(by_file) for path in by_file.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(by_command) for path in by_command.rglob("*") if path.is_file())
+    results = [path for path in files if path.name == "result.json"]
+    assert len(results) == 6
+    alone = [path for path in results if path.parent.name == "default"]  # the grid's own cells have no log
+    assert {path.with_name("run.log") for path in alone} <= set(files)
+    for path in results:
+        assert lasting(read_result((by_file / path).parent)) == lasting(read_result((by_command / path).parent))
+    for path in files:
+        if path.name in ("subset.csv", "scores.csv", "predictions.csv", "overrides.yaml"):
+            there = (by_file / path).read_text().replace(str(by_file), str(by_command))
+            assert there == (by_command / path).read_text(), path
+
+
+def test_a_job_is_sent_by_the_name_of_its_function():
+    assert pickle.loads(pickle.dumps(hydra_entry.run_job)) is hydra_entry.run_job
+
+
+def test_of_several_processes_the_first_alone_prints_the_folder(tmp_path):
+    words = [sys.executable, "-m", "prunetune", "run", *SMALL, *RANDOM, "until=prune", f"results_dir={tmp_path}"]
+    for rank, lines in (("1", 0), ("0", 1)):
+        environment = {**ONE_THREAD, "RANK": rank}
+        done = subprocess.run(words, capture_output=True, text=True, check=True, cwd="/", env=environment)
+        assert done.stdout.count("\n") == lines
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "line"),
+    [
+        (["lits"], 2, "No such command 'lits'. Did you mean 'list'?"),
+        (["prepare", "dtdd"], 2, "No such command 'dtdd'. Did you mean 'dtd'?"),
+        (["list", "scorer"], 2, "Invalid value"),
+        (["list", "scorers", "--search", "zzz"], 1, "error: none of the scorers mentions 'zzz'"),
+        (
+            ["prepare", "dtd", "--archive", "nowhere.tar.gz"],
+            1,
+            "error: expected the archive dtd-r1.0.1.tar.gz at nowhere",
+        ),
+        (["wandb-report", "--wandb", "onlin"], 1, "error: results has neither tables/*.csv nor figures/*.png"),
+    ],
+)
+def test_a_mistake_is_told_on_standard_error_without_a_traceback(tmp_path, monkeypatch, words, code, line):
+    monkeypatch.chdir(tmp_path)
+    done = prunetune_here(*words)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert line in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert code == 2 or done.stderr.count("\n") == 1
+
+
+def test_every_command_is_in_the_help_and_explains_itself():
+    shown = prunetune_here("--help").stdout
+    for name in (*("run", "grid", "instruct", "prepare", "status", "collect", "report", "tables", "figures"),):
+        assert re.search(rf"^. {name} +\w", shown, re.MULTILINE), name
+    for name in ("status", "collect", "report", "tables", "figures", "analyse", "wandb-report", "list", "version"):
+        done = prunetune_here(name, "--help")
+        assert done.returncode == 0
+        assert f"prunetune {name}" in done.stdout
+
+
+@pytest.mark.parametrize("kind", list(listing.Kind))
+def test_the_list_has_every_name_with_its_line(kind):
+    done = prunetune_here("list", kind)
+    assert done.returncode == 0
+    lines = [line.split() for line in done.stdout.splitlines() if re.match(r"  [a-z]", line)]
+    assert lines[0][:2] == ["name", "about"]
+    assert [line[0] for line in lines[1:]] == list(catalogue.entries(kind))
+    assert all(len(line) > 1 for line in lines)
+
+
+def test_everything_that_the_catalogue_has_can_be_listed():
+    assert set(listing.Kind) == set(catalogue.KINDS)
+
+
+def test_the_list_is_searched_by_a_word():
+    lines = prunetune_here("list", "scorers", "--search", "HERDING").stdout
+    assert {line.split()[0] for line in lines.splitlines() if re.match(r"  [a-z]", line)} >= {"name", "herding"}
+    assert "el2n" not in lines
+
+
+@pytest.mark.parametrize("words", [["--help"], ["prepare", "cxrb10", "--help"], ["list", "scorers"], ["version"]])
+def test_the_command_answers_without_the_heavy_libraries(words):
+    outcome = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "prunetune", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd="/",
+    )
+    imported = {
+        line.rpartition("|")[2].strip() for line in outcome.stderr.splitlines() if line.startswith("import time")
+    }
+    assert "prunetune.cli" in imported
+    assert {"torch", "timm", "torchvision", "sklearn", "wandb", "pandas", "matplotlib"} & imported == set()
+
+
+def test_an_option_of_several_words_takes_what_a_shell_makes_of_a_star():
+    words = ["--labels", "a.csv", "b.csv", "--root", "here", "--labels", "c.csv"]
+    expected = ["--labels", "a.csv", "--labels", "b.csv", "--root", "here", "--labels", "c.csv"]
+    assert prepare.repeated(words, {"--labels", "--archive"}) == expected
+
+
+def test_the_defaults_of_prepare_are_those_of_its_bodies():
+    for name, module in (("cxrb10", cxrb10), ("deepweeds", deepweeds)):
+        assert inspect.signature(getattr(prepare, name)).parameters["per_class"].default == module.PER_CLASS

@@ -5,9 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -15,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from prunetune.report.paper_tables import TABLES
-from runs import ROOT
+from runs import ONE_THREAD, ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIRED = [Requirement(line) for line in PROJECT["dependencies"]]
@@ -26,13 +28,16 @@ DATA_FILES = (
     "networks/weights/micro.json",
     "data/prepare/sources.csv",
     "data/prepare/checksums.json",
+    "report/published/datasets.csv",
+    "configs/config.yaml",
+    "configs/hydra/launcher/slurm.yaml",
 )
 
 
 def imports_of(*folders, without=()):
     """Return the top-level modules that the files import, but for the standard library and our own."""
     found = set()
-    own = {"prunetune"}
+    own = {"prunetune", "scripts"}
     for folder in folders:
         files = [ROOT / folder] if folder.endswith(".py") else sorted((ROOT / folder).rglob("*.py"))
         files = [path for path in files if not set(without) & set(path.parts)]
@@ -65,8 +70,9 @@ def undeclared(modules, requirements):
 
 
 def test_every_import_of_the_package_its_scripts_and_the_command_is_declared():
-    modules = imports_of("src", "scripts", "run.py", without=["instruct", "bench_text_scoring.py"])
+    modules = imports_of("src", "scripts", "run.py", without=["instruct", "text_scoring.py", "make_corpus.py"])
     assert {"torch", "timm", "hydra", "safetensors"} <= modules
+    modules -= {"pytest"}  # `prunetune.testing` imports it where a test calls it, so it is there
     assert undeclared(modules, REQUIRED) == set()
 
 
@@ -77,8 +83,7 @@ def test_only_the_folder_of_text_runs_imports_its_extra():
 
 
 def test_every_import_of_the_tests_is_declared_too():
-    scripts = {path.stem for path in (ROOT / "scripts").glob("*.py")}
-    assert undeclared(imports_of("tests") - {"_pytest"} - scripts, [*REQUIRED, *EXTRAS]) == set()
+    assert undeclared(imports_of("tests") - {"_pytest"}, [*REQUIRED, *EXTRAS]) == set()
 
 
 def test_every_declared_dependency_is_imported_or_a_tool():
@@ -135,34 +140,148 @@ def test_environment_yml_adds_no_second_list():
     assert re.search(r"-e \.(\[|\s|$)", text)
 
 
-def test_the_wheel_holds_the_code_the_weights_and_the_preparation_data(tmp_path):
-    pytest.importorskip("setuptools", minversion="77", reason="building the wheel needs setuptools 77 or newer")
-    copy = tmp_path / "project"
-    shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy / name)
-    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=copy, check=True, capture_output=True)
-    [wheel] = tmp_path.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    code = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
-    assert code - names == set()
-    assert {f"prunetune/{name}" for name in DATA_FILES} - names == set()
+SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+PARTS = ("src", "configs", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")  # what a build reads
+SMALL_DEMO = (
+    *("grid", "experiment=demo", "methods=[random]", "ratios=[0.2]", "seeds=[0]", "dataset.num_pool=100"),
+    *("dataset.num_test=100", "finetune.epochs=2", "finetune.views=1", "wandb=disabled"),
+)
 
 
-def test_every_file_of_the_package_that_is_no_code_is_package_data():
-    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["prunetune"]
-    package = ROOT / "src" / "prunetune"
-    included = {path for pattern in patterns for path in package.glob(pattern)}
-    others = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
-    assert others - included == set()
-    for name in DATA_FILES:
-        assert package / name in included
+def files_of(folder):
+    """Return the files below a folder of sources, without what Python and pip leave there."""
+    found = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    return [path for path in found if not any(part.endswith(".egg-info") for part in path.parts)]
 
 
-def test_every_folder_of_code_is_a_package():
-    folders = {path.parent for path in (ROOT / "src" / "prunetune").rglob("*.py")}
+def test_the_list_of_packages_is_that_of_the_folders():
+    src = ROOT / "src"
+    folders = {path.parent for path in src.rglob("*.py")}
+    packages = {".".join(folder.relative_to(src).parts) for folder in folders}
+    assert set(SETUPTOOLS["packages"]) == packages | {"prunetune.configs"}
     assert {folder for folder in folders if not (folder / "__init__.py").is_file()} == set()
+    assert (ROOT / SETUPTOOLS["package-dir"]["prunetune.configs"] / "__init__.py").read_text() == ""
+
+
+@pytest.mark.parametrize("package", ["prunetune", "prunetune.configs"])
+def test_every_file_of_the_package_that_is_no_code_is_package_data(package):
+    folder = ROOT / "configs" if package == "prunetune.configs" else ROOT / "src" / "prunetune"
+    included = {path for pattern in SETUPTOOLS["package-data"][package] for path in folder.glob(pattern)}
+    others = {path for path in files_of(folder) if path.suffix != ".py"}
+    assert others
+    assert others - included == set()
+
+
+def built(kind, source, out):
+    """Build a wheel or an sdist of a folder by the backend that pyproject.toml names; return the file."""
+    pytest.importorskip("setuptools", minversion="77", reason="building needs setuptools 77 or newer")
+    build = f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(out)], cwd=source, check=True, capture_output=True)
+    [file] = out.glob("*.whl" if kind == "wheel" else "*.tar.gz")
+    return file
+
+
+def copied(folder):
+    """Copy what a build reads into a folder, since a build writes beside it."""
+    ignored = shutil.ignore_patterns("*.egg-info", "__pycache__")
+    for name in PARTS:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Build the wheel of the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    return built("wheel", copied(folder / "project"), folder)
+
+
+def test_the_wheel_holds_the_code_and_every_file_beside_it(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    expected = {path.relative_to(ROOT / "src").as_posix() for path in files_of(ROOT / "src")}
+    expected |= {f"prunetune/{path.relative_to(ROOT).as_posix()}" for path in files_of(ROOT / "configs")}
+    assert expected - names == set()
+    assert {f"prunetune/{name}" for name in DATA_FILES} - names == set()
+    assert not [name for name in names if not name.startswith("prunetune")]
+
+
+def installed(folder, what):
+    """Install into a fresh environment that sees the libraries of this one and nothing else; return its programs.
+
+    The libraries come by a .pth file, so that those of this environment are read where they lie, and what is
+    installed in it as editable is not seen: a .pth file in a folder that another one names is not read.
+    """
+    pytest.importorskip("pip", reason="installing needs pip")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    programs = folder / "bin"
+    where = [str(programs / "python"), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = Path(subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip())
+    (site / "libraries.pth").write_text("".join(f"{place}\n" for place in library_folders()))
+    pip = [sys.executable, "-m", "pip", "--python", str(programs / "python"), "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "--no-index", "--no-build-isolation", *what], check=True, capture_output=True)
+    return programs
+
+
+def library_folders():
+    """Return the folders of this environment's libraries."""
+    return [place for place in sys.path if Path(place).name in ("site-packages", "dist-packages")]
+
+
+def given(programs, folder, *words):
+    """Give a command line of an installed `prunetune` in a folder."""
+    environment = {name: value for name, value in ONE_THREAD.items() if name != "PYTHONPATH"}
+    command = [str(programs / "prunetune"), *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def check_an_installation(programs, folder, origin):
+    """From an empty folder: the demo, a list, help, published numbers, a mistake; nothing else is written."""
+    folder.mkdir()
+    ask = "import prunetune, prunetune.configs; print(prunetune.__file__, *prunetune.configs.__path__)"
+    python = [str(programs / "python"), "-P", "-c", ask]
+    environment = {name: value for name, value in ONE_THREAD.items() if name != "PYTHONPATH"}
+    done = subprocess.run(python, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    assert all(Path(place).is_relative_to(origin) for place in done.stdout.split()), done.stdout
+    demo = given(programs, folder, *SMALL_DEMO)
+    assert demo.returncode == 0, demo.stderr
+    assert demo.stdout.splitlines()[-1].startswith(f"run: {folder / 'results' / 'grids'}")
+    assert len(list(folder.glob("results/runs/textures/micro/*/random-random/*/seed_0/default/result.json"))) == 1
+    assert "herding" in given(programs, folder, "list", "scorers").stdout
+    assert "--keep-archives" in given(programs, folder, "prepare", "dtd", "--help").stdout
+    tables = given(programs, folder, "tables", "--allow-dirty")
+    assert (tables.returncode, tables.stderr) == (0, "")
+    mistake = given(programs, folder, "run", "ratio=10")
+    assert (mistake.returncode, mistake.stdout) == (1, "")
+    assert mistake.stderr == "error: ratio is the fraction kept and must be in (0, 1], got 10.0\n"
+    assert [path.name for path in folder.iterdir()] == ["results"]
+
+
+def test_an_installed_wheel_works_from_an_empty_folder(wheel, tmp_path):
+    programs = installed(tmp_path / "venv", [str(wheel)])
+    check_an_installation(programs, tmp_path / "empty", tmp_path / "venv")
+
+
+@pytest.mark.slow
+def test_a_wheel_built_from_the_sdist_works_from_an_empty_folder(wheel, tmp_path):
+    sdist = built("sdist", copied(tmp_path / "project"), tmp_path)
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path / "sdist", filter="data")
+    [source] = (tmp_path / "sdist").iterdir()
+    again = built("wheel", source, tmp_path)
+    assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+    programs = installed(tmp_path / "venv", [str(again)])
+    check_an_installation(programs, tmp_path / "empty", tmp_path / "venv")
+
+
+@pytest.mark.slow
+def test_an_editable_installation_works_from_an_empty_folder(tmp_path):
+    project = copied(tmp_path / "project")
+    programs = installed(tmp_path / "venv", ["--editable", str(project)])
+    check_an_installation(programs, tmp_path / "empty", project)
 
 
 def make_targets():

@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-import status
 from one_node import OneNode, wait_for
 
+from prunetune.runs import status
 from prunetune.runs.status import STATES
 from runs import MICRO, QUICK, ROOT, SMALL, TEXTURES, lasting, read_result, run_here
 
@@ -21,13 +21,17 @@ WHOLE = ["finetune=full", "finetune.epochs=25"]  # runs one after another, each 
 ONES = ["dataset.num_pool=600", "ratios=[0.1]"]  # a pool that takes some seconds to score
 
 
+BY_FILE = (str(ROOT / "run.py"), "--config-name", "grid")
+BY_COMMAND = ("-m", "prunetune", "grid")
+
+
 @contextmanager
-def submitted(cluster: OneNode, results: Path, *overrides: str):
+def submitted(cluster: OneNode, results: Path, *overrides: str, entry: tuple[str, ...] = BY_FILE):
     """Submit a grid with the preset as it is and give the launcher's process, which waits for the jobs."""
-    words = ["--config-name", "grid", "sweep=main", "hydra/launcher=slurm", *overrides, f"results_dir={results}"]
+    words = ["sweep=main", "hydra/launcher=slurm", *overrides, f"results_dir={results}"]
     with (results.parent / "launcher.txt").open("ab") as output:
         launcher = subprocess.Popen(
-            ["env", "--default-signal=INT", sys.executable, str(ROOT / "run.py"), *words],
+            ["env", "--default-signal=INT", sys.executable, *entry, *words],
             stdout=output,
             stderr=output,
             cwd=results.parent,
@@ -41,8 +45,8 @@ def submitted(cluster: OneNode, results: Path, *overrides: str):
         launcher.wait()
 
 
-def run_to_the_end(cluster: OneNode, results: Path, *overrides: str) -> None:
-    with submitted(cluster, results, *overrides) as launcher:
+def run_to_the_end(cluster: OneNode, results: Path, *overrides: str, entry: tuple[str, ...] = BY_FILE) -> None:
+    with submitted(cluster, results, *overrides, entry=entry) as launcher:
         assert launcher.wait(PATIENCE) == 0, said(results)
 
 
@@ -75,7 +79,7 @@ def leftovers(results: Path) -> list[Path]:
 
 
 def counted(results: Path, capsys: pytest.CaptureFixture[str], *overrides: str) -> dict[str, int]:
-    """Return how many runs of the grid are in each state, from what scripts/status.py prints."""
+    """Return how many runs of the grid are in each state, from what `prunetune status` prints."""
     capsys.readouterr()
     status.show("main", [*overrides, f"results_dir={results}"])
     lines = capsys.readouterr().out.splitlines()
@@ -87,10 +91,13 @@ def wait_until(cluster: OneNode, results: Path, holds: Callable[[], object]) -> 
     wait_for(holds, PATIENCE, lambda: f"{cluster.jobs()}\n{said(results)}")
 
 
-def test_a_grid_runs_to_its_end_and_gives_what_the_same_runs_give_here(cluster, tmp_path):
+@pytest.mark.parametrize("entry", [BY_FILE, BY_COMMAND], ids=["run.py", "prunetune"])
+def test_a_grid_runs_to_its_end_and_gives_what_the_same_runs_give_here(cluster, tmp_path, entry):
     results = tmp_path / "results"
     runs = [*SMALL, "finetune=linear_probe", "backbone.normalization=imagenet"]
-    run_to_the_end(cluster, results, *runs, "methods=[random,dlc_g0.25]", "ratios=[0.1],[0.3]", "seeds=[0]")
+    run_to_the_end(
+        cluster, results, *runs, "methods=[random,dlc_g0.25]", "ratios=[0.1],[0.3]", "seeds=[0]", entry=entry
+    )
     assert len(finished(results)) == 4
     tasks = [path.name for path in (results / "grids" / ".submitit").glob("[0-9]*_*")]
     assert sorted(name.split("_")[1] for name in tasks) == ["0", "1"]  # one array of two jobs of two runs each

@@ -22,8 +22,16 @@ def _out(folder: str) -> typer.models.OptionInfo:
     return typer.Option("--out", metavar="FOLDER", help="Where to write.", show_default=f"<results>/{folder}")
 
 
+def _sweeps() -> list[str]:
+    """Return the presets of the group sweep, for the completion of a shell."""
+    from importlib.resources import files
+
+    names = [file.name for file in (files("prunetune.configs") / "sweep").iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
 def status(
-    sweep: Annotated[str, typer.Argument(help="A preset of the group sweep, such as main.")],
+    sweep: Annotated[str, typer.Argument(help="A preset of the group sweep, such as main.", autocompletion=_sweeps)],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Those that the sweep was launched with.")
     ] = None,
