@@ -23,7 +23,7 @@ $(VENV)/.dev: $(VENV)/.base
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev,instruct]' && touch $@
 
 run: $(VENV)/.base  ## demo on embedded data, end to end, offline
-	$(CLI) grid experiment=demo 'methods=[dlc,dlc_topk,random]' 'ratios=[0.1,0.3,0.5]' 'seeds=[0,1,2]' results_dir=$(RESULTS)
+	$(CLI) grid experiment=demo 'methods=[herding,dlc,dlc_topk,random]' 'ratios=[0.1,0.3,0.5]' 'seeds=[0,1,2]' results_dir=$(RESULTS)
 	$(CLI) report --results $(RESULTS) --dataset textures
 
 $(VENV)/.instruct: $(VENV)/.base

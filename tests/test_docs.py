@@ -26,7 +26,9 @@ PAGES = {path.relative_to(ROOT).as_posix(): path for path in [ROOT / "README.md"
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INSTEAD = {"backbone=resnet18": "backbone=micro", 'backbone="resnet18"': 'backbone="micro"'}
 NOT_RUN = {  # the page and the first line of a block: why it is not run here
-    "README.md: from prunetune import DLC, FlexRand, Pool, TensorSignals": "its tensors are names only",
+    "README.md: pip install -c constraints.txt -e .       # for instruction data: -e '.[instruct]'": "needs an index",
+    "README.md: prunetune prepare dtd                             # download, check and arrange a data set": "a "
+    "download",
     "docs/quickstart.md: git clone <address of this repository> prunetune": "needs a package index",
     "docs/text.md: pip install -c constraints.txt -e '.[instruct]'": "needs a package index",
     "docs/text.md: prunetune instruct corpus=local corpus.path=my_corpus.jsonl llm=local "
