@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from pretraining_images import Alphabet, draw_class, make_alphabet
 from prunetune.base.progress import track
+from prunetune.base.publish import write_json
 from prunetune.base.seeding import seeded, stream
-from prunetune.base.store import write_json
 from prunetune.networks import micro
 
 log = logging.getLogger("pretrain_micro")
