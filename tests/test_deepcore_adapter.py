@@ -228,7 +228,7 @@ def test_signals_without_a_network_are_refused(checkout, signals):
         ({"epochs": -1}, "scorer.epochs"),
         ({"batch_size": 0}, "scorer.batch_size"),
         ({"learning_rate": 0.0}, "scorer.learning_rate"),
-        ({"initial": "scratch"}, "random or pretrained"),
+        ({"initial": "scratch"}, "random, pretrained"),
         ({"method": "GraNd", "repeats": 0}, "scorer.repeats"),
         ({"method": "Herding", "repeats": 2}, "goes with scorer.method=GraNd"),
         ({"method": "Herding", "function": "Entropy"}, "Uncertainty or Submodular, not Herding"),

@@ -383,10 +383,10 @@ def test_the_plain_files_are_the_classes_without_arguments():
     [
         (FacilityLocation, {"neighbours": 0}, r"scorer\.neighbours must be a whole number"),
         (FacilityLocation, {"max_dense": 1.5}, r"scorer\.max_dense must be a whole number"),
-        (MaxHerding, {"bandwidth": 0}, "bandwidth must be above 0, got 0"),
-        (MaxHerding, {"bandwidth": "wide"}, "bandwidth must be above 0, got 'wide'"),
+        (MaxHerding, {"bandwidth": 0}, "bandwidth must be a number above 0, got 0"),
+        (MaxHerding, {"bandwidth": "wide"}, "bandwidth must be a number above 0, got 'wide'"),
         (MaxHerding, {"depth": 0}, r"scorer\.depth"),
-        (Craig, {"variant": "released"}, "fixed or deepcore, got 'released'"),
+        (Craig, {"variant": "released"}, "one of fixed, deepcore, got 'released'"),
         (Craig, {"batch_size": 0}, "at least 1, got 0"),
         (Submodular, {"function": "cut"}, "fl, gc, logdet, got 'cut'"),
         (Submodular, {"greedy": "eager"}, "naive, lazy, got 'eager'"),

@@ -446,7 +446,7 @@ def test_zcore_starts_from_a_draw_and_keeps_lonely_images():
         (lambda: KCenter(variant=""), r"scorer\.variant"),
         (lambda: ContextualDiversity(variant="paper"), r"scorer\.variant"),
         (lambda: ContextualDiversity(depth=1.5), r"scorer\.depth"),
-        (lambda: SSP(num_centres=0), r"scorer\.num_centres must be a whole number of at least 1, got 0"),
+        (lambda: SSP(num_centres=0), r"scorer\.num_centres must be a whole number of at least 1 or null, got 0"),
         (lambda: SSP(num_fitted=None), r"scorer\.num_fitted must be a whole number"),
         (lambda: SSP(supervised=True, num_centres=3), r"one prototype per class; drop scorer\.num_centres"),
         (lambda: ZCore(repeats=1e6), r"scorer\.repeats must be a whole number of at least 1, got 1000000\.0"),

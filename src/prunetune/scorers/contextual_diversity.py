@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.data.pool import Pool
-from prunetune.scorers.base import Scorer, check_choice
-from prunetune.scorers.herding import VARIANTS
+from prunetune.scorers.base import VARIANTS, Scorer
 from prunetune.scorers.k_center import Metric, farthest_first, first_centre
 from prunetune.scorers.picks import check_depth, pick_scores
 from prunetune.signals.contract import Signals
@@ -35,7 +35,7 @@ class ContextualDiversity(Scorer):
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        check_choice("variant", self.variant, VARIANTS)
+        checks.choice("scorer.variant", self.variant, VARIANTS)
         check_depth(self.depth)
 
     @property

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.base.errors import InputError
+from prunetune.base import checks
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import check_depth, class_members, pick_scores
@@ -51,10 +51,8 @@ class Craig(Scorer):
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.variant not in ("fixed", "deepcore"):
-            raise InputError(f"scorer.variant must be fixed or deepcore, got {self.variant!r}")
-        if self.batch_size < 1:
-            raise InputError(f"scorer.batch_size must be at least 1, got {self.batch_size}")
+        checks.choice("scorer.variant", self.variant, ("fixed", "deepcore"))
+        checks.whole_number("scorer.batch_size", self.batch_size)
         check_sizes(self.neighbours, self.max_dense)
         check_depth(self.depth)
 

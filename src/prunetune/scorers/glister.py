@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.base.errors import InputError
+from prunetune.base import checks
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import check_depth, pick_scores
@@ -56,14 +56,10 @@ class Glister(Scorer):
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if self.variant not in ("fixed", "deepcore"):
-            raise InputError(f"scorer.variant must be fixed or deepcore, got {self.variant!r}")
-        if not self.eta > 0:
-            raise InputError(f"scorer.eta must be above 0, got {self.eta}")
-        if not 0 <= self.growth < float("inf"):
-            raise InputError(f"scorer.growth must be at least 0, got {self.growth}")
-        if self.batch_size < 1:
-            raise InputError(f"scorer.batch_size must be at least 1, got {self.batch_size}")
+        checks.choice("scorer.variant", self.variant, ("fixed", "deepcore"))
+        checks.number("scorer.eta", self.eta, "(0, inf)")
+        checks.number("scorer.growth", self.growth, "[0, inf)")
+        checks.whole_number("scorer.batch_size", self.batch_size)
         check_depth(self.depth)
 
     @property

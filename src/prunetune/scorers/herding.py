@@ -6,12 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.data.pool import Pool
-from prunetune.scorers.base import Scorer, check_choice
+from prunetune.scorers.base import VARIANTS, Scorer
 from prunetune.scorers.picks import check_depth, pick_scores
 from prunetune.signals.contract import FeatureKind, Signals
-
-VARIANTS = ("fixed", "deepcore", "released")
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class Herding(Scorer):
     version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        check_choice("variant", self.variant, VARIANTS)
-        check_choice("features", self.features, ("pretrained", "finetuned"))
+        checks.choice("scorer.variant", self.variant, VARIANTS)
+        checks.choice("scorer.features", self.features, ("pretrained", "finetuned"))
         check_depth(self.depth)
 
     @property

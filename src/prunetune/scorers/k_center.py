@@ -7,10 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.seeding import stream
 from prunetune.data.pool import Pool
-from prunetune.scorers.base import Scorer, check_choice
-from prunetune.scorers.herding import VARIANTS, read_features
+from prunetune.scorers.base import VARIANTS, Scorer
+from prunetune.scorers.herding import read_features
 from prunetune.scorers.picks import check_depth, pick_scores
 from prunetune.signals.contract import Signals
 
@@ -41,8 +42,8 @@ class KCenter(Scorer):
     version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        check_choice("variant", self.variant, VARIANTS)
-        check_choice("features", self.features, ("pretrained", "finetuned"))
+        checks.choice("scorer.variant", self.variant, VARIANTS)
+        checks.choice("scorer.features", self.features, ("pretrained", "finetuned"))
         check_depth(self.depth)
 
     @property

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
-from prunetune.scorers.base import Scorer
+from prunetune.scorers.base import VARIANTS, Scorer
 from prunetune.scorers.snapshot import snapshot_statistic
 from prunetune.signals.contract import Signals
 
-VARIANTS = ("fixed", "deepcore", "released")
 ADDED = {"deepcore": 1e-6, "released": 1e-10}  # to a probability before its logarithm
 
 
@@ -152,8 +152,7 @@ def negative_entropy(logits: Tensor, added: float) -> Tensor:
 
 def check_variant(variant: str, balanced: bool) -> None:
     """Refuse an unknown variant, and a flag that only DeepCore has."""
-    if variant not in VARIANTS:
-        raise InputError(f"scorer.variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
+    checks.choice("scorer.variant", variant, VARIANTS)
     if not isinstance(balanced, bool) or (not balanced and variant != "deepcore"):
         raise InputError(f"scorer.balanced=false goes with scorer.variant=deepcore only, got variant={variant}")
 

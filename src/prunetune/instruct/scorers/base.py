@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.base.errors import InputError, suggestion
 from prunetune.instruct.scorers.signals import TextSignals
 
 
@@ -41,20 +40,6 @@ class TextScorer(ABC):
     def signals_key(self, signals: TextSignals) -> dict[str, Any]:
         """Return what they depend on in the signals: corpus and model, unless a scorer reads less or more."""
         return signals.key()
-
-
-def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a scorer's option that is none of the allowed ones."""
-    if value not in allowed:
-        raise InputError(
-            f"text_scorer.{key} must be one of {', '.join(allowed)}, got {value!r}.{suggestion(str(value), allowed)}"
-        )
-
-
-def check_count(key: str, value: int, least: int = 1) -> None:
-    """Refuse what is not a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"text_scorer.{key} must be a whole number of at least {least}, got {value!r}")
 
 
 def in_pick_order(order: Tensor) -> Tensor:

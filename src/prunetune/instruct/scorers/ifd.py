@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.instruct.scorers.base import TextScorer, check_choice
+from prunetune.base import checks
+from prunetune.instruct.scorers.base import TextScorer
 from prunetune.instruct.scorers.signals import TextSignals
 
 LARGEST = 1e300  # a ratio of float64 without an infinity
@@ -35,7 +36,7 @@ class IFD(TextScorer):
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        check_choice("ratio_of", self.ratio_of, ("losses", "perplexities"))
+        checks.choice("text_scorer.ratio_of", self.ratio_of, ("losses", "perplexities"))
 
     def score(self, signals: TextSignals, generator: torch.Generator) -> Tensor:
         prompted, alone = signals.response_losses("prompted"), signals.unprompted_losses()

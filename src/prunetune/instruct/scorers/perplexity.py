@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.instruct.scorers.base import TextScorer, check_choice
+from prunetune.base import checks
+from prunetune.instruct.scorers.base import TextScorer
 from prunetune.instruct.scorers.signals import TextSignals
 
 
@@ -31,8 +32,8 @@ class Perplexity(TextScorer):
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        check_choice("keep", self.keep, ("low", "mid", "high"))
-        check_choice("tokens", self.tokens, ("response", "all"))
+        checks.choice("text_scorer.keep", self.keep, ("low", "mid", "high"))
+        checks.choice("text_scorer.tokens", self.tokens, ("response", "all"))
 
     def score(self, signals: TextSignals, generator: torch.Generator) -> Tensor:
         losses = signals.response_losses() if self.tokens == "response" else signals.token_losses()

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
-from prunetune.instruct.scorers.base import TextScorer, check_count, equal_draws, in_pick_order
+from prunetune.instruct.scorers.base import TextScorer, equal_draws, in_pick_order
 from prunetune.instruct.scorers.signals import TextSignals
 from prunetune.samplers.clusters import k_means
 
@@ -31,7 +32,7 @@ class S2L(TextScorer):
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        check_count("clusters", self.clusters)
+        checks.whole_number("text_scorer.clusters", self.clusters)
 
     @property
     def uses_seed(self) -> bool:
