@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
+CLI := $(VENV)/bin/prunetune
 RESULTS ?= results
 REPEATS ?= 1
 REAL = $(if $(DATA),--data $(DATA))
 .DEFAULT_GOAL := help
 TABLES := main weakly transfer time ablation-path ablation-masking ablation-sampler ablation-gamma v1-depths v1-paradigms instruction v1-llm
-.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-gpu lint status report collect tables figures wandb real paper baselines bench bench-scale parity
+.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-gpu lint status report collect tables figures wandb real paper baselines bench bench-scale parity docs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -22,25 +23,25 @@ $(VENV)/.dev: $(VENV)/.base
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev,instruct]' && touch $@
 
 run: $(VENV)/.base  ## demo on embedded data, end to end, offline
-	$(PY) run.py --config-name grid experiment=demo 'methods=[dlc,dlc_topk,random]' 'ratios=[0.1,0.3,0.5]' 'seeds=[0,1,2]' results_dir=$(RESULTS)
-	$(PY) scripts/report.py --results $(RESULTS) --dataset textures
+	$(CLI) grid experiment=demo 'methods=[dlc,dlc_topk,random]' 'ratios=[0.1,0.3,0.5]' 'seeds=[0,1,2]' results_dir=$(RESULTS)
+	$(CLI) report --results $(RESULTS) --dataset textures
 
 $(VENV)/.instruct: $(VENV)/.base
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[instruct]' && touch $@
 
 run-text: $(VENV)/.instruct  ## a text run end to end, offline: embedded corpus, a tiny random model, a few questions
-	HF_HUB_OFFLINE=1 $(PY) run.py --config-name instruct corpus=embedded llm=tiny text_scorer=dlc sampler=flexrand ratio=0.5 \
+	HF_HUB_OFFLINE=1 $(CLI) instruct corpus=embedded llm=tiny text_scorer=dlc sampler=flexrand ratio=0.5 \
 		sft=released evaluation.tasks_folder=tests/instruct/tasks 'evaluation.tasks=[everyday]' 'evaluation.num_fewshot=[0,2]' \
 		held_out=0.1 results_dir=$(RESULTS)
 
 demo-grid: RESULTS = results/demo
 demo-grid: $(VENV)/.base  ## grids on embedded data, offline, and from them every table and figure of the paper; long
-	$(PY) run.py --config-name grid sweep=demo results_dir=$(RESULTS)
-	$(PY) run.py --config-name grid sweep=demo_transfer results_dir=$(RESULTS)
-	$(PY) run.py --config-name grid sweep=demo_weakly results_dir=$(RESULTS)
-	$(PY) scripts/analyse.py --results $(RESULTS)
-	$(PY) scripts/make_tables.py --allow-dirty --results $(RESULTS) --out $(RESULTS)/tables
-	$(PY) scripts/make_figures.py --allow-dirty --results $(RESULTS) --out $(RESULTS)/figures
+	$(CLI) grid sweep=demo results_dir=$(RESULTS)
+	$(CLI) grid sweep=demo_transfer results_dir=$(RESULTS)
+	$(CLI) grid sweep=demo_weakly results_dir=$(RESULTS)
+	$(CLI) analyse --results $(RESULTS)
+	$(CLI) tables --allow-dirty --results $(RESULTS) --out $(RESULTS)/tables
+	$(CLI) figures --allow-dirty --results $(RESULTS) --out $(RESULTS)/figures
 
 test: $(VENV)/.dev  ## default tests, and data tests where PRUNETUNE_REAL_DATA is set
 	$(PY) -m pytest -m 'not slow and not slurm'
@@ -63,45 +64,54 @@ lint: $(VENV)/.dev  ## ruff check and format check, and the layers of the packag
 
 status: $(VENV)/.base  ## what is done, failed and missing of SWEEP=<preset>, with ARGS='<the command's overrides>'
 	@test -n "$(SWEEP)" || { echo "error: pass SWEEP=<preset>, one of:" $(basename $(notdir $(wildcard configs/sweep/*.yaml))); exit 2; }
-	$(PY) scripts/status.py --sweep $(SWEEP) $(ARGS) --results $(RESULTS)
+	$(CLI) status $(SWEEP) $(ARGS) --results $(RESULTS)
 
 collect: $(VENV)/.base  ## every finished run as one row of results/results.csv
-	$(PY) scripts/collect.py --results $(RESULTS)
+	$(CLI) collect --results $(RESULTS)
 
 report: $(VENV)/.base  ## table, curves, easiest and hardest images of the finished runs
-	$(PY) scripts/report.py --results $(RESULTS)
+	$(CLI) report --results $(RESULTS)
 
 $(TABLES:%=table-%): table-%: $(VENV)/.base
-	$(PY) scripts/make_tables.py $(subst -,_,$*) --results $(RESULTS)
+	$(CLI) tables $(subst -,_,$*) --results $(RESULTS)
 
 tables: $(VENV)/.base  ## every table of the paper that has runs, beside the published numbers; table-main and so on: one
-	$(PY) scripts/make_tables.py --results $(RESULTS) --out $(RESULTS)/tables
+	$(CLI) tables --results $(RESULTS) --out $(RESULTS)/tables
 
 figures: $(VENV)/.base  ## analyses and every figure of the paper that has runs
-	$(PY) scripts/analyse.py --results $(RESULTS)
-	$(PY) scripts/make_figures.py --results $(RESULTS) --out $(RESULTS)/figures
+	$(CLI) analyse --results $(RESULTS)
+	$(CLI) figures --results $(RESULTS) --out $(RESULTS)/figures
 
 wandb: $(VENV)/.base  ## the tables and figures as one report run on W&B
-	$(PY) scripts/log_report.py --results $(RESULTS)
+	$(CLI) wandb-report --results $(RESULTS)
 
 real: $(VENV)/.base  ## the main job on real images: DATA=<folder with data/ and weights/>
-	$(PY) scripts/real_run.py --data $(DATA) --results $(RESULTS)
+	$(PY) -m scripts.reproduce.real_run --data $(DATA) --results $(RESULTS)
 
 paper: $(VENV)/.base  ## the paper's comparisons on real images: DATA=<folder with data/ and weights/>; hours
-	$(PY) scripts/paper_run.py --data $(DATA) --results $(RESULTS)
+	$(PY) -m scripts.reproduce.paper_run --data $(DATA) --results $(RESULTS)
 
 baselines: $(VENV)/.base  ## every method on real images: DATA=<folder with data/ and weights/>
-	$(PY) scripts/baselines_run.py --data $(DATA) --results $(RESULTS)
+	$(PY) -m scripts.reproduce.baselines_run --data $(DATA) --results $(RESULTS)
 
 bench: $(VENV)/.base  ## speed as ratios against named alternatives; DATA=<folder with data/ and weights/>, REPEATS=<n>
-	$(PY) scripts/bench_dlc.py $(REAL) --images 400 --repeats $(REPEATS)
-	$(PY) scripts/bench_selection.py $(REAL) --images 400 --repeats $(REPEATS)
-	$(PY) scripts/bench_growth.py --repeats $(REPEATS)
-	$(PY) scripts/bench_probe_grid.py $(REAL) --repeats $(REPEATS) --views 8 1
-	$(PY) scripts/bench_finetune.py $(REAL) --repeats $(REPEATS)
+	$(PY) -m scripts.bench.dlc $(REAL) --images 400 --repeats $(REPEATS)
+	$(PY) -m scripts.bench.selection $(REAL) --images 400 --repeats $(REPEATS)
+	$(PY) -m scripts.bench.growth --repeats $(REPEATS)
+	$(PY) -m scripts.bench.probe_grid $(REAL) --repeats $(REPEATS) --views 8 1
+	$(PY) -m scripts.bench.finetune $(REAL) --repeats $(REPEATS)
 
 bench-scale: $(VENV)/.base  ## time and memory of scorers and samplers up to a million images; hours
-	$(PY) scripts/bench_scale.py
+	$(PY) -m scripts.bench.scale
 
 parity: $(VENV)/.base  ## our published variants against a checkout: DEEPCORE=<folder of PatrickZH/DeepCore>
-	$(PY) scripts/parity_deepcore.py --deepcore $(DEEPCORE)
+	$(PY) -m scripts.parity.deepcore --deepcore $(DEEPCORE)
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev,instruct,docs]' && touch $@
+
+docs: $(VENV)/.docs  ## the pages of docs/ as site/index.html, and the tests that run their commands and follow their links
+	$(PY) -m scripts.assets.run_diagram
+	$(PY) -m scripts.assets.doc_pages
+	$(VENV)/bin/mkdocs build
+	$(PY) -m pytest tests/test_docs.py

@@ -1,7 +1,9 @@
 """Small runs on embedded data: in this process, as a command, or as many commands at the price of one start."""
 
+import contextlib
 import csv
 import importlib
+import io
 import json
 import os
 import runpy
@@ -15,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 
 torch.set_num_threads(1)  # on such small networks threads wait for each other longer than they compute
@@ -23,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MICRO = ["backbone=micro", "backbone.pretrained=false", "backbone.input_size=16"]
 TEXTURES = ["dataset=textures", "dataset.num_pool=100", "dataset.num_test=100", "dataset.size=16"]
 QUICK = ["finetune.epochs=3", "finetune.views=1", "wandb=disabled", "precision=fp32"]
-IMAGE_RUNS = ("prunetune.runs.grid", "prunetune.runs.image_run")
+IMAGE_RUNS = ("prunetune.config.cells", "prunetune.runs.grid", "prunetune.runs.image_run")
 SMALL = [*TEXTURES, *MICRO, *QUICK]
 
 
@@ -31,37 +34,53 @@ def compose_here(results: Path, *overrides: str, config: str = "config") -> Any:
     """Return the configuration that run.py would compose."""
     from hydra import compose, initialize_config_dir
 
-    import prunetune.config  # noqa: F401  registers the schema
+    import prunetune.config  # noqa: F401  registers the schemas of image runs
+    import prunetune.instruct.registration  # noqa: F401  and that of text runs
 
     with initialize_config_dir(config_dir=str(ROOT / "configs"), version_base="1.3"):
         return compose(config, overrides=[*overrides, f"results_dir={results}"])
 
 
+def parsed_here(results: Path, *overrides: str) -> Any:
+    """Return the image run that run.py would carry out."""
+    from prunetune.config.parse import parse_image_run
+
+    return parse_image_run(compose_here(results, *overrides))
+
+
 def run_here(results: Path, *overrides: str) -> Path:
-    """Run the pipeline in this process and return the run's folder."""
-    from prunetune.config.names import names, run_folder
-    from prunetune.runs import image_run
+    """Carry out an image run in this process and return its folder."""
+    from prunetune import doors
+    from prunetune.config.names import run_folder
 
     cfg = compose_here(results, *overrides)
     folder = results / "runs" / run_folder(cfg)
-    image_run.run(cfg, names(cfg), folder)
+    doors.image(cfg, folder)
+    return folder
+
+
+def run_text_here(results: Path, *overrides: str) -> Path:
+    """Carry out a text run in this process and return its folder."""
+    from prunetune import doors
+    from prunetune.instruct.names import text_run_folder
+
+    cfg = compose_here(results, *overrides, config="instruct")
+    folder = results / "runs" / text_run_folder(cfg)
+    doors.instruct(cfg, folder)
     return folder
 
 
 def grid_here(results: Path, *overrides: str) -> None:
-    """Run a grid in this process."""
+    """Carry out a grid in this process."""
     from hydra import initialize_config_dir
 
-    from prunetune.config.names import names
+    from prunetune.config.cells import parse_grid
     from prunetune.runs import grid
 
     cfg = compose_here(results, *overrides, config="grid")
-    job = SimpleNamespace(overrides=SimpleNamespace(task=[*overrides, f"results_dir={results}"]))
-    with (
-        mock.patch.object(grid.HydraConfig, "get", return_value=job),
-        initialize_config_dir(config_dir=str(ROOT / "configs"), version_base="1.3"),
-    ):
-        grid.run(cfg, names(cfg), results / "grids" / "here")
+    with initialize_config_dir(config_dir=str(ROOT / "configs"), version_base="1.3"):
+        asked = parse_grid(cfg, [*overrides, f"results_dir={results}"])
+    grid.execute(asked)
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -70,9 +89,9 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 def lasting(result: dict[str, Any]) -> dict[str, Any]:
     """Return a result without its volatile keys."""
-    from prunetune.runs.records import VOLATILE_OF_TEXT
+    from prunetune.instruct.text_run import VOLATILE  # of images and more
 
-    return {key: value for key, value in result.items() if key not in VOLATILE_OF_TEXT}
+    return {key: value for key, value in result.items() if key not in VOLATILE}
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -89,6 +108,28 @@ def run_command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[
         timeout=300,
         check=False,
         **{"cwd": "/", "env": ONE_THREAD, **options},
+    )
+
+
+def prunetune_here(*words: str) -> SimpleNamespace:
+    """Give the command line `prunetune <words>` in this process; return returncode, stdout and stderr."""
+    from prunetune import cli
+
+    out, errors = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+        mock.patch.object(sys, "argv", ["prunetune", *words]),
+        pytest.raises(SystemExit) as stop,
+    ):
+        cli.main()
+    code = stop.value.code
+    if isinstance(code, str):
+        print(code, file=errors)
+    return SimpleNamespace(
+        returncode=code if isinstance(code, int) else int(code is not None),
+        stdout=out.getvalue(),
+        stderr=errors.getvalue(),
     )
 
 

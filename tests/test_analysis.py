@@ -9,9 +9,8 @@ import torch
 from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor
 
-import analyse
 from prunetune.base.errors import InputError
-from prunetune.report import score_analysis
+from prunetune.report import analyses, score_analysis
 from runs import SMALL, grid_here
 
 
@@ -141,7 +140,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def analysed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The four files of these runs."""
     out = tmp_path_factory.mktemp("analysed")
-    analyse.analyse(finished, None, None, out)
+    analyses.analyse(finished, None, None, out)
     return out
 
 
@@ -156,7 +155,7 @@ def table(folder: Path, name: str) -> pd.DataFrame:
 
 
 def test_the_four_files_come_from_finished_runs(analysed: Path) -> None:
-    for name, columns in analyse.COLUMNS.items():
+    for name, columns in analyses.COLUMNS.items():
         assert table(analysed, name).columns.tolist() == list(columns)
     ranks = table(analysed, "rank_correlation").set_index("first")
     assert set(ranks.index) == {"dlc", "dlc_random"}  # herding gives an order of picks, random no hardness
@@ -213,7 +212,7 @@ def test_the_distance_of_a_run_is_that_of_its_subset(finished: Path, analysed: P
 def test_nothing_is_trained_or_embedded(copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     shutil.rmtree(copied / "store" / "proxies")
     before = sorted((copied / "store").rglob("*"))
-    analyse.analyse(copied, None, None, tmp_path / "out")
+    analyses.analyse(copied, None, None, tmp_path / "out")
     assert sorted((copied / "store").rglob("*")) == before
     told = capsys.readouterr().err
     assert "no losses by epoch for textures, micro: proxies of textures" in told
@@ -229,7 +228,7 @@ def test_what_is_gone_or_damaged_costs_one_line_each(
     (_dlc_folder(copied) / "scores.csv").write_text("position,sample_id,label,score\n0,a,0,not a number\n")
     subset = next((copied / "runs").glob("*/*/*/dlc-topk/ratio_0.2/seed_0/default")) / "subset.csv"
     subset.unlink()
-    analyse.analyse(copied, None, None, tmp_path / "out")
+    analyses.analyse(copied, None, None, tmp_path / "out")
     lines = capsys.readouterr().err.splitlines()
     assert sum("no rank correlation of dlc (" in line and "damaged" in line for line in lines) == 1
     assert sum("no losses by masking ratio for textures, micro" in line for line in lines) == 1
@@ -242,7 +241,7 @@ def test_other_images_than_those_of_the_run_are_refused(
 ) -> None:
     for path in (copied / "runs").rglob("result.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "dataset_fingerprint": "another"}))
-    analyse.analyse(copied, None, None, tmp_path / "out")
+    analyses.analyse(copied, None, None, tmp_path / "out")
     assert "the images of textures are others than those of" in capsys.readouterr().err
     assert not (tmp_path / "out" / "mmd.csv").exists()
     assert (tmp_path / "out" / "rank_correlation.csv").exists()
@@ -255,7 +254,7 @@ def test_a_run_of_an_earlier_version_costs_its_distances_alone(
         result = json.loads(path.read_text())
         del result["config"]["images"]
         path.write_text(json.dumps(result))
-    analyse.analyse(copied, None, None, tmp_path / "out")
+    analyses.analyse(copied, None, None, tmp_path / "out")
     assert "is of an earlier version (Missing key images" in capsys.readouterr().err
     assert sorted(path.stem for path in (tmp_path / "out").iterdir()) == ["loss_by_masking", "rank_correlation"]
 
@@ -268,7 +267,7 @@ def test_fine_tuned_scores_are_paired_with_pretrained_ones_of_the_same_rule() ->
     other = _run("herding_deepcore", "default", {**herding, "variant": "deepcore", "features": "pretrained"}, None)
     fresh = _run("el2n", "scratch", _el2n(), {**full, "initial": "random"})
     slow, probe = _run("el2n", "default", _el2n(), full), _run("el2n_probe", "default", _el2n(), {"trained": "head"})
-    pairs = list(analyse._pairs(analyse._by_scores([tuned, plain, other, fresh, slow, probe])))
+    pairs = list(analyses._pairs(analyses._by_scores([tuned, plain, other, fresh, slow, probe])))
     assert [(first[2:4], second[2:4]) for first, second in pairs] == [
         (("el2n", "default"), ("el2n_probe", "default")),
         (("herding", "finetuned"), ("herding", "default")),
@@ -282,7 +281,7 @@ def test_runs_of_another_network_under_the_same_name_are_left_out(
     result = json.loads(changed.read_text())
     result["config"]["backbone"]["normalization"] = "imagenet"
     changed.write_text(json.dumps(result))
-    analyse.analyse(copied, None, None, tmp_path / "out")
+    analyses.analyse(copied, None, None, tmp_path / "out")
     assert "left out 1 runs of textures, micro: another precision or other settings" in capsys.readouterr().err
     rows = table(tmp_path / "out", "mmd").query("method == 'dlc-topk' and ratio == 0.2")
     assert set(rows["seed"]) == {1}
@@ -297,7 +296,7 @@ def test_one_name_for_two_scores_is_said_and_not_averaged(tmp_path: Path, capsys
         run.row["scores_path"] = f"{number}.csv"
         rows = pd.DataFrame({"position": range(3), "sample_id": ["a", "b", "c"], "label": 0, "score": scores})
         rows.to_csv(tmp_path / f"{number}.csv", index=False)
-    rows = list(analyse.rank_correlation(runs, tmp_path))
+    rows = list(analyses.rank_correlation(runs, tmp_path))
     assert [row["class_mean"] for row in rows] == pytest.approx([1])
     told = capsys.readouterr().err
     assert (
@@ -313,7 +312,7 @@ def test_every_learning_complexity_by_optimisation_is_a_reference() -> None:
         *(_run("dlc", "default", dlc, None), _run("dlc", "T3", {**dlc, "levels": 3}, None)),
         *(_run("lc_optimisation", "default", target, full), _run("lc_optimisation_probe", "default", target, head)),
     ]
-    pairs = [(first[2:4], second[2]) for first, second in analyse._pairs(analyse._by_scores(runs))]
+    pairs = [(first[2:4], second[2]) for first, second in analyses._pairs(analyses._by_scores(runs))]
     for tag in ("default", "T3"):
         assert [second for first, second in pairs if first == ("dlc", tag)] == [
             "lc_optimisation",
@@ -323,22 +322,22 @@ def test_every_learning_complexity_by_optimisation_is_a_reference() -> None:
 
 def test_a_misspelt_data_set_gets_a_suggestion(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no runs of 'texture'.*textures"):
-        analyse.analyse(finished, "texture", None, tmp_path)
+        analyses.analyse(finished, "texture", None, tmp_path)
 
 
 def test_without_runs_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no finished runs below"):
-        analyse.analyse(tmp_path, None, None, tmp_path)
+        analyses.analyse(tmp_path, None, None, tmp_path)
 
 
 def _el2n() -> dict:
     return {"_target_": "prunetune.scorers.EL2N", "name": "el2n", "uses_proxy": True}
 
 
-def _run(scorer: str, tag: str, settings: dict, proxy: dict | None) -> analyse.Run:
+def _run(scorer: str, tag: str, settings: dict, proxy: dict | None) -> analyses.Run:
     row = {"dataset": "dtd", "scoring_backbone": "resnet18", "scorer": scorer, "tag": tag}
     row["scores_path"] = f"{scorer}-{tag}.csv"
-    return analyse.Run(row, {"config": {"scorer": settings, "proxy": proxy}})
+    return analyses.Run(row, {"config": {"scorer": settings, "proxy": proxy}})
 
 
 def _reference(results: Path) -> pd.DataFrame:

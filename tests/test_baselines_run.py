@@ -2,10 +2,10 @@
 
 import pandas as pd
 import pytest
-from omegaconf import OmegaConf
 
-import baselines_run
+from prunetune.config.methods import METHODS
 from runs import ROOT
+from scripts.reproduce import baselines_run
 
 
 def test_runs_are_added_to_the_committed_ones_and_replace_their_own_kind():
@@ -32,12 +32,11 @@ def test_the_committed_runs_give_the_committed_table(tmp_path):
         assert (tmp_path / name).read_bytes() == (committed / name).read_bytes()
 
 
-def row_of(method: str, proxy: str) -> tuple[str, str, str]:
+def row_of(name: str, proxy: str) -> tuple[str, str, str]:
     """Return the scorer, sampler and tag of a method's runs."""
-    content = OmegaConf.load(baselines_run.CONFIGS / "method" / f"{method}.yaml")
-    chosen = {name: value for entry in content.defaults for name, value in entry.items()}
-    suffix = "_probe" if proxy == "linear_probe" and baselines_run.reads_proxy(method) else ""
-    return chosen["override /scorer"] + suffix, chosen["override /sampler"], content.get("tag", "default")
+    method = METHODS[name]
+    suffix = "_probe" if proxy == "linear_probe" and baselines_run.reads_proxy(name) else ""
+    return method.scorer + suffix, method.sampler, method.settings.get("tag", "default")
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-import bench_dlc
-import bench_growth
-import bench_selection
-import benchmarks
-from benchmarks import Column
 from prunetune.data.readers import Textures
 from prunetune.networks.backbone import Backbone
+from runs import ROOT
+from scripts.bench import benchmarks, dlc, growth, selection
+from scripts.bench.benchmarks import Column
 
 JOB = {"levels": 5, "step": 0.2}
 
@@ -27,33 +25,33 @@ def network():
 
 
 def test_the_released_procedure_and_ours_give_the_same_ranking(monkeypatch):
-    monkeypatch.setattr(bench_dlc.os, "cpu_count", lambda: 0)  # no loader processes
+    monkeypatch.setattr(dlc.os, "cpu_count", lambda: 0)  # no loader processes
     pool = Textures(num_pool=120).pool("train")
 
     def network():  # the released procedure leaves its masks in it
         return Backbone(model="prunetune_micro", mask_modules="conv2d").load()
 
-    row, theirs = bench_dlc.released(pool, network(), JOB)
-    _, ours = bench_dlc.dlc(pool, network(), {**JOB, "precision": "fp32"})
-    assert bench_dlc._rank_correlation(theirs.numpy(), ours.numpy()) > 0.998  # Pillow's resize rounds otherwise
+    row, theirs = dlc.released(pool, network(), JOB)
+    _, ours = dlc.dlc(pool, network(), {**JOB, "precision": "fp32"})
+    assert dlc._rank_correlation(theirs.numpy(), ours.numpy()) > 0.998  # Pillow's resize rounds otherwise
     assert row["whole_seconds"] > row["seconds"] > 0
 
 
 def test_without_the_resize_the_released_procedure_gives_our_scores(monkeypatch):
-    monkeypatch.setattr(bench_dlc.os, "cpu_count", lambda: 0)
+    monkeypatch.setattr(dlc.os, "cpu_count", lambda: 0)
     pool = Textures(num_pool=120).pool("train")
-    monkeypatch.setattr(bench_dlc.transforms, "Resize", lambda size: bench_dlc.transforms.CenterCrop(32))
+    monkeypatch.setattr(dlc.transforms, "Resize", lambda size: dlc.transforms.CenterCrop(32))
     monkeypatch.setattr("prunetune.data.images.transforms.round", lambda size: 32, raising=False)
-    _, theirs = bench_dlc.released(pool, Backbone(model="prunetune_micro", mask_modules="conv2d").load(), JOB)
+    _, theirs = dlc.released(pool, Backbone(model="prunetune_micro", mask_modules="conv2d").load(), JOB)
     network = Backbone(model="prunetune_micro", mask_modules="conv2d").load()
-    _, ours = bench_dlc.dlc(pool, network, {**JOB, "precision": "fp32"})
+    _, ours = dlc.dlc(pool, network, {**JOB, "precision": "fp32"})
     assert torch.allclose(theirs.double(), ours, atol=1e-6)
 
 
 def test_the_limit_counts_decoding_and_all_passes(network):
     pool, shown = Textures(num_pool=101).pool("train"), []
     handle = network.model.register_forward_hook(lambda _, inputs, __: shown.append(len(inputs[0])))
-    row, scores = bench_dlc.limit(pool, network, {"levels": 3, "precision": "fp32"})
+    row, scores = dlc.limit(pool, network, {"levels": 3, "precision": "fp32"})
     handle.remove()
     assert scores is None
     assert sum(shown) == 3 * 101
@@ -61,12 +59,12 @@ def test_the_limit_counts_decoding_and_all_passes(network):
 
 
 def test_the_table_of_dlc_has_ratios_and_rank_correlations():
-    names = list(bench_dlc.JOBS)
+    names = list(dlc.JOBS)
     found = {name: {"seconds": 10.0 / (i + 1), "cpu_seconds": 1.0, "peak_bytes": 1} for i, name in enumerate(names)}
     found[names[0]] |= {"whole_seconds": 12.0, "whole_cpu_seconds": 1.5}
     found["DLC"] = {"outcome": "failed: no memory"}
     scores = {"released procedure": np.arange(5.0), "DLC, bf16": np.array([0.0, 1, 2, 4, 3])}
-    rows = {row["procedure"]: row for row in bench_dlc.table_rows(found, scores)}
+    rows = {row["procedure"]: row for row in dlc.table_rows(found, scores)}
     assert list(rows) == [names[0], "released procedure, as a whole", *names[1:]]
     assert rows["DLC, bf16"]["faster"] == pytest.approx(5)
     assert rows["DLC, bf16"]["of_limit"] == pytest.approx(4 / 5)
@@ -113,24 +111,24 @@ def test_a_table_is_written_for_people_and_for_programs(tmp_path):
     assert all(row["device"] and row["commit"] for row in found)
 
 
-def test_a_child_is_measured_and_what_goes_wrong_is_said(tmp_path):
-    script = tmp_path / "child.py"
-    script.write_text("import sys, json; job = json.loads(sys.argv[2]); print('x'); print(json.dumps(eval(job['do'])))")
-    assert benchmarks.run_apart(str(script), {"do": "{'seconds': 1.5, 'peak_bytes': 7}"}) == {
+def test_a_child_is_measured_and_what_goes_wrong_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where `python -m` looks for modules
+    (tmp_path / "child.py").write_text(
+        "import sys, json; job = json.loads(sys.argv[2]); print('x'); print(json.dumps(eval(job['do'])))"
+    )
+    assert benchmarks.run_apart("child", {"do": "{'seconds': 1.5, 'peak_bytes': 7}"}) == {
         "seconds": 1.5,
         "peak_bytes": 7,
         "outcome": "finished",
     }
-    assert benchmarks.run_apart(str(script), {"do": "1 / 0"}) == {
-        "outcome": "failed: ZeroDivisionError: division by zero"
-    }
-    slow = benchmarks.run_apart(str(script), {"do": "__import__('time').sleep(60)"}, limit=0.5)
+    assert benchmarks.run_apart("child", {"do": "1 / 0"}) == {"outcome": "failed: ZeroDivisionError: division by zero"}
+    slow = benchmarks.run_apart("child", {"do": "__import__('time').sleep(60)"}, limit=0.5)
     assert slow == {"outcome": "stopped after 0.5 s"}
 
 
 def test_the_costs_of_baselines_are_made_of_two_epochs():
     measured = {"epoch_seconds": 10.0, "record_seconds": 2.0, "gradient_seconds": 30.0}
-    assert bench_selection.baseline_costs(measured) == {
+    assert selection.baseline_costs(measured) == {
         "forgetting": 500,
         "least_confidence": 402,
         "el2n": 3 * (5 * 8 + 2),
@@ -141,22 +139,22 @@ def test_the_costs_of_baselines_are_made_of_two_epochs():
 
 
 def test_variants_are_smaller_cheaper_and_named_once():
-    chosen = bench_selection.variants(224)
+    chosen = selection.variants(224)
     assert list(chosen)[:2] == ["dlc T5 224px fp32", "dlc T5 224px bf16"]
     assert {job["size"] for job in chosen.values()} == {224, 160, 128}
     assert [job["precision"] for job in chosen.values()].count("fp32") == 1
-    assert {job["size"] for job in bench_selection.variants(32).values()} == {32, 24, 16}
+    assert {job["size"] for job in selection.variants(32).values()} == {32, 24, 16}
 
 
 def test_the_table_of_selection_compares_at_equal_precision():
-    chosen = bench_selection.variants(32)
+    chosen = selection.variants(32)
     found = {name: {"seconds": 11.0, "decode_seconds": 1.0, "peak_bytes": 1} for name in chosen}
     parts = {"epoch_seconds": 10.0, "record_seconds": 2.0, "gradient_seconds": 3.0, "decode_seconds": 1.0}
     found["train fp32"] = {"seconds": 20.0, "peak_bytes": 1, **parts}
     found["train bf16"] = {"outcome": "failed: x"}
     scores = {name: torch.arange(8.0) for name in chosen}
     judged = {"accuracies": {"random": [0.5, 0.6]}, "labels": [0] * 4 + [1] * 4}
-    rows = bench_selection.table_rows(chosen, found, judged, scores)
+    rows = selection.table_rows(chosen, found, judged, scores)
     plain = next(row for row in rows if row["method"] == "dlc + flexrand")
     assert plain["over_forgetting"] == 50
     assert plain["over_forgetting_decoded"] == pytest.approx(501 / 11)
@@ -172,14 +170,14 @@ def test_the_table_of_selection_compares_at_equal_precision():
 def test_growth_is_the_exponent_between_sizes():
     jobs = {f"{size} fp32": {"size": size, "precision": "fp32"} for size in (10, 100, 1000)}
     found = {name: {"seconds": 2 * job["size"] ** 1.5} for name, job in jobs.items()}
-    rows = bench_growth.table_rows(found, jobs)
+    rows = growth.table_rows(found, jobs)
     assert "growth" not in rows[0]
     assert all(math.isclose(row["growth"], 1.5) for row in rows[1:])
-    assert bench_growth.slopes(rows) == "1.500 (fp32)"
+    assert growth.slopes(rows) == "1.500 (fp32)"
 
 
 def test_pools_that_grow_have_no_two_images_alike():
-    pool = bench_growth.made_pool(2100)
+    pool = growth.made_pool(2100)
     assert len(pool) == 2100
     assert len({pool.images.digest(position) for position in range(2100)}) == 2100
     assert torch.equal(pool.labels[:1000], pool.labels[1000:2000])
@@ -189,17 +187,16 @@ def test_pools_that_grow_have_no_two_images_alike():
 @pytest.mark.parametrize(
     ("script", "options"),
     [
-        ("bench_dlc", ["--images", "100"]),
-        ("bench_selection", ["--images", "100", "--seeds", "2"]),
-        ("bench_growth", ["--sizes", "200", "400"]),
+        ("dlc", ["--images", "100"]),
+        ("selection", ["--images", "100", "--seeds", "2"]),
+        ("growth", ["--sizes", "200", "400"]),
     ],
 )
 def test_the_scripts_write_their_tables_without_data(tmp_path, script, options):
-    file = benchmarks.ROOT / "scripts" / f"{script}.py"
-    command = [sys.executable, str(file), "--out", str(tmp_path), "--repeats", "1", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", f"scripts.bench.{script}", "--out", str(tmp_path), "--repeats", "1", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    with (tmp_path / f"{script.removeprefix('bench_')}.csv").open(newline="") as opened:
+    with (tmp_path / f"{script}.csv").open(newline="") as opened:
         rows = list(csv.DictReader(opened))
     assert rows
     assert "failed" not in json.dumps(rows)

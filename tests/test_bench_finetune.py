@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-import bench_finetune as bench
-import benchmarks
 from prunetune.data.readers.textures import Textures
 from prunetune.networks.backbone import Backbone
+from scripts.bench import benchmarks
+from scripts.bench import finetune as bench
 
 WORDS = ["dataset=textures", "dataset.num_pool=100", "dataset.num_test=100", "dataset.size=16"]
 WORDS += ["backbone=micro", "backbone.pretrained=false", "backbone.input_size=16"]

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-import bench_probe_grid as bench
-import benchmarks
 from prunetune.base.seeding import stream
 from prunetune.training.linear_probe import train_probes
 from prunetune.training.recipe import Recipe
+from scripts.bench import benchmarks
+from scripts.bench import probe_grid as bench
 
 LABELS = torch.arange(120) % 5
 SHORT = Recipe("linear_probe", epochs=4, batch_size=16)

@@ -8,12 +8,13 @@ import timm
 import torch
 
 from made_data import cut_in_half, make_dtd, make_image_folder
+from prunetune.config import catalogue
 from runs import MICRO, QUICK, ROOT, SMALL, read_result, read_rows, run_command, run_commands
 
 DTD_CLASSES = [f"texture_{number:02d}" for number in range(47)]
 BAD_INPUT = {  # name: arguments, what the one line says
     "a ratio above one": ([*SMALL, "ratio=10"], "error: ratio is the fraction kept and must be in (0, 1], got 10"),
-    "missing data": (["dataset=dtd", "scorer=dlc"], "error: dtd is not in data/dtd; run python scripts/prepare_dtd.py"),
+    "missing data": (["dataset=dtd", "scorer=dlc"], "error: dtd is not in data/dtd; run `prunetune prepare dtd`"),
     "a gamma above one": ([*SMALL, "sampler=flexrand", "sampler.gamma=3"], "error: sampler.gamma is the easy fraction"),
     "a misspelt key": (
         [*SMALL, "finetune.epoch=3"],
@@ -49,7 +50,7 @@ BAD_INPUT = {  # name: arguments, what the one line says
         "error: there is no option keep",
     ),
     "a value that needs quotes": ([*SMALL, "tag=a#b"], "needs quotes of its own: 'key=\"value\"'"),
-    "a misspelt group": (["dataset=dtdd"], "Could not find 'dataset/dtdd' Available options in 'dataset': cifar10"),
+    "a misspelt group": (["dataset=dtdd"], "error: there is no dataset 'dtdd'. Did you mean 'dtd'? Known: cifar10, "),
     "a word for a number": ([*SMALL, "ratio=some"], "Value 'some' of type 'str' could not be converted to Float"),
     "words for statistics": ([*SMALL, "backbone.mean=[a,b,c]"], "could not convert string to float: 'a'"),
     "a word for a size": ([*SMALL, "backbone.input_size=big"], "does not take images of big x big"),
@@ -57,7 +58,7 @@ BAD_INPUT = {  # name: arguments, what the one line says
     "an unknown step": ([*SMALL, "until=scores"], "error: until must be one of score, prune, finetune"),
     "a method that is not there": (
         ["--config-name", "grid", *SMALL, "methods=[dlcc]"],
-        "error: method dlcc cannot be composed",
+        "error: method dlcc cannot be composed: there is no method 'dlcc'. Did you mean 'dlc'? Known: activeft, ",
     ),
     "a missing checkpoint": ([*SMALL, "backbone.checkpoint=nowhere.pth"], "nowhere.pth is not a file"),
     "a loss that is no number": (
@@ -222,8 +223,8 @@ def test_help_and_the_configuration_answer_without_torch(arguments):
 
 def test_help_lists_every_option_of_every_group():
     shown = run_command("--help").stdout
-    for group in (ROOT / "configs").iterdir():
-        if group.is_dir() and group.name != "hydra":
-            options = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
-            assert f"{group.name}: {options}" in shown
+    folders = {path.name: path for path in (ROOT / "configs").iterdir() if path.is_dir() and path.name != "hydra"}
+    options = {group: [path.stem for path in folder.glob("*.yaml")] for group, folder in folders.items()}
+    for group, names in (options | {group: catalogue.entries(kind) for kind, group in catalogue.KINDS.items()}).items():
+        assert f"{group}: {', '.join(sorted(names))}" in shown
     assert "python run.py dataset=dtd scorer=dlc ratio=0.1" in shown

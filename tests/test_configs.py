@@ -1,7 +1,6 @@
-"""Every YAML of every group: it composes, it builds, and it says what the class says."""
+"""Every choice of every group: it composes, it has a folder, and it builds; what is refused at composition."""
 
 import dataclasses
-import importlib
 import re
 import subprocess
 import sys
@@ -19,29 +18,38 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from config_files import CONFIGS, files, label, load
-from prunetune import api
 from prunetune.base.errors import InputError
-from prunetune.config.build import build
-from prunetune.config.identity import compared
+from prunetune.config import catalogue
+from prunetune.config.build import build, class_of
+from prunetune.config.identity import recorded
+from prunetune.config.methods import METHODS
+from prunetune.config.named import SAMPLERS
 from prunetune.config.names import names, run_folder
+from prunetune.config.parse import (
+    parse_candidates,
+    parse_proxy,
+    parse_recipe,
+    parse_search,
+)
 from prunetune.config.schema import FinetuneConfig, ProxyConfig
 from prunetune.networks.backbone import Backbone
 from prunetune.networks.named import BACKBONES
 from prunetune.runs import image_run, sampler_search
-from prunetune.samplers import SAMPLERS, FlexRand, TopKFlexible
+from prunetune.samplers import FlexRand, TopKFlexible, Window
+from prunetune.samplers.candidates import Search
 from prunetune.signals.proxy import LINEAR_PROBE, ProxyRecipe
 from prunetune.training.recipe import Recipe
 from runs import ROOT
 
 BUILT = ("dataset", "backbone", "scorer", "sampler")  # groups whose files name a class
-PRESETS = ("method", "experiment", "sweep")  # deltas over the root config
+PRESETS = ("experiment", "sweep")  # deltas over the root config
 PLAIN = ("finetune", "proxy")  # numbers only
-TEXT = ("corpus", "llm", "text_scorer", "text_method", "sft")  # of text runs: tests/instruct/test_text_configs.py
+TEXT = ("corpus", "llm", "text_scorer", "sft")  # of text runs: tests/instruct/test_text_configs.py
 NAMELESS = {"dataset/image_folder", "backbone/timm", "scorer/from_file"}  # named after a folder, a model, a file
-NOT_A_CLASS = {"sampler/auto"}  # the scorer's own sampler
 OF_TEXT_RUNS = {"sweep/instruction", "sweep/instruction_base", "sweep/v1_llm", "sweep/v1_llm_full"}
 PUBLISHED_ELSEWHERE = ("resnet50_simclr", "resnet50_in21k", "resnet50_supcon")  # nothing fetches their weights
 REFUSALS = (HydraException, OmegaConfBaseException)
+KINDS = {"dataset": "datasets", "backbone": "backbones", "scorer": "scorers", "sampler": "samplers"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,59 +80,67 @@ def cfg_of(*overrides: str, root: str = "config") -> DictConfig:
     return compose(root, overrides=list(overrides))
 
 
+def choices() -> list:
+    """Return pytest parameters: every choice of the groups that name a class."""
+    found = [(group, name) for group, kind in KINDS.items() for name in catalogue.entries(kind)]
+    return [pytest.param(group, name, id=f"{group}/{name}") for group, name in found]
+
+
 def test_every_group_is_known_here_and_none_is_empty():
     groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
     assert groups - {"hydra"} == {*BUILT, *PRESETS, *PLAIN, *TEXT}
     assert all(files(group) for group in groups - {"hydra"})
 
 
-@pytest.mark.parametrize("path", files(*BUILT, *PRESETS, *PLAIN, without=OF_TEXT_RUNS))
-@pytest.mark.parametrize("root", ["config", "grid"])
-def test_every_file_composes_and_its_run_has_a_folder(path, root, needs):
-    cfg = cfg_of(f"{path.parent.name}={path.stem}", *needs.get(label(path), []), root=root)
+@pytest.mark.parametrize(("group", "name"), choices())
+def test_every_choice_composes_builds_its_class_and_names_the_folder(group, name, needs):
+    cfg = cfg_of(f"{group}={name}", *needs.get(f"{group}/{name}", []))
     folder = run_folder(cfg)
     assert re.fullmatch(r"[\w.+-]+(/[\w.+-]+)+", folder), folder
-    if path.parent.name in (*BUILT, "finetune") and label(path) not in NAMELESS | NOT_A_CLASS and root == "config":
-        assert path.stem in re.split(r"/|-(?=[a-z])", folder)
-
-
-@pytest.mark.parametrize("path", files(*BUILT, without=NOT_A_CLASS))
-def test_every_file_builds_the_class_that_it_names(path, needs):
-    cfg = cfg_of(f"{path.parent.name}={path.stem}", *needs.get(label(path), []))
+    if f"{group}/{name}" == "sampler/auto":
+        return
+    if f"{group}/{name}" not in NAMELESS:
+        assert name in re.split(r"/|-(?=[a-z])", folder)
     if image_run.is_searched(cfg):
         assert all(isinstance(made, TopKFlexible) for made in image_run.candidates_of(cfg).values())
         cfg.sampler.end = "hardest"
-    made = build(cfg[path.parent.name])
-    module, _, name = load(path)["_target_"].rpartition(".")
-    assert type(made) is getattr(importlib.import_module(module), name)
+    assert type(build(cfg[group])) is class_of(cfg[group]._target_)
 
 
-@pytest.mark.parametrize("path", files("scorer"))
-def test_auto_takes_the_sampler_that_the_scorer_names(path, needs):
-    cfg = cfg_of(f"scorer={path.stem}", *needs.get(label(path), []))
+@pytest.mark.parametrize("path", files(*PRESETS, *PLAIN, without=OF_TEXT_RUNS))
+def test_every_preset_composes_and_its_run_has_a_folder(path):
+    for root in ("config", "grid"):
+        folder = run_folder(cfg_of(f"{path.parent.name}={path.stem}", root=root))
+        assert re.fullmatch(r"[\w.+-]+(/[\w.+-]+)+", folder), folder
+
+
+@pytest.mark.parametrize("name", catalogue.entries("scorers"))
+def test_auto_takes_the_sampler_that_the_scorer_names(name, needs):
+    cfg = cfg_of(f"scorer={name}", *needs.get(f"scorer/{name}", []))
     own = build(cfg.scorer).own_sampler
-    assert load(path)["own_sampler"] == own
+    assert cfg.scorer.own_sampler == own
     assert names(cfg).sampler == own
-    assert type(image_run.sampler_of(cfg)) is SAMPLERS[own]
+    assert parse_candidates(cfg) == {"": SAMPLERS[own]}
 
 
-@pytest.mark.parametrize("path", files("scorer"))
-def test_a_file_says_whether_its_scorer_reads_the_proxy(path, needs):
-    cfg = cfg_of(f"scorer={path.stem}", *needs.get(label(path), []))
-    assert build(cfg.scorer).uses_proxy == load(path).get("uses_proxy", False)
+def test_a_scorer_may_have_another_sampler_of_its_own_and_an_unknown_one_is_refused():
+    cfg = cfg_of("scorer=herding", "scorer.own_sampler=window")
+    assert (names(cfg).sampler, image_run.sampler_of(cfg)) == ("window", Window())
+    assert recorded(cfg)["sampler"] == recorded(cfg_of("scorer=herding", "sampler=window"))["sampler"]
+    with pytest.raises(InputError, match=r"there is no sampler 'windw'\. Did you mean 'window'\?"):
+        recorded(cfg_of("scorer=herding", "scorer.own_sampler=windw"))
 
 
-@pytest.mark.parametrize("path", files(*BUILT, *PLAIN))
+@pytest.mark.parametrize("path", files("dataset", "backbone", *PLAIN))
 def test_a_files_name_is_its_stem_or_open_where_the_stem_says_nothing(path):
     assert load(path)["name"] == (None if label(path) in NAMELESS else path.stem)
 
 
 @pytest.mark.parametrize("path", files(*BUILT))
-def test_targets_are_ours_and_neither_nested_nor_inherited(path):
+def test_targets_are_ours_and_a_variant_has_none(path):
     content = load(path)
-    if label(path) not in NOT_A_CLASS:
-        assert content["_target_"].startswith("prunetune.")
-    assert "defaults" not in content
+    assert ("_target_" in content) != ("defaults" in content or label(path) == "sampler/auto")
+    assert content.get("_target_", "prunetune.").startswith("prunetune.")
     assert path.read_text().count("_target_") == ("_target_" in content)
     assert path.read_text().startswith("# "), "the first line says what it is"
 
@@ -134,62 +150,42 @@ def test_presets_and_plain_files_name_no_class(path):
     assert "_target_" not in path.read_text()
 
 
-@pytest.mark.parametrize("path", files(*BUILT, without=NOT_A_CLASS))
+@pytest.mark.parametrize("path", files("dataset", "backbone"))
 def test_a_file_states_every_setting_of_its_class(path):
     content = load(path)
-    module, _, name = content["_target_"].rpartition(".")
-    fields = {field.name for field in dataclasses.fields(getattr(importlib.import_module(module), name))}
-    assert set(content) - {"_target_", "name", "own_sampler", "uses_proxy", "published_at"} == fields - {"name"}
+    fields = {field.name for field in dataclasses.fields(class_of(content["_target_"]))}
+    assert set(content) - {"_target_", "name", "published_at"} == fields - {"name"}
 
 
-@pytest.mark.parametrize(
-    "default",
-    [
-        "dataset/digits",
-        "dataset/textures",
-        "dataset/dtd",
-        "dataset/fgvcaircraft",
-        "dataset/cifar10",
-        "scorer/dlc",
-        "scorer/random",
-        "sampler/flexrand",
-        "sampler/flexrand_released",
-        "sampler/topk",
-        "sampler/topk_easiest",
-        "sampler/topk_flexible",
-        "sampler/random",
-    ],
-)
-def test_the_default_file_of_a_class_is_the_class_without_arguments(default):
-    group, stem = default.split("/")
-    cfg = cfg_of(f"{group}={stem}", *(["sampler.end=hardest"] if stem == "topk_flexible" else []))
-    made = build(cfg[group])
+@pytest.mark.parametrize("name", ["digits", "textures", "dtd", "fgvcaircraft", "cifar10"])
+def test_the_default_file_of_a_data_set_is_its_class_without_arguments(name):
+    made = build(cfg_of(f"dataset={name}").dataset)
     assert made == type(made)()
 
 
 def test_the_default_recipe_and_search_are_those_of_the_classes():
     cfg = cfg_of()
-    assert image_run.recipe_of(cfg) == Recipe("linear_probe")
+    assert parse_recipe(cfg.finetune) == Recipe("linear_probe")
     assert dataclasses.replace(sampler_search.RECIPE, evaluate_every=1) == Recipe("linear_probe")
-    assert image_run.search_of(cfg) == sampler_search.Search()
+    assert parse_search(cfg.gamma_search) == Search()
     assert {field.name for field in dataclasses.fields(Recipe)} == {f.name for f in dataclasses.fields(FinetuneConfig)}
 
 
 @pytest.mark.parametrize("path", files("finetune"))
 def test_every_recipe_states_all_its_numbers_and_can_be_made(path):
     assert set(load(path)) == {field.name for field in dataclasses.fields(Recipe)}
-    assert image_run.recipe_of(cfg_of(f"finetune={path.stem}")).name == path.stem
+    assert parse_recipe(cfg_of(f"finetune={path.stem}").finetune).name == path.stem
 
 
 @pytest.mark.parametrize("path", files("proxy"))
 def test_every_proxy_states_all_its_numbers_and_can_be_made(path):
     assert set(load(path)) == {field.name for field in dataclasses.fields(ProxyConfig)}
-    assert image_run.proxy_of(cfg_of(f"proxy={path.stem}")).training.name == path.stem
+    assert parse_proxy(cfg_of(f"proxy={path.stem}").proxy).training.name == path.stem
 
 
 def test_the_default_proxies_are_those_of_the_library():
     for name, recipe in {"full": ProxyRecipe(), "linear_probe": LINEAR_PROBE}.items():
-        assert image_run.proxy_of(cfg_of(f"proxy={name}")).key() == recipe.key()
+        assert parse_proxy(cfg_of(f"proxy={name}").proxy).key() == recipe.key()
 
 
 def test_a_score_from_another_proxy_than_the_papers_says_so_in_its_name():
@@ -200,12 +196,12 @@ def test_a_score_from_another_proxy_than_the_papers_says_so_in_its_name():
 
 
 def test_a_proxy_that_nothing_reads_does_not_tell_runs_apart():
-    assert compared(cfg_of("scorer=dlc", "proxy=linear_probe")) == compared(cfg_of("scorer=dlc"))
-    assert compared(cfg_of("scorer=el2n", "proxy=linear_probe")) != compared(cfg_of("scorer=el2n"))
+    assert recorded(cfg_of("scorer=dlc", "proxy=linear_probe")) == recorded(cfg_of("scorer=dlc"))
+    assert recorded(cfg_of("scorer=el2n", "proxy=linear_probe")) != recorded(cfg_of("scorer=el2n"))
 
 
 def test_the_released_recipe_decays_once_and_the_full_one_twice():
-    full, released = (image_run.recipe_of(cfg_of(f"finetune={name}")) for name in ("full", "full_released"))
+    full, released = (parse_recipe(cfg_of(f"finetune={name}").finetune) for name in ("full", "full_released"))
     epochs = (1, 25, 26, 37, 38, 50)
     assert [full.rate(epoch) for epoch in epochs] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
     assert [released.rate(epoch) for epoch in epochs] == pytest.approx([1e-3, 1e-3, *[1e-4] * 4])
@@ -215,20 +211,20 @@ def test_the_released_recipe_decays_once_and_the_full_one_twice():
 def test_the_headline_command_is_dlc_with_flexrand_and_a_probe():
     cfg = cfg_of("dataset=dtd", "scorer=dlc", "ratio=0.1")
     assert run_folder(cfg) == "dtd/resnet18/linear_probe/dlc-flexrand/ratio_0.1/seed_0/default"
-    assert image_run.sampler_of(cfg) == FlexRand(gamma=0.25)
+    assert parse_candidates(cfg) == {"": FlexRand(gamma=0.25)}
     assert run_folder(cfg_of()) == run_folder(cfg)
 
 
 @pytest.mark.parametrize("name", PUBLISHED_ELSEWHERE)
 def test_weights_that_nothing_fetches_are_asked_for_in_one_line_with_their_source(name):
     with pytest.raises(InputError, match=rf"{name} are expected in weights/{name}\.pth.*published at github") as caught:
-        build(cfg_of(f"backbone={name}").backbone)
+        build(cfg_of(f"backbone={name}").backbone).load()
     assert "\n" not in str(caught.value)
     assert str(caught.value).endswith("pass backbone.checkpoint=<file>")
 
 
 def test_the_recipe_of_the_first_version_differs_from_the_second_as_its_paper_says():
-    full, first = (image_run.recipe_of(cfg_of(f"finetune={name}")) for name in ("full", "full_v1"))
+    full, first = (parse_recipe(cfg_of(f"finetune={name}").finetune) for name in ("full", "full_v1"))
     assert (first.batch_size, first.nesterov, first.weight_decay, first.learning_rate) == (64, False, 0, 1e-2)
     same = {"name": "", "batch_size": 1, "nesterov": False, "weight_decay": 0, "learning_rate": 1}
     assert dataclasses.replace(full, **same) == dataclasses.replace(first, **same)
@@ -238,7 +234,7 @@ def test_a_score_from_fine_tuned_features_names_its_proxy_and_is_told_apart_by_i
     words = ["method=herding", "scorer.features=finetuned"]
     assert names(cfg_of(*words)).scorer == "herding"
     assert names(cfg_of(*words, "proxy=linear_probe")).scorer == "herding_probe"
-    assert compared(cfg_of(*words))["proxy"]["name"] == "full"
+    assert recorded(cfg_of(*words))["proxy"]["name"] == "full"
     assert names(cfg_of("method=herding", "proxy=linear_probe")).scorer == "herding"
 
 
@@ -258,20 +254,19 @@ def test_a_slurm_job_is_put_back_into_the_queue_after_its_time_limit():
     assert cfg.array_parallelism > 1
 
 
-@pytest.mark.parametrize("path", files("method"))
-def test_every_method_is_a_scorer_a_sampler_and_their_settings(path):
-    cfg = cfg_of(f"method={path.stem}")
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_run_alone_and_in_a_grid(name):
+    cfg, method = cfg_of(f"method={name}"), METHODS[name]
     image_run.check(cfg)
-    content = load(path)
-    chosen = {key.split()[-1].strip("/"): name for entry in content["defaults"] for key, name in entry.items()}
-    assert set(chosen) == {"scorer", "sampler"}
-    assert set(content) <= {"defaults", "scorer", "sampler", "tag"}
-    assert (cfg.scorer.name, cfg.sampler.name) == (chosen["scorer"], chosen["sampler"])
+    assert (cfg.scorer.name, cfg.sampler.name) == (method.scorer, method.sampler)
+    for key, value in method.settings.items():
+        assert OmegaConf.select(cfg, key) == value
+    in_grid = cfg_of(f"method={name}", root="grid")
+    assert (in_grid.scorer, in_grid.sampler, in_grid.tag) == (cfg.scorer, cfg.sampler, cfg.tag)
 
 
 def test_no_two_methods_share_a_run_folder():
-    folders = [run_folder(cfg_of(f"method={param.values[0].stem}")) for param in files("method")]
-    assert len(set(folders)) == len(folders)
+    assert len({run_folder(cfg_of(f"method={name}")) for name in METHODS}) == len(METHODS)
 
 
 def test_the_papers_method_chooses_gamma_on_validation_and_the_prior_is_tagged():
@@ -283,13 +278,6 @@ def test_the_papers_method_chooses_gamma_on_validation_and_the_prior_is_tagged()
 @pytest.mark.parametrize(("name", "settings"), BACKBONES.items())
 def test_the_librarys_backbones_are_those_of_the_config_group(name, settings):
     assert Backbone(name=name, **settings) == build(cfg_of(f"backbone={name}").backbone)
-
-
-def test_the_library_knows_every_scorer_of_the_config_group_and_means_the_same():
-    stems = {param.values[0].stem for param in files("scorer")} - {"from_file", "deepcore"}
-    assert set(api.SCORERS) == stems
-    for name, scorer in api.SCORERS.items():
-        assert build(cfg_of(f"scorer={name}").scorer) == scorer
 
 
 @pytest.mark.parametrize(
@@ -325,7 +313,7 @@ def test_a_preset_with_a_misspelt_key_is_refused_at_composition(tmp_path, conten
 
 
 def test_a_key_that_a_class_does_not_have_is_refused_with_the_nearest_one():
-    group = {**load(CONFIGS / "scorer" / "dlc.yaml"), "levls": 3}
+    group = {**catalogue.settings("scorer", "dlc"), "levls": 3}
     with pytest.raises(InputError, match=r"DLC has no option 'levls'.* Did you mean 'levels'\?"):
         build(group)
 

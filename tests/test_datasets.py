@@ -34,7 +34,7 @@ def read(dataset: Dataset) -> tuple[Pool, Pool]:
 
 
 def split_folders(root: Path, **changes: object) -> SplitFolders:
-    given = {"name": "deepweeds", "root": str(root), "prepare": "python scripts/prepare_deepweeds.py", **COUNTS}
+    given = {"name": "deepweeds", "root": str(root), "prepare": "prunetune prepare deepweeds", **COUNTS}
     return SplitFolders(**{**given, **changes})
 
 
@@ -110,12 +110,12 @@ def test_wrong_numbers_are_one_line_with_the_way_to_name_a_subset(tmp_path: Path
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        (DTD(), "dtd is not in data/dtd; run python scripts/prepare_dtd.py"),
-        (FGVCAircraft(), "fgvcaircraft is not in data/fgvcaircraft; run python scripts/prepare_fgvcaircraft.py"),
-        (CIFAR10(), "cifar10 is not in data/cifar10; run python scripts/prepare_cifar10.py"),
+        (DTD(), "dtd is not in data/dtd; run `prunetune prepare dtd`"),
+        (FGVCAircraft(), "fgvcaircraft is not in data/fgvcaircraft; run `prunetune prepare fgvcaircraft`"),
+        (CIFAR10(), "cifar10 is not in data/cifar10; run `prunetune prepare cifar10`"),
         (
             split_folders(Path("data/deepweeds")),
-            "deepweeds is not in data/deepweeds; run python scripts/prepare_deepweeds.py",
+            "deepweeds is not in data/deepweeds; run `prunetune prepare deepweeds`",
         ),
     ],
 )
@@ -136,7 +136,7 @@ def test_a_missing_part_names_the_command_that_prepares_it(tmp_path: Path, name:
     make, dataset = MADE[name]
     make(tmp_path)
     shutil.rmtree(tmp_path / gone) if (tmp_path / gone).is_dir() else (tmp_path / gone).unlink()
-    with pytest.raises(InputError, match=f"{name} is incomplete: .*{gone} is missing; run .*/prepare_{name}"):
+    with pytest.raises(InputError, match=f"{name} is incomplete: .*{gone} is missing; run `prunetune prepare {name}`"):
         dataset(tmp_path).pool("train")
 
 
@@ -182,7 +182,7 @@ def test_aircraft_classes_stand_in_the_order_of_their_file(tmp_path: Path) -> No
 def test_an_aircraft_variant_that_is_not_in_the_list_is_refused(tmp_path: Path) -> None:
     make_fgvcaircraft(tmp_path)
     write_lines(tmp_path / "data/variants.txt", VARIANTS[:2])
-    with pytest.raises(InputError, match="got '.* A340-200'; run python scripts/prepare_fgvcaircraft.py"):
+    with pytest.raises(InputError, match="got '.* A340-200'; run `prunetune prepare fgvcaircraft`"):
         aircraft(tmp_path).pool("train")
 
 
@@ -205,7 +205,7 @@ def test_cifar10_checks_counts_and_files(tmp_path: Path, monkeypatch: pytest.Mon
         CIFAR10(root=str(tmp_path)).pool("train")
     with (tmp_path / "cifar-10-batches-py" / "data_batch_2").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(InputError, match="a file in it is damaged; run python scripts/prepare_cifar10.py"):
+    with pytest.raises(InputError, match="a file in it is damaged; run `prunetune prepare cifar10`"):
         CIFAR10(root=str(tmp_path), check_counts=False).pool("test")
 
 

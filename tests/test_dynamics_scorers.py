@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import stream
 from prunetune.base.store import Store, read_meta
+from prunetune.config import catalogue
 from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Backbone
 from prunetune.networks.masking import MaskPath
@@ -40,7 +40,6 @@ from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import made_pool
 from prunetune.training.recipe import Recipe
 
-CONFIGS = Path(__file__).parent.parent / "configs" / "scorer"
 UNCERTAINTIES = [LeastConfidence, Entropy, Margin]
 OF_PROXIES = [LeastConfidence(), Entropy(), Margin(), EL2N(), Forgetting(), AUM(), DynUnc(), DUAL(), TDDS()]
 OF_PROXIES += [LCOptimisation()]
@@ -386,7 +385,7 @@ def test_settings_that_make_no_sense_are_refused(make, message):
     ],
 )
 def test_files_say_what_their_names_promise(name, made):
-    content = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    content = catalogue.settings("scorer", name)
     settings = {key: value for key, value in content.items() if key in vars(made)}
     assert type(made)(**settings) == made
     assert (content["_target_"], content["uses_proxy"]) == (f"prunetune.scorers.{type(made).__name__}", True)

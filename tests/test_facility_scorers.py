@@ -1,15 +1,13 @@
 """Facility location, MaxHerding, CRAIG and the submodular functions: slow references, bounds and hand-made cases."""
 
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import stream
-from prunetune.config.build import build
+from prunetune.config import named
 from prunetune.data.pool import Pool
 from prunetune.samplers import TopK
 from prunetune.scorers.craig import Craig, cell_sizes
@@ -28,7 +26,6 @@ from prunetune.signals.tensors import TensorSignals
 
 SIZES = (17, 1, 40, 9)  # 67 images
 WIDTH = 6
-CONFIGS = Path(__file__).parent.parent / "configs" / "scorer"
 SCORERS = [
     FacilityLocation(),
     MaxHerding(),
@@ -363,19 +360,13 @@ def test_the_short_last_batch_looks_larger_to_deepcores_craig():
     assert torch.equal(plain[small], one_batch[small])
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("submodular_*.yaml")), ids=lambda path: path.stem)
-def test_the_files_name_function_and_variant(path):
-    scorer = build(yaml.safe_load(path.read_text()))
-    words = path.stem.split("_")
+@pytest.mark.parametrize("name", [name for name in named.SCORERS if name.startswith("submodular")])
+def test_a_submodular_name_says_function_and_variant(name):
+    scorer = named.SCORERS[name]
+    words = name.split("_")
     assert scorer.function == words[1]
     assert scorer.variant == (words[2] if len(words) == 3 else "fixed")
-    assert scorer.greedy == ("lazy" if path.stem == "submodular_logdet_deepcore" else "naive")
-
-
-def test_the_plain_files_are_the_classes_without_arguments():
-    for stem, made_by in {"facility_location": FacilityLocation, "maxherding": MaxHerding, "craig": Craig}.items():
-        assert build(yaml.safe_load((CONFIGS / f"{stem}.yaml").read_text())) == made_by()
-    assert build(yaml.safe_load((CONFIGS / "craig_deepcore.yaml").read_text())) == Craig("deepcore")
+    assert scorer.greedy == ("lazy" if name == "submodular_logdet_deepcore" else "naive")
 
 
 @pytest.mark.parametrize(

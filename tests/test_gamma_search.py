@@ -10,17 +10,10 @@ from prunetune.base.errors import InputError
 from prunetune.base.seeding import stream
 from prunetune.data.pool import Pool
 from prunetune.runs import sampler_search
-from prunetune.runs.sampler_search import (
-    Search,
-    beta_candidates,
-    choose,
-    end_candidates,
-    gamma_candidates,
-    gammas,
-    split_pool,
-)
+from prunetune.runs.sampler_search import Question, choose, split_pool
 from prunetune.runs.scores import compute_scores
 from prunetune.samplers import CCS, FlexRand, TopKFlexible
+from prunetune.samplers.candidates import Search, beta_candidates, end_candidates, gamma_candidates, gammas
 from prunetune.scorers import DLC, Scorer
 from prunetune.signals.part import PartSignals
 from prunetune.signals.tensors import TensorSignals
@@ -85,7 +78,7 @@ class Given(Scorer):
 
 def search(candidates, scorer, pool, features, ratio=0.3, seed=0, settings=None):
     signals = TensorSignals(features, pool=pool)
-    return choose(candidates, scorer, signals, signals, ratio, seed, settings or Search(), "cpu")
+    return choose(Question(candidates, scorer, ratio, seed, settings or Search()), signals, signals)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +146,7 @@ def test_where_one_gamma_is_left_nothing_is_searched(ratio):
         gamma_candidates(flexrand, Search(), ratio),
         gamma_candidates(flexrand, Search(grid=(0.5,)), 0.3),
     ):
-        choice = choose(candidates, DLC(), signals, signals, ratio, 0, Search(), "cpu")
+        choice = choose(Question(candidates, DLC(), ratio, 0, Search()), signals, signals)
         assert choice.sampler == FlexRand(gamma=0.5)
         assert choice.record() is None
         assert choice.seconds == 0

@@ -1,16 +1,15 @@
 """Herding, k-Center, Contextual Diversity, Moderate, prototypes and ZCore: by hand, and against slow references."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import stream
+from prunetune.config import catalogue
 from prunetune.data.pool import Pool
 from prunetune.runs.scores import compute_scores
 from prunetune.scorers import zcore
@@ -25,7 +24,6 @@ from prunetune.signals.contract import FeatureKind
 from prunetune.signals.proxy import RecordedProxy
 from prunetune.signals.tensors import TensorSignals
 
-CONFIGS = Path(__file__).parent.parent / "configs" / "scorer"
 LABELS = torch.tensor([2, 0, 0, 1, 0, 2, 2, 0, 2, 0, 2, 0, 2])  # classes of 6, 1 and 6
 ZERO_LOGITS = torch.tensor([[200.0, 0, -200], [0, 300, 0], [-150, 0, 250], [1, 2, 3], [3, 2, 1]])  # exact zeros in p
 
@@ -462,9 +460,9 @@ def test_options_that_mean_nothing_are_refused(make, message):
 
 @pytest.mark.parametrize("kind", [Herding, KCenter, ContextualDiversity])
 @pytest.mark.parametrize("variant", ["fixed", "deepcore", "released"])
-def test_a_yaml_names_its_variant_and_whether_it_reads_a_proxy(kind, variant):
+def test_a_name_says_its_variant_and_whether_it_reads_a_proxy(kind, variant):
     name = kind.name if variant == "fixed" else f"{kind.name}_{variant}"
-    group = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    group = catalogue.settings("scorer", name)
     scorer = kind(**{key: value for key, value in group.items() if key in ("variant", "features", "depth")})
     assert (scorer.variant, group["name"]) == (variant, name)
     assert group.get("uses_proxy", False) == scorer.uses_proxy

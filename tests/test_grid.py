@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 from hydra import initialize_config_dir
-from omegaconf import OmegaConf
 from submitit.core.utils import UncompletedJobError
 
 from prunetune.base.errors import InputError
+from prunetune.config import cells
 from prunetune.runs import failures, grid, image_run
-from runs import ROOT, SMALL, compose_here, grid_here, lasting, read_result, read_rows, run_here
+from runs import ROOT, SMALL, compose_here, grid_here, lasting, parsed_here, read_result, read_rows, run_here
 
 SEARCH = ["gamma_search.grid=[0.25,0.5]", "gamma_search.repeats=1"]
 GRID = [*SMALL, *SEARCH, "methods=[dlc,random]", "ratios=[0.2,0.3]", "seeds=[0,1]"]
@@ -118,9 +118,14 @@ def test_networks_that_share_a_gpu_are_those_trained_one_after_another(tmp_path,
         assert histories[0].read_bytes() == histories[1].read_bytes()
 
 
+def broken_training(*_):
+    """A training that fails in its process; at the top level, so that it can be sent there."""
+    raise RuntimeError("out of memory")
+
+
 def test_what_fails_beside_others_is_trained_again_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "trainings_at_once", lambda *_: 2)
-    monkeypatch.setattr(grid.OmegaConf, "to_yaml", lambda _: "finetune: broken")
+    monkeypatch.setattr(grid, "_finetune_apart", broken_training)
     full = [*SMALL, "finetune=full", "finetune.epochs=1", "methods=[random]", "ratios=[0.2]", "seeds=[0,1]"]
     grid_here(tmp_path, *full)
     assert len(results_of(tmp_path / "runs")) == 2
@@ -129,10 +134,10 @@ def test_what_fails_beside_others_is_trained_again_alone(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("device", "size", "expected"), [("cpu", 32, 1), ("cuda", 32, 4), ("cuda", 224, 1)])
 def test_several_networks_share_a_gpu_only_where_their_batches_are_small(tmp_path, monkeypatch, device, size, expected):
     monkeypatch.setattr("os.cpu_count", lambda: 16)
-    cfg = compose_here(tmp_path, *SMALL, "finetune=full")
+    run = parsed_here(tmp_path, *SMALL, "finetune=full")
     network = SimpleNamespace(input_size=size)
     task = SimpleNamespace(device=device, tuned=SimpleNamespace(embedding=SimpleNamespace(network=network)))
-    assert grid.trainings_at_once(cfg, task) == expected
+    assert grid.trainings_at_once(run, task) == expected
 
 
 @pytest.mark.parametrize(
@@ -166,13 +171,13 @@ def test_a_grid_that_cannot_be_is_refused_in_one_line_before_anything_is_compute
 
 
 def test_methods_that_differ_in_more_than_scorer_and_sampler_are_refused(tmp_path, monkeypatch):
-    compose = grid.compose
+    compose = cells.compose
 
     def meddling(name, overrides):
         more = ["finetune.epochs=9"] if "method=random" in overrides else []
         return compose(name, overrides=[*overrides, *more])
 
-    monkeypatch.setattr(grid, "compose", meddling)
+    monkeypatch.setattr(cells, "compose", meddling)
     with pytest.raises(InputError, match="may differ in scorer and sampler, but not in finetune"):
         grid_here(tmp_path, *GRID)
 
@@ -181,9 +186,9 @@ def test_a_cell_is_composed_with_the_jobs_other_overrides(tmp_path):
     overrides = [*SMALL, "methods=[dlc_topk]", "ratios=[0.2]", "seeds=[3]", "tag=mine", "experiment=demo"]
     cfg = compose_here(tmp_path, *overrides, config="grid")
     with initialize_config_dir(config_dir=str(ROOT / "configs"), version_base="1.3"):
-        [cell] = grid.expand(cfg, [*overrides, f"results_dir={tmp_path}"])
-    assert (cell.cfg.ratio, cell.cfg.seed, cell.cfg.tag, cell.cfg.finetune.epochs) == (0.2, 3, "mine", 3)
-    assert "methods" not in cell.cfg
+        [cell] = cells.parse_grid(cfg, [*overrides, f"results_dir={tmp_path}"]).cells
+    assert (cell.run.ratio, cell.run.seed, cell.run.tag, cell.run.recipe.epochs) == (0.2, 3, "mine", 3)
+    assert "methods" not in cell.run.record
     place = "textures/micro/linear_probe/dlc-topk/ratio_0.2/seed_3/mine"
     assert cell.out_dir == tmp_path / "runs" / place
 
@@ -212,8 +217,8 @@ def test_an_entry_with_overrides_is_the_single_run_with_them(tmp_path):
 
 def test_an_entrys_list_and_blanks_may_be_quoted():
     entry = "dlc 'gamma_search.grid=[0.25, 0.5]'  tag=a"
-    assert grid.read_entry(entry) == ("dlc", ["gamma_search.grid=[0.25, 0.5]", "tag=a"])
-    assert grid.read_entry("random") == ("random", [])
+    assert cells.read_entry(entry) == ("dlc", ["gamma_search.grid=[0.25, 0.5]", "tag=a"])
+    assert cells.read_entry("random") == ("random", [])
 
 
 def test_entries_of_one_grid_may_be_scored_by_different_networks(tmp_path):
@@ -234,10 +239,10 @@ def test_entries_of_one_grid_may_be_scored_by_different_networks(tmp_path):
 def test_a_cell_that_fails_is_noted_in_its_folder_and_stops_none_of_the_others(tmp_path, monkeypatch):
     score, words = image_run.score, [*SMALL, "methods=[dlc_topk,random]", "ratios=[0.2]", "seeds=[0,1]"]
 
-    def failing(cfg, task):
-        if cfg.scorer.name == "dlc":
+    def failing(run, task):
+        if run.scorer.name == "dlc":
             raise InputError("3 scores are\nnot finite")
-        return score(cfg, task)
+        return score(run, task)
 
     with monkeypatch.context() as patch:
         patch.setattr(image_run, "score", failing)
@@ -253,7 +258,7 @@ def test_a_cell_that_fails_is_noted_in_its_folder_and_stops_none_of_the_others(t
 
 
 def test_a_grid_of_one_cell_fails_with_that_cells_own_error(tmp_path, monkeypatch):
-    def broken(cfg, task):
+    def broken(run, task):
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(image_run, "score", broken)
@@ -266,10 +271,10 @@ def test_a_grid_of_one_cell_fails_with_that_cells_own_error(tmp_path, monkeypatc
 def test_a_whole_network_that_cannot_be_trained_does_not_stop_the_next(tmp_path, monkeypatch):
     finetune = image_run.finetune
 
-    def failing(cfg, task, subsets, seeds, schedules):
-        if seeds == [0]:
+    def failing(run, task, trainings):
+        if trainings[0].seed == 0:
             raise InputError("the training loss is nan in epoch 1")
-        return finetune(cfg, task, subsets, seeds, schedules)
+        return finetune(run, task, trainings)
 
     monkeypatch.setattr(image_run, "finetune", failing)
     full = [*SMALL, "finetune=full", "finetune.epochs=1", "methods=[random]", "ratios=[0.2]", "seeds=[0,1]"]
@@ -280,7 +285,7 @@ def test_a_whole_network_that_cannot_be_trained_does_not_stop_the_next(tmp_path,
 
 def test_a_job_that_the_cluster_ends_is_no_failure_of_its_cells(tmp_path):
     attempts = grid.Attempts()
-    cell = grid.Cell(OmegaConf.create({}), None, tmp_path)
+    cell = cells.Cell(None, tmp_path)
     with pytest.raises(UncompletedJobError, match="too many times"), attempts.of([cell]):
         raise UncompletedJobError("Job not requeued because: timed-out too many times.")
     assert not attempts.failed

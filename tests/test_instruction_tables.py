@@ -2,20 +2,18 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-import make_tables
 from prunetune.report import cells, collect, instruction_tables, latex, layout, paper, paper_tables, table_parts
 from prunetune.report.instruction_tables import BASE, DLC, WHOLE, instruction, v1_llm
+from runs import prunetune_here
 
-ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
-PAPER = ROOT / "results" / "paper"
+PAPER = paper.FOLDER
 SOURCES = table_parts.Sources(PAPER)
 RANDOM = {"scorer": "random", "sampler": "random", "gamma": None, "selection_rule": None}
 UNTUNED = {**RANDOM, "finetune": "none", "ratio": 1.0}
@@ -239,7 +237,7 @@ def test_v1s_recipe_is_not_in_the_instruction_table_and_the_others_not_in_v1s(co
 
 @pytest.mark.parametrize("name", paper_tables.TEXT_TABLES)
 def test_a_table_without_text_runs_names_its_sweep(name, collected):
-    told = f"^no runs for {name}; python run.py --config-name instruct sweep={name}$"
+    told = f"^no runs for {name}; run `prunetune instruct sweep={name}`$"
     with pytest.raises(table_parts.NoRuns, match=told):
         paper_tables.TABLES[name](collected(base(49)), SOURCES)
 
@@ -269,16 +267,15 @@ def test_tables_of_images_are_the_same_with_and_without_text_runs(tmp_path):
     assert layout.to_markdown(tables[0]) == layout.to_markdown(tables[1])
     shown, skipped = collect.collect_images(tmp_path / "both")
     assert set(shown["kind"]) == {"image"}
-    assert skipped == ["left out 8 text runs; scripts/make_tables.py instruction v1_llm is about those"]
+    assert skipped == ["left out 8 text runs; `prunetune tables instruction v1_llm` is about those"]
 
 
-def test_the_command_writes_tables_of_both_kinds(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_tables_of_both_kinds(tmp_path):
     put(tmp_path, *images(), *three_seeds(), held_out(5))
     where = ["--results", str(tmp_path), "--paper", str(PAPER), "--out", str(tmp_path / "tables")]
-    monkeypatch.setattr(sys, "argv", ["make_tables.py", "main", "instruction", "v1_llm", *where])
-    make_tables.main()
+    done = prunetune_here("tables", "main", "instruction", "v1_llm", *where)
     names = [f"{name}.{kind}" for name in ("main", "instruction", "v1_llm") for kind in ("md", "csv", "tex")]
-    assert capsys.readouterr().out.splitlines() == [f"wrote {tmp_path / 'tables' / name}" for name in names]
+    assert done.stdout.splitlines() == [f"wrote {tmp_path / 'tables' / name}" for name in names]
     again = pd.read_csv(tmp_path / "tables" / "instruction.csv")
     ours = again[(again["method"] == DLC[0]) & (again["column"] == "stem")].iloc[0]
     assert (ours["mean"], ours["gain"], ours["n"], ours["published"]) == (51, 2, 3, 54.84)

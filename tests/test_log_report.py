@@ -4,8 +4,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-import log_report
 from prunetune.base.errors import InputError
+from prunetune.report import wandb_report
 from prunetune.runs import tracking
 from wandb_files import isolate, read_run, read_tables, rows
 
@@ -30,7 +30,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_tables_and_figures_are_read_back_from_the_offline_files(results: Path) -> None:
-    said = log_report.log_report(results, "demo grid", "auto")
+    said = wandb_report.log_report(results, "demo grid", "auto")
     assert said.startswith("logged 1 tables and 1 figures: offline, in ")
     folder = results / "wandb"
     [table] = read_tables(folder, "main")
@@ -45,16 +45,16 @@ def test_tables_and_figures_are_read_back_from_the_offline_files(results: Path) 
 
 
 def test_a_report_without_tables_and_figures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"neither tables/\*\.csv nor figures/\*\.png; run `make tables figures`"):
-        log_report.log_report(tmp_path, "report", "offline")
+    with pytest.raises(InputError, match=r"neither tables/\*\.csv nor figures/\*\.png; run `prunetune tables` and"):
+        wandb_report.log_report(tmp_path, "report", "offline")
 
 
 def test_an_empty_table_is_named(results: Path) -> None:
     (results / "tables" / "broken.csv").write_text("")
     with pytest.raises(InputError, match=r"broken\.csv is no table"):
-        log_report.log_report(results, "report", "offline")
+        wandb_report.log_report(results, "report", "offline")
 
 
 def test_with_wandb_off_nothing_is_sent(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "_start", lambda *_: pytest.fail("W&B was started"))
-    assert log_report.log_report(results, "report", "disabled").endswith("W&B is off, nothing was sent")
+    assert wandb_report.log_report(results, "report", "disabled").endswith("W&B is off, nothing was sent")

@@ -1,4 +1,4 @@
-"""Masked networks: the counts and the ranking of method.md section 2, by hand."""
+"""Masked networks: the counts and the ranking of docs/method_notes.md, Masking, by hand."""
 
 from itertools import pairwise
 

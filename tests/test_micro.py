@@ -1,8 +1,6 @@
 import hashlib
-import importlib
 import json
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +22,7 @@ from prunetune.networks import micro
 from prunetune.networks.backbone import Backbone
 from prunetune.scorers.dlc import DLC
 from prunetune.signals.network import Embedding, NetworkSignals
+from scripts.assets import pretraining_images
 
 DATASETS = {"textures": Textures(), "digits": Digits()}
 RANDOM_SEEDS = (0, 1, 2)
@@ -136,14 +135,12 @@ def test_the_packaged_file_is_the_one_that_its_provenance_describes():
     assert not list(model.load_state_dict(load_file(micro.WEIGHTS), strict=True))[0]
 
 
-def test_the_script_still_draws_the_classes_that_the_weights_were_trained_on(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "scripts")
-    images = importlib.import_module("pretraining_images")
+def test_the_script_still_draws_the_classes_that_the_weights_were_trained_on():
     provenance = json.loads(micro.PROVENANCE.read_text())
-    alphabet = images.make_alphabet(stream("micro", provenance["seed"], "alphabet"))
+    alphabet = pretraining_images.make_alphabet(stream("micro", provenance["seed"], "alphabet"))
     assert list(alphabet.names) == provenance["classes"]
     for label in range(0, len(alphabet.names), 9):
-        maps = images.draw_class(alphabet, label, 3, stream("a test", label))
+        maps = pretraining_images.draw_class(alphabet, label, 3, stream("a test", label))
         assert maps.shape == (3, 32, 32)
         assert maps.dtype == torch.uint8
         assert (maps.double().std(dim=(1, 2)) > 5).all()  # something is drawn, in every one another

@@ -90,6 +90,8 @@ def test_every_declared_dependency_is_imported_or_a_tool():
         "hypothesis",
         "pyyaml",
         "jinja2",
+        "mkdocs-material",
+        "mkdocstrings",
     }  # pandas writes LaTeX with it
     homes = packages_distributions()
     modules = imports_of("src", "scripts", "run.py", "tests")

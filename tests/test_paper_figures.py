@@ -1,4 +1,5 @@
 import itertools
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-import make_figures
 from prunetune.base.errors import InputError
-from prunetune.report import analysis_figures, collect, paper, paper_figures, plotting
+from prunetune.report import analysis_figures, collect, figure_files, paper, paper_figures, plotting
+from runs import prunetune_here
 
-ROOT = Path(__file__).parents[1]
 RANDOM = {"scorer": "random", "sampler": "random", "gamma": np.nan, "selection_rule": None}
 DLC = {"scorer": "dlc", "sampler": "flexrand", "gamma": 0.4, "selection_rule": "validation"}
 
@@ -127,7 +127,7 @@ def test_a_method_has_one_look_in_all_panels_and_looks_differ_without_colour() -
 
 def test_the_published_gap_is_drawn_beside_the_data_set_of_that_name_only() -> None:
     results = frame({**RANDOM, "percent": 60}, {**DLC, "percent": 61}, datasets=("dtd", "dtd10"))
-    main = paper.read("fig_main_accuracy", ROOT / "results" / "paper")
+    main = paper.read("fig_main_accuracy", paper.FOLDER)
     ours, other = paper_figures.accuracy_gap(results, main).axes
     [(xs, ys)] = published_lines(ours)
     mine = main[(main["dataset"] == "dtd") & (main["method"] == "dlc_flexrand")]
@@ -204,7 +204,7 @@ def test_the_gamma_sweep_is_relative_to_gamma_one_half_by_ratio() -> None:
 
 
 def test_the_published_sweep_stands_beside_its_own_backbone_data_set_and_ratio() -> None:
-    table = paper.read("gamma_sweep_resnet18", ROOT / "results" / "paper")
+    table = paper.read("gamma_sweep_resnet18", paper.FOLDER)
     results = fixed_gammas(0.1, 0.5, datasets=("dtd",), ratios=(0.1, 0.25), backbone="resnet18")
     [(xs, ys)] = published_lines(paper_figures.gamma_sweep(results, table).axes[0])  # none was published at 0.25
     mine = table[(table["dataset"] == "dtd") & (table["ratio"] == 0.1)].set_index("gamma")["accuracy_pct"]
@@ -243,7 +243,7 @@ def test_path_sizes_are_read_from_tags_and_joined_with_their_rank_correlations()
 
 
 def test_published_ablations_stand_only_beside_the_same_mean() -> None:
-    published = {name: paper.read(name, ROOT / "results" / "paper") for name in make_figures.ABLATIONS}
+    published = {name: paper.read(name, paper.FOLDER) for name in figure_files.ABLATIONS}
     same = {"datasets": paper.DATASETS, "ratios": paper.RATIOS, "backbone": "resnet18", "finetune": "full"}
     figure = paper_figures.path_size(path_sizes(**same), None, published)
     assert titles(figure)[-1] == "mean of 5 sets"
@@ -282,7 +282,7 @@ def test_masking_bars_are_gaps_and_rank_correlations() -> None:
 
 
 def test_published_maskings_are_marks_at_their_bars() -> None:
-    published = {name: paper.read(name, ROOT / "results" / "paper") for name in make_figures.ABLATIONS}
+    published = {name: paper.read(name, paper.FOLDER) for name in figure_files.ABLATIONS}
     same = {"datasets": paper.DATASETS, "ratios": paper.RATIOS, "backbone": "resnet18", "finetune": "full"}
     results = frame(
         {**RANDOM, "percent": 60}, {**DLC, "percent": 62}, {**DLC, "scorer": "dlc_random", "percent": 59}, **same
@@ -318,7 +318,7 @@ def test_sampler_bars_stand_for_scores_by_masking_and_by_optimisation() -> None:
 
 
 def test_published_samplers_are_marks_at_their_bars() -> None:
-    table = paper.read("ablation_sampling", ROOT / "results" / "paper")
+    table = paper.read("ablation_sampling", paper.FOLDER)
     same = {"datasets": paper.DATASETS, "ratios": paper.RATIOS, "backbone": "resnet18", "finetune": "full"}
     marks = published_lines(paper_figures.samplers(sampled(**same), table).axes[-1])
     np.testing.assert_allclose(marks[0][1], [48.85 - 55.92, 52.50 - 55.92, 54.26 - 55.92, 57.31 - 55.92])
@@ -451,37 +451,37 @@ def test_a_figure_is_as_wide_as_a_column_and_nothing_is_cut_off(tmp_path: Path) 
 
 
 @pytest.fixture
-def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> make_figures.Inputs:
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> figure_files.Inputs:
     results = pd.concat([path_sizes(), sampled(datasets=("dtd10",), backbone="micro")])
-    monkeypatch.setattr(make_figures.collect, "collect", lambda folder: (results, []))
+    monkeypatch.setattr(figure_files.collect, "collect", lambda folder: (results, []))
     ranks = rank_rows(("dlc", "lc_optimisation", "T1", 0.4), ("dlc", "lc_optimisation", "default", 0.5))
     (tmp_path / "analysis").mkdir()
     ranks.to_csv(tmp_path / "analysis" / "rank_correlation.csv", index=False)
-    return make_figures.Inputs(tmp_path, ROOT / "results" / "paper", tmp_path / "analysis", allow_dirty=False)
+    return figure_files.Inputs(tmp_path, paper.FOLDER, tmp_path / "analysis", allow_dirty=False)
 
 
 def test_all_that_can_be_drawn_is_drawn_and_the_rest_is_named(
-    inputs: make_figures.Inputs, tmp_path: Path, capsys: pytest.CaptureFixture
+    inputs: figure_files.Inputs, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    make_figures.make([], inputs, tmp_path / "figures")
+    figure_files.make([], inputs, tmp_path / "figures")
     assert sorted(path.name for path in (tmp_path / "figures").glob("*.png")) == [
         *("accuracy_gap-micro-linear_probe.png", "path_size-vit_tiny-linear_probe.png"),
         *("rank_correlation-vit_tiny.png", "samplers-micro-linear_probe.png"),
     ]
     told = capsys.readouterr().err.splitlines()
     assert "skipped gamma_sweep-micro-linear_probe: no runs at several gammas with 0.5 among them; " in "\n".join(told)
-    assert any(line.startswith("skipped mmd: ") and "run scripts/analyse.py" in line for line in told)
+    assert any(line.startswith("skipped mmd: ") and "run `prunetune analyse`" in line for line in told)
     assert all(line.startswith("skipped ") for line in told)
 
 
-def test_a_named_figure_that_cannot_be_drawn_is_an_error(inputs: make_figures.Inputs, tmp_path: Path) -> None:
+def test_a_named_figure_that_cannot_be_drawn_is_an_error(inputs: figure_files.Inputs, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="gamma_sweep-vit_tiny-linear_probe: .* run sweep=ablation_gamma"):
-        make_figures.make(["gamma_sweep"], inputs, tmp_path)
+        figure_files.make(["gamma_sweep"], inputs, tmp_path)
     with pytest.raises(InputError, match="no figure 'gamma'.*gamma_sweep"):
-        make_figures.make(["gamma"], inputs, tmp_path)
+        figure_files.make(["gamma"], inputs, tmp_path)
 
 
-def test_the_command_ends_with_one_line_and_a_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["make_figures.py", "mmd", "--results", str(tmp_path)])
-    with pytest.raises(SystemExit, match="error: mmd: .*mmd.csv is not there; run scripts/analyse.py"):
-        make_figures.main()
+def test_the_command_ends_with_one_line_and_a_code(tmp_path: Path) -> None:
+    done = prunetune_here("figures", "mmd", "--results", str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch("error: mmd: .*mmd.csv is not there; run `prunetune analyse`.*\n", done.stderr)

@@ -1,19 +1,27 @@
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-import make_tables
 from prunetune.base.errors import InputError
-from prunetune.report import ablation_tables, cells, collect, latex, layout, paper, paper_tables, table_parts
+from prunetune.report import (
+    ablation_tables,
+    cells,
+    collect,
+    latex,
+    layout,
+    paper,
+    paper_tables,
+    table_files,
+    table_parts,
+)
+from runs import prunetune_here
 
-ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
-PAPER = ROOT / "results" / "paper"
+PAPER = paper.FOLDER
 SIZES = {"cxrb10": (10, 4000, 1000), "deepweeds": (8, 6400, 1600), "dtd": (47, 3760, 1880)}
 SIZES |= {"fgvcaircraft": (100, 6667, 3333), "sketch": (250, 16000, 4000), "dtd10": (10, 800, 400)}
 RANDOM = {"scorer": "random", "sampler": "random", "gamma": None, "selection_rule": None}
@@ -326,7 +334,7 @@ def test_a_ranking_leaves_out_backbones_on_which_few_methods_were_run():
 @pytest.mark.parametrize("name", paper_tables.TABLES)
 def test_no_runs_are_told_in_one_line_with_the_command(name):
     root = "instruct" if name in paper_tables.TEXT_TABLES else "grid"
-    with pytest.raises(table_parts.NoRuns, match=rf"no runs for {name}; python run.py --config-name {root} sweep="):
+    with pytest.raises(table_parts.NoRuns, match=rf"no runs for {name}; run `prunetune {root} sweep="):
         paper_tables.TABLES[name](frame(), sources())
 
 
@@ -360,34 +368,32 @@ def test_the_csv_has_every_number_of_the_table(tmp_path):
 
 
 def test_the_command_names_the_preset_of_a_table_without_runs(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "make_tables.py"), "--paper", str(PAPER)]
-    where = ["--results", str(tmp_path), "--out", str(tmp_path / "tables")]
-    done = subprocess.run([*command, *where], capture_output=True, text=True, check=False)
-    assert done.returncode == 0
+    done = prunetune_here("tables", "--results", str(tmp_path), "--out", str(tmp_path / "tables"))
+    assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert len(lines) == len(paper_tables.TABLES)
-    assert "no runs for ablation_path; python run.py --config-name grid sweep=ablation_path" in lines
+    assert "no runs for ablation_path; run `prunetune grid sweep=ablation_path`" in lines
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("time", "error: no runs for time; python run.py --config-name grid sweep=time"),
+        ("time", "error: no runs for time; run `prunetune grid sweep=time`"),
         ("mian", "Did you mean 'main'?"),
     ],
 )
-def test_a_table_asked_for_by_name_must_be_there(name, told, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["make_tables.py", name, "--results", str(tmp_path), "--paper", str(PAPER)])
-    with pytest.raises(SystemExit) as stop:
-        make_tables.main()
-    assert told in stop.value.code
-    assert stop.value.code.startswith("error: ")
+def test_a_table_asked_for_by_name_must_be_there(name, told, tmp_path):
+    done = prunetune_here("tables", name, "--results", str(tmp_path), "--paper", str(PAPER))
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_command_writes_three_files_and_says_what_it_refused(tmp_path, monkeypatch, capsys):
     results = collect.read(GOLDEN / "paper_results.csv")
-    monkeypatch.setattr(make_tables.collect, "collect", lambda _: (results, []))
-    make_tables.make(["ablation_gamma"], tmp_path, PAPER, tmp_path / "tables", allow_dirty=False)
+    monkeypatch.setattr(table_files.collect, "collect", lambda _: (results, []))
+    table_files.make(["ablation_gamma"], tmp_path, PAPER, tmp_path / "tables", allow_dirty=False)
     paths = [tmp_path / "tables" / f"ablation_gamma.{kind}" for kind in ("md", "csv", "tex")]
     assert capsys.readouterr().out.splitlines() == [f"wrote {path}" for path in paths]
     text = paths[0].read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ import csv
 import pytest
 import torch
 
-from parity import TIES, Ranking, Remarks, compare, write_rows
+from scripts.parity.agreement import TIES, Ranking, Remarks, compare, write_rows
 
 THEIRS, OURS = torch.tensor([0, 1, 4]), torch.tensor([0, 2, 4])
 LABELS = torch.tensor([0, 0, 0, 1, 1])

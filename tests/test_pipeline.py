@@ -12,10 +12,12 @@ import torch
 from made_data import make_image_folder, make_image_lists
 from prunetune.base.errors import InputError
 from prunetune.config.names import names, run_folder
+from prunetune.config.parse import parse_image_run
 from prunetune.runs import image_run, records
 from prunetune.samplers import class_budgets
 from prunetune.signals import network
-from runs import MICRO, QUICK, SMALL, compose_here, lasting, read_result, read_rows, run_here
+from prunetune.training.sample_order import Static
+from runs import MICRO, QUICK, SMALL, compose_here, lasting, parsed_here, read_result, read_rows, run_here
 
 # design.md section 10
 PROMISED = """dataset backbone scoring_backbone scorer sampler finetune ratio seed tag gamma selection_rule precision
@@ -216,7 +218,7 @@ def test_gamma_auto_is_settled_on_held_out_images_and_recorded(results, tmp_path
     looked_at = []
     choose = image_run.sampler_search.choose
     monkeypatch.setattr(
-        image_run.sampler_search, "choose", lambda *args: looked_at.append(args[2].pool.name) or choose(*args)
+        image_run.sampler_search, "choose", lambda *args: looked_at.append(args[1].pool.name) or choose(*args)
     )
     run = run_here(results, *SMALL, *SEARCH, "sampler=flexrand", "sampler.gamma=auto", "ratio=0.3", "tag=auto")
     result = read_result(run)
@@ -234,10 +236,9 @@ def test_gamma_auto_is_settled_on_held_out_images_and_recorded(results, tmp_path
 
 
 def test_the_search_never_sees_the_test_set(results, monkeypatch):
-    cfg = compose_here(results, *SMALL, *SEARCH, "sampler=flexrand", "sampler.gamma=auto", "ratio=0.3")
-    task = image_run.open_task(cfg)
-    blind = replace(task, test=None)
-    pruned = image_run.prune(cfg, blind, image_run.score(cfg, blind))
+    run = parsed_here(results, *SMALL, *SEARCH, "sampler=flexrand", "sampler.gamma=auto", "ratio=0.3")
+    blind = replace(image_run.open_task(run), test=None)
+    pruned = image_run.prune(run, blind, image_run.score(run, blind))
     assert len(pruned.choice.labels) > 1
 
 
@@ -392,10 +393,10 @@ def test_a_run_that_is_not_what_its_name_says_is_refused(results, overrides, mes
 
 
 def test_the_scorers_own_sampler_takes_the_gamma_of_a_preset(results):
-    cfg = compose_here(results, *SMALL, "method=dlc", "sampler=auto", "ratio=0.3")
-    assert image_run.is_searched(cfg)
-    assert {type(sampler).__name__ for sampler in image_run.candidates_of(cfg).values()} == {"FlexRand"}
-    assert names(cfg).sampler == "flexrand"
+    run = parsed_here(results, *SMALL, "method=dlc", "sampler=auto", "ratio=0.3")
+    assert run.is_searched
+    assert {type(sampler).__name__ for sampler in run.candidates.values()} == {"FlexRand"}
+    assert run.names.sampler == "flexrand"
 
 
 def test_a_finished_run_is_refused_when_its_folder_has_other_images_since(tmp_path):
@@ -421,11 +422,11 @@ def test_a_search_costs_the_same_whoever_made_the_scores_before(tmp_path):
 
 def test_a_probe_is_charged_the_forward_passes_of_its_views_and_of_the_test_set(results, monkeypatch):
     for views in (0, 1):
-        task = image_run.open_task(compose_here(results, *SMALL, f"finetune.views={views}"))
-        cfg = compose_here(results, *SMALL, f"finetune.views={views}")
+        run = parsed_here(results, *SMALL, f"finetune.views={views}")
+        task, training = image_run.open_task(run), image_run.Training(torch.arange(0, 100, 2), 0, Static(50))
         passes = []
         monkeypatch.setattr(image_run, "share_seconds", lambda outcomes, seconds, passes=passes: passes.append(seconds))
-        image_run.finetune(cfg, task, [torch.arange(0, 100, 2)], [0])
+        image_run.finetune(run, task, [training])
         assert passes[0] > network.NetworkSignals(task.test, task.tuned.embedding).seconds_of_features() > 0
 
 
@@ -453,8 +454,8 @@ def test_a_sampler_that_reads_features_is_charged_for_them_once(tmp_path):
 
 def test_a_key_that_another_group_has_is_pointed_to_and_the_results_folder_must_have_a_name(tmp_path):
     with pytest.raises(InputError, match=r"there is no option levels;.*Did you mean scorer\.levels\?"):
-        image_run.check(compose_here(tmp_path, *SMALL, "+levels=3"))
+        parsed_here(tmp_path, *SMALL, "+levels=3")
     cfg = compose_here(tmp_path, *SMALL)
     cfg.results_dir = ""
     with pytest.raises(InputError, match="results_dir is the folder of runs and store and must not be empty"):
-        image_run.check(cfg)
+        parse_image_run(cfg)

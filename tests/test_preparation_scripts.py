@@ -22,13 +22,12 @@ from prunetune.data.prepare.record import PROTOCOL, Counts
 from prunetune.data.prepare.splits import committed_sha256
 from prunetune.data.readers.split_folders import SplitFolders
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 SPLITS = ("train", "val", "test")
 
 
 def prepare(name: str, folder: Path, *options: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a preparation script in a folder, as a person would."""
-    command = [sys.executable, SCRIPTS / f"prepare_{name}.py", *options]
+    """Give `prunetune prepare <name>` in a folder, as a person would."""
+    command = [sys.executable, "-m", "prunetune", "prepare", name, *options]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
 
 
@@ -83,7 +82,7 @@ def files_of(root: Path) -> set[str]:
 
 
 def pool_size(name: str, root: Path) -> tuple[int, int]:
-    dataset = SplitFolders(name, str(root), f"scripts/prepare_{name}.py", 0, 0, 0, check_counts=False)
+    dataset = SplitFolders(name, str(root), f"prunetune prepare {name}", 0, 0, 0, check_counts=False)
     return len(dataset.pool("train")), len(dataset.pool("test"))
 
 
@@ -108,7 +107,7 @@ def test_an_official_set_is_prepared_from_its_archive(tmp_path: Path, name: str)
     options = ("--archive", archive, "--no-checksum", "--no-check-counts")
     assert last_line(prepare(name, tmp_path, *options)) == (
         f"data/{name}: 3 classes, pool 21 (train 12, val 9), test 6; "
-        f"next: python run.py dataset={name} dataset.check_counts=false scorer=dlc ratio=0.1"
+        f"next: prunetune run dataset={name} dataset.check_counts=false scorer=dlc ratio=0.1"
     )
     assert all((tmp_path / "data" / name / path).is_file() for path in expected)
     assert archive.is_file()
@@ -483,7 +482,7 @@ def test_cxrb10_of_full_size_has_the_protocols_counts(tmp_path: Path, real_label
     result = prepare("cxrb10", tmp_path, "--labels", *lists, "--group-by", "patient", "--images", "mine")
     assert last_line(result) == (
         "data/cxrb10: 10 classes, pool 4000 (train 3000, val 1000), test 1000; "
-        "next: python run.py dataset=cxrb10 scorer=dlc ratio=0.1"
+        "next: prunetune run dataset=cxrb10 scorer=dlc ratio=0.1"
     )
     assert "as committed" in result.stdout
 
@@ -507,10 +506,10 @@ def test_every_script_explains_itself_without_loading_torch(tmp_path: Path, name
     for option in ("--root", "--downloads", "--archive", "--keep-archives", "--no-checksum", "--no-check-counts"):
         assert option in result.stdout
     imported = subprocess.run(
-        [sys.executable, "-X", "importtime", SCRIPTS / f"prepare_{name}.py", "--help"],
+        [sys.executable, "-X", "importtime", "-m", "prunetune", "prepare", name, "--help"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "prunetune.data.prepare" in imported.stderr
+    assert "prunetune.commands.prepare" in imported.stderr
     assert " torch" not in imported.stderr

@@ -9,7 +9,7 @@ import pytest
 
 from prunetune.base.errors import InputError
 from prunetune.base.store import SIZES, Store, is_sound, read_meta
-from prunetune.config.identity import compared
+from prunetune.config.identity import recorded
 from prunetune.runs import failures, records
 from runs import SMALL, compose_here, lasting, read_result, run_here
 
@@ -94,7 +94,7 @@ def test_scores_that_are_readable_but_of_other_images_are_made_again(results, fi
     file.write_text(text.replace(sample_id, sample_id[::-1], 1))
     with caplog.at_level(logging.WARNING):
         run_again(results, finished)
-    assert "scores.csv cannot be read or belongs to other images" in caplog.text
+    assert "scores.csv cannot be read or belongs to other samples" in caplog.text
 
 
 def test_a_sound_store_is_read_without_a_word(results, finished, caplog):
@@ -163,9 +163,9 @@ def test_a_folder_without_a_result_is_not_finished(tmp_path):
 
 def test_a_configuration_is_compared_without_images_or_weights(results):
     folder = the_run(results)
-    result, same = read_result(folder), compared(compose_here(results, *RUN))
+    result, same = read_result(folder), recorded(compose_here(results, *RUN))
     records.check_configuration(folder, result, same)
-    other = compared(compose_here(results, *RUN, "finetune.epochs=9", "seed=1"))
+    other = recorded(compose_here(results, *RUN, "finetune.epochs=9", "seed=1"))
     with pytest.raises(InputError, match=r"another configuration \(finetune\.epochs: 3 there, 9 now; seed: 0 there, 1"):
         records.check_configuration(folder, result, other)
 

@@ -1,9 +1,7 @@
 import dataclasses
 import json
 import re
-import runpy
 import shutil
-import sys
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -20,6 +18,7 @@ from prunetune.data.images.decode import ImageArrays
 from prunetune.data.pool import Pool
 from prunetune.report import collect, figures, page, tables
 from prunetune.runs.scores import write_scores
+from runs import prunetune_here
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
@@ -101,7 +100,7 @@ def test_the_csv_reads_back_as_it_was_and_is_the_same_every_time(tmp_path: Path)
 
 
 def test_a_missing_results_csv_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"scripts/collect\.py"):
+    with pytest.raises(InputError, match="run `prunetune collect` first"):
         collect.read(tmp_path / "results.csv")
 
 
@@ -412,43 +411,29 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def run_script(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> Callable[..., SimpleNamespace]:
-    """Return a function that runs a script of scripts/ in tmp_path as the command line would."""
-
-    def run(name: str, *arguments: str) -> SimpleNamespace:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [name, *arguments])
-        message = ""
-        try:
-            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
-        except SystemExit as error:
-            message = f"{error.code}\n"
-        printed = capsys.readouterr()
-        return SimpleNamespace(returncode=int(bool(message)), stdout=printed.out, stderr=printed.err + message)
-
-    return run
+def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SimpleNamespace]:
+    """Return a function that gives a command line of `prunetune` in tmp_path."""
+    monkeypatch.chdir(tmp_path)
+    return prunetune_here
 
 
-def test_collect_writes_the_rows_and_names_what_it_skipped(tmp_path: Path, run_script) -> None:
+def test_collect_writes_the_rows_and_names_what_it_skipped(tmp_path: Path, run_here) -> None:
     put(tmp_path / "results")
     (put(tmp_path / "results", seed=1) / "result.json").write_text("{")
-    done = run_script("collect.py")
+    done = run_here("collect")
     assert done.returncode == 0
     assert done.stdout == f"{Path('results/results.csv')}: 1 runs\n"
     assert done.stderr.startswith("skipped results")
     assert len(collect.read(tmp_path / "results" / "results.csv")) == 1
 
 
-@pytest.mark.parametrize("script", ["collect.py", "report.py"])
-def test_without_runs_there_is_one_clear_line(script: str, tmp_path: Path, run_script) -> None:
-    done = run_script(script)
+@pytest.mark.parametrize("command", ["collect", "report", "analyse"])
+def test_without_runs_there_is_one_clear_line(command: str, run_here) -> None:
+    done = run_here(command)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert (
-        done.stderr == "error: no finished runs below results/runs; run `make run`, or pass --results=<results_dir>\n"
-    )
+    told = "error: no finished runs below results/runs; run `prunetune run` first, or pass --results=<results_dir>\n"
+    assert done.stderr == told
 
 
 TEXTURES = {
@@ -471,10 +456,10 @@ def put_textures(results_dir: Path) -> None:
         put(results_dir, seed=seed, accuracy=0.5, scores_path=None, config={"dataset": TEXTURES}, **RANDOM)
 
 
-def test_the_report_prints_the_table_and_writes_table_pictures_and_page(tmp_path: Path, run_script) -> None:
+def test_the_report_prints_the_table_and_writes_table_pictures_and_page(tmp_path: Path, run_here) -> None:
     put_textures(tmp_path / "results")
     put(tmp_path / "results", dataset="digits")
-    done = run_script("report.py", "--dataset", "textures")
+    done = run_here("report", "--dataset", "textures")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     names = ["table.md", "table.csv", "accuracy.png", "easy_and_hard.png", "report.html"]
@@ -486,27 +471,27 @@ def test_the_report_prints_the_table_and_writes_table_pictures_and_page(tmp_path
     assert (tmp_path / "results" / "report" / "report.html").read_text(encoding="utf-8").count("<img") == 2
 
 
-def test_the_report_is_about_images_and_counts_the_text_runs_that_it_leaves_out(tmp_path: Path, run_script) -> None:
+def test_the_report_is_about_images_and_counts_the_text_runs_that_it_leaves_out(tmp_path: Path, run_here) -> None:
     put(tmp_path / "results", scores_path=None)
     put(tmp_path / "results", **TEXT_RUN)
-    done = run_script("report.py")
+    done = run_here("report")
     assert done.returncode == 0, done.stderr
-    assert "left out 1 text runs; scripts/make_tables.py instruction v1_llm is about those" in done.stderr
+    assert "left out 1 text runs; `prunetune tables instruction v1_llm` is about those" in done.stderr
     assert "embedded" not in (tmp_path / "results" / "report" / "table.md").read_text(encoding="utf-8")
 
 
-def test_a_misspelt_data_set_gets_a_suggestion(tmp_path: Path, run_script) -> None:
+def test_a_misspelt_data_set_gets_a_suggestion(tmp_path: Path, run_here) -> None:
     put(tmp_path)
-    done = run_script("report.py", "--results", str(tmp_path), "--dataset", "texture")
+    done = run_here("report", "--results", str(tmp_path), "--dataset", "texture")
     assert done.returncode == 1
     assert done.stderr == "error: no runs of 'texture'; there are runs of textures. Did you mean 'textures'?\n"
 
 
-def test_scores_of_other_images_cost_the_picture_but_not_the_table(tmp_path: Path, run_script) -> None:
+def test_scores_of_other_images_cost_the_picture_but_not_the_table(tmp_path: Path, run_here) -> None:
     put_textures(tmp_path / "results")
     scores = tmp_path / "results" / "store" / "scores" / "x" / "scores.csv"
     scores.write_text("".join(scores.read_text().splitlines(keepends=True)[:-1]))
-    done = run_script("report.py", "--out", "here")
+    done = run_here("report", "--out", "here")
     assert done.returncode == 0
     assert done.stderr.startswith("no picture of easy and hard images: ")
     assert done.stderr.count("\n") == 1

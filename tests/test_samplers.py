@@ -1,21 +1,18 @@
-"""Class budgets, FlexRand and its companions: the tables of method.md sections 1 and 4."""
+"""Class budgets, FlexRand and its companions: the tables of docs/method_notes.md, Class budgets and FlexRand."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import stream
-from prunetune.config.build import build
+from prunetune.config.named import SAMPLERS
 from prunetune.data.pool import Pool
 from prunetune.samplers import (
-    SAMPLERS,
     FlexRand,
     FlexRandReleased,
     RandomSampler,
@@ -29,7 +26,6 @@ from prunetune.signals.contract import Signals
 from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import check_sampler, made_signals
 
-YAMLS = sorted((Path(__file__).parent.parent / "configs" / "sampler").glob("*.yaml"))
 RATIOS = [i / 10 for i in range(1, 10)]
 MISSES_BUDGETS = {
     "flexrand_released",  # each share rounded on its own, as published: off by one
@@ -70,11 +66,6 @@ def labels_of(*sizes: int) -> torch.Tensor:
 def ramp(size: int) -> torch.Tensor:
     """Return scores whose order is the positions', so that position < n_e means easy."""
     return torch.arange(size, dtype=torch.float64)
-
-
-def named_sampler(path: Path):
-    group = yaml.safe_load(path.read_text())
-    return build({key: "hardest" if value == "auto" else value for key, value in group.items()})
 
 
 @pytest.mark.parametrize(
@@ -261,10 +252,10 @@ def test_the_random_sampler_reads_no_score_and_keeps_all_images_equally_often():
     assert one.tolist() == other.tolist()
 
 
-@pytest.mark.parametrize("path", [path for path in YAMLS if path.stem != "auto"], ids=lambda path: path.stem)
-def test_every_sampler_keeps_the_contract(path):
-    sampler = dataclasses.replace(named_sampler(path), **QUICK.get(path.stem, {}))
-    check_sampler(sampler, keeps_budgets=path.stem not in MISSES_BUDGETS)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_keeps_the_contract(name):
+    sampler = dataclasses.replace(SAMPLERS[name], **QUICK.get(name, {}))
+    check_sampler(sampler, keeps_budgets=name not in MISSES_BUDGETS)
 
 
 def test_the_contract_notices_a_sampler_that_breaks_it():
@@ -276,10 +267,6 @@ def test_the_contract_notices_a_sampler_that_breaks_it():
         check_sampler(Repeats())
     with pytest.raises(AssertionError, match="budgets"):
         check_sampler(FlexRandReleased())
-
-
-def test_the_table_of_samplers_holds_every_sampler_of_the_config_group():
-    assert set(SAMPLERS) == {path.stem for path in YAMLS} - {"auto"}
 
 
 class Judged(TensorSignals):
@@ -315,7 +302,7 @@ def test_every_subset_meets_its_budgets_whatever_the_listing_order(
     sizes, ratio, name, gamma, rounding, budgets, least, shuffle
 ):
     options = {"gamma": gamma / 20} if name == "flexrand" else QUICK.get(name, {})
-    sampler = SAMPLERS[name](rounding=rounding, budgets=budgets, min_per_class=least, **options)
+    sampler = dataclasses.replace(SAMPLERS[name], rounding=rounding, budgets=budgets, min_per_class=least, **options)
     chosen, everyone = [], list(range(sum(sizes)))
     for order in (everyone, shuffle.sample(everyone, len(everyone))):
         pool, scores, signals = listed_pool(sizes, order)
@@ -333,15 +320,15 @@ def test_every_subset_meets_its_budgets_whatever_the_listing_order(
 @pytest.mark.parametrize("name", sorted(name for name, made in SAMPLERS.items() if made.needs != "nothing"))
 def test_a_sampler_that_reads_signals_says_so_where_there_are_none(name):
     with pytest.raises(InputError, match=rf"reads {SAMPLERS[name].needs} beside the scores; pass signals"):
-        SAMPLERS[name]().select(ramp(9), labels_of(4, 5), 0.5, stream())
+        SAMPLERS[name].select(ramp(9), labels_of(4, 5), 0.5, stream())
 
 
 def test_signals_of_other_images_are_refused():
     with pytest.raises(InputError, match="same images, got 9 and 8"):
-        SAMPLERS["d2"]().select(ramp(9), labels_of(4, 5), 0.5, stream(), made_signals(labels_of(4, 4)))
+        SAMPLERS["d2"].select(ramp(9), labels_of(4, 5), 0.5, stream(), made_signals(labels_of(4, 4)))
 
 
-@pytest.mark.parametrize("sampler", [made() for made in SAMPLERS.values()], ids=list(SAMPLERS))
+@pytest.mark.parametrize("sampler", list(SAMPLERS.values()), ids=list(SAMPLERS))
 def test_a_ratio_of_one_keeps_everything_and_draws_nothing(sampler):
     generator = stream("draw")
     before = generator.get_state()

@@ -18,7 +18,7 @@ from prunetune.training.full import finetune_all
 from prunetune.training.linear_probe import Probe, train_probes
 from prunetune.training.recipe import Recipe
 from prunetune.training.sample_order import Schedule, Slices, Static, ThinnedPasses, Walk, thinned_weights
-from runs import SMALL, compose_here, grid_here, lasting, read_result, read_rows, run_here
+from runs import SMALL, grid_here, lasting, parsed_here, read_result, read_rows, run_here
 
 NUM, WIDTH, NUM_CLASSES = 23, 5, 3
 LABELS = torch.arange(NUM) * 7 % 5 % NUM_CLASSES
@@ -344,7 +344,7 @@ def test_a_dynamic_run_that_stops_after_pruning_leaves_no_subset(results, tmp_pa
 
 
 def test_a_dynamic_epoch_without_images_is_refused(tmp_path):
-    cfg = compose_here(tmp_path, *SMALL, "method=rs2", "ratio=0.001", "sampler.min_per_class=0")
-    task = image_run.open_task(cfg)
+    run = parsed_here(tmp_path, *SMALL, "method=rs2", "ratio=0.001", "sampler.min_per_class=0")
+    task = image_run.open_task(run)
     with pytest.raises(InputError, match="nothing is kept of 100 images"):
-        image_run.prune(cfg, task, image_run.score(cfg, task))
+        image_run.prune(run, task, image_run.score(run, task))

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from hydra.utils import get_class
 from safetensors.torch import save_file
 
 from made_checkout import write_checkout
 from prunetune.base.errors import InputError
 from prunetune.base.store import Store
+from prunetune.config import catalogue
 from prunetune.config.build import build
 from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Backbone
@@ -22,9 +22,9 @@ from prunetune.signals.network import Embedding, NetworkSignals
 from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import check_scorer, made_pool
 
-YAMLS = sorted((Path(__file__).parent.parent / "configs" / "scorer").glob("*.yaml"))
+SETTINGS = {name: entry.settings for name, entry in catalogue.entries("scorers").items()}
 SHORT = 6  # networks in the default tier
-LONG = [path for path in YAMLS if yaml.safe_load(path.read_text()).get("levels", 0) > SHORT]
+LONG = [name for name, settings in SETTINGS.items() if settings.get("levels", 0) > SHORT]
 MICRO = Backbone(model="prunetune_micro", mask_modules="conv2d")
 POOL = Pool("made", torch.tensor([0, 1, 0]), ("a.png", "b.png", "c.png"), ("train",) * 3, ("x", "y"))
 
@@ -68,31 +68,31 @@ def read(path: str, pool: Pool = POOL) -> list[float]:
     return FromFile(path).score(pool, TensorSignals(torch.zeros(len(pool), 1)), torch.Generator()).tolist()
 
 
-def scorer_of(path: Path, folder: Path, **shortened) -> Scorer:
-    group = {**yaml.safe_load(path.read_text()), **shortened}
-    if path.stem == "from_file":
+def scorer_of(name: str, folder: Path, **shortened) -> Scorer:
+    group = {**SETTINGS[name], **shortened}
+    if name == "from_file":
         group["path"] = str(made_scores(folder))
-    if path.stem == "deepcore":
+    if name == "deepcore":
         group |= {"path": str(write_checkout(folder / "DeepCore")), "fraction": 0.5, "epochs": 1, "batch_size": 8}
     return build(group)
 
 
 @pytest.mark.parametrize("network", ["micro", "test_vit"])
-@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
-def test_every_scorer_keeps_the_contract_on_a_convolutional_and_on_a_token_network(path, network, networks, tmp_path):
-    shortened = {"levels": SHORT} if path in LONG else {}  # the same path, its first networks only
-    check_scorer(scorer_of(path, tmp_path, **shortened), networks[network])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_scorer_keeps_the_contract_on_a_convolutional_and_on_a_token_network(name, network, networks, tmp_path):
+    shortened = {"levels": SHORT} if name in LONG else {}  # the same path, its first networks only
+    check_scorer(scorer_of(name, tmp_path, **shortened), networks[network])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["micro", "test_vit"])
-@pytest.mark.parametrize("path", LONG, ids=lambda path: path.stem)
-def test_every_scorer_of_many_networks_keeps_the_contract_at_full_length(path, network, networks, tmp_path):
-    check_scorer(scorer_of(path, tmp_path), networks[network])
+@pytest.mark.parametrize("name", LONG)
+def test_every_scorer_of_many_networks_keeps_the_contract_at_full_length(name, network, networks, tmp_path):
+    check_scorer(scorer_of(name, tmp_path), networks[network])
 
 
 def test_the_long_scorers_are_those_of_fifty_networks():
-    assert {path.stem for path in LONG} == {"dlc_50", "dlc_linear_50", "dlc_released"}
+    assert set(LONG) == {"dlc_50", "dlc_linear_50", "dlc_released"}
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,9 @@ def test_the_contract_notices_a_scorer_that_breaks_it():
         check_scorer(Broken("scores another way round"))
 
 
-@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
-def test_every_scorer_says_its_source_cost_and_direction(path):
-    kind = get_class(yaml.safe_load(path.read_text())["_target_"])
+@pytest.mark.parametrize("target", sorted({settings["_target_"] for settings in SETTINGS.values()}))
+def test_every_scorer_says_its_source_cost_and_direction(target):
+    kind = get_class(target)
     wanted = ["Source:", "Cost:"] if kind.higher_means == "nothing" else ["Source:", "Cost:", "Direction:"]
     assert [word for word in wanted if f"\n    {word} " not in kind.__doc__] == []
 
@@ -202,15 +202,15 @@ def test_a_file_saved_by_a_spreadsheet_may_begin_with_a_byte_order_mark(tmp_path
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sample_id,score\na.png,1\nb.png,2\n", r"no score for 1 of 3 images, first: c\.png"),
+        ("sample_id,score\na.png,1\nb.png,2\n", r"no score for 1 of 3 samples, first: c\.png"),
         ("sample_id,score\na.png,1\nb.png,2\na.png,1\nc.png,3\n", r"'a\.png' occurs twice"),
         ("sample_id,score\na.png,1\nb.png,nan\nc.png,inf\n", "2 scores that are not finite"),
         ("sample_id,score\na.png,1\nb.png,\nc.png,3\n", "1 scores that are not finite"),
         ("sample_id,score\na.png,1\nb.png\nc.png,3\n", "1 scores that are not finite"),
-        ("sample_id,score\na.png,1\nb.png,hard\nc.png,3\n", "row 2 has no number as its score .*hard"),
+        ("sample_id,score\na.png,1\nb.png,hard\nc.png,3\n", "row 2 has no number as its score, but 'hard'"),
         ("id,value\na.png,1\n", "needs the columns sample_id and score, has id, value"),
         ("", "needs the columns sample_id and score, has none"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00\xff\xfe", "is not a readable CSV file|needs the columns"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\xff\xfe", "is not a readable csv file|needs the columns"),
     ],
 )
 def test_a_file_that_does_not_score_the_pool_is_refused_in_one_line(tmp_path, text, message):
@@ -221,7 +221,7 @@ def test_a_file_that_does_not_score_the_pool_is_refused_in_one_line(tmp_path, te
 
 @pytest.mark.parametrize("path", ["", "no/such/scores.csv", "."])
 def test_a_path_that_is_no_file_is_refused_before_anything_is_computed(path):
-    with pytest.raises(InputError, match=r"scorer\.path must be a CSV file"):
+    with pytest.raises(InputError, match=r"scorer\.path must be a csv, jsonl or parquet file"):
         FromFile(path)
 
 

@@ -13,12 +13,16 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-import status
 from prunetune.base.errors import InputError
-from prunetune.config.identity import compared
-from prunetune.config.names import run_folder
-from prunetune.runs import failures, grid, image_run, records, sweeps
-from runs import ONE_THREAD, ROOT, SMALL, grid_here, read_result, run_commands
+from prunetune.config import sweeps
+from prunetune.config.cells import parse_grid, read_entry
+from prunetune.instruct.identity import text_recorded
+from prunetune.instruct.methods import TEXT_METHODS
+from prunetune.instruct.names import text_run_folder
+from prunetune.instruct.parse import parse_text_run
+from prunetune.instruct.sweeps import TEXT_RUNS
+from prunetune.runs import failures, image_run, records, status
+from runs import ONE_THREAD, ROOT, SMALL, grid_here, prunetune_here, read_result, run_commands
 
 SWEEPS = sorted(path.stem for path in (ROOT / "configs" / "sweep").glob("*.yaml"))
 TEXTS = ["instruction", "instruction_base", "v1_llm", "v1_llm_full"]
@@ -32,18 +36,23 @@ def _hydra():
         yield
 
 
+compose_sweep = functools.partial(sweeps.compose_sweep, kinds=[TEXT_RUNS])
+jobs = functools.partial(sweeps.jobs, kinds=[TEXT_RUNS])
+root_of = functools.partial(sweeps.root_of, kinds=[TEXT_RUNS])
+
+
 def header(name):
     lines = (ROOT / "configs" / "sweep" / f"{name}.yaml").read_text().splitlines()
     return "\n".join(line for line in lines if line.startswith("#"))
 
 
 def counts(name, *overrides):
-    found = sweeps.jobs(sweeps.compose_sweep(name, overrides))
+    found = jobs(compose_sweep(name, overrides))
     return len(found), sum(job.num_runs for job in found)
 
 
 def parameters(name):
-    return dict(sweeps.compose_sweep(name).hydra.sweeper.params)
+    return dict(compose_sweep(name).hydra.sweeper.params)
 
 
 def test_the_presets_of_the_design_are_there():
@@ -54,8 +63,8 @@ def test_the_presets_of_the_design_are_there():
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_sweep_has_as_many_jobs_and_runs_as_its_header_says(name):
-    jobs, runs = map(int, re.search(r"Jobs: (\d+)\. Runs: (\d+)\. GPU hours: \d+", header(name)).groups())
-    assert counts(name) == (jobs, runs)
+    num_jobs, runs = map(int, re.search(r"Jobs: (\d+)\. Runs: (\d+)\. GPU hours: \d+", header(name)).groups())
+    assert counts(name) == (num_jobs, runs)
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -75,7 +84,7 @@ def test_the_cheap_variant_of_a_header_has_as_many_jobs_and_probes_as_it_says(na
 def test_a_header_names_its_command_and_its_product(name):
     text = header(name)
     root = "instruct" if name in TEXTS else "grid"
-    assert sweeps.root_of(name) == root
+    assert root_of(name) == root
     assert f"python run.py --config-name {root} sweep={name}" in text
     assert "# Product: " in text
     assert "estimate, unmeasured" in text or "GPU hours: 0." in text
@@ -83,41 +92,41 @@ def test_a_header_names_its_command_and_its_product(name):
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_sweep_is_many_jobs_by_itself_and_its_methods_are_one_list(name):
-    cfg = sweeps.compose_sweep(name)
+    cfg = compose_sweep(name)
     assert cfg.hydra.mode.name == "MULTIRUN"
     content = yaml.safe_load((ROOT / "configs" / "sweep" / f"{name}.yaml").read_text())
     listed = list(OmegaConf.create(content["hydra"]["sweeper"]["params"]["methods"]))  # as YAML
-    assert all(list(job.methods) == listed for job in sweeps.jobs(cfg))  # and as Hydra reads it
+    assert all(list(job.methods) == listed for job in jobs(cfg))  # and as Hydra reads it
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_sweeps_are_in_fp32_with_imagenets_statistics_and_a_full_recipe(name):
-    cfg = sweeps.compose_sweep(name)
+    cfg = compose_sweep(name)
     assert (cfg.precision, cfg.backbone.normalization) == ("fp32", "imagenet")
     assert cfg.finetune.name == {"v1_rank": "linear_probe"}.get(name, "full_v1" if name.startswith("v1") else "full")
-    assert sweeps.compose_sweep(name, ["finetune=linear_probe"]).finetune.name == "linear_probe"
+    assert compose_sweep(name, ["finetune=linear_probe"]).finetune.name == "linear_probe"
 
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_cell_of_a_sweep_can_be_run_and_no_two_share_a_folder(name):
-    first = sweeps.jobs(sweeps.compose_sweep(name))[0]
+    first = jobs(compose_sweep(name))[0]
     overrides = [*first.overrides, f"ratios=[{first.ratios[0]}]", f"seeds=[{first.seeds[0]}]"]
-    cells = grid.expand(sweeps.compose("grid", overrides=overrides), overrides)
+    cells = parse_grid(sweeps.compose("grid", overrides=overrides), overrides).cells
     assert len(cells) == len(first.methods)
     for cell in cells:
-        image_run.check(cell.cfg)
+        image_run.check(cell.run)
 
 
 def test_runs_that_two_sweeps_share_are_the_same_runs():
     seen = {}
     for name in PAPER:
-        job = sweeps.jobs(sweeps.compose_sweep(name))[0]
+        job = jobs(compose_sweep(name))[0]
         words = [word for word in job.overrides if word.split("=")[0] not in ("dataset", "backbone", "ratios", "seeds")]
         words += ["dataset=dtd", "backbone=resnet18", "ratios=[0.1]", "seeds=[0]"]
         if name == "transfer":  # its networks are larger than the one that scores
             words[-3] = "backbone=resnet50"
-        for cell in grid.expand(sweeps.compose("grid", overrides=words), words):
-            assert seen.setdefault(cell.out_dir, compared(cell.cfg)) == compared(cell.cfg), (name, cell.out_dir)
+        for cell in parse_grid(sweeps.compose("grid", overrides=words), words).cells:
+            assert seen.setdefault(cell.out_dir, cell.run.record) == cell.run.record, (name, cell.out_dir)
     assert len(seen) > 60
 
 
@@ -125,10 +134,10 @@ def test_the_main_comparison_is_the_papers():
     params = parameters("main")
     assert params["dataset"] == "cxrb10,deepweeds,dtd,fgvcaircraft,sketch"
     assert params["backbone"] == "resnet18,resnet50,vit_small,vit_base"
-    job = sweeps.jobs(sweeps.compose_sweep("main"))[0]
+    job = jobs(compose_sweep("main"))[0]
     assert len(job.methods) == 11
     assert job.seeds == (0, 1, 2)
-    ratios = {job.ratios for job in sweeps.jobs(sweeps.compose_sweep("main"))}
+    ratios = {job.ratios for job in jobs(compose_sweep("main"))}
     assert ratios == {(k / 10,) for k in range(1, 10)}
     assert parameters("time") == params
     weakly = {**parameters("weakly"), "backbone": "_weakly,".join(params["backbone"].split(",")) + "_weakly"}
@@ -136,24 +145,24 @@ def test_the_main_comparison_is_the_papers():
 
 
 def test_gammas_go_from_005_to_095_with_their_tags():
-    [job, *_] = sweeps.jobs(sweeps.compose_sweep("ablation_gamma"))
-    swept = [grid.read_entry(entry)[1] for entry in job.methods if " " in entry]
+    [job, *_] = jobs(compose_sweep("ablation_gamma"))
+    swept = [read_entry(entry)[1] for entry in job.methods if " " in entry]
     gammas = [float(words[0].removeprefix("sampler.gamma=")) for words in swept]
     assert gammas == pytest.approx([k / 20 for k in range(1, 20)])
     assert [words[1] for words in swept] == [f"tag=g{gamma:g}" for gamma in gammas]
 
 
 def test_path_sizes_step_by_one_over_their_number():
-    [job, *_] = sweeps.jobs(sweeps.compose_sweep("ablation_path"))
+    [job, *_] = jobs(compose_sweep("ablation_path"))
     for entry in job.methods[1:]:
-        levels, step, tag = (word.split("=")[1] for word in grid.read_entry(entry)[1])
+        levels, step, tag = (word.split("=")[1] for word in read_entry(entry)[1])
         assert tag == f"T{levels}"
         assert float(step) == pytest.approx(1 / int(levels))
     assert [entry.split("=")[-1] for entry in job.methods[1:]] == ["T1", "T3", "T5", "T10", "T20", "T30", "T40", "T50"]
 
 
 def test_the_command_line_wins_over_a_preset():
-    [job] = sweeps.jobs(sweeps.compose_sweep("main", ["dataset=dtd", "backbone=resnet18", "ratios=[1]", "seeds=[7]"]))
+    [job] = jobs(compose_sweep("main", ["dataset=dtd", "backbone=resnet18", "ratios=[1]", "seeds=[7]"]))
     assert (job.ratios, job.seeds, job.num_runs) == ((1.0,), (7,), 11)
 
 
@@ -168,7 +177,7 @@ def test_the_command_line_wins_over_a_preset():
 )
 def test_a_status_that_cannot_be_asked_for_is_one_line(name, overrides, message):
     with pytest.raises(InputError, match=message) as caught:
-        list(sweeps.states(sweeps.jobs(sweeps.compose_sweep(name, overrides))))
+        list(map(status.state, sweeps.planned(jobs(compose_sweep(name, overrides)))))
     assert "\n" not in str(caught.value)
 
 
@@ -176,12 +185,12 @@ TINY = [*SMALL, "methods=[random,'dlc sampler.gamma=0.25 tag=g0.25']", "ratios=[
 
 
 def states_of(results, *overrides):
-    cfg = sweeps.compose_sweep("demo", [*TINY, *overrides, f"results_dir={results}"])
-    return list(sweeps.states(sweeps.jobs(cfg)))
+    cfg = compose_sweep("demo", [*TINY, *overrides, f"results_dir={results}"])
+    return list(map(status.state, sweeps.planned(jobs(cfg))))
 
 
 def count(cells):
-    return {state: sum(cell.state == state for cell in cells) for state in sweeps.STATES}
+    return {state: sum(cell.state == state for cell in cells) for state in status.STATES}
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +259,7 @@ def test_the_status_command_counts_and_lists(results):
     damaged = cells[2].out_dir / "result.json"
     damaged.write_text("{")
     shutil.rmtree(cells[0].out_dir)
-    command = [sys.executable, str(ROOT / "scripts" / "status.py"), "--sweep", "demo", *TINY, "--results", str(results)]
+    command = [sys.executable, "-m", "prunetune", "status", "demo", *TINY, "--results", str(results)]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=ONE_THREAD, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -261,13 +270,11 @@ def test_the_status_command_counts_and_lists(results):
     assert lines[4:] == [f"unreadable: {damaged.parent}: {damaged} is damaged"]
 
 
-def test_an_unknown_sweep_is_one_line_and_an_exit_code(capsys, monkeypatch):
+def test_an_unknown_sweep_is_one_line_and_an_exit_code():
     GlobalHydra.instance().clear()
-    monkeypatch.setattr(sys, "argv", ["status.py", "--sweep", "mian"])
-    with pytest.raises(SystemExit) as stop:
-        status.main()
-    assert str(stop.value).startswith("error: sweep mian cannot be composed")
-    assert capsys.readouterr().out == ""
+    done = prunetune_here("status", "mian")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("error: sweep mian cannot be composed")
 
 
 def test_a_sweep_given_again_runs_only_what_is_missing_failed_or_unreadable(results):
@@ -295,7 +302,7 @@ def test_a_failing_job_leaves_its_error_and_the_other_jobs_go_on(tmp_path):
     [outcome] = run_commands(tmp_path, [{"arguments": ["--config-name", "grid", "sweep=demo", *words]}])
     assert outcome.returncode == 1
     assert outcome.stderr.splitlines()[-1].startswith("error: ratio is the fraction kept")
-    cells = list(sweeps.states(sweeps.jobs(sweeps.compose_sweep("demo", words))))
+    cells = list(map(status.state, sweeps.planned(jobs(compose_sweep("demo", words)))))
     assert [cell.state for cell in cells] == ["done", "failed", "done"]
     assert cells[1].reason.startswith("InputError: ratio is the fraction kept and must be in (0, 1], got 7.0 (20")
 
@@ -340,17 +347,15 @@ def test_a_grid_that_was_run_otherwise_counts_as_the_sweep(tmp_path):
 @functools.cache
 def text_runs(name, *overrides):
     """Return the configuration of every run of a sweep of text runs; composing takes a while."""
-    return [
-        sweeps.compose("instruct", list(job.overrides)) for job in sweeps.jobs(sweeps.compose_sweep(name, overrides))
-    ]
+    return [sweeps.compose("instruct", list(job.overrides)) for job in jobs(compose_sweep(name, overrides))]
 
 
 def test_the_root_of_a_preset_that_is_not_there_is_that_of_grids():
-    assert sweeps.root_of("mian") == "grid"
+    assert root_of("mian") == "grid"
 
 
 def test_the_instruction_sweep_is_the_published_table_with_both_gammas():
-    cfg = sweeps.compose_sweep("instruction")
+    cfg = compose_sweep("instruction")
     assert cfg.hydra.mode.name == "MULTIRUN"
     runs = text_runs("instruction")
     assert {(run.llm.name, run.corpus.name) for run in runs} == {
@@ -386,18 +391,16 @@ def test_v1s_table_is_a_tenth_and_the_whole_of_one_corpus():
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_run_of_a_sweep_of_text_can_be_run_and_no_two_share_a_folder(name):
-    from prunetune.instruct.text_run import check
-
     runs = text_runs(name)
-    assert len({run_folder(run) for run in runs}) == len(runs)
+    assert len({text_run_folder(run) for run in runs}) == len(runs)
     for run in runs:
-        check(run)
+        parse_text_run(run)
 
 
 def test_every_text_method_is_a_scorer_with_a_sampler():
-    for path in sorted((ROOT / "configs" / "text_method").glob("*.yaml")):
-        [run] = text_runs("instruction", "llm=tiny", "corpus=embedded", f"text_method={path.stem}", "seed=0")
-        assert path.stem.startswith(run.text_scorer.name)
+    for name in TEXT_METHODS:
+        [run] = text_runs("instruction", "llm=tiny", "corpus=embedded", f"text_method={name}", "seed=0")
+        assert name.startswith(run.text_scorer.name)
         assert run.sampler.name != "auto"
         assert OmegaConf.select(run, "sampler.gamma") in (None, 0.25, 0.75, "auto")
 
@@ -406,14 +409,14 @@ TEXT = ["llm=tiny", "corpus=embedded", "text_method=random,longest", "seed=0,1",
 
 
 def text_states(results, *overrides):
-    cfg = sweeps.compose_sweep("instruction", [*TEXT, *overrides, f"results_dir={results}"])
-    return list(sweeps.states(sweeps.jobs(cfg)))
+    cfg = compose_sweep("instruction", [*TEXT, *overrides, f"results_dir={results}"])
+    return list(map(status.state, sweeps.planned(jobs(cfg))))
 
 
 def finish(cell, cfg):
     """Leave the result that this configuration would leave."""
     cell.out_dir.mkdir(parents=True)
-    (cell.out_dir / "result.json").write_text(json.dumps({"kind": "text", "config": compared(cfg)}))
+    (cell.out_dir / "result.json").write_text(json.dumps({"kind": "text", "config": text_recorded(cfg)}))
 
 
 def test_a_sweep_of_text_runs_is_counted_run_by_run(tmp_path):
@@ -435,8 +438,8 @@ def test_a_sweep_of_text_runs_is_counted_run_by_run(tmp_path):
 
 
 def test_the_command_line_wins_over_a_preset_of_text(tmp_path):
-    [job] = sweeps.jobs(
-        sweeps.compose_sweep("instruction", ["llm=tiny", "corpus=embedded", "text_method=dlc", "seed=7", "ratio=0.3"])
+    [job] = jobs(
+        compose_sweep("instruction", ["llm=tiny", "corpus=embedded", "text_method=dlc", "seed=7", "ratio=0.3"])
     )
     assert (job.ratio, job.seed, job.num_runs) == (0.3, 7, 1)
     [cell] = text_states(tmp_path, "text_method=dlc", "seed=3", "ratio=1")
@@ -454,7 +457,7 @@ def test_the_command_line_wins_over_a_preset_of_text(tmp_path):
 )
 def test_a_status_of_text_runs_that_cannot_be_asked_for_is_one_line(overrides, message):
     with pytest.raises(InputError, match=message):
-        list(sweeps.states(sweeps.jobs(sweeps.compose_sweep("instruction", overrides))))
+        list(map(status.state, sweeps.planned(jobs(compose_sweep("instruction", overrides)))))
 
 
 def test_the_status_command_counts_text_runs(tmp_path, capsys):

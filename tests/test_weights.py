@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from prunetune.base.devices import Hardware
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import seeded, stream
+from prunetune.config import parse
 from prunetune.data.images.decoded import ShownImages
 from prunetune.data.readers.textures import Textures
 from prunetune.networks.backbone import Backbone
@@ -199,7 +200,8 @@ def picks(monkeypatch):
     """Let every run score with these picks, whatever its configuration says."""
 
     def use(scorer):
-        monkeypatch.setattr(image_run, "scorer_of", lambda cfg: scorer)
+        made = parse.ImageRun
+        monkeypatch.setattr(parse, "ImageRun", lambda **fields: made(**{**fields, "scorer": scorer}))
 
     return use
 

@@ -1,7 +1,7 @@
 """The front door: prune your own data in one call."""
 
 import tempfile
-from collections.abc import Iterator, Sized
+from collections.abc import Collection, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +16,7 @@ from prunetune.base.devices import resolve_device, resolve_precision, training_p
 from prunetune.base.errors import InputError, suggestion
 from prunetune.base.seeding import seeded
 from prunetune.base.store import Store
+from prunetune.config.named import SAMPLERS, SCORERS
 from prunetune.data.pool import Pool
 from prunetune.data.readers.torch_dataset import as_pool
 from prunetune.networks.backbone import Backbone
@@ -23,15 +24,14 @@ from prunetune.networks.named import as_backbone
 from prunetune.runs.records import write_subset
 from prunetune.runs.scores import check_fit, stored_scores
 from prunetune.runs.weights import weigh
-from prunetune.samplers import RS2, SAMPLERS, InfoBatch, Sampler, TopKFlexible
+from prunetune.samplers import Sampler
 from prunetune.samplers.base import check_ratio
 from prunetune.scorers import Scorer
-from prunetune.scorers.named import SCORERS
 from prunetune.signals.network import Embedding, NetworkSignals
 from prunetune.signals.proxy import FULL_PROXY, LINEAR_PROBE, ProxyRecipe
 
 # the end of topk_flexible is chosen in a run (here pass topk or topk_easiest); the other two are ways of training
-NOT_HERE = (TopKFlexible, RS2, InfoBatch)
+NOT_HERE = ("topk_flexible", "rs2", "infobatch")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def prune(
             or uint8 tensors [3, h, w]; labels whole numbers. A folder is read as dataset=image_folder does: without
             train/ and test/ in it, 20 % of each class are held out for a test and the rest is pruned.
         ratio: fraction of each class that is kept, in (0, 1].
-        scorer: a name (dlc, herding, el2n ..., see `prunetune.scorers.named`) or a Scorer.
+        scorer: a name (dlc, herding, el2n ..., those of `list(prunetune.api.SCORERS)`) or a Scorer.
         sampler: a name (auto: the scorer's own; flexrand, topk, random, ccs ...) or a Sampler.
         backbone: resnet18, resnet50, vit_small, vit_base (each also _weakly), micro, a timm model name, or a Backbone.
         seed: of the draws.
@@ -108,8 +108,8 @@ def prune(
         raise InputError("the pool has no images; for tensors there is scorer.score(pool, TensorSignals(...))")
     scorer = _named(scorer, SCORERS, "scorer", Scorer)
     name = scorer.own_sampler if sampler == "auto" else sampler
-    sampler = _named(name, {key: made() for key, made in SAMPLERS.items() if made not in NOT_HERE}, "sampler", Sampler)
-    if isinstance(sampler, NOT_HERE):
+    sampler = _named(name, SAMPLERS, "sampler", Sampler, NOT_HERE)
+    if getattr(sampler, "name", None) in NOT_HERE:
         raise InputError(f"{type(sampler).__name__} does not choose images here but in a run; pass another sampler")
     proxy = _named(proxy, {"full": FULL_PROXY, "linear_probe": LINEAR_PROBE}, "proxy", ProxyRecipe)
     check_fit(scorer, sampler, ratio)
@@ -128,13 +128,14 @@ def prune(
     return Subset(pool, positions, scores, weights)
 
 
-def _named(choice: Any, known: dict[str, Any], what: str, kind: type) -> Any:
+def _named(choice: Any, known: Mapping[str, Any], what: str, kind: type, without: Collection[str] = ()) -> Any:
     if isinstance(choice, kind):
         return choice
     if not isinstance(choice, str):
         raise InputError(f"{what} must be a name or a {kind.__name__} object, got {choice!r}")
-    if choice not in known:
-        raise InputError(f"there is no {what} {choice!r}; known: {', '.join(known)}.{suggestion(choice, known)}")
+    names = [name for name in known if name not in without]
+    if choice not in names:
+        raise InputError(f"there is no {what} {choice!r}; known: {', '.join(names)}.{suggestion(choice, names)}")
     return known[choice]
 
 

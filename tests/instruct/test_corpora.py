@@ -8,7 +8,6 @@ import pytest
 from datasets import Dataset
 from datasets.exceptions import DatasetNotFoundError
 
-import make_corpus
 from prunetune.base.errors import InputError
 from prunetune.instruct.corpus.corpora import (
     EMBEDDED,
@@ -22,6 +21,7 @@ from prunetune.instruct.corpus.corpora import (
     row_id,
 )
 from prunetune.instruct.extra import needed
+from scripts.assets import make_corpus
 
 DOLLY = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"

@@ -193,7 +193,13 @@ def test_mmlu_has_its_four_groups(mmlu_data):
     [evaluation] = ask(EvaluationSettings(num_fewshot=(0,)))
     assert set(evaluation.groups) == set(mmlu.GROUPS)
     subjects = Counter(_group_of(name) for name in evaluation.per_task)
-    assert subjects == {"humanities": 13, "social_sciences": 12, "stem": 19, "other": 13}  # method.md 6.4
+    published = {
+        "humanities": 13,
+        "social_sciences": 12,
+        "stem": 19,
+        "other": 13,
+    }  # docs/method_notes.md, Instruction data
+    assert subjects == published
     assert _group_of("mmlu_anatomy") == "stem"
     for group in mmlu.GROUPS:
         sizes = {name: evaluation.task_questions[name] for name in evaluation.per_task if _group_of(name) == group}

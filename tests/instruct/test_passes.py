@@ -157,15 +157,14 @@ import tiny
 from pathlib import Path
 from prunetune.instruct import DLC
 from prunetune.instruct.model.processes import Processes
-from prunetune.instruct.scorers.stored import stored_text_scores
-from prunetune.instruct.scorers.signals import TextSignals
+from prunetune.instruct.scorers.text_source import TextSource
 from prunetune.base.store import Store
+from prunetune.runs.scores import stored_scores
 processes = Processes.current("cpu")
 assert processes.size == 2
-store = Store(Path(sys.argv[2]) / "store")
-signals = TextSignals(encoded=tiny.encoded(), llm=tiny.Loaded(tiny.model()), device="cpu", dtype="fp32", store=store,
-                      max_tokens=200, processes=processes)
-scores = stored_text_scores(DLC(), signals, store, 0)
+folder = Path(sys.argv[2]) / "store"
+signals = tiny.signals(folder, tiny.Loaded(tiny.model()), tiny.encoded(), max_tokens=200, processes=processes)
+scores = stored_scores(DLC(), TextSource(signals, Store(folder)), 0)
 torch.save(scores.values, Path(sys.argv[2]) / f"{processes.rank}.pt")
 """
 
@@ -173,10 +172,8 @@ torch.save(scores.values, Path(sys.argv[2]) / f"{processes.rank}.pt")
 @pytest.mark.slow
 def test_two_real_processes_give_the_scores_of_one(tmp_path):
     import tiny
-    from prunetune.base.store import Store
     from prunetune.instruct import DLC
-    from prunetune.instruct.scorers.signals import TextSignals
-    from prunetune.instruct.scorers.stored import compute_text_scores
+    from prunetune.runs.scores import compute_scores
 
     script = tmp_path / "two.py"
     script.write_text(TWO)
@@ -185,15 +182,8 @@ def test_two_real_processes_give_the_scores_of_one(tmp_path):
     command = [*launch, str(script), os.path.dirname(__file__), str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    signals = TextSignals(
-        encoded=tiny.encoded(),
-        llm=tiny.Loaded(tiny.model()),
-        device="cpu",
-        dtype="fp32",
-        store=Store(tmp_path / "alone"),
-        max_tokens=200,
-    )
-    alone = compute_text_scores(DLC(), signals, 0)
+    signals = tiny.signals(tmp_path / "alone", tiny.Loaded(tiny.model()), tiny.encoded(), max_tokens=200)
+    alone = compute_scores(DLC(), signals, 0)
     for rank in (0, 1):
         assert torch.equal(torch.load(tmp_path / f"{rank}.pt"), alone)
     assert list((tmp_path / "store" / "passes").iterdir()) == []

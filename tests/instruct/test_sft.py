@@ -18,12 +18,14 @@ from prunetune.base.seeding import stream
 from prunetune.instruct.model.batches import collate
 from prunetune.instruct.model.processes import Processes
 from prunetune.instruct.tuning.adapter import adapter_state, attach, trainable
-from prunetune.instruct.tuning.sft import fine_tune, held_out_loss, summed_loss
+from prunetune.instruct.tuning.sft import SftJob, fine_tune, held_out_loss, summed_loss
+from prunetune.instruct.tuning.sft_checkpoint import Checkpoint
 from prunetune.instruct.tuning.sft_settings import SftSettings
 
 SGD = SftSettings(
     "x", epochs=2, batch_size=4, learning_rate=0.05, warmup_steps=2, weight_decay=0.1, lora_r=4, lora_dropout=0.0
 )
+ALONE = Processes(0, 1, "cpu")
 CHANGES = {"sgd": {}, "adamw": {"optimizer": "adamw", "learning_rate": 3e-3}}
 
 
@@ -33,8 +35,8 @@ def changed(**changes):
 
 def train(settings=SGD, subset=range(10), seed=0, case=("llama", False), **arguments):
     model = arguments.pop("model", None) or tiny.model(*case)
-    given = {"pad_id": 0, "seed": seed, "device": "cpu", "dtype": "fp32", "folder": None, "key": {}}
-    return fine_tune(model, tiny.encoded(), torch.tensor(list(subset)), settings, **{**given, **arguments})
+    job = SftJob(tiny.reader(tiny.Loaded(model), tiny.encoded()), torch.tensor(list(subset)), settings, seed)
+    return fine_tune(model, job, **{"dtype": "fp32", "processes": ALONE, **arguments})
 
 
 def same(first, second):
@@ -289,7 +291,7 @@ def _one_of_two(rank, folder):
         torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
         accelerate.PartialState._reset_state()
         processes = Processes.current("cpu")
-        model, result = train(subset=range(9), folder=folder / "checkpoint", processes=processes)
+        model, result = train(subset=range(9), checkpoint=Checkpoint(folder / "checkpoint", {}), processes=processes)
         losses = [row["train_loss"] for row in result.history]
         found = {"adapter": adapter_state(model), "losses": losses, "size": processes.size}
         torch.save(found, folder / f"{rank}.pt")
@@ -309,6 +311,7 @@ def test_the_released_recipe_lowers_the_held_out_loss_of_a_real_model(real_data)
     from prunetune.instruct.corpus.corpora import LocalCorpus
     from prunetune.instruct.corpus.encoding import encode, padding_id
     from prunetune.instruct.model.language_model import LanguageModel
+    from prunetune.instruct.model.reader import Reader
 
     path = real_data / "data" / "instruct" / "alpagasus" / "dolly_3k.json"
     llm = LanguageModel(model=str(real_data / "weights" / "stories260K-hf"))
@@ -320,9 +323,9 @@ def test_the_released_recipe_lowers_the_held_out_loss_of_a_real_model(real_data)
     subset, held_out = rows[rows % 5 > 0], encoded.take(rows[rows % 5 == 0])
     pad_id = padding_id(tokenizer)
     before = held_out_loss(llm.load("cpu", "fp32"), held_out, pad_id, 4096, "cpu")
-    given = {"pad_id": pad_id, "seed": 0, "device": "cpu", "dtype": "fp32", "folder": None, "key": {}}
+    job = SftJob(Reader(llm, tokenizer, encoded), subset, settings, seed=0)
     start = adapter_state(attach(llm.load("cpu", "fp32"), settings, 0))
-    model, result = fine_tune(llm.load("cpu", "fp32"), encoded, subset, settings, **given)
+    model, result = fine_tune(llm.load("cpu", "fp32"), job, "fp32", ALONE)
     after = held_out_loss(model, held_out, pad_id, 4096, "cpu")
     print(f"held-out loss {before:.3f} -> {after:.3f}; {result.tokens_per_second:.0f} tokens/s, {result.seconds:.0f} s")
     assert after <= 0.9 * before

@@ -10,9 +10,11 @@ import torch
 
 import tiny
 from prunetune.base.errors import InputError
+from prunetune.instruct.model.processes import Processes
 from prunetune.instruct.tuning import sft_checkpoint
 from prunetune.instruct.tuning.adapter import adapter_state
-from prunetune.instruct.tuning.sft import fine_tune
+from prunetune.instruct.tuning.sft import SftJob, fine_tune
+from prunetune.instruct.tuning.sft_checkpoint import Checkpoint
 from prunetune.instruct.tuning.sft_settings import SftSettings
 
 SETTINGS = SftSettings(
@@ -23,9 +25,10 @@ KEY = {"llm": {"model": "tiny"}}
 
 
 def train(folder, settings=SETTINGS, key=KEY, subset=range(10), seed=0, observe=None):
-    given = {"pad_id": 0, "seed": seed, "device": "cpu", "dtype": "fp32", "folder": folder, "key": key}
-    rows = torch.tensor(list(subset))
-    return fine_tune(tiny.model(), tiny.encoded(), rows, settings, **given, observe=observe)
+    model = tiny.model()
+    job = SftJob(tiny.reader(tiny.Loaded(model), tiny.encoded()), torch.tensor(list(subset)), settings, seed)
+    checkpoint = None if folder is None else Checkpoint(folder, key)
+    return fine_tune(model, job, "fp32", Processes(0, 1, "cpu"), checkpoint, observe)
 
 
 def same(first, second):

@@ -1,25 +1,26 @@
-"""Every YAML of the groups of text runs: it composes, it builds, and it says what the class says."""
+"""Every choice of the groups of text runs: it composes, it has a folder, and it builds; what a run refuses."""
 
 import dataclasses
-import importlib
 import re
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from config_files import CONFIGS, files, label, load
 from prunetune.base.errors import InputError
-from prunetune.config.build import build
-from prunetune.config.identity import compared
-from prunetune.config.names import names, run_folder
-from prunetune.config.text_schema import EvaluationConfig, SftConfig
-from prunetune.instruct import text_run
+from prunetune.config import catalogue
+from prunetune.config.build import build, class_of
+from prunetune.instruct import registration  # noqa: F401  registers the schema of text runs
+from prunetune.instruct.identity import text_recorded
+from prunetune.instruct.methods import TEXT_METHODS
+from prunetune.instruct.names import text_names, text_run_folder
+from prunetune.instruct.parse import parse_text_run
+from prunetune.instruct.schema import EvaluationConfig, SftConfig
 from prunetune.instruct.tuning.mmlu import EvaluationSettings
 from prunetune.instruct.tuning.sft_settings import SftSettings
 
-BUILT = ("corpus", "llm", "text_scorer")
+KINDS = {"corpus": "corpora", "llm": "llms", "text_scorer": "text_scorers"}
 NAMELESS = {"corpus/local", "llm/local", "text_scorer/from_file"}
 
 
@@ -47,43 +48,42 @@ def cfg_of(*overrides: str) -> DictConfig:
     return compose("instruct", overrides=list(overrides))
 
 
-def class_of(path: Path) -> type:
-    module, _, name = load(path)["_target_"].rpartition(".")
-    return getattr(importlib.import_module(module), name)
+def choices() -> list:
+    """Return pytest parameters: every choice of the groups that name a class."""
+    found = [(group, name) for group, kind in KINDS.items() for name in catalogue.entries(kind)]
+    return [pytest.param(group, name, id=f"{group}/{name}") for group, name in found]
 
 
-@pytest.mark.parametrize("path", files(*BUILT, "sft", "text_method"))
-def test_every_file_composes_and_its_run_has_a_folder(path, needs):
-    cfg = cfg_of(f"{path.parent.name}={path.stem}", *needs.get(label(path), []))
-    folder = run_folder(cfg)
+@pytest.mark.parametrize(("group", "name"), choices())
+def test_every_choice_composes_builds_its_class_and_names_the_folder(group, name, needs):
+    cfg = cfg_of(f"{group}={name}", *needs.get(f"{group}/{name}", []))
+    folder = text_run_folder(cfg)
     assert re.fullmatch(r"[\w.+-]+(/[\w.+-]+)+", folder), folder
-    if path.parent.name != "text_method" and label(path) not in NAMELESS:
-        assert path.stem in re.split(r"/|-(?=[a-z])", folder)
+    if f"{group}/{name}" not in NAMELESS:
+        assert name in re.split(r"/|-(?=[a-z])", folder)
+    assert type(build(cfg[group])) is class_of(cfg[group]._target_)
 
 
-@pytest.mark.parametrize("path", files(*BUILT))
-def test_every_file_builds_the_class_that_it_names_and_states_all_its_settings(path, needs):
-    cfg = cfg_of(f"{path.parent.name}={path.stem}", *needs.get(label(path), []))
-    kind = class_of(path)
-    assert type(build(cfg[path.parent.name])) is kind
+@pytest.mark.parametrize("path", files("corpus", "llm"))
+def test_a_file_states_all_settings_of_its_class(path):
     content = load(path)
-    fields = {field.name for field in dataclasses.fields(kind)}
-    assert set(content) - {"_target_", "name", "own_sampler"} == fields - {"name"}
+    fields = {field.name for field in dataclasses.fields(class_of(content["_target_"]))}
+    assert set(content) - {"_target_", "name"} == fields - {"name"}
     assert content["name"] == (None if label(path) in NAMELESS else path.stem)
     assert path.read_text().startswith("# "), "the first line says what it is"
 
 
-@pytest.mark.parametrize("path", files("text_scorer"))
-def test_a_file_names_its_scorers_own_sampler(path, needs):
-    cfg = cfg_of(f"text_scorer={path.stem}", *needs.get(label(path), []))
-    assert build(cfg.text_scorer).own_sampler == cfg.text_scorer.own_sampler == names(cfg).sampler
+@pytest.mark.parametrize("name", catalogue.entries("text_scorers"))
+def test_a_scorers_own_sampler_is_that_of_its_class(name, needs):
+    cfg = cfg_of(f"text_scorer={name}", *needs.get(f"text_scorer/{name}", []))
+    assert build(cfg.text_scorer).own_sampler == cfg.text_scorer.own_sampler == text_names(cfg).sampler
 
 
 @pytest.mark.parametrize("path", files("sft"))
 def test_every_recipe_states_all_its_numbers_and_can_be_made(path):
     fields = {field.name for field in dataclasses.fields(SftSettings)}
     assert set(load(path)) == fields == {field.name for field in dataclasses.fields(SftConfig)}
-    assert text_run.sft_of(cfg_of(f"sft={path.stem}")).name == path.stem
+    assert parse_text_run(cfg_of(f"sft={path.stem}")).sft.name == path.stem
 
 
 def test_the_evaluation_states_all_its_numbers():
@@ -91,38 +91,35 @@ def test_the_evaluation_states_all_its_numbers():
     assert set(cfg_of().evaluation) == fields == {field.name for field in dataclasses.fields(EvaluationConfig)}
 
 
-@pytest.mark.parametrize("path", files("text_method"))
-def test_every_method_is_a_scorer_a_sampler_and_their_settings(path, needs):
-    cfg = cfg_of(f"text_method={path.stem}", *needs.get(label(path), []))
-    content = load(path)
-    chosen = {key.split()[-1].strip("/"): name for entry in content["defaults"] for key, name in entry.items()}
-    assert set(chosen) == {"text_scorer", "sampler"}
-    assert set(content) <= {"defaults", "text_scorer", "sampler", "tag"}
-    assert (cfg.text_scorer.name, cfg.sampler.name) == (chosen["text_scorer"], chosen["sampler"])
-    text_run.check(cfg)
+@pytest.mark.parametrize("name", TEXT_METHODS)
+def test_every_method_can_be_run(name, needs):
+    cfg, method = cfg_of(f"text_method={name}", *needs.get(f"text_method/{name}", [])), TEXT_METHODS[name]
+    assert (cfg.text_scorer.name, cfg.sampler.name) == (method.scorer, method.sampler)
+    for key, value in method.settings.items():
+        assert OmegaConf.select(cfg, key) == value
+    parse_text_run(cfg)
 
 
 def test_no_two_methods_share_a_run_folder():
-    folders = [run_folder(cfg_of(f"text_method={param.values[0].stem}")) for param in files("text_method")]
-    assert len(set(folders)) == len(folders)
+    assert len({text_run_folder(cfg_of(f"text_method={name}")) for name in TEXT_METHODS}) == len(TEXT_METHODS)
 
 
 def test_the_headline_command_is_dlc_with_flexrand():
     words = ["corpus=alpaca_cleaned", "llm=llama3_8b", "text_scorer=dlc", "sampler=flexrand", "ratio=0.5"]
-    folder = run_folder(cfg_of(*words))
+    folder = text_run_folder(cfg_of(*words))
     assert folder == "alpaca_cleaned/llama3_8b/paper/dlc-flexrand/ratio_0.5/seed_0/default"
 
 
 def test_another_language_model_that_scores_is_named_in_the_folder():
-    folder = run_folder(cfg_of("llm=mistral_7b", "llm@scoring_llm=qwen_1_8b"))
+    folder = text_run_folder(cfg_of("llm=mistral_7b", "llm@scoring_llm=qwen_1_8b"))
     assert "/mistral_7b_scored_by_qwen_1_8b/" in folder
 
 
 def test_a_run_is_told_apart_by_all_but_where_and_how_loudly_it_ran():
-    same = compared(cfg_of("device=cpu", "until=score", "wandb=disabled", "results_dir=there"))
-    assert same == compared(cfg_of())
-    assert compared(cfg_of("sampler=flexrand")) == compared(cfg_of())  # auto is written out
-    assert compared(cfg_of("strata=source")) != compared(cfg_of())
+    same = text_recorded(cfg_of("device=cpu", "until=score", "wandb=disabled", "results_dir=there"))
+    assert same == text_recorded(cfg_of())
+    assert text_recorded(cfg_of("sampler=flexrand")) == text_recorded(cfg_of())  # auto is written out
+    assert text_recorded(cfg_of("strata=source")) != text_recorded(cfg_of())
 
 
 @pytest.mark.parametrize(
@@ -145,5 +142,5 @@ def test_a_run_is_told_apart_by_all_but_where_and_how_loudly_it_ran():
 )
 def test_what_no_step_could_use_is_refused_in_one_line(words, said):
     with pytest.raises(InputError, match=re.escape(said)) as caught:
-        text_run.check(cfg_of(*words))
+        parse_text_run(cfg_of(*words))
     assert "\n" not in str(caught.value)

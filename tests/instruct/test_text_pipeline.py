@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from prunetune.base.errors import InputError
-from prunetune.config.names import names, run_folder
 from prunetune.instruct import text_run, tuned
 from prunetune.instruct.model import language_model, passes
 from prunetune.instruct.model.processes import Processes
+from prunetune.instruct.names import text_run_folder
+from prunetune.instruct.parse import parse_text_run
+from prunetune.instruct.task import open_task
 from prunetune.instruct.tuning import mmlu, sft, sft_checkpoint
-from runs import ROOT, compose_here, lasting, read_result, read_rows, run_commands
+from runs import ROOT, compose_here, lasting, read_result, read_rows, run_commands, run_text_here
 
 CORPUS = ["corpus=embedded", "corpus.limit=48", "wandb=disabled", "device=cpu"]
 TINY = [*CORPUS, "llm=tiny", "llm.layers=1", "llm.width=32"]
@@ -26,10 +28,7 @@ IMPORTS = ("prunetune.instruct.text_run", "transformers", "peft", "lm_eval.model
 
 def run_text(results: Path, *overrides: str, base: list[str] = SMALL) -> Path:
     """Run in this process and return the run's folder."""
-    cfg = compose_here(results, *base, *overrides, config="instruct")
-    folder = results / "runs" / run_folder(cfg)
-    text_run.run(cfg, names(cfg), folder)
-    return folder
+    return run_text_here(results, *base, *overrides)
 
 
 def forbidden(*_, **__):
@@ -200,19 +199,19 @@ def test_what_is_held_out_is_neither_scored_nor_kept_and_its_loss_falls(tmp_path
     assert result["held_out_loss"] < result["held_out_loss_before"]
     assert result["held_out_perplexity"] == pytest.approx(torch.tensor(result["held_out_loss"]).exp().item(), rel=1e-6)
     other = compose_here(tmp_path, *SMALL, "held_out=0.25", "seed=5", config="instruct")
-    assert {sample for sample in text_run.open_task(other).pool.sample_ids} == scored  # the same for every seed
+    assert {sample for sample in open_task(parse_text_run(other)).pool.sample_ids} == scored  # the same for every seed
 
 
 def test_strata_keep_their_share(tmp_path):
     cfg = compose_here(tmp_path, *TINY, "corpus.limit=null", "strata=source", config="instruct")
-    task = text_run.open_task(cfg)
+    task = open_task(parse_text_run(cfg))
     folder = run_text(tmp_path, "corpus.limit=null", "strata=source", "text_scorer=random", "ratio=0.25", "until=prune")
     kept = {row["sample_id"] for row in read_rows(folder / "subset.csv")}
     for source in set(task.tuned.encoded.sources):
         members = [i for i, name in enumerate(task.tuned.encoded.sources) if name == source]
         ids = {task.pool.sample_ids[i] for i in members}
         assert len(ids & kept) == round(len(members) * 0.25)
-    by_length = text_run.open_task(compose_here(tmp_path, *TINY, "strata=length", config="instruct"))
+    by_length = open_task(parse_text_run(compose_here(tmp_path, *TINY, "strata=length", config="instruct")))
     assert by_length.pool.class_counts.tolist() == [12, 12, 12, 12]
     lengths = by_length.tuned.encoded.lengths
     longest = [int(lengths[by_length.pool.labels == label].max()) for label in range(4)]
@@ -263,8 +262,8 @@ def test_a_killed_recording_gives_what_one_at_one_go_gives(tmp_path, monkeypatch
 
 def test_of_several_processes_the_first_one_writes_and_the_others_stop_after_fine_tuning(tmp_path, monkeypatch):
     cfg = compose_here(tmp_path, *SMALL, config="instruct")
-    folder = tmp_path / "runs" / run_folder(cfg)
-    task = text_run.open_task(cfg)
+    folder = tmp_path / "runs" / text_run_folder(cfg)
+    task = open_task(parse_text_run(cfg))
     waits = mock.Mock()
     monkeypatch.setattr(Processes, "wait", waits)
     second = replace(task, processes=Processes(1, 2, "cpu"))

@@ -3,13 +3,11 @@
 import copy
 import json
 import math
-from dataclasses import fields
 from pathlib import Path
 
 import pandas
 import pytest
 import torch
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -18,16 +16,15 @@ import tiny
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import derive_seed, stream
 from prunetune.base.store import Store
+from prunetune.config import catalogue
 from prunetune.config.build import build
 from prunetune.instruct import (
     DLC,
     IFD,
     S2L,
-    FromFile,
     LCDropout,
     Longest,
     Perplexity,
-    Random,
     RDSPlus,
     SourceBalancedRandom,
 )
@@ -39,10 +36,11 @@ from prunetune.instruct.scorers.ifd import below_one_first
 from prunetune.instruct.scorers.perplexity import distance_from_middle
 from prunetune.instruct.scorers.rds_plus import round_robin
 from prunetune.instruct.scorers.signals import TextSignals
-from prunetune.instruct.scorers.stored import compute_text_scores
+from prunetune.instruct.scorers.text_source import TextSource
+from prunetune.runs.scores import compute_scores
 from prunetune.samplers import TopK
+from prunetune.scorers import FromFile, Random
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "text_scorer"
 ENCODED = tiny.encoded()
 CLOSE = {"atol": 1e-4, "rtol": 0}
 every_model = pytest.mark.parametrize(("architecture", "tied"), tiny.CASES)
@@ -50,9 +48,11 @@ every_model = pytest.mark.parametrize(("architecture", "tied"), tiny.CASES)
 
 def signals_of(folder, model=None, encoded=ENCODED, max_tokens=200, **more) -> TextSignals:
     llm = tiny.Loaded(model or tiny.model(), more.pop("tokens", None))
-    return TextSignals(
-        encoded=encoded, llm=llm, device="cpu", dtype="fp32", store=Store(folder), max_tokens=max_tokens, **more
-    )
+    return tiny.signals(folder, llm, encoded, max_tokens=max_tokens, **more)
+
+
+def key_of(scorer, signals) -> dict:
+    return TextSource(signals, Store(signals.folder)).key(scorer, None)
 
 
 def reference_loss(model: nn.Module, ids: torch.Tensor, marks: torch.Tensor) -> float:
@@ -90,7 +90,7 @@ def test_losses_are_those_of_one_sample_at_a_time_whatever_a_batch_holds(tmp_pat
 def test_dlc_is_the_mean_over_its_three_networks(tmp_path, architecture, tied):
     model = tiny.model(architecture, tied)
     signals = signals_of(tmp_path, model)
-    scores = compute_text_scores(DLC(), signals, 0)
+    scores = compute_scores(DLC(), signals, 0)
     levels = torch.stack([reference_losses(reference_mask(model, share)) for share in (0, 0.2, 0.36)])
     torch.testing.assert_close(signals.products["losses"], levels, **CLOSE)
     torch.testing.assert_close(scores, levels.mean(dim=0), **CLOSE)
@@ -101,7 +101,7 @@ def test_dlc_is_the_mean_over_its_three_networks(tmp_path, architecture, tied):
 def test_dlc_released_is_the_mean_over_0_20_20_with_the_head(tmp_path, architecture, tied):
     model = tiny.model(architecture, tied)
     signals = signals_of(tmp_path, model)
-    scores = compute_text_scores(DLC(schedule="released", mask_lm_head=True), signals, 0)
+    scores = compute_scores(DLC(schedule="released", mask_lm_head=True), signals, 0)
     levels = [reference_losses(reference_mask(model, share, with_head=True)) for share in (0, 0.2, 0.2)]
     torch.testing.assert_close(scores, torch.stack(levels).mean(dim=0), **CLOSE)
     assert signals.products["losses"].shape == (3, 12)
@@ -131,7 +131,7 @@ def test_a_head_whose_weight_alone_is_used_gives_the_same_losses(tmp_path, monke
 @every_model
 def test_lc_dropout_is_one_minus_the_mean_inverse_perplexity(tmp_path, architecture, tied):
     model = tiny.model(architecture, tied)
-    scores = compute_text_scores(LCDropout(rates=(0.1, 0.5, 0.9)), signals_of(tmp_path, model), seed=4)
+    scores = compute_scores(LCDropout(rates=(0.1, 0.5, 0.9)), signals_of(tmp_path, model), seed=4)
     seed, inverse = derive_seed("score", 4), []
     for rate in (0.1, 0.5, 0.9):
         thinned = copy.deepcopy(model)
@@ -147,7 +147,7 @@ def test_lc_dropout_depends_on_the_seed_and_its_rates(tmp_path):
     signals = signals_of(tmp_path)
     assert LCDropout().rates == tuple(rate / 10 for rate in range(1, 10))
     scorer = LCDropout(rates=[0.2])
-    assert not torch.equal(compute_text_scores(scorer, signals, 0), compute_text_scores(scorer, signals, 1))
+    assert not torch.equal(compute_scores(scorer, signals, 0), compute_scores(scorer, signals, 1))
 
 
 @every_model
@@ -159,7 +159,7 @@ def test_perplexity_keeps_its_end_or_the_middle(tmp_path, architecture, tied, to
     ranked = sorted(range(12), key=losses.__getitem__)
     signals = signals_of(tmp_path, model)
     for keep, expected in (("low", ranked[:4]), ("high", ranked[-4:]), ("mid", ranked[4:8])):
-        scores = compute_text_scores(Perplexity(keep=keep, tokens=tokens), signals, 0)
+        scores = compute_scores(Perplexity(keep=keep, tokens=tokens), signals, 0)
         kept = TopK().select(scores, signals.pool.labels, 1 / 3, torch.Generator())
         assert kept.tolist() == sorted(expected)
 
@@ -179,7 +179,7 @@ def test_ifd_is_the_ratio_with_and_without_the_prompt(tmp_path, architecture, ti
         prompted, alone = reference_loss(model, ids, marks), reference_loss(model, own, torch.ones(len(own)))
         ratio = prompted / alone if ratio_of == "losses" else math.exp(prompted) / math.exp(alone)
         expected.append(ratio if ratio < 1 else -ratio)
-    found = compute_text_scores(IFD(ratio_of=ratio_of), signals_of(tmp_path, model), 0)
+    found = compute_scores(IFD(ratio_of=ratio_of), signals_of(tmp_path, model), 0)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=1e-3, rtol=0)
 
 
@@ -202,7 +202,7 @@ def test_ifd_begins_a_response_with_eos_where_there_is_no_bos(tmp_path):
 
 
 def test_longest_counts_response_tokens(tmp_path):
-    scores = compute_text_scores(Longest(), signals_of(tmp_path), 0)
+    scores = compute_scores(Longest(), signals_of(tmp_path), 0)
     assert scores.tolist() == [sum(marks.tolist()) for marks in ENCODED.responses]
 
 
@@ -224,7 +224,7 @@ def reference_state(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
 def test_rds_plus_lets_the_tasks_take_turns(tmp_path, architecture, tied):
     model, path = tiny.model(architecture, tied), query_file(tmp_path)
     signals = signals_of(tmp_path, model)
-    scores = compute_text_scores(RDSPlus(queries=str(path), source_column="task"), signals, 0)
+    scores = compute_scores(RDSPlus(queries=str(path), source_column="task"), signals, 0)
     queries = encode(LocalCorpus(path=str(path), source_column="task"), tiny.tokenizer())
     samples = [reference_state(model, ids) for ids in ENCODED.ids]
     tasks = {}
@@ -248,7 +248,7 @@ def test_pooling_sees_real_tokens_only(tmp_path):
     padded = signals_of(tmp_path / "b", model, max_tokens=5000)
     scorer = RDSPlus(queries=str(path), source_column="task")
     for signals in (alone, padded):
-        compute_text_scores(scorer, signals, 0)
+        compute_scores(scorer, signals, 0)
     torch.testing.assert_close(alone.products["similarities"], padded.products["similarities"], atol=1e-5, rtol=0)
 
 
@@ -281,24 +281,24 @@ class Recorded:
 
 def test_s2l_draws_equally_from_its_clusters_and_takes_small_ones_whole(tmp_path):
     signals = signals_of(tmp_path, trajectory=Recorded())
-    scores = compute_text_scores(S2L(clusters=3), signals, 0)
+    scores = compute_scores(S2L(clusters=3), signals, 0)
     order = scores.argsort(descending=True).tolist()
     kinds = [[0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2][row] for row in order]
     assert [sorted(kinds[:3]), sorted(kinds[3:6]), sorted(kinds[6:8])] == [[0, 1, 2], [0, 1, 2], [0, 1]]
     assert kinds[8:] == [0, 0, 0, 0]
-    assert not torch.equal(scores, compute_text_scores(S2L(clusters=3), signals, 1))
-    assert S2L().signals_key(signals)["trajectory"] == {"checkpoints": 4}
+    assert not torch.equal(scores, compute_scores(S2L(clusters=3), signals, 1))
+    assert key_of(S2L(), signals)["trajectory"] == {"checkpoints": 4}
     assert signals.charges["trajectory"] == 60  # also where it was recorded before
-    assert compute_text_scores(S2L(clusters=100), signals, 0).unique().numel() == 12
+    assert compute_scores(S2L(clusters=100), signals, 0).unique().numel() == 12
 
 
 def test_s2l_without_a_trajectory_or_with_a_broken_one_is_one_line(tmp_path):
     with pytest.raises(InputError, match="reads the losses of a small fine-tuning"):
-        compute_text_scores(S2L(), signals_of(tmp_path), 0)
+        compute_scores(S2L(), signals_of(tmp_path), 0)
     broken = Recorded()
     broken.__class__ = type("Broken", (Recorded,), {"__call__": lambda self: (torch.full((4, 12), torch.nan), 1.0)})
     with pytest.raises(InputError, match="of which 48 are not finite"):
-        compute_text_scores(S2L(), signals_of(tmp_path, trajectory=broken), 0)
+        compute_scores(S2L(), signals_of(tmp_path, trajectory=broken), 0)
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(0, 3), st.integers(0, 40))
@@ -316,20 +316,20 @@ def test_source_balanced_random_has_as_many_of_each_source(tmp_path):
     sources = ["a"] * 8 + ["b"] * 3 + ["c"]
     encoded = tiny.of_tokens(list(ENCODED.ids), list(ENCODED.responses), sources)
     signals = signals_of(tmp_path, encoded=encoded)
-    scores = compute_text_scores(SourceBalancedRandom(), signals, 0)
+    scores = compute_scores(SourceBalancedRandom(), signals, 0)
     kept = [sources[row] for row in scores.argsort(descending=True)[:7].tolist()]
     assert [kept.count(name) for name in "abc"] == [3, 3, 1]
-    assert not torch.equal(scores, compute_text_scores(SourceBalancedRandom(), signals, 1))
+    assert not torch.equal(scores, compute_scores(SourceBalancedRandom(), signals, 1))
     other = signals_of(tmp_path)
-    assert SourceBalancedRandom().signals_key(signals) != SourceBalancedRandom().signals_key(other)
+    assert key_of(SourceBalancedRandom(), signals) != key_of(SourceBalancedRandom(), other)
 
 
 def test_random_scores_nothing_and_loads_no_model(tmp_path):
     signals = signals_of(tmp_path)
     for scorer in (Random(), Longest(), SourceBalancedRandom()):
-        compute_text_scores(scorer, signals, 0)
+        compute_scores(scorer, signals, 0)
     assert signals.llm.times == 0
-    assert compute_text_scores(Random(), signals, 0).tolist() == [0] * 12
+    assert compute_scores(Random(), signals, 0).tolist() == [0] * 12
 
 
 def test_a_pick_order_as_scores():
@@ -353,7 +353,7 @@ suffixes = pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 @suffixes
 def test_scores_of_a_file_are_found_by_sample_id(tmp_path, suffix):
     path = write_scores(tmp_path / f"scores{suffix}", [*ROWS, {"sample_id": "unknown", "score": 1.0}])
-    scores = compute_text_scores(FromFile(path=path), signals_of(tmp_path), 0)
+    scores = compute_scores(FromFile(path=path), signals_of(tmp_path), 0)
     assert scores.tolist() == [row / 7 - 0.5 for row in range(12)]
 
 
@@ -364,22 +364,25 @@ def test_scores_of_a_file_are_found_by_sample_id(tmp_path, suffix):
         (ROWS[1:], "has no score for 1 of 12 samples, first: 000011"),
         ([*ROWS, ROWS[0]], "sample_id '000011' occurs twice"),
         ([{**row, "score": math.inf} for row in ROWS], "12 scores that are not finite"),
-        ([{"id": row["sample_id"], "score": row["score"]} for row in ROWS], "needs sample_id and score in every row"),
+        (
+            [{"id": row["sample_id"], "score": row["score"]} for row in ROWS],
+            "needs the columns sample_id and score, has id, score",
+        ),
         ([{**row, "score": "high"} for row in ROWS], "row 1 has no number as its score, but 'high'"),
     ],
 )
 def test_a_wrong_file_of_scores_is_one_line(tmp_path, suffix, rows, message):
     path = write_scores(tmp_path / f"scores{suffix}", rows)
     with pytest.raises(InputError, match=message) as caught:
-        compute_text_scores(FromFile(path=path), signals_of(tmp_path), 0)
+        compute_scores(FromFile(path=path), signals_of(tmp_path), 0)
     assert "\n" not in str(caught.value)
 
 
 @suffixes
 def test_a_file_that_is_none_is_one_line(tmp_path, suffix):
     (tmp_path / f"scores{suffix}").write_bytes(b"\xff\xfe\x00{")
-    with pytest.raises(InputError, match="is not a readable file of scores|needs sample_id and score"):
-        compute_text_scores(FromFile(path=str(tmp_path / f"scores{suffix}")), signals_of(tmp_path), 0)
+    with pytest.raises(InputError, match="is not a readable .* file of scores|needs the columns sample_id and score"):
+        compute_scores(FromFile(path=str(tmp_path / f"scores{suffix}")), signals_of(tmp_path), 0)
 
 
 def test_a_file_is_known_by_its_content(tmp_path):
@@ -400,7 +403,10 @@ def test_a_file_is_known_by_its_content(tmp_path):
         (lambda: LCDropout(rates=(0.5, 0.5)), "text_scorer.rates must be different numbers"),
         (lambda: DLC(schedule="linear"), "text_scorer.schedule must be compound or released, got 'linear'"),
         (lambda: S2L(clusters=0), "text_scorer.clusters must be a whole number of at least 1, got 0"),
-        (lambda: FromFile(), "text_scorer.path must be a .csv, .jsonl, .parquet file with sample_id and score, got ''"),
+        (
+            lambda: FromFile(),
+            "scorer.path must be a csv, jsonl or parquet file with the columns sample_id and score, got",
+        ),
         (lambda: RDSPlus(), "text_scorer.queries must be a json, jsonl or parquet file of samples like those"),
     ],
 )
@@ -431,7 +437,7 @@ def test_a_quantised_model_is_refused_before_it_is_loaded(tmp_path):
     signals = signals_of(tmp_path)
     signals.llm.quantization = "8bit"
     with pytest.raises(InputError, match="weights stored in 8bit cannot be masked; pass llm.quantization=none"):
-        compute_text_scores(DLC(), signals, 0)
+        compute_scores(DLC(), signals, 0)
     assert signals.llm.times == 0
 
 
@@ -439,7 +445,7 @@ def test_scores_that_are_not_finite_stop_the_run(tmp_path):
     model = tiny.model()
     model.model.norm.weight.fill_(torch.nan)
     with pytest.raises(InputError, match="12 of 12 samples numbers that are not finite; check its weights"):
-        compute_text_scores(DLC(), signals_of(tmp_path, model), 0)
+        compute_scores(DLC(), signals_of(tmp_path, model), 0)
 
 
 def test_a_batch_too_large_for_the_memory_is_one_line(tmp_path):
@@ -453,28 +459,23 @@ def test_a_batch_too_large_for_the_memory_is_one_line(tmp_path):
         signals_of(tmp_path, model).response_losses()
 
 
-@pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in sorted(CONFIGS.glob("*.yaml"))])
-def test_every_yaml_builds_and_states_every_field(tmp_path, path):
-    content = yaml.safe_load(path.read_text())
-    assert path.read_text().startswith("# ")
-    assert content["name"] == (None if path.stem == "from_file" else path.stem)
+@pytest.mark.parametrize("name", catalogue.entries("text_scorers"))
+def test_every_text_scorer_of_the_catalogue_builds(tmp_path, name):
+    content = catalogue.settings("text_scorer", name)
+    assert content["name"] == (None if name == "from_file" else name)
     needs = {
         "from_file": {"path": write_scores(tmp_path / "scores.csv", ROWS)},
         "rds_plus": {"queries": str(query_file(tmp_path))},
     }
-    scorer = build({**content, **needs.get(path.stem, {})})
-    assert set(content) - {"_target_", "name", "own_sampler"} == {field.name for field in fields(scorer)}
-    for key, value in content.items():
-        if key in {field.name for field in fields(scorer)} and path.stem not in needs:
-            assert getattr(scorer, key) == (tuple(value) if isinstance(value, list) else value)
+    scorer = build({**content, **needs.get(name, {})})
     assert content["own_sampler"] == scorer.own_sampler
-    assert path.stem.startswith(scorer.name)
-    assert (scorer.own_sampler == "flexrand") == (path.stem.startswith(("dlc", "lc_")))
+    assert name.startswith(scorer.name)
+    assert (scorer.own_sampler == "flexrand") == (name.startswith(("dlc", "lc_")))
     assert scorer.higher_means in ("harder", "picked earlier", "nothing")
 
 
 def test_the_presets_are_the_published_paths():
-    dlc, released = (build(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())) for name in ("dlc", "dlc_released"))
+    dlc, released = (build(catalogue.settings("text_scorer", name)) for name in ("dlc", "dlc_released"))
     assert dlc == DLC()
     assert released == DLC(schedule="released", mask_lm_head=True)
 

@@ -9,29 +9,30 @@ import numpy as np
 import pytest
 import torch
 
-import bench_text_scoring
 import tiny
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import stream
 from prunetune.base.store import Store, read_meta
-from prunetune.instruct import DLC, IFD, FromFile, LanguageModel, LCDropout, Longest, Perplexity, RDSPlus
+from prunetune.instruct import DLC, IFD, LanguageModel, LCDropout, Longest, Perplexity, RDSPlus
 from prunetune.instruct.corpus.corpora import Corpus, Example, LocalCorpus
 from prunetune.instruct.corpus.encoding import encode
 from prunetune.instruct.model.processes import Processes
 from prunetune.instruct.scorers.signals import TextSignals
-from prunetune.instruct.scorers.stored import compute_text_scores, stored_text_scores
+from prunetune.instruct.scorers.text_source import TextSource
+from prunetune.runs.scores import compute_scores, stored_scores
+from prunetune.scorers import FromFile
+from scripts.bench import text_scoring
 
 ENCODED = tiny.encoded(20)
 
 
 def signals_of(folder: Path, model=None, encoded=ENCODED, **more) -> TextSignals:
     llm = more.pop("llm", None) or tiny.Loaded(model or tiny.model())
-    settings = {"device": "cpu", "dtype": "fp32", "store": Store(folder), "max_tokens": 160, **more}
-    return TextSignals(encoded=encoded, llm=llm, **settings)
+    return tiny.signals(folder, llm, encoded, **{"max_tokens": 160, **more})
 
 
 def stored(scorer, signals: TextSignals, seed: int = 0):
-    return stored_text_scores(scorer, signals, signals.store, seed)
+    return stored_scores(scorer, TextSource(signals, Store(signals.folder.parents[1])), seed)
 
 
 class Killer:
@@ -217,10 +218,10 @@ def test_two_processes_give_the_scores_of_one(tmp_path):
 
 def test_in_bfloat16_scores_are_close_and_the_weights_back(tmp_path):
     model = tiny.model("mistral")
-    exact = compute_text_scores(DLC(), signals_of(tmp_path / "fp32", model), 0)
+    exact = compute_scores(DLC(), signals_of(tmp_path / "fp32", model), 0)
     half = model.bfloat16()
     weights = {name: weight.clone() for name, weight in half.state_dict().items()}
-    rounded = compute_text_scores(DLC(), signals_of(tmp_path / "bf16", half, dtype="bf16"), 0)
+    rounded = compute_scores(DLC(), signals_of(tmp_path / "bf16", half, dtype="bf16"), 0)
     torch.testing.assert_close(rounded, exact, atol=0.15, rtol=0)
     assert all(torch.equal(weight, weights[name]) for name, weight in half.state_dict().items())
 
@@ -228,8 +229,8 @@ def test_in_bfloat16_scores_are_close_and_the_weights_back(tmp_path):
 def test_the_order_of_the_samples_changes_no_score(tmp_path):
     model, order = tiny.model(), torch.randperm(20, generator=torch.Generator().manual_seed(0)).tolist()
     shuffled = tiny.of_tokens([ENCODED.ids[i] for i in order], [ENCODED.responses[i] for i in order], ["a"] * 20)
-    scores = compute_text_scores(DLC(), signals_of(tmp_path / "a", model), 0)
-    again = compute_text_scores(DLC(), signals_of(tmp_path / "b", model, encoded=shuffled), 0)
+    scores = compute_scores(DLC(), signals_of(tmp_path / "a", model), 0)
+    again = compute_scores(DLC(), signals_of(tmp_path / "b", model, encoded=shuffled), 0)
     torch.testing.assert_close(again, scores[order], atol=1e-5, rtol=0)
 
 
@@ -252,7 +253,7 @@ def test_a_local_folder_is_scored_from_end_to_end(tmp_path):
 
 def test_a_store_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(InputError, match="cannot be written .* pass results_dir=<folder>"):
+    with pytest.raises(InputError, match="could not be written .* pass results_dir=<folder>"):
         stored(DLC(), signals_of(tmp_path / "taken"))
 
 
@@ -292,7 +293,7 @@ def test_on_a_real_model_the_levels_differ_and_batches_do_not_matter(real_pair, 
     llm, corpus = real_pair
     encoded = encode(corpus, llm.tokenizer())
     signals = signals_of(tmp_path, llm=llm, encoded=encoded, max_tokens=8192)
-    compute_text_scores(DLC(), signals, 0)
+    compute_scores(DLC(), signals, 0)
     losses = signals.products["losses"]
     means = losses.mean(dim=1).tolist()
     assert min(abs(means[a] - means[b]) for a, b in ((0, 1), (1, 2), (0, 2))) > 0.01
@@ -309,9 +310,7 @@ def test_on_a_real_model_a_shuffled_response_is_harder(real_pair, tmp_path):
     by_id = []
     for number, rows in enumerate(pairs):
         encoded = encode(Rows(rows=tuple(rows), max_length=512), llm.tokenizer())
-        scores = compute_text_scores(
-            DLC(), signals_of(tmp_path / str(number), llm=llm, encoded=encoded, max_tokens=8192), 0
-        )
+        scores = compute_scores(DLC(), signals_of(tmp_path / str(number), llm=llm, encoded=encoded, max_tokens=8192), 0)
         by_id.append(dict(zip(encoded.pool.sample_ids, scores.tolist(), strict=True)))
     both = sorted(by_id[0].keys() & by_id[1].keys())
     share = sum(by_id[1][name] > by_id[0][name] for name in both) / len(both)
@@ -327,7 +326,7 @@ def test_on_a_real_model_like_queries_find_like_samples(real_pair, tmp_path):
     row = {"instruction": chosen.instruction, "input": chosen.input, "output": chosen.response}
     (tmp_path / "queries.jsonl").write_text(json.dumps(row))
     scorer = RDSPlus(queries=str(tmp_path / "queries.jsonl"), max_length=512)
-    scores = compute_text_scores(scorer, signals_of(tmp_path, llm=llm, encoded=encoded, max_tokens=8192), 0)
+    scores = compute_scores(scorer, signals_of(tmp_path, llm=llm, encoded=encoded, max_tokens=8192), 0)
     assert encoded.pool.sample_ids[int(scores.argmax())] == chosen.sample_id
 
 
@@ -335,7 +334,7 @@ def test_the_bench_prints_a_row_for_the_plain_pass_and_each_level(monkeypatch, c
     shape = ["--layers", "2", "--hidden", "32", "--intermediate", "48", "--heads", "4", "--vocabulary", "100"]
     sizes = ["--samples", "6", "--max-length", "64", "--max-tokens", "128", "--device", "cpu"]
     monkeypatch.setattr("sys.argv", ["bench", *shape, *sizes, "--out", str(tmp_path / "bench.md")])
-    bench_text_scoring.main()
+    text_scoring.main()
     lines = capsys.readouterr().out.splitlines()
     assert "6 samples" in lines[0]
     assert [line.split("|")[1].split(":")[0].strip() for line in lines[4:]] == [

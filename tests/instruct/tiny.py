@@ -11,6 +11,9 @@ from prunetune.base.seeding import seeded, stream
 from prunetune.data.pool import Pool
 from prunetune.instruct.corpus.encoding import Encoded, Report, fingerprint
 from prunetune.instruct.model.language_model import byte_tokenizer
+from prunetune.instruct.model.processes import Processes
+from prunetune.instruct.model.reader import Reader
+from prunetune.instruct.scorers.signals import TextSignals
 
 ARCHITECTURES = ("llama", "mistral", "gemma2")
 CASES = [(architecture, tied) for architecture in ARCHITECTURES for tied in (False, True)]
@@ -120,3 +123,14 @@ def of_tokens(ids: list[Tensor], responses: list[Tensor], sources: list[str]) ->
         report=Report(**{**counts, "read": len(ids), "kept": len(ids)}),
         fingerprint=fingerprint(pool, ids, responses),
     )
+
+
+def reader(llm: Any, samples: Encoded) -> Reader:
+    """Return these samples as a language model with its tokenizer reads them."""
+    return Reader(llm, llm.tokenizer(), samples)
+
+
+def signals(folder: Path, llm: Any, samples: Encoded, **settings: Any) -> TextSignals:
+    """Return signals of these samples in one process on the CPU, in float32; passes lie in the folder."""
+    given = {"dtype": "fp32", "processes": Processes(0, 1, settings.pop("device", "cpu")), **settings}
+    return TextSignals(reader(llm, samples), folder=folder / "passes" / "unnamed", **given)

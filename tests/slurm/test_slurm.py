@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import status
 from one_node import OneNode, wait_for
 
-import status
-from prunetune.runs.sweeps import STATES
+from prunetune.runs.status import STATES
 from runs import MICRO, QUICK, ROOT, SMALL, TEXTURES, lasting, read_result, run_here
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]

@@ -2,21 +2,18 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from prunetune.base.errors import InputError, suggestion
-from prunetune.config.names import is_text
 from prunetune.config.removed import explanation, without_removed
 from prunetune.config.schema import Config, GridConfig
-from prunetune.config.text_schema import InstructConfig
 
 # where classes were before the package had rooms: results of that time, and YAML files that people keep, name them so
 MOVED = {"prunetune.datasets.": "prunetune.data.readers.", "prunetune.backbones.": "prunetune.networks.backbone."}
-FOR_PEOPLE = ("name", "own_sampler", "uses_proxy", "published_at")  # keys of a group that its class need not know
+FOR_PEOPLE = ("name", "own_sampler", "uses_proxy")  # keys of a group that its class need not know
 
 
 def build(group: Mapping[str, Any]) -> Any:
@@ -29,8 +26,7 @@ def build(group: Mapping[str, Any]) -> Any:
     target = values.pop("_target_", None)
     if target is None or not str(target).startswith("prunetune."):
         raise InputError(f"a group needs a _target_ inside prunetune, got {target!r}")
-    made_class = get_class(_moved(target))
-    _check_checkpoint(values)
+    made_class = class_of(target)
     values = without_removed(values, made_class)
     fields = {field.name for field in dataclasses.fields(made_class)}
     for key in FOR_PEOPLE:
@@ -50,32 +46,33 @@ def build(group: Mapping[str, Any]) -> Any:
         raise InputError(f"{made_class.__name__} refuses its options {values}: {error}") from None
 
 
-def _moved(target: str) -> str:
+def class_of(target: str) -> type:
+    """Return the class that a `_target_` names; one of the time before the package had rooms is found too.
+
+    Raises:
+        InputError: there is no such class.
+    """
+    module, _, name = target.rpartition(".")
     for before, now in MOVED.items():
         if target.startswith(before):
-            return now + target.rpartition(".")[2]
-    return target
+            module = now.rstrip(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"the _target_ {target} cannot be found: {error}") from None
 
 
-def _check_checkpoint(values: Mapping[str, Any]) -> None:
-    """Say where weights are published that nothing fetches, if they are not where they are expected."""
-    source, file = values.get("published_at"), values.get("checkpoint")
-    if source and not (file and Path(file).expanduser().is_file()):
-        raise InputError(
-            f"the weights of {values['name']} are expected in {file}, which is not a file; they are published at "
-            f"{source}: save them under the names of timm's {str(values['model']).split('.')[0]} and pass "
-            "backbone.checkpoint=<file>"
-        )
-
-
-def check_keys(cfg: Mapping[str, Any]) -> None:
+def check_keys(cfg: Mapping[str, Any], schema: type | None = None) -> None:
     """Refuse keys that no run reads: Hydra takes any that is written with a plus.
+
+    Args:
+        cfg: the composed configuration.
+        schema: a dataclass whose fields are the keys; by default that of an image run or a grid.
 
     Raises:
         InputError: there is such a key.
     """
-    schema = InstructConfig if is_text(cfg) else GridConfig if "methods" in cfg else Config
-    _check_keys(cfg, schema, "")
+    _check_keys(cfg, schema or (GridConfig if "methods" in cfg else Config), "")
 
 
 def _check_keys(group: Mapping[str, Any], schema: type, prefix: str) -> None:

@@ -41,41 +41,22 @@ class Names:
 
 def names(cfg: DictConfig) -> Names:
     """Resolve the names of a run, `auto` among them."""
-    if is_text(cfg):
-        return _text_names(cfg)
     scoring = cfg.backbone if cfg.get("scoring_backbone") is None else cfg.scoring_backbone
-    backbone, scoring_backbone = _group_name(cfg.backbone, "model"), _group_name(scoring, "model")
+    backbone, scoring_backbone = group_name(cfg.backbone, "model"), group_name(scoring, "model")
     if scoring is not cfg.backbone and scoring_backbone == backbone and scoring != cfg.backbone:
         raise InputError(
             f"the scoring backbone differs from the backbone but both are called {backbone!r}; "
             "pass scoring_backbone.name=<another name>"
         )
-    scorer, sampler = _group_name(cfg.scorer, "path"), _group_name(cfg.sampler, "name")
+    scorer, sampler = group_name(cfg.scorer, "path"), group_name(cfg.sampler, "name")
     is_proxied = reads_proxy(cfg.scorer) and cfg.proxy.name != PUBLISHED_PROXY
     return Names(
-        dataset=_group_name(cfg.dataset, "root"),
+        dataset=group_name(cfg.dataset, "root"),
         backbone=backbone,
         scoring_backbone=scoring_backbone,
         scorer=f"{scorer}_{PROXY_SUFFIXES.get(cfg.proxy.name, cfg.proxy.name)}" if is_proxied else scorer,
         sampler=cfg.scorer.own_sampler if sampler == "auto" else sampler,
         finetune=cfg.finetune.name,
-    )
-
-
-def is_text(cfg: Mapping[str, Any]) -> bool:
-    """Whether this is the configuration of a text run."""
-    return "corpus" in cfg
-
-
-def _text_names(cfg: DictConfig) -> Names:
-    llm, sampler = _group_name(cfg.llm, "model"), _group_name(cfg.sampler, "name")
-    return Names(
-        dataset=_group_name(cfg.corpus, "path"),
-        backbone=llm,
-        scoring_backbone=llm if cfg.scoring_llm is None else _group_name(cfg.scoring_llm, "model"),
-        scorer=_group_name(cfg.text_scorer, "path"),
-        sampler=cfg.text_scorer.own_sampler if sampler == "auto" else sampler,
-        finetune=cfg.sft.name,
     )
 
 
@@ -108,7 +89,12 @@ def grid_folder(called: Names, methods: Sequence[str], ratios: Sequence[float], 
     return "/".join([called.dataset, called.backbone_folder, called.finetune, digest])
 
 
-def _group_name(group: DictConfig, fallback: str) -> str:
+def group_name(group: DictConfig, fallback: str) -> str:
+    """Return the name of a group's choice as a folder; where it has none, that of what its key `fallback` names.
+
+    Raises:
+        InputError: the group is a word instead of settings.
+    """
     if not isinstance(group, Mapping):
         raise InputError(
             f"expected the settings of a group, got {group!r}; another network that scores is chosen with "

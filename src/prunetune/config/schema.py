@@ -11,7 +11,7 @@ from omegaconf import MISSING
 
 @dataclass
 class FinetuneConfig:
-    """How the pruned set is trained on (method.md 6.3)."""
+    """How the pruned set is trained on (docs/method_notes.md, Fine-tuning)."""
 
     name: str = MISSING
     trained: str = MISSING  # head | all
@@ -29,7 +29,7 @@ class FinetuneConfig:
 
 @dataclass
 class ProxyConfig:
-    """How the proxy is trained that scores from training dynamics read (method.md section 5)."""
+    """How the proxy is trained that scores from training dynamics read (docs/method_notes.md, Baselines)."""
 
     name: str = MISSING
     trained: str = MISSING  # head | all

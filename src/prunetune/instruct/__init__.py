@@ -3,16 +3,15 @@
 transformers, datasets, peft, accelerate and lm_eval are the extra `instruct`; nothing outside this folder imports them.
 """
 
-from importlib import import_module
-from typing import Any
+from prunetune.base.lazy import attach
 
-_MODULES = {
+MODULES = {
     "AlpacaCleaned": "corpus.corpora",
     "DLC": "scorers.complexity",
     "DollyHHRLHF": "corpus.corpora",
     "EmbeddedCorpus": "corpus.corpora",
     "EvolInstruct": "corpus.corpora",
-    "FromFile": "scorers.from_file",
+    "FromFile": "prunetune.scorers.from_file",  # a scorer of images and text
     "IFD": "scorers.ifd",
     "LCDropout": "scorers.complexity",
     "LanguageModel": "model.language_model",
@@ -20,21 +19,11 @@ _MODULES = {
     "Longest": "scorers.longest",
     "Perplexity": "scorers.perplexity",
     "RDSPlus": "scorers.rds_plus",
-    "Random": "scorers.constant",
+    "Random": "prunetune.scorers.constant",  # a scorer of images and text
     "S2L": "scorers.s2l",
-    "SourceBalancedRandom": "scorers.constant",
-    "TextScorer": "scorers.base",
+    "SourceBalancedRandom": "scorers.source_balanced",
     "TinyLanguageModel": "model.language_model",
     "UltraChat": "corpus.corpora",
 }
-__all__ = sorted(_MODULES)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"prunetune.instruct has no {name!r}")
-    return getattr(import_module(f"prunetune.instruct.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULES])
+__getattr__, __dir__, __all__ = attach(__name__, MODULES)

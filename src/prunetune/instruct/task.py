@@ -2,43 +2,26 @@
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from prunetune.base.devices import resolve_device
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import seeded
-from prunetune.base.store import Store, is_sound
-from prunetune.config.build import build
+from prunetune.base.store import Store
 from prunetune.data.pool import Pool
 from prunetune.instruct.corpus.corpora import Corpus
-from prunetune.instruct.corpus.encoding import Encoded, encode, padding_id
+from prunetune.instruct.corpus.encoding import Encoded, encode
 from prunetune.instruct.corpus.strata import stratified
 from prunetune.instruct.model.language_model import LanguageModel
-from prunetune.instruct.model.processes import Processes
-from prunetune.instruct.tuning.mmlu import EvaluationSettings
-from prunetune.instruct.tuning.sft_settings import SftSettings
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A language model, not yet loaded, and a corpus as its tokenizer reads it."""
-
-    llm: LanguageModel
-    tokenizer: Any
-    encoded: Encoded
-
-    @property
-    def pad_id(self) -> int:
-        """The id that fills rows."""
-        return padding_id(self.tokenizer)
+from prunetune.instruct.model.processes import Processes, shared_entry
+from prunetune.instruct.model.reader import Reader
+from prunetune.instruct.parse import TextRun
 
 
 @dataclass(frozen=True)
@@ -64,34 +47,22 @@ class TextTask:
 
     def entry(self, kind: str, prefix: str, key: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Path:
         """Return an entry of the store that all processes make together and the first one writes."""
-        place = self.store.place(kind, prefix, key)
-        if self.processes.is_main:
-            is_sound(place)  # a damaged one is removed before the others look
-        self.processes.wait()
-        is_there = place.is_dir()
-        self.processes.wait()  # all have looked before the first one writes
-        if self.processes.is_main:
-            return self.store.entry(kind, prefix, key, make)
-        if not is_there:
-            with tempfile.TemporaryDirectory() as scratch:
-                make(Path(scratch))
-        return place
+        return shared_entry(self.store, self.processes, kind, prefix, key, make)
 
 
-def open_task(cfg: DictConfig) -> TextTask:
+def open_task(run: TextRun) -> TextTask:
     """Read the corpus with the tokenizers, and set aside what is held out."""
-    processes = Processes.current(resolve_device(cfg.device))
-    corpus: Corpus = build(cfg.corpus)
-    tuned = _reader(build(cfg.llm), corpus)
-    scoring = tuned if cfg.scoring_llm is None else _reader(build(cfg.scoring_llm), corpus)
+    processes = Processes.current(resolve_device(run.device))
+    tuned = _reader(run.llm, run.corpus)
+    scoring = tuned if run.scoring_llm is None else _reader(run.scoring_llm, run.corpus)
     report = asdict(tuned.encoded.report)
     if scoring is not tuned:
         tuned, scoring = _shared(tuned, scoring), _shared(scoring, tuned)
-    kept, apart = split(len(tuned.encoded), cfg.held_out)
+    kept, apart = split(len(tuned.encoded), run.held_out)
     held_out = tuned.encoded.take(apart) if len(apart) else None
-    tuned, scoring = (Reader(one.llm, one.tokenizer, one.encoded.take(kept)) for one in (tuned, scoring))
-    pool = stratified(tuned.encoded, cfg.strata)
-    return TextTask(tuned, scoring, pool, held_out, report, Store(Path(cfg.results_dir) / "store"), processes)
+    tuned, scoring = (one.of(one.encoded.take(kept)) for one in (tuned, scoring))
+    pool = stratified(tuned.encoded, run.strata)
+    return TextTask(tuned, scoring, pool, held_out, report, Store(run.results_dir / "store"), processes)
 
 
 def _reader(llm: LanguageModel, corpus: Corpus) -> Reader:
@@ -110,7 +81,7 @@ def _shared(reader: Reader, other: Reader) -> Reader:
     """Return the reader of the samples that both have: a response can vanish in one tokenizer's cut only."""
     theirs = set(other.encoded.pool.sample_ids)
     rows = [i for i, sample_id in enumerate(reader.encoded.pool.sample_ids) if sample_id in theirs]
-    return Reader(reader.llm, reader.tokenizer, reader.encoded.take(torch.tensor(rows, dtype=torch.int64)))
+    return reader.of(reader.encoded.take(torch.tensor(rows, dtype=torch.int64)))
 
 
 def split(size: int, held_out: float) -> tuple[Tensor, Tensor]:
@@ -127,21 +98,6 @@ def split(size: int, held_out: float) -> tuple[Tensor, Tensor]:
     is_kept = torch.ones(size, dtype=torch.bool)
     is_kept[apart] = False
     return torch.nonzero(is_kept).flatten(), apart
-
-
-def sft_of(cfg: DictConfig) -> SftSettings:
-    """Return how the run fine-tunes."""
-    return SftSettings(**_plain(cfg.sft))
-
-
-def evaluation_of(cfg: DictConfig) -> EvaluationSettings:
-    """Return what the run asks."""
-    return EvaluationSettings(**_plain(cfg.evaluation))
-
-
-def _plain(group: DictConfig) -> dict[str, Any]:
-    values = OmegaConf.to_container(group)
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def digest(value: Any) -> str:

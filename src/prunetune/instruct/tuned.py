@@ -7,23 +7,31 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from prunetune.base.store import read_meta
-from prunetune.instruct.task import TextTask, digest, sft_of
+from prunetune.instruct.task import TextTask, digest
 from prunetune.instruct.tuning import mmlu
 from prunetune.instruct.tuning.adapter import load_adapter, save_adapter
 from prunetune.instruct.tuning.mmlu import Evaluation, EvaluationSettings
-from prunetune.instruct.tuning.sft import SftResult, fine_tune, held_out_loss
-from prunetune.instruct.tuning.sft_checkpoint import forget
+from prunetune.instruct.tuning.sft import SftJob, SftResult, fine_tune, held_out_loss
+from prunetune.instruct.tuning.sft_checkpoint import Checkpoint, forget
+from prunetune.instruct.tuning.sft_settings import SftSettings
 
 
 class Tuned:
     """A fine-tuned model: its adapter in the store, loaded when it is first asked for."""
 
-    def __init__(self, cfg: DictConfig, task: TextTask, subset: Tensor) -> None:
-        self.task, self.settings = task, sft_of(cfg)
+    def __init__(self, task: TextTask, settings: SftSettings, subset: Tensor, seed: int) -> None:
+        """Train on a subset, unless the store has the adapter.
+
+        Args:
+            task: the corpus and the model.
+            settings: with no epoch the base model stays as it is.
+            subset: [M] int64 positions that are trained on.
+            seed: of the training.
+        """
+        self.task, self.settings = task, settings
         reader = task.tuned
         self.key = {
             "llm": reader.llm.identity(),
@@ -31,10 +39,10 @@ class Tuned:
             "sft": asdict(self.settings) if self.settings.epochs else None,
             "corpus": reader.encoded.fingerprint if self.settings.epochs else None,
             "subset": digest(subset.tolist()) if self.settings.epochs else None,
-            "seed": cfg.seed if self.settings.epochs else None,
+            "seed": seed if self.settings.epochs else None,
             "processes": task.processes.size if self.settings.epochs else None,  # each draws its own dropout
         }
-        self.folder = self._trained(subset, cfg.seed) if self.settings.epochs else None
+        self.folder = self._trained(subset, seed) if self.settings.epochs else None
 
     @cached_property
     def model(self) -> nn.Module:
@@ -58,16 +66,10 @@ class Tuned:
         def make(folder: Path) -> dict[str, Any]:
             model, outcome = fine_tune(
                 task.tuned.llm.load(task.device, self.key["dtype"]),
-                task.tuned.encoded,
-                subset,
-                self.settings,
-                pad_id=task.tuned.pad_id,
-                seed=seed,
-                device=task.device,
-                dtype=self.key["dtype"],
-                folder=work,
-                key=self.key,
-                processes=task.processes,
+                SftJob(task.tuned, subset, self.settings, seed),
+                self.key["dtype"],
+                task.processes,
+                Checkpoint(work, self.key),
             )
             save_adapter(model, folder)
             (folder / "history.json").write_text(json.dumps(outcome.history))
@@ -102,8 +104,11 @@ def answer(tuned: Tuned, settings: EvaluationSettings, part: str) -> list[Evalua
     return found
 
 
-def held_out_losses(cfg: DictConfig, tuned: Tuned) -> tuple[float, float] | None:
-    """Return the mean response-token loss on the held-out samples before and after, None where none are held out."""
+def held_out_losses(tuned: Tuned, max_tokens: int) -> tuple[float, float] | None:
+    """Return the mean response-token loss on the held-out samples before and after, None where none are held out.
+
+    In nats per token; max_tokens: of a pass, padding included.
+    """
     task = tuned.task
     if task.held_out is None:
         return None
@@ -111,7 +116,7 @@ def held_out_losses(cfg: DictConfig, tuned: Tuned) -> tuple[float, float] | None
 
     def make(folder: Path) -> dict[str, Any]:
         def loss() -> float:
-            return held_out_loss(tuned.model, task.held_out, task.tuned.pad_id, cfg.max_tokens, task.device)
+            return held_out_loss(tuned.model, task.held_out, task.tuned.pad_id, max_tokens, task.device)
 
         after = loss()
         with tuned.model.disable_adapter() if tuned.folder else nullcontext():

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -99,7 +100,7 @@ class Backbone:
     file instead of timm's download. model_args: timm's keyword arguments. normalization: "checkpoint" (the
     statistics that the weights were trained with) or "imagenet" (as the released code, for all). mean, std: three
     numbers in [0, 1] that override both. input_size: pixels, by default the model's own. mask_modules: what DLC
-    masks, "conv2d", "linear" or "all".
+    masks, "conv2d", "linear" or "all". published_at: where the checkpoint comes from, if nothing here fetches it.
     """
 
     name: str | None = None
@@ -112,6 +113,7 @@ class Backbone:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     input_size: int | None = None
+    published_at: str | None = None
 
     def __post_init__(self) -> None:
         if self.normalization not in ("checkpoint", "imagenet"):
@@ -133,6 +135,7 @@ class Backbone:
         Raises:
             InputError: the weights cannot be had, read or fitted, or the model refuses its arguments.
         """
+        self._check_published()
         file = self.checkpoint or (PACKAGED.get(self.model) if self.pretrained else None)
         model = self._create(download=self.pretrained and file is None)
         statistics = model.pretrained_cfg
@@ -155,6 +158,15 @@ class Backbone:
         }
         self._try(network)
         return network
+
+    def _check_published(self) -> None:
+        """Say where weights are published that nothing fetches, if they are not where they are expected."""
+        if self.published_at and not (self.checkpoint and Path(self.checkpoint).expanduser().is_file()):
+            raise InputError(
+                f"the weights of {self.name} are expected in {self.checkpoint}, which is not a file; they are "
+                f"published at {self.published_at}: save them under the names of timm's {self.model.split('.')[0]} "
+                "and pass backbone.checkpoint=<file>"
+            )
 
     def load_random(self, *names: str | int) -> Network:
         """Return the same network with fresh random weights, drawn from these names."""

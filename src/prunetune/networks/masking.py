@@ -1,6 +1,6 @@
 """A learning path by capacity: one network with more and more of its pretrained weights at zero.
 
-Source: arXiv 2402.05356; counts and ranking after method.md section 2. Letters: P maskable weights, T levels.
+Source: arXiv 2402.05356; counts and ranking: docs/method_notes.md, Masking. Letters: P maskable weights, T levels.
 """
 
 from collections.abc import Iterator

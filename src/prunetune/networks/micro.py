@@ -1,6 +1,6 @@
 """`prunetune_micro`: a small residual network for 32 x 32 images, registered with timm when this module is imported.
 
-Its weights ship with the package (`WEIGHTS`); `scripts/pretrain_micro.py` made them, `micro.json` says how.
+Its weights ship with the package (`WEIGHTS`); `scripts/assets/pretrain_micro.py` made them, `micro.json` says how.
 """
 
 from pathlib import Path

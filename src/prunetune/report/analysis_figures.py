@@ -1,4 +1,4 @@
-"""The figures about scores and subsets, one function each; their frames are the CSV files of scripts/analyse.py."""
+"""The figures about scores and subsets, one function each; their frames are the CSV files of `prunetune analyse`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ def read(name: str, folder: Path) -> pd.DataFrame:
     """
     path = folder / f"{name}.csv"
     if not path.is_file():
-        raise InputError(f"{path} is not there; run scripts/analyse.py, or pass --analysis=<its folder>")
+        raise InputError(f"{path} is not there; run `prunetune analyse`, or pass --analysis=<its folder>")
     return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
 
 
@@ -48,7 +48,7 @@ def loss_curves(by_masking: pd.DataFrame | None, by_epoch: pd.DataFrame | None) 
     axes_of = {"masking_ratio": ("fraction of weights masked", by_masking), "epoch": ("epoch", by_epoch)}
     there = {key: value for key, value in axes_of.items() if value[1] is not None and len(value[1])}
     if not there:
-        raise InputError("no losses of easy and hard images; run sweep=ablation_sampler, then scripts/analyse.py")
+        raise InputError("no losses of easy and hard images; run sweep=ablation_sampler, then `prunetune analyse`")
     backbone = _backbone([frame for _, frame in there.values()])
     datasets = sorted({name for _, frame in there.values() for name in frame["dataset"]})
     figure, axes = plotting.panels(len(datasets), len(there), height=1.45)

@@ -70,12 +70,17 @@ def collect(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
     return frame[~repeated].reset_index(drop=True), skipped
 
 
+def no_runs(results_dir: Path) -> str:
+    """Return the line that says that there are no finished runs."""
+    return f"no finished runs below {results_dir / 'runs'}; run `prunetune run` first, or pass --results=<results_dir>"
+
+
 def collect_images(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
     """Read as `collect` does, for what compares image runs only: text runs are left out, and counted in a line."""
     results, skipped = collect(results_dir)
     chosen = images(results)
     if others := len(results) - len(chosen):
-        skipped = [*skipped, f"left out {others} text runs; scripts/make_tables.py instruction v1_llm is about those"]
+        skipped = [*skipped, f"left out {others} text runs; `prunetune tables instruction v1_llm` is about those"]
     return chosen, skipped
 
 
@@ -98,7 +103,7 @@ def write(results: pd.DataFrame, path: Path) -> None:
 def read(path: Path) -> pd.DataFrame:
     """Read back what `write` wrote, also before there were text runs."""
     if not path.is_file():
-        raise InputError(f"{path} is not there; run scripts/collect.py first")
+        raise InputError(f"{path} is not there; run `prunetune collect` first")
     frame = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
     frame = _typed(frame.reindex(columns=list(COLUMNS)))
     return frame.assign(kind=frame["kind"].fillna(IMAGE_RUN))

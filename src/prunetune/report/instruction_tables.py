@@ -71,7 +71,7 @@ def instruction(runs: pd.DataFrame, sources: parts.Sources) -> Table:
     published = sources.read("instruction_mmlu").set_index(["base_model", "corpus", "mmlu_group"]).sort_index()
     sections = [_section(setting, block, published) for setting, block in _settings(asked)]
     if not sections:
-        raise parts.NoRuns("no runs for instruction; python run.py --config-name instruct sweep=instruction")
+        raise parts.NoRuns("no runs for instruction; run `prunetune instruct sweep=instruction`")
     return _build("instruction", "Instruction data", _caption(chosen, asked, published), chosen, sections)
 
 
@@ -87,7 +87,7 @@ def v1_llm(runs: pd.DataFrame, sources: parts.Sources) -> Table:
     """
     chosen = _named(runs[(runs["finetune"] == V1_SFT) & runs["held_out_perplexity"].notna()])
     if chosen.empty:
-        raise parts.NoRuns("no runs for v1_llm; python run.py --config-name instruct sweep=v1_llm")
+        raise parts.NoRuns("no runs for v1_llm; run `prunetune instruct sweep=v1_llm`")
     published = sources.read("v1_table3_llm").set_index(["subset", "ratio"]).sort_index()
     keys = ["backbone", "dataset", "finetune"]
     sections = [_perplexities(setting, block, published) for setting, block in chosen.groupby(keys)]
@@ -106,7 +106,7 @@ def v1_llm(runs: pd.DataFrame, sources: parts.Sources) -> Table:
 def _build(name: str, title: str, caption: str, chosen: pd.DataFrame, sections: Sequence[Section]) -> Table:
     rules = tables.selection_rules(chosen, RULES)
     about = " ".join([caption, *([f"{'; '.join(rules).capitalize()}."] if rules else []), parts.X_NOTE])
-    footer = f"Made by `python scripts/make_tables.py {name}`; {tables.provenance(chosen)}."
+    footer = f"Made by `prunetune tables {name}`; {tables.provenance(chosen)}."
     return Table(name, title, about, tuple(sections), footer)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from prunetune.base.errors import InputError, suggestion
 from prunetune.report.collect import TEXT_RUN
 
-FOLDER = Path("results/paper")
+FOLDER = Path(__file__).with_name("published")  # comes with the package, wherever a command is given
 DATASETS = ("cxrb10", "deepweeds", "dtd", "fgvcaircraft", "sketch")
 V1_DATASETS = ("cxrb10", "dtd", "sketch")
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

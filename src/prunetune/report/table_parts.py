@@ -42,7 +42,7 @@ def build(name: str, title: str, caption: str, chosen: pd.DataFrame, sections: S
         NoRuns: nothing was chosen; the message names the sweep that makes the runs.
     """
     if chosen.empty or not sections:
-        raise NoRuns(f"no runs for {name}; python run.py --config-name grid sweep={PRESETS.get(name, name)}")
+        raise NoRuns(f"no runs for {name}; run `prunetune grid sweep={PRESETS.get(name, name)}`")
     rules = "; ".join(tables.selection_rules(chosen))
     about = f"{caption} Accuracy of the last epoch on test{'; ' + rules if rules else ''}."
     recipes = sorted(set(chosen["finetune"]) - {*paper.RECIPES, *paper.V1_RECIPES})
@@ -51,7 +51,7 @@ def build(name: str, title: str, caption: str, chosen: pd.DataFrame, sections: S
     others = sorted(set(chosen["dataset"]) - set(paper.DATASETS))
     if others:
         about += f" {', '.join(others)}: not the paper's data, so no published number stands beside."
-    footer = f"Made by `python scripts/make_tables.py {name}`; {tables.provenance(chosen)}."
+    footer = f"Made by `prunetune tables {name}`; {tables.provenance(chosen)}."
     return Table(name, title, f"{about} {X_NOTE}", tuple(sections), footer)
 
 

@@ -5,55 +5,55 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from prunetune.base.devices import describe_device, resolve_device, resolve_precision, training_precision
 from prunetune.base.errors import InputError, suggestion
 from prunetune.base.seeding import seeded
 from prunetune.base.store import Store
-from prunetune.config.build import build, check_keys
-from prunetune.config.identity import compared, sampler_settings
-from prunetune.config.names import Names
-from prunetune.config.names import names as names_of
+from prunetune.config.parse import ImageRun
 from prunetune.data.images.decoded import ShownImages
 from prunetune.data.pool import Pool
-from prunetune.runs import records, sampler_search
+from prunetune.networks.backbone import Backbone
+from prunetune.runs import records, sampler_search, steps
 from prunetune.runs.scores import Scores, check_fit, stored_scores
-from prunetune.runs.tracking import MODES, Tracker, open_run
+from prunetune.runs.tracking import MODES, Tracker
 from prunetune.runs.weights import weigh
-from prunetune.samplers import Sampler
-from prunetune.samplers.base import check_ratio
-from prunetune.scorers import Scorer
 from prunetune.signals.network import Embedding, NetworkSignals
-from prunetune.signals.proxy import ProxyRecipe
 from prunetune.signals.view_bank import view_bank
 from prunetune.training.full import finetune_all
 from prunetune.training.linear_probe import Probe, share_seconds, train_probes
-from prunetune.training.recipe import FinetuneResult, Recipe
+from prunetune.training.recipe import FinetuneResult
 from prunetune.training.sample_order import Schedule, Static
 
 log = logging.getLogger(__name__)
-STEPS = ("score", "prune", "finetune")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the cells of one (dataset, backbone, scoring backbone) share."""
+    """What the runs of one (dataset, backbone, scoring backbone) share.
+
+    scoring: signals of the backbone that scores. tuned: of the backbone that is fine-tuned.
+    """
 
     pool: Pool
     test: Pool
-    scoring: NetworkSignals  # of the backbone that scores
-    tuned: NetworkSignals  # of the backbone that is fine-tuned
+    scoring: NetworkSignals
+    tuned: NetworkSignals
     device: str
+
+    def read_for(self, run: ImageRun) -> "Task":
+        """Return the same task with the proxy of this run; networks, images and store stay shared."""
+        scoring = NetworkSignals(self.pool, self.scoring.embedding, run.proxy, run.is_searched)
+        return replace(self, scoring=scoring)
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """The outcome of the first two steps of one cell.
+    """The outcome of the first two steps of one run.
 
     subset: [M] int64 positions, ascending. weights: [M] float64 > 0, None where all count alike. schedule: how a
     training shows the subset.
@@ -72,27 +72,46 @@ class Pruned:
         return not isinstance(self.schedule, Static)
 
 
-def run(cfg: DictConfig, names: Names, out_dir: Path) -> None:
+@dataclass(frozen=True)
+class Training:
+    """One fine-tuning: the subset [M] int64, its seed, and how the subset is shown."""
+
+    subset: Tensor
+    seed: int
+    schedule: Schedule
+
+
+def execute(run: ImageRun, out_dir: Path) -> None:
     """Score the pool, prune it and fine-tune on what is left; a finished run returns at once."""
-    check(cfg)
-    if records.is_finished(out_dir, cfg, lambda: listing_of(cfg)):
-        return
-    task = open_task(cfg)
-    scores = score(cfg, task)
-    if not scores.is_new:
-        log.info("the scores of %s were in the store: %s", names.scorer, scores.folder.name)
-    if cfg.until == "score":
-        return
-    pruned = prune(cfg, task, scores)
-    write_pruned(out_dir, task, pruned)
-    if cfg.until == "prune":
-        return
-    title, folder = names.title(cfg.ratio, cfg.seed), Path(cfg.results_dir) / "wandb"
-    with open_run(cfg.wandb, "prunetune", title, compared(cfg), folder) as tracker:
-        [outcome] = finetune(cfg, task, [pruned.subset], [cfg.seed], [pruned.schedule])
-        result = write(cfg, names, out_dir, task, settled(pruned, outcome), outcome, tracker)
-        tracker.log_result(result)
-    log.info("accuracy %.2f %% on %d test images", 100 * result["accuracy"], len(task.test))
+    check(run)
+    steps.take(run, lambda: listing_of(run), lambda: ImageSteps(run, open_task(run)), out_dir)
+
+
+@dataclass(frozen=True)
+class ImageSteps(steps.Steps[Pruned, FinetuneResult]):
+    """The steps of one image run."""
+
+    run: ImageRun
+    task: Task
+
+    last: ClassVar[str] = "finetune"
+    tested: ClassVar[str] = "test images"
+
+    def score(self) -> Scores:
+        return score(self.run, self.task)
+
+    def prune(self, scores: Scores) -> Pruned:
+        return prune(self.run, self.task, scores)
+
+    def write_subset(self, pruned: Pruned, out_dir: Path) -> None:
+        write_pruned(out_dir, self.task, pruned)
+
+    def finetune(self, pruned: Pruned) -> FinetuneResult:
+        [outcome] = finetune(self.run, self.task, [Training(pruned.subset, self.run.seed, pruned.schedule)])
+        return outcome
+
+    def write(self, pruned: Pruned, tuned: FinetuneResult, out_dir: Path, tracker: Tracker) -> dict[str, Any]:
+        return write(self.run, out_dir, self.task, settled(pruned, tuned), tuned, tracker)
 
 
 def write_pruned(out_dir: Path, task: Task, pruned: Pruned) -> None:
@@ -110,8 +129,7 @@ def settled(pruned: Pruned, outcome: FinetuneResult) -> Pruned:
 
 
 def write(
-    cfg: DictConfig,
-    names: Names,
+    run: ImageRun,
     out_dir: Path,
     task: Task,
     pruned: Pruned,
@@ -120,7 +138,7 @@ def write(
     prefix: str = "",
 ) -> dict[str, Any]:
     """Write a finished run, show its curves, scores and subset, and return its result."""
-    result = describe(cfg, names, task, pruned, outcome)
+    result = describe(run, task, pruned, outcome)
     records.write_result(out_dir, result, task.pool, task.test, pruned.subset, outcome, pruned.weights)
     tracker.log_curves([vars(epoch) for epoch in outcome.history], prefix)
     tracker.log_scores(pruned.scores.values, prefix)
@@ -128,113 +146,73 @@ def write(
     return result
 
 
-def check(cfg: DictConfig) -> None:
-    """Refuse what no step could use, before anything is computed."""
-    check_keys(cfg)
-    check_ratio(cfg.ratio)
-    if cfg.until not in STEPS:
-        raise InputError(f"until must be one of {', '.join(STEPS)}, got {cfg.until!r}")
-    if not cfg.results_dir:
-        raise InputError("results_dir is the folder of runs and store and must not be empty; pass results_dir=<folder>")
-    if cfg.batch_size < 1:
-        raise InputError(
-            f"batch_size is the number of images per forward pass and must be at least 1, got {cfg.batch_size}"
-        )
-    short_side = cfg.images.short_side
-    if short_side is not None and short_side < 1:
-        raise InputError(f"images.short_side must be null or a number of pixels, got {short_side}")
-    if cfg.wandb not in MODES:
-        raise InputError(f"wandb must be one of {', '.join(MODES)}, got {cfg.wandb!r}.{suggestion(cfg.wandb, MODES)}")
-    recipe_of(cfg), search_of(cfg), proxy_of(cfg)  # a bad number stops here, not after an hour of scoring
-    scorer, samplers = scorer_of(cfg), candidates_of(cfg).values() if is_searched(cfg) else [sampler_of(cfg)]
-    for sampler in samplers:
-        check_fit(scorer, sampler, cfg.ratio)
+def check(run: ImageRun) -> None:
+    """Refuse what the steps could not use, before anything is computed."""
+    if run.wandb not in MODES:
+        raise InputError(f"wandb must be one of {', '.join(MODES)}, got {run.wandb!r}.{suggestion(run.wandb, MODES)}")
+    for sampler in run.candidates.values():
+        check_fit(run.scorer, sampler, run.ratio)
 
 
-def listing_of(cfg: DictConfig) -> str | None:
+def listing_of(run: ImageRun) -> str | None:
     """Return the hash of the data set's list of images, None where the data are no longer there."""
     try:
-        dataset = build(cfg.dataset)
-        return f"{dataset.pool('train').listing} {dataset.pool('test').listing}"
+        return f"{run.dataset.pool('train').listing} {run.dataset.pool('test').listing}"
     except InputError:
         return None
 
 
-def open_task(cfg: DictConfig) -> Task:
+def open_task(run: ImageRun) -> Task:
     """Read the data set's lists and load the backbone or backbones."""
-    dataset = build(cfg.dataset)
-    pool, test = dataset.pool("train"), dataset.pool("test")
-    device = resolve_device(cfg.device)
-    store = Store(Path(cfg.results_dir) / "store")
-    trained = training_precision(cfg.precision)
+    pool, test = run.dataset.pool("train"), run.dataset.pool("test")
+    device, store = resolve_device(run.device), Store(run.results_dir / "store")
 
-    def signals(backbone: Any) -> NetworkSignals:
-        network = build(backbone).load()
-        precision = resolve_precision(cfg.precision, device, network)
-        short_side = cfg.images.short_side
-        return NetworkSignals(
-            pool, Embedding(network, store, precision, device, cfg.batch_size, short_side, training_precision=trained)
-        )
+    def embedding(backbone: Backbone) -> Embedding:
+        network = backbone.load()
+        precision, trained = resolve_precision(run.precision, device, network), training_precision(run.precision)
+        return Embedding(network, store, precision, device, run.batch_size, run.short_side, training_precision=trained)
 
-    tuned = signals(cfg.backbone)
-    scoring = tuned if cfg.scoring_backbone is None else signals(cfg.scoring_backbone)
+    tuned = NetworkSignals(pool, embedding(run.backbone), run.proxy, run.is_searched)
+    if run.scoring_backbone is None:
+        return Task(pool, test, tuned, tuned, device)
+    scoring = NetworkSignals(pool, embedding(run.scoring_backbone), run.proxy, run.is_searched)
     return Task(pool, test, scoring, tuned, device)
 
 
-def scoring_signals(cfg: DictConfig, task: Task) -> NetworkSignals:
-    """Return new signals of the backbone that scores, with this run's proxy; runs with other proxies share its passes.
-
-    Where a search asks about parts of the pool, masked features are stored.
-    """
-    return NetworkSignals(task.pool, task.scoring.embedding, proxy_of(cfg), keeps_masked=is_searched(cfg))
-
-
-def score(cfg: DictConfig, task: Task) -> Scores:
+def score(run: ImageRun, task: Task) -> Scores:
     """Step 1: one number per image, from the store or computed into it."""
-    scorer = scorer_of(cfg)
-    scores = stored_scores(scorer, scoring_signals(cfg, task), cfg.seed)
+    scores = stored_scores(run.scorer, task.scoring, run.seed)
     if scores.is_new:
-        log.info("scored %d images with %s in %.1f s", len(task.pool), names_of(cfg).scorer, scores.seconds)
+        log.info("scored %d images with %s in %.1f s", len(task.pool), run.names.scorer, scores.seconds)
     return scores
 
 
-def prune(cfg: DictConfig, task: Task, scores: Scores) -> Pruned:
+def prune(run: ImageRun, task: Task, scores: Scores) -> Pruned:
     """Step 2: choose what is kept; where gamma (or the end) is open, settle it on held-out pool images first."""
-    if is_searched(cfg):
-        choice = sampler_search.choose(
-            candidates_of(cfg),
-            scorer_of(cfg),
-            scoring_signals(cfg, task),
-            task.tuned,
-            cfg.ratio,
-            cfg.seed,
-            search_of(cfg),
-            task.device,
-        )
-    else:
-        choice = sampler_search.Choice(sampler_of(cfg))
-    return _select(cfg, task, scores, choice)
+    question = sampler_search.Question(run.candidates, run.scorer, run.ratio, run.seed, run.search)
+    choice = sampler_search.choose(question, task.scoring, task.tuned)
+    return _select(run, task, scores, choice)
 
 
-def _select(cfg: DictConfig, task: Task, scores: Scores, choice: sampler_search.Choice) -> Pruned:
+def _select(run: ImageRun, task: Task, scores: Scores, choice: sampler_search.Choice) -> Pruned:
     start, sampler, labels = time.perf_counter(), choice.sampler, task.pool.labels
-    signals = scoring_signals(cfg, task)  # new ones, to see what the sampler asks for
-    with seeded("sample", cfg.seed, cfg.ratio) as generator:
-        subset = sampler.select(scores.values, labels, cfg.ratio, generator, signals)
-    # as with scores, what came from the store counts with what it cost then; what the score paid for is not paid twice
+    signals = task.scoring.fresh()  # to see what the sampler asks for
+    with seeded("sample", run.seed, run.ratio) as generator:
+        subset = sampler.select(scores.values, labels, run.ratio, generator, signals)
+    # a signal from the store counts with what it cost then; one that the score has paid for is not charged again
     asked = sum(cost for name, cost in signals.charges.items() if name not in scores.signals)
     asked -= sum(signals.spent.values())
-    weights = weigh(scorer_of(cfg), sampler, cfg.ratio, signals, subset) if len(subset) else None
+    weights = weigh(run.scorer, sampler, run.ratio, task.scoring, subset) if len(subset) else None
     if weights is not None:
         subset, weights = subset[weights > 0], weights[weights > 0]
-    schedule = sampler.schedule(labels, cfg.ratio, recipe_of(cfg).epochs) or Static(len(subset), weights)
+    schedule = sampler.schedule(labels, run.ratio, run.recipe.epochs) or Static(len(subset), weights)
     seconds = time.perf_counter() - start + asked
     if not schedule.images_per_epoch:
         raise InputError(
-            f"nothing is kept of {len(task.pool)} images at ratio {cfg.ratio:g}; raise it or sampler.min_per_class"
+            f"nothing is kept of {len(task.pool)} images at ratio {run.ratio:g}; raise it or sampler.min_per_class"
         )
     pruned = Pruned(scores, choice, subset, weights, schedule, seconds)
-    log.info("%s, with %s", _summary(pruned, task.pool), names_of(cfg).sampler)
+    log.info("%s, with %s", _summary(pruned, task.pool), run.names.sampler)
     return pruned
 
 
@@ -247,61 +225,54 @@ def _summary(pruned: Pruned, pool: Pool) -> str:
     return f"kept {len(pruned.subset)} of {len(pool)}, {per_class} per class{weighted}"
 
 
-def finetune(
-    cfg: DictConfig,
-    task: Task,
-    subsets: Sequence[Tensor],
-    seeds: Sequence[int],
-    schedules: Sequence[Schedule] | None = None,
-) -> list[FinetuneResult]:
+def finetune(run: ImageRun, task: Task, trainings: Sequence[Training]) -> list[FinetuneResult]:
     """Step 3: train on each subset; heads of a frozen backbone all together, whole networks one after another.
 
-    schedules: how each training shows its subset; None: every image once an epoch.
+    Args:
+        run: its recipe, backbone and precision hold for all trainings.
+        task: of that run.
+        trainings: what is trained on.
     """
-    recipe, schedules = recipe_of(cfg), schedules or [Static(len(subset)) for subset in subsets]
-    trainings = list(zip(subsets, seeds, schedules, strict=True))
-    if recipe.trained == "all":
-        return [_finetune_all(cfg, task, recipe, *training) for training in trainings]
+    if run.recipe.trained == "all":
+        return [_finetune_all(run, task, training) for training in trainings]
     test_signals = NetworkSignals(task.test, task.tuned.embedding)
     features = test_signals.features()  # [N', D]
-    bank = view_bank(task.tuned, torch.cat(list(subsets)).unique(), recipe.views)
+    bank = view_bank(task.tuned, torch.cat([training.subset for training in trainings]).unique(), run.recipe.views)
     labels = task.pool.labels
     probes = [
-        Probe(bank.rows(subset), labels[subset], features, task.test.labels, seed, schedule)
-        for subset, seed, schedule in trainings
+        Probe(bank.rows(one.subset), labels[one.subset], features, task.test.labels, one.seed, one.schedule)
+        for one in trainings
     ]
-    outcomes = train_probes(bank.values, probes, len(task.pool.classes), recipe, task.device)
+    outcomes = train_probes(bank.values, probes, len(task.pool.classes), run.recipe, task.device)
     return share_seconds(outcomes, bank.seconds + test_signals.seconds)
 
 
-def _finetune_all(
-    cfg: DictConfig, task: Task, recipe: Recipe, subset: Tensor, seed: int, schedule: Schedule
-) -> FinetuneResult:
+def _finetune_all(run: ImageRun, task: Task, training: Training) -> FinetuneResult:
     embedding = task.tuned.embedding
     return finetune_all(
-        build(cfg.backbone).load(),  # a copy of its own, since every weight changes
-        ShownImages(task.pool, embedding.decoded(task.pool), subset),
+        run.backbone.load(),  # a copy of its own, since every weight changes
+        ShownImages(task.pool, embedding.decoded(task.pool), training.subset),
         ShownImages.whole(task.test, embedding.decoded(task.test)),
-        recipe,
-        seed,
+        run.recipe,
+        training.seed,
         embedding.training_hardware,
-        schedule,
+        training.schedule,
     )
 
 
-def describe(cfg: DictConfig, names: Names, task: Task, pruned: Pruned, outcome: FinetuneResult) -> dict[str, Any]:
+def describe(run: ImageRun, task: Task, pruned: Pruned, outcome: FinetuneResult) -> dict[str, Any]:
     """Return the contents of result.json."""
-    sampler = pruned.choice.sampler
+    sampler, is_whole = pruned.choice.sampler, run.ratio == 1  # the whole pool needs no gamma
     return {
-        **{field.name: getattr(names, field.name) for field in fields(names)},
-        "ratio": cfg.ratio,
-        "seed": cfg.seed,
-        "tag": cfg.tag,
-        "gamma": getattr(sampler, "gamma", None) if cfg.ratio < 1 else None,  # the whole pool needs none
-        "selection_rule": pruned.choice.rule if cfg.ratio < 1 else None,
+        **{field.name: getattr(run.names, field.name) for field in fields(run.names)},
+        "ratio": run.ratio,
+        "seed": run.seed,
+        "tag": run.tag,
+        "gamma": None if is_whole else getattr(sampler, "gamma", None),
+        "selection_rule": None if is_whole else pruned.choice.rule,
         "search": pruned.choice.record(),
         "precision": task.scoring.embedding.precision,
-        "training_precision": training_precision(cfg.precision),
+        "training_precision": task.tuned.embedding.training_precision,
         "num_classes": len(task.pool.classes),
         "num_pool": len(task.pool),
         "num_kept": len(pruned.subset),
@@ -319,57 +290,7 @@ def describe(cfg: DictConfig, names: Names, task: Task, pruned: Pruned, outcome:
         "probes_together": outcome.trained_together,
         "device": describe_device(task.device),
         "score_peak_memory_bytes": pruned.scores.peak_memory,
-        "scores_path": str((pruned.scores.folder / "scores.csv").relative_to(cfg.results_dir)),
+        "scores_path": str((pruned.scores.folder / "scores.csv").relative_to(run.results_dir)),
         **records.provenance(),
-        "config": compared(cfg),
+        "config": run.record,
     }
-
-
-def scorer_of(cfg: DictConfig) -> Scorer:
-    """Return the run's scorer."""
-    return build(cfg.scorer)
-
-
-def recipe_of(cfg: DictConfig) -> Recipe:
-    """Return how the run trains."""
-    values = OmegaConf.to_container(cfg.finetune)
-    return Recipe(**{**values, "milestones": tuple(values["milestones"])})
-
-
-def proxy_of(cfg: DictConfig) -> ProxyRecipe:
-    """Return how the proxy of training dynamics is trained."""
-    values = OmegaConf.to_container(cfg.proxy)
-    own = {key: values.pop(key) for key in ("initial", "augment", "record")}
-    training = Recipe(**{**values, "milestones": tuple(values["milestones"])}, views=0, evaluate_every=values["epochs"])
-    return ProxyRecipe(training, **own)
-
-
-def search_of(cfg: DictConfig) -> sampler_search.Search:
-    """Return how the run would choose between samplers."""
-    values = OmegaConf.to_container(cfg.gamma_search)
-    lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-    return sampler_search.Search(**{**values, **lists})
-
-
-def sampler_of(cfg: DictConfig) -> Sampler:
-    """Return the run's sampler; `auto` is the scorer's own."""
-    return build(sampler_settings(cfg.sampler, cfg.scorer.own_sampler))
-
-
-def is_searched(cfg: DictConfig) -> bool:
-    """Whether the sampler has an open number that is settled on held-out images."""
-    return any(cfg.sampler.get(key) == "auto" for key in sampler_search.OPEN)
-
-
-def candidates_of(cfg: DictConfig) -> dict[str, Sampler]:
-    """Return the samplers to choose between, those that win ties first."""
-    settings = sampler_settings(cfg.sampler, cfg.scorer.own_sampler)
-    [key] = [key for key in sampler_search.OPEN if settings.get(key) == "auto"]
-
-    def make(value: float | str) -> Sampler:
-        return build({**settings, key: value})
-
-    if key == "end":
-        return sampler_search.end_candidates(make)
-    candidates = sampler_search.gamma_candidates if key == "gamma" else sampler_search.beta_candidates
-    return candidates(make, search_of(cfg), cfg.ratio)

@@ -8,7 +8,7 @@ import json
 import logging
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
@@ -21,7 +21,7 @@ from torch import Tensor
 from prunetune.base.errors import InputError
 from prunetune.base.peak_memory import peak_memory
 from prunetune.base.publish import new_file, write_json
-from prunetune.config.identity import compared
+from prunetune.config.identity import differences
 from prunetune.data.pool import Pool
 from prunetune.runs import failures
 from prunetune.training.recipe import FinetuneResult
@@ -32,20 +32,19 @@ VOLATILE = frozenset(
     ["decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds"]
     + ["probes_together", "peak_memory_bytes", "score_peak_memory_bytes", "device", "commit", "versions"]
 )
-VOLATILE_OF_TEXT = VOLATILE | {"evaluate_seconds", "tokens_per_second", "finetune_tokens_per_second"}
 PACKAGES = ("prunetune", "torch", "torchvision", "timm", "numpy", "hydra-core")
 
 
-def is_finished(out_dir: Path, cfg: Any, listing: Callable[[], str | None]) -> bool:
+def is_finished(out_dir: Path, record: Mapping[str, Any], listing: Callable[[], str | None]) -> bool:
     """Whether this configuration has its result in this folder.
 
     Args:
         out_dir: the run's folder.
-        cfg: its configuration.
-        listing: gives the hash of the data set's list of images as it is now, None where the data are gone.
+        record: what identifies the run that is asked for, as `config.identity.recorded` gives it.
+        listing: gives the hash of the data set's list of samples as it is now, None where the data are gone.
 
     Raises:
-        InputError: another configuration has its result there, or the data set has other images since.
+        InputError: another configuration has its result there, or the data set has other samples since.
     """
     file = out_dir / "result.json"
     try:
@@ -55,9 +54,9 @@ def is_finished(out_dir: Path, cfg: Any, listing: Callable[[], str | None]) -> b
         return False
     if result is None:
         return False
-    check_configuration(out_dir, result, compared(cfg))
-    images_now = listing()
-    if images_now not in (None, result.get("dataset_listing")):
+    check_configuration(out_dir, result, record)
+    samples_now = listing()
+    if samples_now not in (None, result.get("dataset_listing")):
         raise InputError(
             f"{out_dir} holds a result of other data: files of the data set were added, removed, moved or changed "
             "since; pass tag=<name> for a folder of its own, or delete that folder"
@@ -86,19 +85,19 @@ def read_result(out_dir: Path) -> dict[str, Any] | None:
     return result
 
 
-def check_configuration(out_dir: Path, result: dict[str, Any], now: dict[str, Any]) -> None:
+def check_configuration(out_dir: Path, result: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse a result of another configuration; neither data nor weights are looked at.
 
     Args:
         out_dir: the run's folder.
         result: what is there.
-        now: what identifies the run that is asked for, as `config.compared` gives it.
+        now: what identifies the run that is asked for, as `config.identity.recorded` gives it.
 
     Raises:
         InputError: they are not the same run.
     """
-    now = json.loads(json.dumps(now))
-    changes = [f"{key}: {old!r} there, {new!r} now" for key, old, new in _differences(result["config"], now)]
+    now = json.loads(json.dumps(now))  # as it would be read from a file
+    changes = [f"{key}: {old!r} there, {new!r} now" for key, old, new in differences(result["config"], now)]
     if changes:
         raise InputError(
             f"{out_dir} holds the result of another configuration ({'; '.join(changes[:3])}); "
@@ -214,11 +213,3 @@ def _written(path: Path) -> Iterator[Path]:
 def _git(folder: Path, *words: str) -> str:
     command = ["git", "-C", str(folder), *words]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-
-
-def _differences(before: Any, now: Any, path: str = "") -> Iterable[tuple[str, Any, Any]]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
-            yield from _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
-    elif before != now:
-        yield path, before, now

@@ -1,11 +1,11 @@
 """Choosing between samplers on held-out pool images: sampler.gamma=auto, sampler.beta=auto, sampler=topk_flexible.
 
-Source: method.md section 4. The test set takes no part.
+The test set takes no part.
 """
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ from prunetune.base.errors import InputError
 from prunetune.base.seeding import derive_seed, seeded, stream
 from prunetune.data.pool import Pool
 from prunetune.runs.scores import compute_scores
-from prunetune.samplers import Sampler
-from prunetune.scorers import Scorer
+from prunetune.samplers.base import Sampler
+from prunetune.samplers.candidates import OPEN, Search
+from prunetune.scorers.base import Scorer
 from prunetune.signals.contract import Signals
 from prunetune.signals.part import PartSignals
 from prunetune.signals.view_bank import view_bank
@@ -26,29 +27,6 @@ from prunetune.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 RECIPE = Recipe("linear_probe", evaluate_every=50)  # of the judges, whatever the run's own recipe is
-OPEN = ("gamma", "end", "beta")  # what a sampler may leave open (auto) to a search on held-out data
-
-
-@dataclass(frozen=True)
-class Search:
-    """grid: gammas to try; betas: cut-offs to try. repeats: splits, each with its own draw and head.
-
-    held_out: fraction of each class that judges. views: of the judging probes; 0 judges on the evaluation view.
-    """
-
-    grid: tuple[float, ...] = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
-    betas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)
-    repeats: int = 3
-    held_out: float = 0.2
-    views: int = 0
-
-    def __post_init__(self) -> None:
-        if self.repeats < 1 or not 0 < self.held_out < 1 or self.views < 0:
-            raise InputError("gamma_search needs repeats >= 1, held_out in (0, 1) and views >= 0")
-        if not self.grid or not all(0 < gamma < 1 for gamma in self.grid):
-            raise InputError(f"gamma_search.grid must be gammas in (0, 1), got {list(self.grid)}")
-        if not self.betas or not all(0 <= beta < 1 for beta in self.betas):
-            raise InputError(f"gamma_search.betas must be fractions in [0, 1), got {list(self.betas)}")
 
 
 @dataclass(frozen=True)
@@ -85,38 +63,22 @@ class Choice:
         }
 
 
-def gammas(grid: Sequence[float], ratio: float) -> list[float]:
-    """Return the gammas of the grid that are valid at this ratio, 0.5 alone where none is."""
-    return [gamma for gamma in grid if ratio / 2 <= gamma <= 1 - ratio / 2] or [0.5]
+@dataclass(frozen=True)
+class Question:
+    """Which of several samplers suits a scorer best.
+
+    candidates: samplers by label, in order of preference for ties. scorer: gives the scores. ratio: fraction kept.
+    seed: of splits, draws and heads. search: how candidates are judged.
+    """
+
+    candidates: Mapping[str, Sampler]
+    scorer: Scorer
+    ratio: float
+    seed: int
+    search: Search
 
 
-def gamma_candidates(make: Callable[[float], Sampler], search: Search, ratio: float) -> dict[str, Sampler]:
-    """Return the sampler at every valid gamma, those nearest .5 first: they win ties."""
-    nearest_first = sorted(gammas(search.grid, ratio), key=lambda gamma: (abs(gamma - 0.5), gamma))
-    return {f"{gamma:g}": make(gamma) for gamma in nearest_first}
-
-
-def beta_candidates(make: Callable[[float], Sampler], search: Search, ratio: float) -> dict[str, Sampler]:
-    """Return the sampler at every cut-off that leaves the budget, the smallest first: it wins ties."""
-    feasible = [beta for beta in sorted(search.betas) if beta + ratio < 1 + 1e-9] or [0.0]
-    return {f"{beta:g}": make(beta) for beta in feasible}
-
-
-def end_candidates(make: Callable[[str], Sampler]) -> dict[str, Sampler]:
-    """Return the sampler at the two ends of a score, the easiest first."""
-    return {end: make(end) for end in ("easiest", "hardest")}
-
-
-def choose(
-    candidates: dict[str, Sampler],
-    scorer: Scorer,
-    signals: Signals,
-    feature_signals: Signals,
-    ratio: float,
-    seed: int,
-    search: Search,
-    device: str,
-) -> Choice:
+def choose(question: Question, signals: Signals, feature_signals: Signals) -> Choice:
     """Return the candidate whose subsets train the best probes, by accuracy on pool images that no step has seen.
 
     In each repeat a part of each class is held out; scores and prototypes are made anew from the rest, every candidate
@@ -124,28 +86,24 @@ def choose(
     seen that part: a fully fine-tuned proxy, which is that of the whole pool.
 
     Args:
-        candidates: samplers by label, in order of preference for ties.
-        scorer: gives the scores.
+        question: the candidates and what they are judged for.
         signals: of the scoring backbone, over the whole pool.
         feature_signals: of the fine-tuned backbone, over the whole pool, for the probes.
-        ratio: fraction kept.
-        seed: of splits, draws and heads.
-        search: repeats and the fraction that is held out.
-        device: where probes are trained.
     """
-    if len(candidates) == 1 or ratio == 1:
+    candidates, search = question.candidates, question.search
+    if len(candidates) == 1 or question.ratio == 1:
         return Choice(next(iter(candidates.values())))
     start, spent_before = time.perf_counter(), sum(signals.spent.values())
     pool, features = signals.pool, feature_signals.features()
     subsets: list[Tensor] = []
     judges: list[tuple[Tensor, int]] = []
     for repeat in range(search.repeats):
-        kept, held_out = split_pool(pool, search, seed, repeat)
+        kept, held_out = split_pool(pool, search, question.seed, repeat)
         inner = PartSignals(signals, kept)
-        scores = compute_scores(scorer, inner, seed)
+        scores = compute_scores(question.scorer, inner, question.seed)
         for sampler in candidates.values():
-            generator = stream("search", seed, ratio, repeat)  # the same draw for every candidate
-            subsets.append(kept[sampler.select(scores, inner.pool.labels, ratio, generator, inner)])
+            generator = stream("search", question.seed, question.ratio, repeat)  # the same draw for every candidate
+            subsets.append(kept[sampler.select(scores, inner.pool.labels, question.ratio, generator, inner)])
             judges.append((held_out, repeat))
     bank = view_bank(feature_signals, torch.cat(subsets).unique(), search.views)
     probes = [
@@ -154,11 +112,11 @@ def choose(
             pool.labels[subset],
             features[held_out],
             pool.labels[held_out],
-            seed=derive_seed("search head", seed, repeat),
+            seed=derive_seed("search head", question.seed, repeat),
         )
         for subset, (held_out, repeat) in zip(subsets, judges, strict=True)
     ]
-    outcomes = train_probes(bank.values, probes, len(pool.classes), RECIPE, device)
+    outcomes = train_probes(bank.values, probes, len(pool.classes), RECIPE, signals.device)
     accuracy = torch.tensor([outcome.history[-1].test_accuracy for outcome in outcomes], dtype=torch.float64)
     # what the scorer's signals cost has been charged to the score, also where they are computed here
     seconds = time.perf_counter() - start - (sum(signals.spent.values()) - spent_before)
@@ -188,7 +146,7 @@ def split_pool(pool: Pool, search: Search, seed: int, repeat: int) -> tuple[Tens
     return torch.nonzero(mask).flatten(), judged
 
 
-def _best(candidates: dict[str, Sampler], accuracy: Tensor, seconds: float) -> Choice:
+def _best(candidates: Mapping[str, Sampler], accuracy: Tensor, seconds: float) -> Choice:
     """Pick the candidate with the highest mean of accuracy [repeats, candidates]; the first of equals."""
     means = accuracy.mean(dim=0)
     errors = accuracy.std(dim=0) / len(accuracy) ** 0.5 if len(accuracy) > 1 else [None] * len(candidates)

@@ -26,6 +26,7 @@ class ActiveFT(Sampler):
     steps, learning_rate: of Adam. tau: temperature.
     """
 
+    name: ClassVar[str] = "activeft"
     reads_scores: ClassVar[bool] = False
     needs: ClassVar[str] = "features"
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,10 +21,12 @@ AUTO = " or (in a run) auto"  # of what a run may leave open, to choose it on he
 class Sampler(ABC):
     """Chooses which images are kept, given their scores. Unrelated to torch's Sampler.
 
-    reads_scores: whether the scores matter; where they do not, scorer=none stands beside it. reads_hardness: whether
-    they must be hardness; False: any order will do. needs: what it reads beside them: "nothing", the "features"
-    [N, D] of the pool, or its "probabilities" [N] float64, each image's mean probability of its label over the first
-    `epochs` of the proxy (None: all of them).
+    name: what `sampler=<name>` calls it. reads_scores: whether the scores matter; where they do not, scorer=none
+    stands beside it. reads_hardness: whether they must be hardness; False: any order will do. needs: what it reads
+    beside them: "nothing", the "features" [N, D] of the pool, or its "probabilities" [N] float64, each image's mean
+    probability of its label over the first `epochs` of the proxy (None: all of them). in_runs: what a run's
+    configuration says in the place of a default. The defaults of the fields and of these class variables must be
+    literals: `prunetune.config` reads them from the source of the class, which so is their only home.
 
     min_per_class: the least that a class keeps (0 restores the sources, where a small class can vanish). rounding:
     "half_even" rounds each class by itself, "largest_remainder" meets the total round(N * ratio). budgets:
@@ -32,10 +34,12 @@ class Sampler(ABC):
     is held out (DRoP). The last two hand on what a class cannot use and keep as many images in all as the first.
     """
 
+    name: ClassVar[str]
     reads_hardness: ClassVar[bool] = False
     reads_scores: ClassVar[bool] = True
     needs: ClassVar[str] = "nothing"
     epochs: ClassVar[int | None] = None
+    in_runs: ClassVar[dict[str, Any]] = {}
 
     min_per_class: int = 1
     rounding: str = "half_even"

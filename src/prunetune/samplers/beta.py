@@ -23,11 +23,13 @@ class Beta(Sampler):
     scores and r = 1 - ratio the fraction that is dropped. Differs: each class is drawn from by itself, with a mu of
     its own; probabilities are kept 1e-6 away from 0 and 1.
     Reads: the probabilities of the proxy, over the same first epochs as DUAL.
+    Cost: one training of the proxy, which DUAL shares.
 
     power: c; the larger, the later the density moves to easier images as the ratio falls. epochs: how many of the
     proxy's are averaged over, its first; a shorter proxy is read whole.
     """
 
+    name: ClassVar[str] = "beta"
     reads_hardness: ClassVar[bool] = True
     needs: ClassVar[str] = "probabilities"
 

@@ -19,9 +19,9 @@ def class_budgets(
 ) -> dict[int, int]:
     """Return how many images each class keeps, for the classes that occur in labels [N].
 
-    Source: method.md section 1. The product n * ratio is a Python float (a float32 product rounds otherwise, e.g. for
-    n = 45, ratio = 0.7), rounded half to even, then at least min_per_class and at most n. The other two rules hand out
-    the total of this one.
+    Source: docs/method_notes.md, Class budgets. The product n * ratio is a Python float (a float32 product rounds
+    otherwise, e.g. for n = 45, ratio = 0.7), rounded half to even, then at least min_per_class and at most n. The other
+    two rules hand out the total of this one.
 
     Args:
         labels: [N] int64.

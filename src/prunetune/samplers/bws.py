@@ -30,6 +30,7 @@ class BWS(Sampler):
     ridge: the penalty, in units of the mean variance of a feature summed over the kept images.
     """
 
+    name: ClassVar[str] = "bws"
     reads_hardness: ClassVar[bool] = True
     needs: ClassVar[str] = "features"
 

@@ -18,11 +18,13 @@ class CCS(Sampler):
     aum_probability, method ccs_probability. Differs: the cut-off and the strata are those of each class, and the
     cut-off is capped so that the class budget is met. Published cut-offs depend on data and
     ratio: .3 on CIFAR-10 and ImageNet at ratio .1, .2 on ImageNet at .2.
+    Cost: a sort of the scores.
 
-    beta: fraction of a class, its hardest, that is dropped. num_strata: intervals of equal width between the least and
-    the largest score that are left.
+    beta: fraction of a class, its hardest, that is dropped; in a run also auto, chosen on held-out pool images.
+    num_strata: intervals of equal width between the least and the largest score that are left.
     """
 
+    name: ClassVar[str] = "ccs"
     reads_hardness: ClassVar[bool] = True
 
     beta: float = 0.2

@@ -29,6 +29,7 @@ class D2(Sampler):
     gamma_r: 0 lets a pick take its whole score off its neighbours, the larger the less it takes.
     """
 
+    name: ClassVar[str] = "d2"
     reads_hardness: ClassVar[bool] = True
     needs: ClassVar[str] = "features"
 

@@ -16,10 +16,12 @@ class DoubleEnd(Sampler):
     """The hardest images of each class but for the very hardest; ties to the smaller id.
 
     Source: arXiv 2409.04273. Differs: ranks are those of each class, and the cut-off is capped as in CCS.
+    Cost: a sort of the scores.
 
-    beta: fraction of a class, its hardest, that is skipped.
+    beta: fraction of a class, its hardest, that is skipped; in a run also auto, chosen on held-out pool images.
     """
 
+    name: ClassVar[str] = "double_end"
     reads_hardness: ClassVar[bool] = True
 
     beta: float = 0.2

@@ -20,6 +20,9 @@ class DynamicSampler(Sampler):
     An epoch shows M images, the sum of the class budgets at the ratio, so that a training of E epochs shows M * E like
     one on a subset, under the same learning rates. What was shown is known afterwards: a run's subset.csv lists the
     images that were used, weight = how often, and comes with the result. With until=prune there is none.
+
+    min_per_class and rounding only count here: they say how many images an epoch shows. budgets can only be
+    proportional, since images are drawn from the whole pool.
     """
 
     reads_scores: ClassVar[bool] = False

@@ -25,6 +25,7 @@ class EasyDiverse(Sampler):
     num_clusters: k.
     """
 
+    name: ClassVar[str] = "easy_diverse"
     reads_hardness: ClassVar[bool] = True
     needs: ClassVar[str] = "features"
 

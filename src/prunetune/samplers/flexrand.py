@@ -16,14 +16,17 @@ from prunetune.signals.contract import Signals
 class FlexRand(Sampler):
     """Random sampling from an easy and a hard part of each class, split at the gamma-quantile of the score.
 
-    Source: arXiv 2402.05356, section on sampling; exact counts after method.md section 4.
+    Source: arXiv 2402.05356, section on sampling; exact counts: docs/method_notes.md, FlexRand.
     Differs from the released code: the second part's share is what the first leaves of the budget.
+    Cost: a sort of the scores.
 
-    gamma: the easy fraction; .5 is stratified random, below it easy images are kept more often. on_infeasible: what
-    happens when gamma is outside [ratio/2, 1 - ratio/2]: "clip_share" (the smaller part is kept whole, the rest of
-    the budget comes from the other), "clip_gamma" (move gamma to the nearest end), "error".
+    gamma: the easy fraction; .5 is stratified random, below it easy images are kept more often; in a run also auto,
+    chosen on held-out pool images. on_infeasible: what happens when gamma is outside [ratio/2, 1 - ratio/2]:
+    "clip_share" (the smaller part is kept whole, the rest of the budget comes from the other), "clip_gamma" (move gamma
+    to the nearest end), "error".
     """
 
+    name: ClassVar[str] = "flexrand"
     reads_hardness: ClassVar[bool] = True
 
     gamma: float = 0.25
@@ -59,8 +62,8 @@ class FlexRand(Sampler):
 def shares(size: int, budget: int, ratio: float, gamma: float) -> tuple[int, int]:
     """Return how many images of a class come from its easy and from its hard part.
 
-    Source: method.md section 4, step 2. The smaller part's share is rounded; the other is the remainder of the budget,
-    never rounded on its own; what exceeds its part moves back.
+    Source: docs/method_notes.md, FlexRand. The smaller part's share is rounded; the other is the remainder of the
+    budget, never rounded on its own; what exceeds its part moves back.
 
     Args:
         size: n, images in the class.
@@ -83,13 +86,16 @@ def shares(size: int, budget: int, ratio: float, gamma: float) -> tuple[int, int
 class FlexRandReleased(Sampler):
     """FlexRand as the released code rounds it: both shares by themselves, so a class can miss its budget by one.
 
-    Source: ml-stat-Sustech/Efficient-Dataset-Pruning@6767d0e, read for behaviour (method.md section 4). The class
-    budget takes no part: a class can end up empty. Exempt from the count contract by name.
+    Source: ml-stat-Sustech/Efficient-Dataset-Pruning@6767d0e, read for behaviour (docs/method_notes.md, FlexRand). The
+    class budget takes no part: a class can end up empty. Exempt from the count contract by name.
+    Cost: a sort of the scores.
 
     twentieths: gamma in twentieths, 1..19 (5 is gamma .25). The code multiplies by 0.05, which for some class sizes
-    rounds otherwise than a division by 20.
+    rounds otherwise than a division by 20. min_per_class and rounding are not read, since the two shares are rounded by
+    themselves; budgets can only be proportional.
     """
 
+    name: ClassVar[str] = "flexrand_released"
     reads_hardness: ClassVar[bool] = True
 
     twentieths: int = 5

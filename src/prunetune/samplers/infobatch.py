@@ -1,6 +1,7 @@
 """InfoBatch: passes over the pool that leave out half of the images with a small loss."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,10 +20,13 @@ class InfoBatch(DynamicSampler):
     the learning rate follows the images shown. The last `whole_end` of them come from whole passes, the first of which
     interrupts the thinned pass before it. Where M * E is at most N, no image is shown twice and none is left out: it
     is one pass over a random part of the pool; it begins to leave out after N images.
+    Cost: nothing beside the training.
 
     dropped: fraction of the easy images that a pass leaves out; the others of them weigh 1 / (1 - dropped). whole_end:
     fraction of the training, at its end, whose passes are whole.
     """
+
+    name: ClassVar[str] = "infobatch"
 
     dropped: float = 0.5
     whole_end: float = 0.125

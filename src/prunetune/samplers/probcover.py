@@ -29,6 +29,7 @@ class ProbCover(Sampler):
     delta: Euclidean radius; None: by purity.
     """
 
+    name: ClassVar[str] = "probcover"
     reads_scores: ClassVar[bool] = False
     needs: ClassVar[str] = "features"
 

@@ -14,8 +14,10 @@ class RandomSampler(Sampler):
     """Uniform without replacement in each class; reads no score.
 
     Source: the baseline of every pruning paper; class budgets as all others (DeepCore's default is global).
+    Cost: nothing.
     """
 
+    name: ClassVar[str] = "random"
     reads_scores: ClassVar[bool] = False
 
     def select_in_class(

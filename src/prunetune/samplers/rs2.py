@@ -1,6 +1,7 @@
 """RS2: another random part of the pool in every epoch."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,7 +16,10 @@ class RS2(DynamicSampler):
     Source: Okanovic et al. 2024, "Repeated Random Sampling" (arXiv 2305.18424), without replacement: over the pool, not
     class by class. At ratio 1 it is ordinary training.
     Choice: an epoch that lies across two permutations shows no image twice.
+    Cost: nothing beside the training.
     """
+
+    name: ClassVar[str] = "rs2"
 
     def schedule(self, labels: Tensor, ratio: float, epochs: int) -> Slices:
         return Slices(len(labels), self.images_per_epoch(labels, ratio))

@@ -1,6 +1,7 @@
 """The ends of the score: the highest or the lowest of each class."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +15,10 @@ class TopK(Sampler):
     """The highest scores of each class: the hardest images, or the first picks of a pick order; ties to the smaller id.
 
     Source: arXiv 2402.05356, "T-H"; the rule of most pruning papers.
+    Cost: a sort of the scores.
     """
+
+    name: ClassVar[str] = "topk"
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
@@ -27,7 +31,10 @@ class TopKEasiest(Sampler):
     """The lowest scores of each class; ties to the smaller id.
 
     Source: arXiv 2402.05356, "T-E".
+    Cost: a sort of the scores.
     """
+
+    name: ClassVar[str] = "topk_easiest"
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
@@ -41,9 +48,13 @@ class TopKFlexible(Sampler):
 
     Source: arXiv 2402.05356, "T-F", which takes the better one on test per data set and ratio.
     Differs from it: `end` "auto" is settled on held-out pool images (`gamma_search`) before this class is made.
+    Cost: a sort of the scores; in a run also the trainings of the search.
     """
 
-    end: str = "hardest"
+    name: ClassVar[str] = "topk_flexible"
+    in_runs: ClassVar[dict[str, Any]] = {"end": "auto"}
+
+    end: str = "hardest"  # hardest | easiest; in a run also auto
 
     def __post_init__(self) -> None:
         super().__post_init__()

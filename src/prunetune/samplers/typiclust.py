@@ -27,6 +27,7 @@ class TypiClust(Sampler):
     neighbours: that typicality is measured by; a smaller cluster has fewer.
     """
 
+    name: ClassVar[str] = "typiclust"
     reads_scores: ClassVar[bool] = False
     needs: ClassVar[str] = "features"
 
@@ -54,6 +55,8 @@ class TypiClustReleased(TypiClust):
     and where the large clusters are used up (the code fails there) the small ones follow.
     Reads: features. Cost: as TypiClust, and a neighbour search of a cluster for every pick.
     """
+
+    name: ClassVar[str] = "typiclust_released"
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

@@ -15,8 +15,10 @@ class Window(Sampler):
 
     Source: Xia et al. 2023, "Moderate Coreset" (ICLR), which ranks the distance to the class median.
     Differs: the original ranks the pool at once, here each class is ranked.
+    Cost: a sort of the scores.
     """
 
+    name: ClassVar[str] = "window"
     reads_hardness: ClassVar[bool] = True
 
     def select_in_class(

@@ -1,68 +1,41 @@
-"""Scorers: one number per image."""
+"""Scorers: one number per image. A class is imported when it is asked for, so that one loads no other."""
 
-from prunetune.scorers.aum import AUM
-from prunetune.scorers.base import Scorer
-from prunetune.scorers.cal import CAL
-from prunetune.scorers.constant import NoScore, Random
-from prunetune.scorers.contextual_diversity import ContextualDiversity
-from prunetune.scorers.craig import Craig
-from prunetune.scorers.deepcore import DeepCore
-from prunetune.scorers.deepfool import DeepFool
-from prunetune.scorers.dlc import DLC
-from prunetune.scorers.dlc_finetuned import DLCFinetuned
-from prunetune.scorers.dual import DUAL
-from prunetune.scorers.dyn_unc import DynUnc
-from prunetune.scorers.el2n import EL2N
-from prunetune.scorers.facility_location import FacilityLocation
-from prunetune.scorers.forgetting import Forgetting
-from prunetune.scorers.from_file import FromFile
-from prunetune.scorers.glister import Glister
-from prunetune.scorers.gradmatch import GradMatch
-from prunetune.scorers.grand import Grand
-from prunetune.scorers.herding import Herding
-from prunetune.scorers.k_center import KCenter
-from prunetune.scorers.lc_knn import LCKnn
-from prunetune.scorers.lc_optimisation import LCOptimisation
-from prunetune.scorers.maxherding import MaxHerding
-from prunetune.scorers.moderate import Moderate
-from prunetune.scorers.ssp import SSP
-from prunetune.scorers.submodular import Submodular
-from prunetune.scorers.tdds import TDDS
-from prunetune.scorers.uncertainty import Entropy, LeastConfidence, Margin
-from prunetune.scorers.zcore import ZCore
+from prunetune.base.lazy import attach
 
-__all__ = [
-    "AUM",
-    "CAL",
-    "ContextualDiversity",
-    "Craig",
-    "DLC",
-    "DLCFinetuned",
-    "DUAL",
-    "DeepCore",
-    "DeepFool",
-    "DynUnc",
-    "EL2N",
-    "Entropy",
-    "FacilityLocation",
-    "Forgetting",
-    "FromFile",
-    "Glister",
-    "GradMatch",
-    "Grand",
-    "Herding",
-    "KCenter",
-    "LCKnn",
-    "LCOptimisation",
-    "LeastConfidence",
-    "Margin",
-    "MaxHerding",
-    "Moderate",
-    "NoScore",
-    "Random",
-    "SSP",
-    "Scorer",
-    "Submodular",
-    "TDDS",
-    "ZCore",
-]
+MODULES = {
+    "AUM": "aum",
+    "CAL": "cal",
+    "ContextualDiversity": "contextual_diversity",
+    "Craig": "craig",
+    "DLC": "dlc",
+    "DLCFinetuned": "dlc_finetuned",
+    "DUAL": "dual",
+    "DeepCore": "deepcore",
+    "DeepFool": "deepfool",
+    "DynUnc": "dyn_unc",
+    "EL2N": "el2n",
+    "Entropy": "uncertainty",
+    "FacilityLocation": "facility_location",
+    "Forgetting": "forgetting",
+    "FromFile": "from_file",
+    "Glister": "glister",
+    "GradMatch": "gradmatch",
+    "Grand": "grand",
+    "Herding": "herding",
+    "KCenter": "k_center",
+    "LCKnn": "lc_knn",
+    "LCOptimisation": "lc_optimisation",
+    "LeastConfidence": "uncertainty",
+    "Margin": "uncertainty",
+    "MaxHerding": "maxherding",
+    "Moderate": "moderate",
+    "NoScore": "constant",
+    "Random": "constant",
+    "SSP": "ssp",
+    "Scorer": "base",
+    "Submodular": "submodular",
+    "TDDS": "tdds",
+    "ZCore": "zcore",
+}
+
+__getattr__, __dir__, __all__ = attach(__name__, MODULES)

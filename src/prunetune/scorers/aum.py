@@ -19,9 +19,10 @@ class AUM(Scorer):
     """Minus the mean over epochs of the margin: the label's logit less the largest other logit.
 
     Source: arXiv 2001.10528; the paper's area is the margin itself, low for wrong labels.
-    of "probabilities": their margin, which the code of CCS (arXiv 2210.15809, at b37f166) calls AUM.
     Direction: larger is harder.
     Cost: one training of the proxy.
+
+    of: margins of "logits", or of "probabilities", which the code of CCS (arXiv 2210.15809, at b37f166) calls AUM.
     """
 
     of: str = "logits"
@@ -29,7 +30,7 @@ class AUM(Scorer):
     name: ClassVar[str] = "aum"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
-    uses_proxy: ClassVar[bool] = True
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.choice("scorer.of", self.of, ("logits", "probabilities"))

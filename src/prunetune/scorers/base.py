@@ -1,4 +1,4 @@
-"""The contract of a scorer: one number per image, independent of ratio and sampler."""
+"""The contract of a scorer: one number per sample, an image or a text, independent of ratio and sampler."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from prunetune.data.pool import Pool
-from prunetune.signals.contract import Signals
 
 VARIANTS = ("fixed", "deepcore", "released")  # the correct method, and what published code does instead
 
@@ -16,14 +15,27 @@ VARIANTS = ("fixed", "deepcore", "released")  # the correct method, and what pub
 class Scorer(ABC):
     """Computes [N] scores. Subclasses are frozen dataclasses of hyperparameters that learn nothing.
 
+    A scorer asks its signals for what it reads. Most scorers ask for something that only images have, or only text, and
+    are for one of the two. A scorer that asks for nothing serves both.
+
     name: the default label. higher_means: "harder", "picked earlier" or "nothing". own_sampler: what
-    `sampler=auto` takes. version: raised when scores change. uses_seed: whether they depend on the seed.
+    `sampler=auto` takes. version: raised when scores change. uses_seed: whether they depend on the seed. reads_proxy:
+    whether every setting of the scorer reads the proxy. reads: what scores of text depend on beside the samples, of
+    "network", "sources" and "trajectory"; stored scores of text are known by it, those of images by the network
+    whatever the scorer reads. in_runs: what a run's configuration says in the place of `name` or of a default, such as
+    {"fraction": "${ratio}"}.
+
+    The defaults of the fields, and of these class variables but higher_means, must be literals: `prunetune.config`
+    reads them from the source of the class, which so is their only home.
     """
 
     name: ClassVar[str]
     higher_means: ClassVar[str]
     version: ClassVar[int]
     own_sampler: ClassVar[str] = "topk"
+    reads_proxy: ClassVar[bool] = False
+    in_runs: ClassVar[dict[str, Any]] = {}
+    reads: ClassVar[tuple[str, ...]] = ("network",)
 
     @property
     def uses_seed(self) -> bool:
@@ -33,24 +45,30 @@ class Scorer(ABC):
     @property
     def uses_proxy(self) -> bool:
         """Whether the scores depend on how the proxy is trained."""
-        return False
+        return self.reads_proxy or getattr(self, "features", None) == "finetuned"
 
     @abstractmethod
-    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
-        """Return [N] float64 CPU, finite, in pool order."""
+    def score(self, pool: Pool, signals: Any, generator: torch.Generator) -> Tensor:
+        """Return [N] float64 CPU, finite, in pool order.
 
-    def weights(self, pool: Pool, signals: Signals, subset: Tensor) -> Tensor | None:
+        Args:
+            pool: N samples: images, or texts, whose labels are all 0.
+            signals: what can be asked about the pool: `Signals` of images, `TextSignals` of text.
+            generator: of the scorer's draws; it depends on the seed where `uses_seed` says so.
+        """
+
+    def weights(self, pool: Pool, signals: Any, subset: Tensor) -> Tensor | None:
         """Return how much each kept image counts in training, [M] float64; None where all count alike.
 
-        Weights are at least 0, and an image of weight 0 is dropped.
+        Weights are at least 0, and an image of weight 0 is dropped. Text runs ask for no weights.
 
         Args:
             pool: N images.
-            signals: of the pool.
+            signals: `Signals` of the pool.
             subset: [M] int64 positions that are kept, ascending.
         """
         return None
 
     def key(self) -> dict[str, Any]:
-        """Return what stored scores depend on beside the data, the backbone and the seed."""
+        """Return what stored scores depend on beside the samples, the network and the seed."""
         return {"scorer": type(self).__name__, "version": self.version, **dataclasses.asdict(self)}

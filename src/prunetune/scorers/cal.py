@@ -40,15 +40,12 @@ class CAL(Scorer):
     name: ClassVar[str] = "cal"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.choice("scorer.variant", self.variant, ("fixed", "deepcore"))
         checks.choice("scorer.features", self.features, ("finetuned", "pretrained"))
         checks.whole_number("scorer.neighbours", self.neighbours)
-
-    @property
-    def uses_proxy(self) -> bool:
-        return True
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy = signals.proxy()

@@ -1,19 +1,18 @@
 """Scorers that score nothing."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
-from prunetune.signals.contract import Signals
 
 
 @dataclass(frozen=True)
 class Random(Scorer):
-    """The same score for every image; its own sampler draws at random.
+    """The same score for every sample, image or text; its own sampler draws at random.
 
     Source: the baseline of every pruning paper.
     Cost: nothing.
@@ -23,8 +22,9 @@ class Random(Scorer):
     higher_means: ClassVar[str] = "nothing"
     version: ClassVar[int] = 1
     own_sampler: ClassVar[str] = "random"
+    reads: ClassVar[tuple[str, ...]] = ()
 
-    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+    def score(self, pool: Pool, signals: Any, generator: torch.Generator) -> Tensor:
         return torch.zeros(len(pool), dtype=torch.float64)
 
 
@@ -40,6 +40,7 @@ class NoScore(Scorer):
     higher_means: ClassVar[str] = "nothing"
     version: ClassVar[int] = 1
     own_sampler: ClassVar[str] = "random"
+    reads: ClassVar[tuple[str, ...]] = ()
 
-    def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
+    def score(self, pool: Pool, signals: Any, generator: torch.Generator) -> Tensor:
         return torch.zeros(len(pool), dtype=torch.float64)

@@ -27,12 +27,13 @@ class ContextualDiversity(Scorer):
     Cost: a proxy, its logits at the last epoch, then O(n * picks * C) time; 4 * n * C float64 of a class in memory.
     """
 
-    variant: str = "fixed"
-    depth: float = 1.0
+    variant: str = "fixed"  # fixed | deepcore | released
+    depth: float = 1.0  # fraction of each class that is ordered; at least the largest ratio wanted
 
     name: ClassVar[str] = "contextual_diversity"
     higher_means: ClassVar[str] = "picked earlier"
     version: ClassVar[int] = 1
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.choice("scorer.variant", self.variant, VARIANTS)
@@ -41,10 +42,6 @@ class ContextualDiversity(Scorer):
     @property
     def uses_seed(self) -> bool:
         """The first image of each class is drawn."""
-        return True
-
-    @property
-    def uses_proxy(self) -> bool:
         return True
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:

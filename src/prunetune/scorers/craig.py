@@ -43,22 +43,19 @@ class Craig(Scorer):
     variant: str = "fixed"
     neighbours: int = 64
     max_dense: int = 4096
-    depth: float = 1.0
+    depth: float = 1.0  # at least the largest ratio wanted
     batch_size: int = 256
 
     name: ClassVar[str] = "craig"
     higher_means: ClassVar[str] = "picked earlier"
     version: ClassVar[int] = 1
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.choice("scorer.variant", self.variant, ("fixed", "deepcore"))
         checks.whole_number("scorer.batch_size", self.batch_size)
         check_sizes(self.neighbours, self.max_dense)
         check_depth(self.depth)
-
-    @property
-    def uses_proxy(self) -> bool:
-        return True
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy, offset = signals.proxy(), OFFSET if self.variant == "deepcore" else 0.0

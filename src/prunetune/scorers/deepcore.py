@@ -35,7 +35,8 @@ class DeepCore(Scorer):
     class; must be the ratio. epochs, batch_size, learning_rate: of its training, by DeepCore's rules; the numbers are
     those of its command line. initial: "random" or "pretrained" weights of our network. function: of Uncertainty
     (LeastConfidence, Entropy, Margin) and Submodular (FacilityLocation, GraphCut, LogDeterminant). greedy: optimiser of
-    Submodular, Craig and Glister. repeats: trainings of GraNd. null: DeepCore's default.
+    Submodular, Craig and Glister. repeats: trainings of GraNd, 10 by default. null: DeepCore's default. Where several
+    of its methods stand in one table, give each a name of its own, such as scorer.name=deepcore_craig.
     """
 
     path: str = ""
@@ -52,6 +53,7 @@ class DeepCore(Scorer):
     name: ClassVar[str] = "deepcore"
     higher_means: ClassVar[str] = "picked earlier"
     version: ClassVar[int] = 1
+    in_runs: ClassVar[dict[str, Any]] = {"fraction": "${ratio}"}
 
     def __post_init__(self) -> None:
         checks.number("scorer.fraction", self.fraction, "(0, 1]", what="the ratio that DeepCore selects for")

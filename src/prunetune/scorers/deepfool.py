@@ -43,16 +43,13 @@ class DeepFool(Scorer):
     name: ClassVar[str] = "deepfool"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.choice("scorer.variant", self.variant, ("fixed", "deepcore"))
         checks.whole_number("scorer.iterations", self.iterations)
         checks.number("scorer.overshoot", self.overshoot, "[0, inf)")
         checks.whole_number("scorer.candidates", self.candidates, least=2, or_none=True)
-
-    @property
-    def uses_proxy(self) -> bool:
-        return True
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         if len(pool.classes) < 2:

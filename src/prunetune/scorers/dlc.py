@@ -19,20 +19,21 @@ ROWS = 4096  # images whose distances are held at once
 class DLC(Scorer):
     """Mean loss over T masked networks, with class means of pretrained features as the classifier.
 
-    Source: arXiv 2402.05356 (ICLR 2025); details after method.md section 2. The published path is "2 %, ..., 98 %",
-    and its ablation finds 5 networks as good as 50: the default is 5 with the released step rule.
+    Source: arXiv 2402.05356 (ICLR 2025); details: docs/method_notes.md, Learning complexity. The published
+    path is "2 %, ..., 98 %", and its ablation finds 5 networks as good as 50: the default is 5 with the released step
+    rule.
     Direction: larger is harder.
     Cost: T forward passes over the pool, the first of which is the plain feature pass. No training.
     """
 
-    schedule: str = "compound"
-    levels: int = 5
-    step: float = 0.2
+    schedule: str = "compound"  # compound: a level masks the share `step` of what is left | linear: of the whole
+    levels: int = 5  # T masked networks, a forward pass each
+    step: float = 0.2  # with 5 levels of compound 0, 20, 36, 48.8 and 59 % are masked
     include_unmasked: bool = True
-    masking: str = "l1"
-    mask_modules: str | None = None
-    pooling: str = "backbone"
-    transform: str = "evaluation"
+    masking: str = "l1"  # l1: the smallest weights first | random: in a seeded order
+    mask_modules: str | None = None  # null: the backbone's own | conv2d | linear | all
+    pooling: str = "backbone"  # backbone: the pre-logits feature | token_collapse: one number per ViT image (released)
+    transform: str = "evaluation"  # evaluation | training_on_train: new crops of train images at every level (released)
 
     name: ClassVar[str] = "dlc"
     higher_means: ClassVar[str] = "harder"

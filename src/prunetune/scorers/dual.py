@@ -32,7 +32,7 @@ class DUAL(Scorer):
     name: ClassVar[str] = "dual"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
-    uses_proxy: ClassVar[bool] = True
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.whole_number("scorer.epochs", self.epochs, least=2)

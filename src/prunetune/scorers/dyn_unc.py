@@ -31,7 +31,7 @@ class DynUnc(Scorer):
     name: ClassVar[str] = "dyn_unc"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
-    uses_proxy: ClassVar[bool] = True
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.whole_number("scorer.window", self.window, least=2)

@@ -17,8 +17,8 @@ from prunetune.signals.contract import Signals
 class EL2N(Scorer):
     """The mean over repeated trainings of ||p - onehot(label)|| after an early epoch.
 
-    Source: arXiv 2107.07075, which averages at least 10 networks at about a tenth of their training; method.md
-    section 5 takes epoch 5 of 50 and 3 networks.
+    Source: arXiv 2107.07075, which averages at least 10 networks at about a tenth of their training; here
+    epoch 5 of 50 and 3 networks (docs/method_notes.md, Baselines).
     Direction: larger is harder.
     Cost: `repeats` trainings of the proxy up to `epoch`.
 
@@ -33,7 +33,7 @@ class EL2N(Scorer):
     name: ClassVar[str] = "el2n"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
-    uses_proxy: ClassVar[bool] = True
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.whole_number("scorer.epoch", self.epoch, or_none=True)

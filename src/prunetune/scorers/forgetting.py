@@ -26,12 +26,12 @@ class Forgetting(Scorer):
     nothing else reproduces: here ties go to the smaller sample_id.
     """
 
-    variant: str = "fixed"
+    variant: str = "fixed"  # fixed | deepcore | released
 
     name: ClassVar[str] = "forgetting"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
-    uses_proxy: ClassVar[bool] = True
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.choice("scorer.variant", self.variant, VARIANTS)

@@ -48,12 +48,13 @@ class Glister(Scorer):
     variant: str = "fixed"
     eta: float = 1e-3
     growth: float = 0.03
-    depth: float = 1.0
+    depth: float = 1.0  # at least the largest ratio wanted
     batch_size: int = 256
 
     name: ClassVar[str] = "glister"
     higher_means: ClassVar[str] = "picked earlier"
     version: ClassVar[int] = 1
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.choice("scorer.variant", self.variant, ("fixed", "deepcore"))
@@ -61,10 +62,6 @@ class Glister(Scorer):
         checks.number("scorer.growth", self.growth, "[0, inf)")
         checks.whole_number("scorer.batch_size", self.batch_size)
         check_depth(self.depth)
-
-    @property
-    def uses_proxy(self) -> bool:
-        return True
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy = signals.proxy()

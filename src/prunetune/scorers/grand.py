@@ -48,6 +48,7 @@ class Grand(Scorer):
     name: ClassVar[str] = "grand"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.choice("scorer.variant", self.variant, VARIANTS)
@@ -57,10 +58,6 @@ class Grand(Scorer):
         checks.whole_number("scorer.batch_size", self.batch_size)
         if self.variant == "deepcore" and self.parameters == "all":
             raise InputError("variant deepcore reads the last layer only; pass scorer.parameters=last")
-
-    @property
-    def uses_proxy(self) -> bool:
-        return True
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         total = torch.zeros(len(pool), dtype=torch.float64)

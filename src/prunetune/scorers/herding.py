@@ -29,9 +29,9 @@ class Herding(Scorer):
     three times the class's features in memory. Lower `depth` to the largest ratio that is wanted of large classes.
     """
 
-    variant: str = "fixed"
-    features: str = "pretrained"
-    depth: float = 1.0
+    variant: str = "fixed"  # fixed | deepcore | released
+    features: str = "pretrained"  # pretrained | finetuned: the proxy's at its last epoch
+    depth: float = 1.0  # fraction of each class that is ordered; at least the largest ratio wanted
 
     name: ClassVar[str] = "herding"
     higher_means: ClassVar[str] = "picked earlier"
@@ -41,10 +41,6 @@ class Herding(Scorer):
         checks.choice("scorer.variant", self.variant, VARIANTS)
         checks.choice("scorer.features", self.features, ("pretrained", "finetuned"))
         check_depth(self.depth)
-
-    @property
-    def uses_proxy(self) -> bool:
-        return self.features == "finetuned"
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         features = read_features(signals, self.features, self.variant)

@@ -33,9 +33,9 @@ class KCenter(Scorer):
     Cost: the features, then O(n * picks * D) time in blocks of picks, twice the class's features in memory.
     """
 
-    variant: str = "fixed"
-    features: str = "pretrained"
-    depth: float = 1.0
+    variant: str = "fixed"  # fixed | deepcore | released
+    features: str = "pretrained"  # pretrained | finetuned: the proxy's at its last epoch
+    depth: float = 1.0  # fraction of each class that is ordered; at least the largest ratio wanted
 
     name: ClassVar[str] = "k_center"
     higher_means: ClassVar[str] = "picked earlier"
@@ -50,10 +50,6 @@ class KCenter(Scorer):
     def uses_seed(self) -> bool:
         """The first image of each class is drawn."""
         return True
-
-    @property
-    def uses_proxy(self) -> bool:
-        return self.features == "finetuned"
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         features = read_features(signals, self.features, self.variant)

@@ -26,7 +26,7 @@ class LCOptimisation(Scorer):
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
     own_sampler: ClassVar[str] = "flexrand"
-    uses_proxy: ClassVar[bool] = True
+    reads_proxy: ClassVar[bool] = True
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         return signals.proxy().statistic(lambda logits, labels: label_losses(logits, labels).mean(dim=0), pool.labels)

@@ -28,8 +28,8 @@ class SSP(Scorer):
     centres serve all. No training.
     """
 
-    supervised: bool = False
-    num_centres: int | None = None
+    supervised: bool = False  # true: the distance to the mean of the image's class
+    num_centres: int | None = None  # null: as many as classes
     num_fitted: int = 100_000
 
     name: ClassVar[str] = "ssp"

@@ -1,7 +1,7 @@
 """Submodular functions of last-layer gradients: facility location, graph cut and log-determinant."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -43,11 +43,13 @@ class Submodular(Scorer):
     greedy: str = "naive"
     neighbours: int = 64
     max_dense: int = 4096
-    depth: float = 1.0
+    depth: float = 1.0  # at least the largest ratio wanted
 
     name: ClassVar[str] = "submodular"
     higher_means: ClassVar[str] = "picked earlier"
     version: ClassVar[int] = 1
+    reads_proxy: ClassVar[bool] = True
+    in_runs: ClassVar[dict[str, Any]] = {"name": "submodular_fl"}
 
     def __post_init__(self) -> None:
         checks.choice("scorer.function", self.function, ("fl", "gc", "logdet"))
@@ -55,10 +57,6 @@ class Submodular(Scorer):
         checks.choice("scorer.greedy", self.greedy, ("naive", "lazy"))
         check_sizes(self.neighbours, self.max_dense)
         check_depth(self.depth)
-
-    @property
-    def uses_proxy(self) -> bool:
-        return True
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy = signals.proxy()

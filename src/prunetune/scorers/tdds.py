@@ -41,7 +41,7 @@ class TDDS(Scorer):
     name: ClassVar[str] = "tdds"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
-    uses_proxy: ClassVar[bool] = True
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.whole_number("scorer.epochs", self.epochs, least=LEAST, or_none=True)

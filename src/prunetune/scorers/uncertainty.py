@@ -35,13 +35,13 @@ class LeastConfidence(Scorer):
     keeps the largest probability, the most confident end.
     """
 
-    variant: str = "fixed"
-    balanced: bool = True
+    variant: str = "fixed"  # fixed | deepcore | released
+    balanced: bool = True  # read by deepcore only: its flag balance, which turns the direction
 
     name: ClassVar[str] = "least_confidence"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
-    uses_proxy: ClassVar[bool] = True
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_variant(self.variant, self.balanced)
@@ -64,13 +64,13 @@ class Entropy(Scorer):
     end.
     """
 
-    variant: str = "fixed"
-    balanced: bool = True
+    variant: str = "fixed"  # fixed | deepcore | released
+    balanced: bool = True  # read by deepcore only: its flag balance, which turns the direction
 
     name: ClassVar[str] = "entropy"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
-    uses_proxy: ClassVar[bool] = True
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_variant(self.variant, self.balanced)
@@ -92,13 +92,13 @@ class Margin(Scorer):
     where it is not. "released" keeps the largest margins.
     """
 
-    variant: str = "fixed"
-    balanced: bool = True
+    variant: str = "fixed"  # fixed | deepcore | released
+    balanced: bool = True  # read by deepcore only: its flag balance, which turns the direction
 
     name: ClassVar[str] = "margin"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
-    uses_proxy: ClassVar[bool] = True
+    reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_variant(self.variant, self.balanced)

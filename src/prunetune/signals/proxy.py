@@ -21,7 +21,7 @@ from prunetune.base.errors import InputError
 from prunetune.networks.backbone import Network
 from prunetune.training.recipe import Recipe
 
-EARLY_EPOCH = 5  # of 50: where grand, grand_last and el2n look (method.md section 5)
+EARLY_EPOCH = 5  # of 50: where grand, grand_last and el2n look (docs/method_notes.md, Baselines)
 NUMBERS_AT_ONCE = 2**23  # of a chunk's [E, B, C] logits: 32 MiB
 Statistic = Callable[[Tensor, Tensor], Tensor]  # logits [E, B, C] float32, labels [B] int64 -> [B]
 

@@ -10,7 +10,7 @@ from prunetune.base.errors import InputError
 
 @dataclass(frozen=True)
 class Recipe:
-    """Epochs, batches and SGD. Source of the numbers: method.md 6.3; the keys are those of configs/finetune."""
+    """Epochs, batches and SGD, with the keys of configs/finetune. Source: docs/method_notes.md, Fine-tuning."""
 
     name: str
     trained: str = "head"

@@ -1,4 +1,7 @@
-"""What a network sees of an image: one evaluation view, or seeded training views. Source: method.md 6.2, after [R]."""
+"""What a network sees of an image: one evaluation view, or seeded training views.
+
+Source: docs/method_notes.md, Views.
+"""
 
 import math
 

@@ -1,11 +1,11 @@
-"""The common face of `scripts/prepare_*.py`: options, plain progress, one last line, one line on bad input."""
+"""What the commands `prunetune prepare <set>` share: where files lie, plain progress, the last line, the archive."""
 
-import argparse
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from prunetune.base.errors import InputError
 from prunetune.data.prepare.download import Source, fetch, verify
@@ -31,50 +31,39 @@ class Place:
     verify: bool = True
     check_counts: bool = True
 
-
-def parser(name: str, description: str, images: bool = False) -> argparse.ArgumentParser:
-    """Return the options that all preparation commands share.
-
-    Args:
-        name: the data set's name; its default root is `data/<name>`.
-        description: the script's docstring.
-        images: offer `--images` too.
-    """
-    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.set_defaults(images=None)
-    add = options.add_argument
-    add("--root", type=Path, default=Path("data") / name, metavar="FOLDER", help="the prepared set (%(default)s)")
-    add("--downloads", type=Path, metavar="FOLDER", help="archives, finished and half-done (<root>/../downloads)")
-    add("--archive", type=Path, nargs="+", action="extend", default=[], metavar="FILE", help="downloaded by hand")
-    if images:
-        add("--images", type=Path, metavar="FOLDER", help="images extracted by hand; they are linked, not copied")
-    add("--keep-archives", action="store_true", help="do not delete the downloaded archives afterwards")
-    add("--no-checksum", action="store_true", help="take archives and file lists that differ from the published ones")
-    add("--no-check-counts", action="store_true", help="take other numbers of classes or images than the protocol's")
-    return options
-
-
-def place(options: argparse.Namespace) -> Place:
-    """Return the shared part of the parsed options."""
-    root = options.root.expanduser()
-    return Place(
-        root=root,
-        downloads=(options.downloads or root.parent / "downloads").expanduser(),
-        archives=tuple(path.expanduser() for path in options.archive),
-        images=options.images.expanduser() if options.images else None,
-        keep_archives=options.keep_archives,
-        verify=not options.no_checksum,
-        check_counts=not options.no_check_counts,
-    )
+    @classmethod
+    def at(
+        cls,
+        root: Path,
+        downloads: Path | None,
+        archives: Sequence[Path] | None,
+        images: Path | None,
+        keep_archives: bool,
+        verify: bool,
+        check_counts: bool,
+    ) -> Self:
+        """Return the place that a command line names: `~` is the home, downloads lie beside the root by default."""
+        root = root.expanduser()
+        return cls(
+            root=root,
+            downloads=(downloads or root.parent / "downloads").expanduser(),
+            archives=tuple(path.expanduser() for path in archives or ()),
+            images=images.expanduser() if images else None,
+            keep_archives=keep_archives,
+            verify=verify,
+            check_counts=check_counts,
+        )
 
 
 def run(name: str, root: Path, prepare: Callable[[], Counts]) -> None:
-    """Prepare, and print the one line that says what is there; on bad input print one line and exit with code 1."""
+    """Prepare, and print the one line that says what is there.
+
+    Raises:
+        InputError: of the set that is prepared.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         counts = prepare()
-    except InputError as error:
-        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("error: interrupted; run the same command again to go on")
     print(f"{root}: {counts}; next: {next_command(name, root, counts)}")
@@ -82,7 +71,7 @@ def run(name: str, root: Path, prepare: Callable[[], Counts]) -> None:
 
 def next_command(name: str, root: Path, counts: Counts) -> str:
     """Return the command that uses the prepared set."""
-    words = ["python run.py", f"dataset={name}"]
+    words = ["prunetune run", f"dataset={name}"]
     if root != Path("data") / name:
         words.append(f"dataset.root={root}")
     if counts != PROTOCOL[name]:

@@ -13,7 +13,7 @@ from prunetune.data.images.decode import ImageArrays
 from prunetune.data.pool import Dataset, Pool, require_folder
 from prunetune.data.readers.listing import OTHER_COUNTS, Counts
 
-FIX = "run python scripts/prepare_cifar10.py or pass dataset.root=<folder>"
+FIX = "run `prunetune prepare cifar10` or pass dataset.root=<folder>"
 
 
 @dataclass(frozen=True)

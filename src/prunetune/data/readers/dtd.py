@@ -15,7 +15,7 @@ from prunetune.data.readers.listing import (
     sorted_classes,
 )
 
-FIX = "run python scripts/prepare_dtd.py or pass dataset.root=<folder>"
+FIX = "run `prunetune prepare dtd` or pass dataset.root=<folder>"
 
 
 @dataclass(frozen=True)

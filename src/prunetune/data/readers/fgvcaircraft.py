@@ -8,7 +8,7 @@ from prunetune.base.errors import InputError
 from prunetune.data.pool import Dataset, Pool, require_folder
 from prunetune.data.readers.listing import Counts, ListedImage, check_files, make_pool, read_lines, require_file
 
-FIX = "run python scripts/prepare_fgvcaircraft.py or pass dataset.root=<folder>"
+FIX = "run `prunetune prepare fgvcaircraft` or pass dataset.root=<folder>"
 
 
 @dataclass(frozen=True)

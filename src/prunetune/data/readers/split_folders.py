@@ -9,7 +9,7 @@ from prunetune.data.readers.listing import Counts, make_pool, scan_class_folders
 
 @dataclass(frozen=True)
 class SplitFolders(Dataset):
-    """`<root>/{train,val,test}/<class>/<file>`, as a preparation script leaves it. Class index = sorted class name.
+    """`<root>/{train,val,test}/<class>/<file>`, as `prunetune prepare` leaves it. Class index = sorted class name.
 
     name: the data set's. root: its folder. prepare: the command that fills the folder, named in errors.
     num_classes, num_pool (train and val), num_test: the protocol's numbers, compared if check_counts is true.
@@ -24,7 +24,7 @@ class SplitFolders(Dataset):
     check_counts: bool = True
 
     def pool(self, part: str) -> Pool:
-        fix = f"run {self.prepare} or pass dataset.root=<folder>"
+        fix = f"run `{self.prepare}` or pass dataset.root=<folder>"
         folder = require_folder(self.root, self.name, fix)
         listed = []
         for split in ("train", "val", "test"):

@@ -219,7 +219,7 @@ class LocalCorpus(Corpus):
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedCorpus(Corpus):
-    """A few hundred short samples that come with the package, computed by scripts/make_corpus.py.
+    """A few hundred short samples that come with the package, computed by scripts/assets/make_corpus.py.
 
     Arithmetic, sorting, counting, colours and the like, so that a response really follows from its prompt. chats: the
     chats of several turns as well, which need a tokenizer with a chat template.

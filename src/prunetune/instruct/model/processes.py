@@ -1,8 +1,13 @@
 """The processes that share one text run: one, or as many as `accelerate launch` has started."""
 
 import os
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from prunetune.base.store import Store, is_sound
 from prunetune.instruct.extra import needed
 
 
@@ -42,3 +47,29 @@ class Processes:
     def share(self, count: int) -> range:
         """Return which of `count` batches are this process's: every `size`-th, so that long and short ones mix."""
         return range(self.rank, count, self.size)
+
+
+def shared_entry(
+    store: Store,
+    processes: Processes,
+    kind: str,
+    prefix: str,
+    key: dict[str, Any],
+    make: Callable[[Path], dict[str, Any]],
+) -> Path:
+    """Return an entry of the store that all processes make together and the first one writes; see `Store.entry`.
+
+    The other processes may return before it is written: call `processes.wait()` before they read it.
+    """
+    place = store.place(kind, prefix, key)
+    if processes.is_main:
+        is_sound(place)  # a damaged one is removed before the others look
+    processes.wait()
+    is_there = place.is_dir()
+    processes.wait()  # all have looked before the first one writes
+    if processes.is_main:
+        return store.entry(kind, prefix, key, make)
+    if not is_there:
+        with tempfile.TemporaryDirectory() as scratch:
+            make(Path(scratch))
+    return place

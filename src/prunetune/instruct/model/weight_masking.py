@@ -1,6 +1,6 @@
 """A language model with its smallest weights at zero, layer by layer, at exact counts; or with units dropped.
 
-Source: arXiv 2402.05356 (text); absolute counts after method.md section 6.4.
+Source: arXiv 2402.05356 (text); absolute counts: docs/method_notes.md, Instruction data.
 """
 
 from collections.abc import Iterator

@@ -1,45 +1,7 @@
-"""The contract of a text scorer: one number per sample, independent of ratio and sampler."""
-
-import dataclasses
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar
+"""What several text scorers share: scores of an order of picks, and equal draws."""
 
 import torch
 from torch import Tensor
-
-from prunetune.instruct.scorers.signals import TextSignals
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextScorer(ABC):
-    """Computes [N] scores. Subclasses are frozen dataclasses of hyperparameters that learn nothing.
-
-    name: the default label. higher_means: "harder", "picked earlier" or "nothing". own_sampler: what `sampler=auto`
-    takes. version: raised when scores change. uses_seed: whether they depend on the seed.
-    """
-
-    name: ClassVar[str]
-    higher_means: ClassVar[str]
-    version: ClassVar[int]
-    own_sampler: ClassVar[str] = "topk"
-
-    @property
-    def uses_seed(self) -> bool:
-        """Whether another seed gives other scores."""
-        return False
-
-    @abstractmethod
-    def score(self, signals: TextSignals, generator: torch.Generator) -> Tensor:
-        """Return [N] float64 CPU, finite, in pool order."""
-
-    def key(self) -> dict[str, Any]:
-        """Return what stored scores depend on beside the corpus, the model and the seed."""
-        return {"scorer": type(self).__name__, "version": self.version, **dataclasses.asdict(self)}
-
-    def signals_key(self, signals: TextSignals) -> dict[str, Any]:
-        """Return what they depend on in the signals: corpus and model, unless a scorer reads less or more."""
-        return signals.key()
 
 
 def in_pick_order(order: Tensor) -> Tensor:

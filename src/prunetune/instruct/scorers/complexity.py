@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
 from prunetune.instruct.model.weight_masking import TextMaskPath
-from prunetune.instruct.scorers.base import TextScorer
 from prunetune.instruct.scorers.signals import TextSignals
+from prunetune.scorers.base import Scorer
 
 
 @dataclass(frozen=True, kw_only=True)
-class DLC(TextScorer):
+class DLC(Scorer):
     """The mean response-token loss, averaged over networks with 0, 20 and 36 % of each layer's weights at zero.
 
     Source: arXiv 2402.05356 (text); layerwise, smallest absolute values first.
@@ -38,7 +39,7 @@ class DLC(TextScorer):
     def __post_init__(self) -> None:
         self._path()
 
-    def score(self, signals: TextSignals, generator: torch.Generator) -> Tensor:
+    def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:
         losses = signals.masked_losses(self._path())  # [T, N]
         signals.keep("losses", losses)
         return losses.mean(dim=0)
@@ -48,7 +49,7 @@ class DLC(TextScorer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LCDropout(TextScorer):
+class LCDropout(Scorer):
     """1 - the mean of 1 / perplexity of the response over networks with dropout.
 
     Source: arXiv 2402.05356v1, whose score is the mean itself, high = easy: a learning path of dropout rates .1 to .9.
@@ -76,7 +77,7 @@ class LCDropout(TextScorer):
         """Which units are dropped is drawn."""
         return True
 
-    def score(self, signals: TextSignals, generator: torch.Generator) -> Tensor:
+    def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:
         losses = signals.dropout_losses(self.rates, generator.initial_seed())  # [T, N]
         signals.keep("losses", losses)
         return 1 - torch.exp(-losses).mean(dim=0)

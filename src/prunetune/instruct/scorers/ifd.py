@@ -1,20 +1,21 @@
 """Instruction-following difficulty: what the prompt is worth to the prediction of the response."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from prunetune.base import checks
-from prunetune.instruct.scorers.base import TextScorer
+from prunetune.data.pool import Pool
 from prunetune.instruct.scorers.signals import TextSignals
+from prunetune.scorers.base import Scorer
 
 LARGEST = 1e300  # a ratio of float64 without an infinity
 
 
 @dataclass(frozen=True, kw_only=True)
-class IFD(TextScorer):
+class IFD(Scorer):
     """Loss (or perplexity) of the response with its prompt, divided by that without; the highest below 1 first.
 
     At 1 or above the prompt is of no help, which points to a sample that does not fit: these rank last, the highest of
@@ -34,11 +35,12 @@ class IFD(TextScorer):
     name: ClassVar[str] = "ifd"
     higher_means: ClassVar[str] = "picked earlier"
     version: ClassVar[int] = 1
+    in_runs: ClassVar[dict[str, Any]] = {"name": "ifd_loss"}
 
     def __post_init__(self) -> None:
         checks.choice("text_scorer.ratio_of", self.ratio_of, ("losses", "perplexities"))
 
-    def score(self, signals: TextSignals, generator: torch.Generator) -> Tensor:
+    def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:
         prompted, alone = signals.response_losses("prompted"), signals.unprompted_losses()
         signals.keep("losses", torch.stack([prompted, alone]))
         ratios = prompted / alone if self.ratio_of == "losses" else torch.exp(prompted - alone)

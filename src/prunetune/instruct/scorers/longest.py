@@ -1,17 +1,18 @@
 """The longest responses."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from prunetune.instruct.scorers.base import TextScorer
+from prunetune.data.pool import Pool
 from prunetune.instruct.scorers.signals import TextSignals
+from prunetune.scorers.base import Scorer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Longest(TextScorer):
+class Longest(Scorer):
     """The number of response tokens.
 
     Source: arXiv 2402.04833.
@@ -21,10 +22,7 @@ class Longest(TextScorer):
     name: ClassVar[str] = "longest"
     higher_means: ClassVar[str] = "picked earlier"
     version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ()
 
-    def score(self, signals: TextSignals, generator: torch.Generator) -> Tensor:
+    def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:
         return signals.encoded.response_lengths.double()
-
-    def signals_key(self, signals: TextSignals) -> dict[str, Any]:
-        """The tokens alone; no model is read."""
-        return {"corpus": signals.encoded.fingerprint}

@@ -1,18 +1,19 @@
 """Perplexity of the language model as it is."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from prunetune.base import checks
-from prunetune.instruct.scorers.base import TextScorer
+from prunetune.data.pool import Pool
 from prunetune.instruct.scorers.signals import TextSignals
+from prunetune.scorers.base import Scorer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Perplexity(TextScorer):
+class Perplexity(Scorer):
     """The samples of the lowest, the middle or the highest perplexity first; which end is best depends on the corpus.
 
     Source: arXiv 2405.20541.
@@ -30,12 +31,13 @@ class Perplexity(TextScorer):
     name: ClassVar[str] = "perplexity"
     higher_means: ClassVar[str] = "picked earlier"
     version: ClassVar[int] = 1
+    in_runs: ClassVar[dict[str, Any]] = {"name": "perplexity_mid"}
 
     def __post_init__(self) -> None:
         checks.choice("text_scorer.keep", self.keep, ("low", "mid", "high"))
         checks.choice("text_scorer.tokens", self.tokens, ("response", "all"))
 
-    def score(self, signals: TextSignals, generator: torch.Generator) -> Tensor:
+    def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:
         losses = signals.response_losses() if self.tokens == "response" else signals.token_losses()
         signals.keep("losses", losses)
         if self.keep == "mid":

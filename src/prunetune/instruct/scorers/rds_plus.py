@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from prunetune.base.errors import InputError
+from prunetune.data.pool import Pool
 from prunetune.instruct.corpus.corpora import LocalCorpus
 from prunetune.instruct.corpus.encoding import Encoded, encode
-from prunetune.instruct.scorers.base import TextScorer, in_pick_order
+from prunetune.instruct.scorers.base import in_pick_order
 from prunetune.instruct.scorers.signals import TextSignals
+from prunetune.scorers.base import Scorer
 
 
 @dataclass(frozen=True, kw_only=True)
-class RDSPlus(TextScorer):
+class RDSPlus(Scorer):
     """An order in which the tasks of a query set take turns, each picking the sample most similar to its queries.
 
     Source: RDS+, arXiv 2503.01807: last hidden states averaged with the position as weight, cosine, greatest over a
@@ -44,7 +46,7 @@ class RDSPlus(TextScorer):
             )
         self._corpus()
 
-    def score(self, signals: TextSignals, generator: torch.Generator) -> Tensor:
+    def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:
         queries: Encoded = encode(self._corpus(), signals.tokenizer)
         tasks = sorted(set(queries.sources))
         similarities = signals.similarities(queries, tasks)  # [N, K]

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from prunetune.base.errors import InputError
-from prunetune.base.store import Store
 from prunetune.data.pool import Pool
-from prunetune.instruct.corpus.encoding import Encoded, padding_id
+from prunetune.instruct.corpus.encoding import Encoded
 from prunetune.instruct.model.batches import Batch, Tokens, bucketed, collate
 from prunetune.instruct.model.forward import mean_losses, pooled_states
 from prunetune.instruct.model.language_model import LanguageModel, TinyLanguageModel
 from prunetune.instruct.model.passes import run_pass
 from prunetune.instruct.model.processes import Processes
+from prunetune.instruct.model.reader import Reader
 from prunetune.instruct.model.weight_masking import TextMaskPath, check_path, dropout_key, masked, with_dropout
 
 log = logging.getLogger(__name__)
@@ -76,60 +76,56 @@ class TextSignals:
 
     def __init__(
         self,
-        *,
-        encoded: Encoded,
-        llm: LanguageModel | TinyLanguageModel,
-        device: str,
+        reader: Reader,
         dtype: str,
-        store: Store,
+        processes: Processes,
+        folder: Path,
         max_tokens: int = 16384,
-        tokenizer: Any = None,
-        processes: Processes | None = None,
         trajectory: Trajectory | None = None,
-        passes: Path | None = None,
     ) -> None:
         """Take the corpus and the model; neither is read yet.
 
         Args:
-            encoded: N samples.
-            llm: the model that scores.
-            device: where it runs.
+            reader: N samples and the model that scores.
             dtype: of its weights, bf16 or fp32.
-            store: where finished scores live; unfinished passes lie beside them.
+            processes: those that share the passes, each on its device.
+            folder: where unfinished passes lie.
             max_tokens: of a batch, padding included.
-            tokenizer: the model's, if it is at hand already.
-            processes: those that share the passes.
             trajectory: gives the losses of a small fine-tuning.
-            passes: the folder of the passes, by default one in the store.
         """
-        self.encoded, self.llm, self.device, self.dtype, self.store = encoded, llm, device, dtype, store
-        self.max_tokens, self.processes = max_tokens, processes or Processes(0, 1, device)
-        self.trajectory, self.passes = trajectory, passes or store.root / "passes" / "unnamed"
+        self.reader, self.dtype, self.processes, self.folder = reader, dtype, processes, folder
+        self.max_tokens, self.trajectory = max_tokens, trajectory
         self.products: dict[str, Tensor] = {}
         self.charges: dict[str, float] = {}
         self.tokens: dict[str, int] = {}
         self.found_seconds = 0.0
-        self._tokenizer, self._shared = tokenizer, _SharedModel(llm, device, dtype)
+        self._shared = _SharedModel(reader.llm, processes.device, dtype)
 
     def for_score(self, folder: Path) -> "TextSignals":
         """Return signals of the same corpus and the same loaded model that keep their passes and charges apart."""
-        own = TextSignals(
-            encoded=self.encoded,
-            llm=self.llm,
-            device=self.device,
-            dtype=self.dtype,
-            store=self.store,
-            max_tokens=self.max_tokens,
-            tokenizer=self._tokenizer,
-            processes=self.processes,
-            trajectory=self.trajectory,
-            passes=folder,
-        )
+        own = TextSignals(self.reader, self.dtype, self.processes, folder, self.max_tokens, self.trajectory)
         own._shared = self._shared
         return own
 
-    def __len__(self) -> int:
-        return len(self.encoded.ids)
+    @property
+    def encoded(self) -> Encoded:
+        """The N samples as tokens."""
+        return self.reader.encoded
+
+    @property
+    def llm(self) -> LanguageModel | TinyLanguageModel:
+        """The language model, not loaded."""
+        return self.reader.llm
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return self.reader.tokenizer
+
+    @property
+    def device(self) -> str:
+        """This process's device."""
+        return self.processes.device
 
     @property
     def pool(self) -> Pool:
@@ -140,13 +136,6 @@ class TextSignals:
     def model(self) -> nn.Module:
         """The language model, loaded when it is first asked for."""
         return self._shared.model
-
-    @property
-    def tokenizer(self) -> Any:
-        """Its tokenizer."""
-        if self._tokenizer is None:
-            self._tokenizer = self.llm.tokenizer()
-        return self._tokenizer
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -272,7 +261,7 @@ class TextSignals:
         """Return what `forward` gives for every sample, [len(tokens), W] float64, from disk or computed onto it."""
         lengths = torch.tensor([len(ids) for ids in tokens.ids])
         num_tokens = int(lengths.sum())
-        pad_id = padding_id(self.tokenizer)
+        pad_id = self.reader.pad_id
 
         def compute(model: nn.Module, rows: Tensor) -> Tensor:
             batch = collate(tokens, rows, pad_id).to(self.device)
@@ -284,7 +273,7 @@ class TextSignals:
                 yield model
 
         outcome = run_pass(
-            self.passes,
+            self.folder,
             name,
             {**self.key(), **key, "pass": name, "network": level.key},
             bucketed(lengths, self.max_tokens),

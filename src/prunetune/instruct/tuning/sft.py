@@ -9,8 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -24,9 +23,10 @@ from prunetune.instruct.corpus.encoding import Encoded
 from prunetune.instruct.model.batches import Batch, bucketed, collate
 from prunetune.instruct.model.forward import mean_losses
 from prunetune.instruct.model.processes import Processes
+from prunetune.instruct.model.reader import Reader
 from prunetune.instruct.tuning import sft_checkpoint
 from prunetune.instruct.tuning.adapter import attach, trainable
-from prunetune.instruct.tuning.sft_checkpoint import Position
+from prunetune.instruct.tuning.sft_checkpoint import Checkpoint, Position
 from prunetune.instruct.tuning.sft_settings import SftSettings, needed_steps
 
 log = logging.getLogger(__name__)
@@ -49,20 +49,28 @@ class SftResult:
     num_trainable: int
 
 
+@dataclass(frozen=True)
+class SftJob:
+    """What is trained on, and how.
+
+    reader: the N samples of the corpus; its model is not used. subset: [M] int64 positions that are trained on; their
+    order does not matter. settings: epochs, batches, optimiser and adapter. seed: of the adapter's start, the order and
+    the dropout.
+    """
+
+    reader: Reader
+    subset: Tensor
+    settings: SftSettings
+    seed: int
+
+
 def fine_tune(
     model: nn.Module,
-    encoded: Encoded,
-    subset: Tensor,
-    settings: SftSettings,
-    *,
-    pad_id: int,
-    seed: int,
-    device: str,
+    job: SftJob,
     dtype: str,
-    folder: Path | None,
-    key: dict[str, Any],
+    processes: Processes,
+    checkpoint: Checkpoint | None = None,
     observe: Observe | None = None,
-    processes: Processes | None = None,
 ) -> tuple[nn.Module, SftResult]:
     """Train a new LoRA adapter on a subset and return the base model with it, in evaluation mode.
 
@@ -70,35 +78,33 @@ def fine_tune(
     shared by processes (on several GPUs this is not measured; the gradients are summed over the processes). The base
     model's weights stay as they are: `adapter.detach` gives it back. With no epoch it is returned without adapter.
 
-    Source: method.md 6.4; the schedule's values are transformers', AdamW's other settings torch's.
+    Source: docs/method_notes.md, Instruction data. The schedule's values are transformers', AdamW's other settings
+    torch's.
 
     Args:
-        model: frozen base model on the device.
-        encoded: N samples.
-        subset: [M] int64 positions that are trained on; their order does not matter.
-        settings: epochs, batches, optimiser and adapter.
-        pad_id: fills the rows of a batch; never counted.
-        seed: of the adapter's start, the order and the dropout.
-        device: cpu, cuda or cuda:<n>.
+        model: frozen base model on the device of this process.
+        job: samples, settings and seed.
         dtype: fp32 or bf16 (autocast); the adapter is float32 in both.
-        folder: where the checkpoint is kept, None for none; the caller deletes it with `sft_checkpoint.forget`.
-        key: JSON that names the base weights; a checkpoint of another key, subset or setting is not used.
+        processes: those that share the training, each with a copy of the model.
+        checkpoint: where it is kept, and a key that names the base weights; one of another key, subset or setting is
+            not used. None for none. The caller deletes it with `sft_checkpoint.forget`.
         observe: is called with the number of steps taken and the model: at the start, and after each step before its
             checkpoint is kept. What it draws or how it sets the model's mode does not change the training.
-        processes: those that share the training, each with a copy of the model; None: as they were launched.
 
     Raises:
         InputError: nothing to train on, a loss that is not finite, too little memory, or a checkpoint's full disk.
     """
-    if len(subset) == 0:
+    if len(job.subset) == 0:
         raise InputError("fine-tuning needs at least one sample, and the subset is empty; raise the ratio")
-    if settings.epochs == 0:
+    if job.settings.epochs == 0:
         if observe is not None:
             observe(0, model)
         return model.eval(), SftResult([], 0.0, 0.0, 0, 0)
-    model = attach(model, settings, seed)
-    training = _Training(model, encoded, subset, settings, pad_id, seed, device, dtype, processes)
-    position = training.run(folder, {**key, "training": training.key()}, observe)
+    model = attach(model, job.settings, job.seed)
+    training = _Training(model, job, dtype, processes)
+    if checkpoint is not None:
+        checkpoint = replace(checkpoint, key={**checkpoint.key, "training": training.key()})
+    position = training.run(checkpoint, observe)
     speed = position.tokens / position.seconds if position.seconds else 0.0
     num_trainable = sum(tensor.numel() for tensor in trainable(model).values())
     return model.eval(), SftResult(position.history, position.seconds, speed, position.step, num_trainable)
@@ -143,25 +149,14 @@ def summed_loss(model: nn.Module, batch: Batch, loss_on: str) -> Tensor:
 class _Training:
     """One training: what its steps share."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        encoded: Encoded,
-        subset: Tensor,
-        settings: SftSettings,
-        pad_id: int,
-        seed: int,
-        device: str,
-        dtype: str,
-        processes: Processes | None,
-    ) -> None:
-        self.model, self.encoded, self.settings = model, encoded, settings
-        self.subset = subset.sort().values
-        self.pad_id, self.seed, self.device, self.dtype = pad_id, seed, device, dtype
-        self.processes = processes or Processes.current(device)
-        self.num_steps = needed_steps(settings, len(subset))
+    def __init__(self, model: nn.Module, job: SftJob, dtype: str, processes: Processes) -> None:
+        self.model, self.settings, self.seed, self.dtype = model, job.settings, job.seed, dtype
+        self.encoded, self.pad_id = job.reader.encoded, job.reader.pad_id
+        self.subset = job.subset.sort().values
+        self.processes, self.device = processes, processes.device
+        self.num_steps = needed_steps(job.settings, len(job.subset))
         self.parameters = list(trainable(model).values())
-        self.optimizer = _optimizer(self.parameters, settings)
+        self.optimizer = _optimizer(self.parameters, job.settings)
 
     def key(self) -> dict[str, Any]:
         """Return what the outcome depends on apart from the base weights, as JSON."""
@@ -177,9 +172,9 @@ class _Training:
             "processes": self.processes.size,  # each draws its own dropout
         }
 
-    def run(self, folder: Path | None, key: dict[str, Any], observe: Observe | None) -> Position:
+    def run(self, checkpoint: Checkpoint | None, observe: Observe | None) -> Position:
         """Take the steps that are still to be taken and return where the training ends."""
-        position = self._start(folder, key)
+        position = self._start(checkpoint)
         if position.step == 0 and observe is not None:
             observe(0, self.model)
         rest = range(position.step, self.num_steps)
@@ -188,11 +183,11 @@ class _Training:
             if observe is not None:
                 observe(position.step, self.model)
             is_due = position.step % self.settings.checkpoint_every == 0 or position.step == self.num_steps
-            if folder is not None and is_due and self.processes.is_main:
-                sft_checkpoint.save(folder, key, self.model, self.optimizer, position)
+            if checkpoint is not None and is_due and self.processes.is_main:
+                sft_checkpoint.save(checkpoint, self.model, self.optimizer, position)
         return position
 
-    def _start(self, folder: Path | None, key: dict[str, Any]) -> Position:
+    def _start(self, checkpoint: Checkpoint | None) -> Position:
         if self.num_steps <= self.settings.warmup_steps:
             log.warning(
                 "the training has %d steps, no more than its %d warm-up steps: its learning rate stays below %g",
@@ -200,11 +195,12 @@ class _Training:
                 self.settings.warmup_steps,
                 self.settings.learning_rate,
             )
-        position = None if folder is None else sft_checkpoint.restore(folder, key, self.model, self.optimizer)
+        position = None if checkpoint is None else sft_checkpoint.restore(checkpoint, self.model, self.optimizer)
         position = position or Position()
         everywhere = self._sum(torch.tensor(float(position.step), device=self.device)).item()
         if everywhere != position.step * self.processes.size:
-            raise InputError(f"the processes do not see the same checkpoint in {folder}; use a folder that all share")
+            where = "" if checkpoint is None else f" in {checkpoint.folder}"
+            raise InputError(f"the processes do not see the same checkpoint{where}; use a folder that all share")
         if position.step:
             log.info("fine-tuning goes on after step %d of %d", position.step, self.num_steps)
         return position

@@ -23,6 +23,14 @@ log = logging.getLogger(__name__)
 NAME = "sft-checkpoint.pt"
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a checkpoint is kept, and what it belongs to: `key` is all that the training depends on, as plain JSON."""
+
+    folder: Path
+    key: dict[str, Any]
+
+
 @dataclass
 class Position:
     """How far a training is: steps taken, one history entry for each, seconds and real tokens so far."""
@@ -38,16 +46,15 @@ def digest(key: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
-def save(
-    folder: Path, key: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, position: Position
-) -> None:
+def save(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
     """Write the checkpoint beside its place and rename it into it, so that it is either the old one or the new one.
 
     Raises:
         InputError: the folder's disk is full or not writable.
     """
+    folder = checkpoint.folder
     content = {
-        "key": digest(key),
+        "key": digest(checkpoint.key),
         "adapter": adapter_state(model),
         "optimizer": optimizer.state_dict(),
         "position": vars(position),
@@ -59,16 +66,17 @@ def save(
         raise InputError(f"the checkpoint could not be written to {folder} ({error}); free some space") from error
 
 
-def restore(folder: Path, key: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
     """Put adapter and optimiser back to the checkpoint and return where it was; None if there is none of this key.
 
     A checkpoint of another training (key) or a damaged one is named in a warning and not used.
     """
-    content = _read(folder / NAME)
+    file = checkpoint.folder / NAME
+    content = _read(file)
     if content is None:
         return None
-    if content["key"] != digest(key):
-        log.warning("%s is of another training (model, subset or settings) and is not used", folder / NAME)
+    if content["key"] != digest(checkpoint.key):
+        log.warning("%s is of another training (model, subset or settings) and is not used", file)
         return None
     load_adapter_state(model, content["adapter"])
     optimizer.load_state_dict(content["optimizer"])

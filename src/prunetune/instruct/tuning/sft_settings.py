@@ -15,7 +15,9 @@ ABOVE_ZERO = ("learning_rate", "lora_alpha")
 
 @dataclass(frozen=True)
 class SftSettings:
-    """Epochs, batches, optimiser and adapter of a supervised fine-tuning. Source of the presets: method.md 6.4.
+    """Epochs, batches, optimiser and adapter of a supervised fine-tuning.
+
+    Source of the presets: docs/method_notes.md, Instruction data.
 
     epochs: 0 leaves the base model untuned. batch_size: samples per optimiser step, over all processes; the last,
     shorter batch of an epoch is kept. micro_batch_tokens: real and padding tokens in one forward pass, for memory.

@@ -1,7 +1,7 @@
 """Losses of every sample along a fine-tuning on the whole corpus, which S2L clusters."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from prunetune.base.errors import InputError
 from prunetune.base.store import Store, read_meta
-from prunetune.instruct.corpus.encoding import Encoded
 from prunetune.instruct.model.batches import bucketed, collate
 from prunetune.instruct.model.forward import mean_losses
-from prunetune.instruct.model.language_model import LanguageModel
 from prunetune.instruct.model.passes import Pass, run_pass
-from prunetune.instruct.model.processes import Processes
-from prunetune.instruct.tuning.sft import fine_tune
+from prunetune.instruct.model.processes import Processes, shared_entry
+from prunetune.instruct.model.reader import Reader
+from prunetune.instruct.tuning.sft import SftJob, fine_tune
+from prunetune.instruct.tuning.sft_checkpoint import Checkpoint
 from prunetune.instruct.tuning.sft_settings import SftSettings, needed_steps
 
 SEED = 0  # of the recorded training, the same for all seeds of a run: they share one score
@@ -32,22 +32,18 @@ class FineTuningTrajectory:
     Source: S2L (arXiv 2403.07384), which records a smaller model of the same family: pass `llm@scoring_llm=<name>`.
     The recipe is the run's [choice]; S2L's is that of its target too.
 
-    checkpoints: E, evenly spaced over the training and without its start. store: where its checkpoint and the
-    losses wait until all are there; a killed training goes on there. entry: makes an entry of the store, as
-    `Store.entry`.
+    reader: the N samples and the scoring model. checkpoints: E, evenly spaced over the training and without its start.
+    dtype: of the model's weights, bf16 or fp32. max_tokens: of a pass that takes losses, padding included. store: where
+    the training's checkpoint and the losses wait until all are there; a killed training goes on there.
     """
 
-    llm: LanguageModel
-    encoded: Encoded
-    pad_id: int
+    reader: Reader
     settings: SftSettings
     checkpoints: int
-    device: str
     dtype: str
     max_tokens: int
     store: Store
     processes: Processes
-    entry: Callable[[str, str, dict[str, Any], Callable[[Path], dict[str, Any]]], Path]
 
     def key(self) -> dict[str, Any]:
         """Return what the losses depend on beside corpus and model."""
@@ -56,11 +52,16 @@ class FineTuningTrajectory:
 
     @property
     def _name(self) -> str:
-        return f"{self.encoded.pool.name}-{self.llm.name}-trajectory"
+        return f"{self.reader.encoded.pool.name}-{self.reader.llm.name}-trajectory"
 
     @property
     def _identity(self) -> dict[str, Any]:
-        return {**self.key(), "llm": self.llm.identity(), "dtype": self.dtype, "corpus": self.encoded.fingerprint}
+        return {
+            **self.key(),
+            "llm": self.reader.llm.identity(),
+            "dtype": self.dtype,
+            "corpus": self.reader.encoded.fingerprint,
+        }
 
     @property
     def _work(self) -> Path:
@@ -72,11 +73,11 @@ class FineTuningTrajectory:
         Raises:
             InputError: the training has fewer steps.
         """
-        total = needed_steps(self.settings, len(self.encoded))
+        total = needed_steps(self.settings, len(self.reader.encoded))
         if not 1 <= self.checkpoints <= total:
             raise InputError(
                 f"trajectory.checkpoints must be between 1 and the {total} steps that sft={self.settings.name} takes "
-                f"on {len(self.encoded)} samples, got {self.checkpoints}"
+                f"on {len(self.reader.encoded)} samples, got {self.checkpoints}"
             )
         return [total * (index + 1) // self.checkpoints for index in range(self.checkpoints)]
 
@@ -89,7 +90,7 @@ class FineTuningTrajectory:
             np.save(folder / "losses.npy", losses.numpy())
             return {"seconds": seconds}
 
-        place = self.entry("trajectories", self._name, self._identity, make)
+        place = shared_entry(self.store, self.processes, "trajectories", self._name, self._identity, make)
         self.processes.wait()  # it is the first process that writes
         if self.processes.is_main:
             shutil.rmtree(self._work, ignore_errors=True)
@@ -105,18 +106,12 @@ class FineTuningTrajectory:
                 model.train(was_training)
 
         _, outcome = fine_tune(
-            self.llm.load(self.device, self.dtype),
-            self.encoded,
-            torch.arange(len(self.encoded)),
-            self.settings,
-            pad_id=self.pad_id,
-            seed=SEED,
-            device=self.device,
-            dtype=self.dtype,
-            folder=self._work,
-            key={"llm": self.llm.identity()},
-            observe=observe,
-            processes=self.processes,
+            self.reader.llm.load(self.processes.device, self.dtype),
+            SftJob(self.reader, torch.arange(len(self.reader.encoded)), self.settings, SEED),
+            self.dtype,
+            self.processes,
+            Checkpoint(self._work, {"llm": self.reader.llm.identity()}),
+            observe,
         )
         passes = [self._losses(step, None) for step in steps]
         seconds = outcome.seconds + sum(one.seconds for one in passes) / self.processes.size
@@ -126,14 +121,16 @@ class FineTuningTrajectory:
         """Return the losses after a step, values [N, 1] float64: those on disk, the others from this model."""
 
         def compute(network: nn.Module, rows: Tensor) -> Tensor:
-            return mean_losses(network, collate(self.encoded, rows, self.pad_id).to(self.device))[:, None]
+            return mean_losses(
+                network, collate(self.reader.encoded, rows, self.reader.pad_id).to(self.processes.device)
+            )[:, None]
 
         @contextmanager
         def network() -> Iterator[nn.Module]:
             yield _gone(step) if model is None else model
 
         key = {**self._identity, "step": step}
-        buckets = bucketed(self.encoded.lengths, self.max_tokens)
+        buckets = bucketed(self.reader.encoded.lengths, self.max_tokens)
         return run_pass(self._work, f"step{step}", key, buckets, network, compute, self.processes)
 
 

@@ -1,0 +1,157 @@
+"""Every method on real images: dtd10 and caltech101 with ViT-Tiny, four ratios, five seeds, linear probe.
+
+python -m scripts.reproduce.baselines_run --data <folder with data/ and weights/> [--results results]
+    [--methods herding el2n ...]
+
+Training dynamics come from the linear-probe proxy (scores are called <scorer>_probe); on dtd10 also from the fully
+fine-tuned one, one seed, for the methods that read a proxy. Methods run in grids of eight; where a grid fails, each of
+them runs alone, so that the one that fails is named and leaves the others alone. Finished runs are skipped, so the
+command can be given again. Writes baselines.md, baselines.csv and baselines_runs.csv (every run) into results/tables;
+runs that are there already stay, unless they were made anew. --tables-only makes the tables from what is finished.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from prunetune.config import catalogue, names
+from prunetune.config.methods import METHODS
+from prunetune.report import collect, tables
+from scripts.real_data import ROOT, backbones, check_folder, datasets
+
+RATIOS, WHOLE = "ratios=[0.05,0.1,0.3,0.5]", "ratios=[1.0]"
+VIEWS, AT_ONCE = 4, 8
+SKIPPED = {
+    "grand_released": "needs the fully fine-tuned proxy",
+    "herding_finetuned": "needs the fully fine-tuned proxy",
+    "k_center_finetuned": "needs the fully fine-tuned proxy",
+    "dlc_finetuned": "needs the fully fine-tuned proxy: with a linear probe nothing is fine-tuned",
+}
+RUN_COLUMNS = (  # of every run: enough to make the tables again
+    *(*collect.NAMES, "ratio", "seed", "accuracy", "worst_class_accuracy"),
+    *("gamma", "selection_rule", "budgets", "precision", "views", "num_classes", "num_pool", "num_kept"),
+    *("num_test", "score_seconds", "search_seconds", "sample_seconds", "score_peak_memory_bytes", "device", "commit"),
+    "dataset_fingerprint",
+)
+LAST = ("grand", "grand_released", "deepfool", "deepfool_deepcore")  # backward passes for every image
+DATASETS, PROXIES = ["dtd10", "caltech101"], ["linear_probe", "full"]
+
+
+def methods() -> list[str]:
+    """Return every method of the table, random first."""
+    return ["random", *sorted(set(METHODS) - {"random"})]
+
+
+def reads_proxy(method: str) -> bool:
+    """Whether a method's scorer reads the proxy."""
+    own = {key.removeprefix("scorer."): value for key, value in METHODS[method].settings.items()}
+    return names.reads_proxy(catalogue.settings("scorer", METHODS[method].scorer) | own)
+
+
+def grid(data: Path, dataset: str, names: list[str], proxy: str, results: Path, ratios: str = RATIOS) -> list[str]:
+    """Return the command of one grid."""
+    seeds = "seeds=[0,1,2,3,4]" if proxy == "linear_probe" else "seeds=[0]"
+    named = [*datasets(data)[dataset], *backbones(data)["vit_tiny"], f"proxy={proxy}", f"methods=[{','.join(names)}]"]
+    # bf16 by name also trains the full proxy in bf16: half the time on a CPU
+    shared = [ratios, seeds, f"finetune.views={VIEWS}", "finetune.evaluate_every=50", "precision=bf16"]
+    command = [sys.executable, str(ROOT / "run.py"), "--config-name", "grid", f"results_dir={results}"]
+    return [*command, "wandb=disabled", *named, *shared]
+
+
+def run(command: list[str], about: str) -> str | None:
+    """Run one grid and return what went wrong, if anything did."""
+    print(about, flush=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return None
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    print(f"  failed: {last}", flush=True)
+    return f"{about}: {last}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(), help="folder with data/ and weights/")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="the results_dir of the runs")
+    parser.add_argument("--out", type=Path, help="where the tables go (default: <results>/tables)")
+    parser.add_argument("--methods", nargs="+", choices=methods(), metavar="METHOD", help="default: all")
+    parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
+    parser.add_argument("--proxies", nargs="+", choices=PROXIES, default=PROXIES)
+    parser.add_argument("--tables-only", action="store_true")
+    options = parser.parse_args()
+    if not options.tables_only:
+        check_folder(options.data)
+    failures = [] if options.tables_only else run_all(options)
+    write_tables(options.results, options.out or options.results / "tables")
+    if failures:
+        sys.exit("\n".join(["error: some methods failed:", *failures]))
+
+
+def run_all(options: argparse.Namespace) -> list[str]:
+    """Run every grid and return what failed."""
+    data, failures = options.data.resolve(), []
+    for proxy in options.proxies:
+        for dataset in options.datasets if proxy == "linear_probe" else ["dtd10"]:
+            names = wanted(options.methods, proxy)
+            if "random" in names:
+                failures.append(run(grid(data, dataset, ["random"], proxy, options.results, WHOLE), "the whole pool"))
+            for group in [names[i : i + AT_ONCE] for i in range(0, len(names), AT_ONCE)]:
+                about = f"{dataset}, {proxy} proxy: "
+                if run(grid(data, dataset, group, proxy, options.results), about + ", ".join(group)):
+                    alone = [run(grid(data, dataset, [name], proxy, options.results), about + name) for name in group]
+                    failures += alone
+    return [failure for failure in failures if failure]
+
+
+def wanted(names: list[str] | None, proxy: str) -> list[str]:
+    """Return the methods of one table, of those named or of all: with the full proxy those that read it."""
+    names = names or methods()
+    names = sorted(names, key=lambda name: LAST.index(name) if name in LAST else -1)  # the others as they were
+    return [name for name in names if (reads_proxy(name) if proxy == "full" else name not in SKIPPED)]
+
+
+def write_tables(results_dir: Path, out: Path) -> None:
+    """Write the finished runs of ViT-Tiny as baselines.md and baselines.csv."""
+    results, skipped = collect.collect_images(results_dir)
+    for line in skipped:
+        print(line, file=sys.stderr)
+    file = out / "baselines_runs.csv"
+    if results.empty and not file.is_file():
+        sys.exit(f"error: no finished runs below {results_dir / 'runs'}; run without --tables-only")
+    results = with_earlier(chosen(results) if len(results) else results, file)
+    table = tables.summary(results)
+    out.mkdir(parents=True, exist_ok=True)
+    parts = [tables.to_markdown(table, tables.footer(results)), tables.costs_markdown(table), not_run()]
+    (out / "baselines.md").write_text("\n".join(parts))
+    tables.to_csv(table, out / "baselines.csv")
+    results[list(RUN_COLUMNS)].to_csv(file, index=False, lineterminator="\n")
+    print(f"wrote baselines.md, baselines.csv and baselines_runs.csv in {out}")
+
+
+def with_earlier(results: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """Return the runs and those of an earlier baselines_runs.csv that are not among them."""
+    if not file.is_file():
+        return results
+    identity = list(collect.IDENTITY)
+    earlier = pd.read_csv(file).assign(run="")
+    both = pd.concat([earlier, results]).drop_duplicates(identity, keep="last")
+    return both.sort_values(identity, kind="stable").reset_index(drop=True)
+
+
+def chosen(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that belong in the table."""
+    is_ours = results["dataset"].isin(DATASETS) & (results["backbone"] == "vit_tiny")
+    return results[is_ours & (results["finetune"] == "linear_probe") & (results["precision"] == "bf16")]
+
+
+def not_run() -> str:
+    """Return what was left out, and why."""
+    lines = [f"- {method}: {why}" for method, why in SKIPPED.items()]
+    return "\n".join(["### Not run with the linear-probe proxy", "", *lines, ""])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The commands about finished runs: which there are, tables, figures and pages of them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Results = Annotated[Path, typer.Option("--results", metavar="FOLDER", help="The results_dir of the runs.")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="By default all that have runs.")]
+Published = Annotated[
+    Path | None,
+    typer.Option("--paper", metavar="FOLDER", help="Published numbers.", show_default="those of the package"),
+]
+Dirty = Annotated[bool, typer.Option("--allow-dirty", help="Also show runs of uncommitted code.")]
+Dataset = Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="Only the runs of this data set.")]
+RESULTS = Path("results")
+
+
+def _out(folder: str) -> typer.models.OptionInfo:
+    """Return the option that says where files go, by default into this folder below --results."""
+    return typer.Option("--out", metavar="FOLDER", help="Where to write.", show_default=f"<results>/{folder}")
+
+
+def status(
+    sweep: Annotated[str, typer.Argument(help="A preset of the group sweep, such as main.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Those that the sweep was launched with.")
+    ] = None,
+    results: Results = RESULTS,
+) -> None:
+    """Count what is done, failed and missing of a sweep.
+
+    Give the sweep's own command again to run what is not done; finished runs are left as they are.
+    """
+    from prunetune.instruct import registration  # noqa: F401  sweeps of text runs are composed with their schema
+    from prunetune.instruct.sweeps import TEXT_RUNS
+    from prunetune.runs import status
+
+    status.show(sweep, [*(overrides or []), f"results_dir={results}"], [TEXT_RUNS])
+
+
+def collect(results: Results = RESULTS) -> None:
+    """Gather every finished run into results.csv, one sorted row per run."""
+    from prunetune.base.errors import InputError
+    from prunetune.report import collect
+
+    rows, skipped = collect.collect(results)
+    for line in skipped:
+        print(line, file=sys.stderr)
+    if rows.empty:
+        raise InputError(collect.no_runs(results))
+    collect.write(rows, results / "results.csv")
+    print(f"{results / 'results.csv'}: {len(rows)} runs")
+
+
+def report(
+    dataset: Dataset = None, results: Results = RESULTS, out: Annotated[Path | None, _out("report")] = None
+) -> None:
+    """Print the table of all finished runs and write it, two pictures and one HTML page."""
+    from prunetune.report import overview
+
+    overview.report(results, dataset, out or results / "report")
+
+
+def tables(
+    names: Names = None,
+    results: Results = RESULTS,
+    paper: Published = None,
+    out: Annotated[Path | None, _out("tables")] = None,
+    allow_dirty: Dirty = False,
+) -> None:
+    """Write the paper's tables, ours beside the published numbers, as Markdown, CSV and LaTeX."""
+    from prunetune.report import paper as published
+    from prunetune.report import table_files
+
+    table_files.make(names or [], results, paper or published.FOLDER, out or results / "tables", allow_dirty)
+
+
+def figures(
+    names: Names = None,
+    results: Results = RESULTS,
+    paper: Published = None,
+    analysis: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="What `analyse` wrote.", show_default="<results>/analysis"),
+    ] = None,
+    out: Annotated[Path | None, _out("figures")] = None,
+    allow_dirty: Dirty = False,
+) -> None:
+    """Draw the paper's figures from finished runs and from what `analyse` wrote, as PNG and PDF."""
+    from prunetune.report import figure_files
+    from prunetune.report import paper as published
+
+    inputs = figure_files.Inputs(results, paper or published.FOLDER, analysis or results / "analysis", allow_dirty)
+    figure_files.make(names or [], inputs, out or results / "figures")
+
+
+def analyse(
+    dataset: Dataset = None,
+    backbone: Annotated[str | None, typer.Option(metavar="NAME", help="Only the runs of this backbone.")] = None,
+    results: Results = RESULTS,
+    out: Annotated[Path | None, _out("analysis")] = None,
+) -> None:
+    """Compare scores and subsets of finished runs: rank correlation, losses of easy and hard images, MMD.
+
+    It trains and embeds nothing. What is gone is named in one line and left out.
+    """
+    from prunetune.report import analyses
+
+    analyses.analyse(results, dataset, backbone, out or results / "analysis")
+
+
+def wandb_report(
+    results: Results = RESULTS,
+    name: Annotated[str, typer.Option(help="The run's name on its page.")] = "report",
+    wandb: Annotated[str, typer.Option(metavar="MODE", help="auto, online, offline or disabled.")] = "auto",
+) -> None:
+    """Log the tables and figures below --results as one run on W&B."""
+    from prunetune.report import wandb_report
+
+    print(wandb_report.log_report(results, name, wandb))

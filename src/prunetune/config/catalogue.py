@@ -1,0 +1,179 @@
+"""What there is to choose from: every scorer, sampler, method, network and data set, by name.
+
+The settings of a scorer or sampler have one home, its class, and for a variant its YAML file, which says only what
+differs. This module reads the classes' source and these files, so that nothing here loads torch. `register` tells Hydra
+the defaults of every class as the groups scorer and sampler; text runs `add` theirs. `entries` is the same list for the
+library and for people.
+"""
+
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from prunetune.base.errors import InputError, suggestion
+from prunetune.base.lazy import full_name
+from prunetune.config.class_source import ClassSource, ancestry, read_class
+from prunetune.config.methods import METHODS, Method
+
+# config group: the package whose table MODULES names its classes
+PACKAGES = {"scorer": "prunetune.scorers", "sampler": "prunetune.samplers"}
+BASES = ("Scorer", "Sampler")  # what the classes of these groups inherit from
+# samplers that many methods use: the source of such a method is its scorer's
+GENERAL_SAMPLERS = ("topk", "topk_easiest", "topk_flexible", "flexrand", "flexrand_released", "random")
+METHOD_TABLES = {"method": (METHODS, "scorer")}  # config group: its rows, and the group of their scorers
+KINDS = {  # what people ask for: the config group
+    "scorers": "scorer",
+    "samplers": "sampler",
+    "methods": "method",
+    "backbones": "backbone",
+    "datasets": "dataset",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One choice of a config group, in words and in numbers.
+
+    about: one line. cost, source: one sentence each, "" where nothing is said. settings: what a run's configuration
+    holds of it, `_target_` and `name` included, interpolations such as `${ratio}` unresolved; of a method the dotted
+    keys in which it differs.
+    """
+
+    name: str
+    about: str
+    cost: str
+    source: str
+    settings: Mapping[str, Any]
+
+
+def entries(kind: str, word: str = "") -> dict[str, Entry]:
+    """Return every choice of a kind by name, in alphabetical order.
+
+    Args:
+        kind: one of `KINDS`, such as "scorers".
+        word: only those that have this word in their name, line or source, whatever its case; "" takes all.
+
+    Raises:
+        InputError: there is no such kind.
+    """
+    if kind not in KINDS:
+        raise InputError(f"there is no list of {kind!r}.{suggestion(kind, KINDS)} Known: {', '.join(KINDS)}")
+    found, wanted = _entries(KINDS[kind]), word.lower()
+    return {
+        name: entry for name, entry in sorted(found.items()) if wanted in f"{name} {entry.about} {entry.source}".lower()
+    }
+
+
+def settings(group: str, name: str) -> dict[str, Any]:
+    """Return what a run's configuration holds of a choice, such as ("sampler", "flexrand").
+
+    Raises:
+        InputError: the group has no such choice.
+    """
+    found = _entries(group)
+    if name not in found:
+        raise InputError(f"there is no {group} {name!r}.{suggestion(name, found)} Known: {', '.join(sorted(found))}")
+    return dict(found[name].settings)
+
+
+def add(kinds: Mapping[str, str], package: tuple[str, str], table: tuple[str, Mapping[str, Method]]) -> None:
+    """Add the groups of another kind of runs to the list; to do so again changes nothing.
+
+    Args:
+        kinds: what people ask for, and the config group of each.
+        package: a config group of scorers, and the package whose table MODULES names its classes.
+        table: a config group of methods, and its rows.
+    """
+    KINDS.update(kinds)
+    PACKAGES[package[0]] = package[1]
+    METHOD_TABLES[table[0]] = (table[1], package[0])
+
+
+def register(store: ConfigStore, groups: Iterable[str] = ("scorer", "sampler")) -> None:
+    """Tell Hydra the defaults of every class of some groups, by default the scorers and samplers of image runs."""
+    for group in groups:
+        for name, entry in class_entries(group).items():
+            store.store(group=group, name=name, node=dict(entry.settings))
+
+
+@functools.cache
+def class_entries(group: str) -> dict[str, Entry]:
+    """Return the defaults of every class of a group by name."""
+    package, found = PACKAGES[group], {}
+    for class_name, module in import_module(package).MODULES.items():
+        home = full_name(package, module)
+        if not class_name[0].isupper() or not _is_of_a_group(home, class_name):
+            continue
+        described = read_class(home, class_name)
+        if "name" in described.variables:  # an abstract class has none
+            content = composed(f"{package}.{class_name}", described)
+            name = content["name"] or described.variables["name"]
+            found[name] = Entry(name, described.about, described.part("Cost"), described.part("Source"), content)
+    return found
+
+
+def composed(target: str, described: ClassSource) -> dict[str, Any]:
+    """Return what a run's configuration says of a class: what it is called and what it reads, then its settings."""
+    variables = described.variables
+    content: dict[str, Any] = {"_target_": target, "name": variables["name"]}
+    if "own_sampler" in variables:
+        content["own_sampler"] = variables["own_sampler"]
+    if variables.get("reads_proxy") or variables.get("needs") == "probabilities":
+        content["uses_proxy"] = True
+    return {**content, **described.settings, **variables.get("in_runs", {})}
+
+
+def _is_of_a_group(module: str, class_name: str) -> bool:
+    """Whether a class is a scorer or a sampler; a package may hold other classes beside them."""
+    return any(node.name in BASES for _, node in ancestry(module, class_name))
+
+
+@functools.cache
+def _entries(group: str) -> dict[str, Entry]:
+    """Return every choice of a group: defaults of classes, rows of a methods table, files of the configs folder."""
+    if group in METHOD_TABLES:
+        table, scorers = METHOD_TABLES[group]
+        found = {name: _method_entry(method, _entries(scorers)) for name, method in table.items()}
+    else:
+        found = dict(class_entries(group)) if group in PACKAGES else {}
+    files = {path.stem: path for path in (configs_folder() / group).glob("*.yaml")}
+    return found | {name: _file_entry(group, path, found, files) for name, path in files.items()}
+
+
+def _method_entry(method: Method, scorers: Mapping[str, Entry]) -> Entry:
+    """Return a method as an entry.
+
+    Its cost is its scorer's, or its sampler's where no score is read. Its source is that of the more special of them.
+    """
+    scorer, sampler = scorers[method.scorer], _entries("sampler")[method.sampler]
+    cost = sampler.cost if method.scorer == "none" else scorer.cost
+    source = scorer.source if method.sampler in GENERAL_SAMPLERS else sampler.source
+    parts = {"scorer": method.scorer, "sampler": method.sampler, **method.settings}
+    return Entry(method.name, method.about, cost, source, parts)
+
+
+def _file_entry(group: str, path: Path, classes: Mapping[str, Entry], files: Mapping[str, Path]) -> Entry:
+    """Return a YAML file as an entry: what it names in its defaults list, then its own settings."""
+    text = path.read_text(encoding="utf-8")
+    content = OmegaConf.to_container(OmegaConf.create(text)) or {}
+    base = Entry(path.stem, "", "", "", {})
+    for name in content.pop("defaults", []):
+        if name != "_self_":
+            base = classes[name] if name in classes else _file_entry(group, files[name], classes, files)
+    lines = [line.lstrip("# ") for line in text.splitlines() if line.startswith("# ") and "@package" not in line]
+    return Entry(path.stem, lines[0] if lines else "", base.cost, base.source, {**base.settings, **content})
+
+
+def configs_folder() -> Path:
+    """Return the folder of the YAML files: that of the checkout, or of the installed package `prunetune.configs`."""
+    beside = Path(__file__).resolve().parents[3] / "configs"
+    if (beside / "config.yaml").is_file():
+        return beside
+    return Path(next(iter(find_spec("prunetune.configs").submodule_search_locations)))

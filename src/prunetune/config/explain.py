@@ -1,0 +1,40 @@
+"""What went wrong while a configuration was composed, in one line."""
+
+import re
+
+from hydra.errors import MissingConfigException, OverrideParseException
+
+from prunetune.base.errors import suggestion
+from prunetune.config.removed import explanation
+
+ROOTS = ("config", "grid", "instruct")
+
+
+def explain(error: Exception) -> str:
+    """Return what Hydra, OmegaConf or this package found wrong, with our advice in the place of Hydra's.
+
+    Args:
+        error: a HydraException, an OmegaConfBaseException or an InputError.
+    """
+    if isinstance(error, MissingConfigException):
+        return _missing(error)
+    text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    removed = explanation(text)
+    if removed:
+        return removed
+    taken = re.match(r"'([^']+)' is validated against ConfigStore schema", text)
+    if taken:
+        return f"the package has a {taken[1]} of its own, and a file cannot have the same name; rename your file"
+    if isinstance(error, OverrideParseException):
+        return f"{text}; a value with special characters needs quotes of its own: 'key=\"value\"'"
+    return re.sub(r"To append to your config use \S+", "There is no such option; --help lists them all.", text)
+
+
+def _missing(error: MissingConfigException) -> str:
+    """Name what was chosen of a group that has no such choice, the nearest one, and all that there are."""
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    what, known = (group, error.options or []) if group else ("root configuration", ROOTS)
+    # a preset or a variant that asked for it, not a root configuration
+    asked_by = re.match(r"In '((?!hydra/)[^']+/[^']+)': ", str(error))
+    place = f"in {asked_by[1]}: " if asked_by else ""
+    return f"{place}there is no {what} {name!r}.{suggestion(name, known)} Known: {', '.join(sorted(known))}"

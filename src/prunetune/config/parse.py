@@ -1,0 +1,149 @@
+"""From a composed configuration to the frozen description of a run.
+
+This is the door: what lies below it (`prunetune.runs` and all rooms under it) sees no configuration.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from prunetune.base.errors import InputError
+from prunetune.config.build import build, check_keys
+from prunetune.config.identity import recorded, sampler_settings
+from prunetune.config.names import Names, names
+from prunetune.data.pool import Dataset
+from prunetune.networks.backbone import Backbone
+from prunetune.samplers.base import Sampler, check_ratio
+from prunetune.samplers.candidates import OPEN, Search, beta_candidates, end_candidates, gamma_candidates
+from prunetune.scorers.base import Scorer
+from prunetune.signals.proxy import ProxyRecipe
+from prunetune.training.recipe import Recipe
+
+STEPS = ("score", "prune", "finetune")
+
+
+@dataclass(frozen=True)
+class ImageRun:
+    """One image run as it was asked for: what to do, with what, and where the outcome goes.
+
+    names: what it is called. until: the last step, one of `STEPS`. scoring_backbone: None where the fine-tuned one
+    scores. candidates: the sampler under the label ""; several where a number was left open (auto), which is settled
+    on held-out images. device and precision: as asked for, "auto" among them. short_side: pixels to which images are
+    shrunk in the store, None for none. record: the configuration that identifies the run, as result.json keeps it.
+    """
+
+    names: Names
+    ratio: float
+    seed: int
+    tag: str
+    until: str
+    dataset: Dataset
+    backbone: Backbone
+    scoring_backbone: Backbone | None
+    scorer: Scorer
+    candidates: Mapping[str, Sampler]
+    recipe: Recipe
+    proxy: ProxyRecipe
+    search: Search
+    device: str
+    precision: str
+    batch_size: int
+    short_side: int | None
+    wandb: str
+    results_dir: Path
+    record: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        check_ratio(self.ratio)
+        if self.until not in STEPS:
+            raise InputError(f"until must be one of {', '.join(STEPS)}, got {self.until!r}")
+        if self.batch_size < 1:
+            raise InputError(
+                f"batch_size is the number of images per forward pass and must be at least 1, got {self.batch_size}"
+            )
+        if self.short_side is not None and self.short_side < 1:
+            raise InputError(f"images.short_side must be null or a number of pixels, got {self.short_side}")
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether the sampler is chosen on held-out images."""
+        return len(self.candidates) > 1
+
+    @property
+    def title(self) -> str:
+        """The run's name for people."""
+        return self.names.title(self.ratio, self.seed)
+
+
+def parse_image_run(cfg: DictConfig) -> ImageRun:
+    """Return the run that a composed configuration describes; nothing is read but the files that it names.
+
+    Raises:
+        InputError: a key that no run reads, or a value that cannot be.
+    """
+    check_keys(cfg)
+    if not cfg.results_dir:
+        raise InputError("results_dir is the folder of runs and store and must not be empty; pass results_dir=<folder>")
+    return ImageRun(
+        names=names(cfg),
+        ratio=cfg.ratio,
+        seed=cfg.seed,
+        tag=cfg.tag,
+        until=cfg.until,
+        dataset=build(cfg.dataset),
+        backbone=build(cfg.backbone),
+        scoring_backbone=None if cfg.scoring_backbone is None else build(cfg.scoring_backbone),
+        scorer=build(cfg.scorer),
+        candidates=parse_candidates(cfg),
+        recipe=parse_recipe(cfg.finetune),
+        proxy=parse_proxy(cfg.proxy),
+        search=parse_search(cfg.gamma_search),
+        device=cfg.device,
+        precision=cfg.precision,
+        batch_size=cfg.batch_size,
+        short_side=cfg.images.short_side,
+        wandb=cfg.wandb,
+        results_dir=Path(cfg.results_dir),
+        record=recorded(cfg),
+    )
+
+
+def parse_recipe(group: DictConfig) -> Recipe:
+    """Return how a run trains, from its group `finetune`."""
+    values = OmegaConf.to_container(group)
+    return Recipe(**{**values, "milestones": tuple(values["milestones"])})
+
+
+def parse_proxy(group: DictConfig) -> ProxyRecipe:
+    """Return how the proxy of training dynamics is trained, from the group `proxy`."""
+    values = OmegaConf.to_container(group)
+    own = {key: values.pop(key) for key in ("initial", "augment", "record")}
+    training = Recipe(**{**values, "milestones": tuple(values["milestones"])}, views=0, evaluate_every=values["epochs"])
+    return ProxyRecipe(training, **own)
+
+
+def parse_search(group: DictConfig) -> Search:
+    """Return how a run chooses between samplers, from its group `gamma_search`."""
+    values = OmegaConf.to_container(group)
+    lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+    return Search(**{**values, **lists})
+
+
+def parse_candidates(cfg: DictConfig) -> dict[str, Sampler]:
+    """Return the run's sampler under the label "", or the samplers to choose between, those that win ties first."""
+    settings = sampler_settings(cfg.sampler, cfg.scorer.own_sampler)
+    is_open = [key for key in OPEN if settings.get(key) == "auto"]
+    if not is_open:
+        return {"": build(settings)}
+    [key] = is_open
+
+    def make(value: float | str) -> Sampler:
+        return build({**settings, key: value})
+
+    if key == "end":
+        return end_candidates(make)
+    candidates = gamma_candidates if key == "gamma" else beta_candidates
+    return candidates(make, parse_search(cfg.gamma_search), cfg.ratio)

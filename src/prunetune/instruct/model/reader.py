@@ -1,0 +1,29 @@
+"""A corpus as a language model reads it."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from prunetune.instruct.corpus.encoding import Encoded, padding_id
+from prunetune.instruct.model.language_model import LanguageModel, TinyLanguageModel
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A language model, not yet loaded, its tokenizer, and N samples as the tokenizer reads them."""
+
+    llm: LanguageModel | TinyLanguageModel
+    tokenizer: Any
+    encoded: Encoded
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills the rows of a batch; it is never counted.
+
+        Raises:
+            InputError: the tokenizer has neither a padding nor an EOS token.
+        """
+        return padding_id(self.tokenizer)
+
+    def of(self, encoded: Encoded) -> "Reader":
+        """Return the same model and tokenizer with other samples."""
+        return replace(self, encoded=encoded)

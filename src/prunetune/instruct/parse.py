@@ -1,0 +1,157 @@
+"""From the composed configuration of a text run to what the run needs: here `cfg` ends."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from prunetune.base.errors import InputError, suggestion
+from prunetune.config.build import build, check_keys
+from prunetune.config.identity import sampler_settings
+from prunetune.config.names import Names
+from prunetune.instruct.corpus.corpora import Corpus
+from prunetune.instruct.corpus.strata import STRATA
+from prunetune.instruct.identity import text_recorded
+from prunetune.instruct.model.language_model import LanguageModel, TinyLanguageModel
+from prunetune.instruct.names import text_names
+from prunetune.instruct.schema import InstructConfig
+from prunetune.instruct.tuning.mmlu import EvaluationSettings
+from prunetune.instruct.tuning.sft_settings import SftSettings
+from prunetune.runs import sampler_search
+from prunetune.runs.scores import check_fit
+from prunetune.runs.tracking import MODES
+from prunetune.samplers import Sampler
+from prunetune.samplers.base import check_ratio
+from prunetune.scorers.base import Scorer
+
+STEPS = ("score", "prune", "finetune", "evaluate")
+
+
+@dataclass(frozen=True)
+class TextRun:
+    """One text run: what is scored, kept, trained and asked, and where the results go.
+
+    until: the last step, one of STEPS. scoring_llm: None where the fine-tuned model scores. candidates: the samplers by
+    label, one, or several where gamma is open, those that win ties first. trajectory: at how many points of a
+    fine-tuning text_scorer=s2l records losses. held_out: fraction of the corpus that takes no part. max_tokens: of a
+    scoring pass, padding included. results_dir: has the store and the runs. record: the configuration as result.json
+    records it, which identifies the run.
+    """
+
+    names: Names
+    ratio: float
+    seed: int
+    tag: str
+    until: str
+    corpus: Corpus
+    llm: LanguageModel | TinyLanguageModel
+    scoring_llm: LanguageModel | TinyLanguageModel | None
+    scorer: Scorer
+    candidates: Mapping[str, Sampler]
+    sft: SftSettings
+    evaluation: EvaluationSettings
+    trajectory: int
+    strata: str
+    held_out: float
+    max_tokens: int
+    device: str
+    wandb: str
+    results_dir: Path
+    record: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_ratio(self.ratio)
+        for key, known in (("until", STEPS), ("strata", STRATA), ("wandb", MODES)):
+            value = getattr(self, key)
+            if value not in known:
+                raise InputError(f"{key} must be one of {', '.join(known)}, got {value!r}.{suggestion(value, known)}")
+        if not 0 <= self.held_out < 1:
+            raise InputError(f"held_out is a fraction of the corpus and must be in [0, 1), got {self.held_out}")
+        if self.max_tokens < 1:
+            raise InputError(f"max_tokens is the size of a scoring pass and must be at least 1, got {self.max_tokens}")
+        for sampler in self.candidates.values():
+            check_sampler(sampler)
+            check_fit(self.scorer, sampler, self.ratio)
+        if "trajectory" in self.scorer.reads and not self.sft.epochs:
+            raise InputError(f"text_scorer=s2l records a fine-tuning and sft={self.sft.name} trains nothing")
+        if self.is_searched and not self.sft.epochs:
+            raise InputError(f"sampler.gamma=auto compares fine-tuned models and sft={self.sft.name} trains none")
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether a choice between samplers is open."""
+        return len(self.candidates) > 1
+
+
+def parse_text_run(cfg: DictConfig) -> TextRun:
+    """Return the run that a composed configuration describes; neither data nor weights are looked at.
+
+    Raises:
+        InputError: there is a key or a value that no step could use.
+    """
+    check_keys(cfg, InstructConfig)
+    if not cfg.results_dir:
+        raise InputError("results_dir is the folder of runs and store and must not be empty; pass results_dir=<folder>")
+    return TextRun(
+        names=text_names(cfg),
+        ratio=cfg.ratio,
+        seed=cfg.seed,
+        tag=cfg.tag,
+        until=cfg.until,
+        corpus=build(cfg.corpus),
+        llm=build(cfg.llm),
+        scoring_llm=None if cfg.scoring_llm is None else build(cfg.scoring_llm),
+        scorer=_scorer(cfg.text_scorer),
+        candidates=_candidates(cfg),
+        sft=SftSettings(**_plain(cfg.sft)),
+        evaluation=EvaluationSettings(**_plain(cfg.evaluation)),
+        trajectory=cfg.trajectory.checkpoints,
+        strata=cfg.strata,
+        held_out=cfg.held_out,
+        max_tokens=cfg.max_tokens,
+        device=cfg.device,
+        wandb=cfg.wandb,
+        results_dir=Path(cfg.results_dir),
+        record=text_recorded(cfg),
+    )
+
+
+def check_sampler(sampler: Sampler) -> None:
+    """Refuse a sampler that reads what text runs do not have.
+
+    Raises:
+        InputError: it reads features or a proxy, or chooses anew in every epoch.
+    """
+    is_dynamic = type(sampler).schedule is not Sampler.schedule
+    if sampler.needs != "nothing" or sampler.budgets == "drop" or is_dynamic:
+        raise InputError(
+            f"{type(sampler).__name__} reads image features, a proxy's training or draws anew in every epoch, which a "
+            "text run has not; pass sampler=flexrand, topk, topk_easiest, random, ccs, window or double_end"
+        )
+
+
+def _scorer(group: DictConfig) -> Scorer:
+    """Build the scorer. A scorer of images and text calls its options scorer.<key>; here they are text_scorer.<key>."""
+    try:
+        return build(group)
+    except InputError as error:
+        raise InputError(re.sub(r"\bscorer\.", "text_scorer.", str(error))) from None
+
+
+def _candidates(cfg: DictConfig) -> dict[str, Sampler]:
+    """Return the sampler, or where gamma is open one for each valid gamma, those nearest .5 first."""
+    settings = sampler_settings(cfg.sampler, cfg.text_scorer.own_sampler)
+    if settings.get("end") == "auto":
+        raise InputError("sampler.end=auto is not for text runs; pass sampler=topk or sampler=topk_easiest")
+    if settings.get("gamma") != "auto":
+        return {"": build(settings)}
+    search = sampler_search.Search(grid=tuple(cfg.gamma_search.grid))
+    return sampler_search.gamma_candidates(lambda gamma: build({**settings, "gamma": gamma}), search, cfg.ratio)
+
+
+def _plain(group: DictConfig) -> dict[str, Any]:
+    values = OmegaConf.to_container(group)
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -1,0 +1,14 @@
+"""Sweeps of text runs, as `prunetune.config.sweeps` reads them: each job is one run."""
+
+from prunetune.config.sweeps import SingleRuns
+from prunetune.instruct.identity import text_recorded
+from prunetune.instruct.names import text_names
+from prunetune.instruct.schema import ROOT
+
+TEXT_RUNS = SingleRuns(
+    root=ROOT,
+    groups=frozenset(["corpus", "llm", "text_scorer", "text_method", "sft"]),
+    last_step="evaluate",
+    names=text_names,
+    recorded=text_recorded,
+)

@@ -1,0 +1,463 @@
+"""Analyse the scores and subsets of finished runs: rank correlation, losses of easy and hard images, MMD.
+
+The body of `prunetune analyse`. It trains and embeds nothing: it reads runs and their store. What is gone is named in
+one line and left out.
+"""
+
+import csv
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError
+from torch import Tensor
+
+from prunetune.base.errors import InputError, suggestion
+from prunetune.base.store import Key, Store
+from prunetune.config.build import FOR_PEOPLE, build
+from prunetune.config.identity import REMOVED
+from prunetune.config.names import reads_proxy
+from prunetune.networks.masking import MaskPath
+from prunetune.report import collect
+from prunetune.report.score_analysis import PoolKernel, easiest_and_hardest, easy_and_hard_curves, within_class_spearman
+from prunetune.report.tables import method_name
+from prunetune.runs import image_run
+from prunetune.signals.label_odds import label_losses
+from prunetune.signals.network import NetworkSignals
+from prunetune.signals.proxy import FULL_PROXY
+
+REFERENCE = "lc_optimisation"  # also with the suffix of another proxy; the fully fine-tuned one comes first
+COLUMNS = {
+    "rank_correlation": (
+        *("dataset", "backbone", "first", "second", "tag", "class_mean", "class_std", "num_classes"),
+        *("num_left_out", "num_scores", "scores_std"),
+    ),
+    "loss_by_masking": ("dataset", "backbone", "group", "masking_ratio", "loss"),
+    "loss_by_epoch": ("dataset", "backbone", "group", "epoch", "loss"),
+    "mmd": ("dataset", "backbone", "method", "ratio", "seed", "mmd", "features", "num_kept", "num_pool"),
+}
+MANY = 10**9  # weights of an imagined network, whose masked counts give a path's fractions
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its row of the collected frame and its whole result."""
+
+    row: Row
+    result: dict[str, Any]
+
+    @property
+    def scored_by(self) -> tuple[str, str]:
+        """What its scores are about: data set and scoring backbone."""
+        return self.row["dataset"], self.row["scoring_backbone"]
+
+    @property
+    def scorer(self) -> dict[str, Any]:
+        """The configuration of its scorer."""
+        return self.result["config"]["scorer"]
+
+
+class ScoreKey(NamedTuple):
+    """What scores are called, and a text of all that they depend on beside network and seed."""
+
+    dataset: str
+    backbone: str
+    scorer: str
+    tag: str
+    settings: str
+
+
+@dataclass(frozen=True)
+class ScoreFile:
+    """A stored scores.csv: ids and labels of N images, values [N] float64, and the folder it lies in."""
+
+    sample_ids: tuple[str, ...]
+    labels: Tensor
+    values: Tensor
+    folder: Path
+
+
+@dataclass(frozen=True)
+class StoredOnly:
+    """A store that makes nothing: what is not there is an error."""
+
+    store: Store
+
+    def place(self, kind: str, prefix: str, key: Key) -> Path:
+        """Return where the entry would be."""
+        return self.store.place(kind, prefix, key)
+
+    def entry(self, kind: str, prefix: str, key: Key, make: Callable[[Path], dict[str, Any]]) -> Path:
+        """Return the entry's folder.
+
+        Raises:
+            InputError: it is not in the store.
+        """
+        place = self.place(kind, prefix, key)
+        if not place.is_dir():
+            raise InputError(f"{kind} of {prefix} ({place.name}) are not in the store; run a method that needs them")
+        return place
+
+
+def analyse(results_dir: Path, dataset: str | None, backbone: str | None, out: Path) -> None:
+    """Write the CSV files for which there is something to say, and print their paths.
+
+    Raises:
+        InputError: no finished runs.
+    """
+    runs = read_runs(results_dir, dataset, backbone)
+    makers = {
+        "rank_correlation": rank_correlation,
+        "loss_by_masking": loss_by_masking,
+        "loss_by_epoch": loss_by_epoch,
+        "mmd": mmd,
+    }
+    for name, maker in makers.items():
+        rows = sorted(maker(runs, results_dir), key=lambda row: tuple(map(_sortable, row.values())))
+        if rows:
+            path = out / f"{name}.csv"
+            out.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame(rows, columns=list(COLUMNS[name])).to_csv(path, index=False, lineterminator="\n")
+            print(f"{path}: {len(rows)} rows")
+        else:
+            print(f"{name}: nothing to write", file=sys.stderr)
+
+
+def read_runs(results_dir: Path, dataset: str | None, backbone: str | None) -> list[Run]:
+    """Return the finished runs of a data set and of a backbone (that scores or is fine-tuned); None: of all.
+
+    Where one name stands for a network under several settings, such as normalizations, only the most common is kept.
+    """
+    frame, skipped = collect.collect_images(results_dir)
+    for line in skipped:
+        print(line, file=sys.stderr)
+    if frame.empty:
+        raise InputError(collect.no_runs(results_dir))
+    for columns, name in ((["dataset"], dataset), (["backbone", "scoring_backbone"], backbone)):
+        if name is not None:
+            known = sorted({value for column in columns for value in frame[column]})
+            if name not in known:
+                there = ", ".join(known)
+                raise InputError(f"no runs of {name!r}; there are runs of {there}.{suggestion(name, known)}")
+            frame = frame[(frame[columns] == name).any(axis=1)]
+    rows = frame.to_dict("records")
+    runs = [Run(row, json.loads((results_dir / row["run"] / "result.json").read_text("utf-8"))) for row in rows]
+    return _of_one_network(runs)
+
+
+def _of_one_network(runs: list[Run]) -> list[Run]:
+    found: dict[tuple[str, str], Counter[str]] = {}
+    for run in runs:
+        found.setdefault((run.row["dataset"], run.row["backbone"]), Counter())[_network(run)] += 1
+    usual = {name: counts.most_common(1)[0][0] for name, counts in found.items()}
+    for (dataset, backbone), counts in found.items():
+        if others := counts.total() - counts[usual[dataset, backbone]]:
+            _tell(
+                f"left out {others} runs of {dataset}, {backbone}: another precision or other settings of its network"
+            )
+    return [run for run in runs if _network(run) == usual[run.row["dataset"], run.row["backbone"]]]
+
+
+def _network(run: Run) -> str:
+    return json.dumps([run.result["config"]["backbone"], run.result["precision"]], sort_keys=True)
+
+
+def rank_correlation(runs: list[Run], results_dir: Path) -> Iterator[Row]:
+    """Yield scores of hardness beside learning complexity by optimisation, and fine-tuned beside pretrained scores."""
+    by_scores, seen = _by_scores(runs), set()
+    for first, second in _pairs(by_scores):
+        names = {"dataset": first.dataset, "backbone": first.backbone, "first": first.scorer, "second": second.scorer}
+        names["tag"] = first.tag
+        what = f"rank correlation of {first.scorer} ({first.tag}) with {second.scorer} on {first.dataset}"
+        try:
+            if tuple(names.values()) in seen:
+                raise InputError("the names stand for several scores; give one of them another tag")
+            other = read_scores(results_dir / by_scores[second][0].row["scores_path"])
+            paths = sorted({run.row["scores_path"] for run in by_scores[first]})
+            yield {**names, **_correlations([read_scores(results_dir / path) for path in paths], other)}
+            seen.add(tuple(names.values()))
+        except InputError as error:
+            _tell(f"no {what}, {first.backbone}: {error}")
+
+
+def loss_by_masking(runs: list[Run], results_dir: Path) -> Iterator[Row]:
+    """Yield the losses of the easiest and hardest images along the longest path whose losses were kept."""
+    for (dataset, backbone), own in _grouped(runs):
+        paths = [run for run in own if _target(run) == "DLC" and run.scorer["masking"] == "l1"]
+        paths.sort(key=lambda run: (-run.scorer["levels"], -_fractions(run.scorer)[-1], run.row["scores_path"]))
+        try:
+            if not paths:
+                raise InputError("no run scored with dlc")
+            scores = read_scores(results_dir / paths[0].row["scores_path"])
+            losses = _kept_losses(scores.folder)
+            values = _fractions(paths[0].scorer)
+            reference = _reference(own, results_dir)
+            yield from _curves(dataset, backbone, "masking_ratio", values, losses, reference, scores)
+        except InputError as error:
+            _tell(f"no losses by masking ratio for {dataset}, {backbone}: {error}")
+
+
+def loss_by_epoch(runs: list[Run], results_dir: Path) -> Iterator[Row]:
+    """Yield the losses of the easiest and hardest images over the epochs of the proxy."""
+    for (dataset, backbone), own in _grouped(runs):
+        try:
+            run = _reference_run(own)
+            scores = read_scores(results_dir / run.row["scores_path"])
+            proxy = stored_signals(run, results_dir).proxy(logits_only=True)
+            positions = torch.cat(easiest_and_hardest(scores.values, scores.labels))
+            epochs = range(1, proxy.num_epochs + 1)
+            logits = torch.stack([proxy.logits(epoch, positions) for epoch in epochs])  # [E, 2 C', C]
+            losses = label_losses(logits, scores.labels[positions])  # [E, 2 C']
+            easiest, hardest = torch.arange(len(positions)).chunk(2)
+            yield from _group_rows(dataset, backbone, "epoch", epochs, *easy_and_hard_curves(losses, easiest, hardest))
+        except InputError as error:
+            _tell(f"no losses by epoch for {dataset}, {backbone}: {error}")
+
+
+def mmd(runs: list[Run], results_dir: Path) -> Iterator[Row]:
+    """Yield how far each subset is from its pool, in features of the backbone that is fine-tuned on it.
+
+    Subsets that a training settles on its own, and weights, are left out.
+    """
+    by_backbone: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        by_backbone.setdefault((run.row["dataset"], run.row["backbone"]), []).append(run)
+    for (dataset, backbone), own in by_backbone.items():
+        for features in ("pretrained", "finetuned"):
+            try:
+                kernel = PoolKernel.of(_features(own, backbone, features, results_dir))
+            except InputError as error:
+                _tell(f"no MMD in {features} features for {dataset}, {backbone}: {error}")
+            else:
+                yield from _mmd_rows(own, kernel, features, results_dir)
+
+
+def stored_signals(run: Run, results_dir: Path, of_tuned: bool = False) -> NetworkSignals:
+    """Return the signals of a run's scoring backbone (or of the one that is fine-tuned), as far as they are stored.
+
+    Raises:
+        InputError: its images or weights are gone, or the images are others by now.
+    """
+    keys = {"results_dir": str(results_dir), "device": "cpu", "precision": run.result["precision"]}
+    cfg = OmegaConf.create({"proxy": None, **run.result["config"], **keys, "until": "finetune", "wandb": "disabled"})
+    try:
+        task = image_run.open_task(cfg)
+    except ConfigAttributeError as error:
+        missing = str(error).splitlines()[0]
+        raise InputError(f"{run.row['run']} is of an earlier version ({missing}); remove it and run again") from None
+    if task.pool.fingerprint != run.result["dataset_fingerprint"]:
+        raise InputError(f"the images of {task.pool.name} are others than those of {run.row['run']}; run again")
+    signals = task.tuned if of_tuned else task.scoring
+    store, trained = StoredOnly(signals.embedding.store), run.result.get("training_precision", "fp32")
+    embedding = replace(signals.embedding, store=store, training_precision=trained)
+    return NetworkSignals(task.pool, embedding, FULL_PROXY if cfg.proxy is None else image_run.proxy_of(cfg))
+
+
+@cache
+def read_scores(path: Path) -> ScoreFile:
+    """Read a scores.csv without its images.
+
+    Raises:
+        InputError: it is gone or damaged.
+    """
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        labels = torch.tensor([int(row["label"]) for row in rows])
+        values = torch.tensor([float(row["score"]) for row in rows], dtype=torch.float64)
+        return ScoreFile(tuple(row["sample_id"] for row in rows), labels, values, path.parent)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is gone or damaged ({type(error).__name__}); run the method again") from None
+
+
+def _by_scores(runs: list[Run]) -> dict[ScoreKey, list[Run]]:
+    """Return the runs whose scores mean something."""
+    found: dict[ScoreKey, list[Run]] = {}
+    for run in runs:
+        if isinstance(run.row["scores_path"], str) and _direction(run) != "nothing":
+            settings = json.dumps([_rule(run), _reads_finetuned(run), _proxy(run)], sort_keys=True)
+            key = ScoreKey(*run.scored_by, run.row["scorer"], run.row["tag"], settings)
+            found.setdefault(key, []).append(run)
+    return dict(sorted(found.items()))
+
+
+def _pairs(by_scores: dict[ScoreKey, list[Run]]) -> Iterator[tuple[ScoreKey, ScoreKey]]:
+    """Yield what is correlated with what."""
+    for first, (run, *_) in by_scores.items():
+        for second in _references(by_scores, first):
+            if first.scorer != second.scorer and _direction(run) == "harder":
+                yield first, second
+        if first.scorer.startswith(REFERENCE) or not _reads_finetuned(run):
+            continue
+        for second, (other, *_) in by_scores.items():
+            if first[:2] == second[:2] and _rule(run) == _rule(other) and _reads_pretrained(other):
+                yield first, second
+
+
+def _references(by_scores: dict[ScoreKey, list[Run]], beside: ScoreKey) -> list[ScoreKey]:
+    """Return one learning complexity by optimisation for each of its names: that of the default tag if there is one."""
+    found: dict[str, ScoreKey] = {}
+    for key in sorted(by_scores, key=lambda key: (key.tag != "default", key)):
+        if key[:2] == beside[:2] and key.scorer.startswith(REFERENCE):
+            found.setdefault(key.scorer, key)
+    return [found[name] for name in sorted(found)]
+
+
+def _correlations(files: list[ScoreFile], other: ScoreFile) -> Row:
+    if any(file.sample_ids != other.sample_ids for file in files):
+        raise InputError("the two scores are of different images")
+    found = [within_class_spearman(file.values, other.values, other.labels) for file in files]
+    means = np.array([correlation.mean for correlation in found])
+    return {
+        "class_mean": means.mean(),
+        "class_std": float(np.mean([correlation.std for correlation in found])),
+        "num_classes": min(len(correlation.values) for correlation in found),
+        "num_left_out": max(correlation.num_left_out for correlation in found),
+        "num_scores": len(files),
+        "scores_std": means.std(ddof=1) if len(files) > 1 else None,
+    }
+
+
+def _direction(run: Run) -> str:
+    try:
+        return build(run.scorer).higher_means
+    except InputError:  # a scorer of an earlier version, or a file of scores that has gone
+        return "nothing"
+
+
+def _target(run: Run) -> str:
+    return run.scorer["_target_"].rsplit(".", 1)[-1]
+
+
+def _rule(run: Run) -> tuple:
+    """Return what a fine-tuned and a pretrained version of a score have in common."""
+    options = {key: value for key, value in run.scorer.items() if key not in FOR_PEOPLE}
+    options = {key: value for key, value in options.items() if REMOVED.get(f"scorer.{key}") != value}
+    for key in ("_target_", "features", *(("pooling", "transform") if _target(run) == "DLC" else ())):
+        options.pop(key, None)
+    return _target(run).removesuffix("Finetuned"), tuple(sorted((key, str(value)) for key, value in options.items()))
+
+
+def _proxy(run: Run) -> dict[str, Any] | None:
+    """Return how the proxy was trained that the scores read, if they read one."""
+    return run.result["config"].get("proxy") if reads_proxy(run.scorer) else None
+
+
+def _reads_finetuned(run: Run) -> bool:
+    """Whether the scores read a network that was fine-tuned as a whole, from its pretrained weights."""
+    proxy = _proxy(run)
+    return bool(proxy and proxy["trained"] == "all" and proxy["initial"] == "pretrained")
+
+
+def _reads_pretrained(run: Run) -> bool:
+    """Whether the scores read pretrained features alone, by themselves or below a linear probe."""
+    proxy = _proxy(run)
+    return not proxy or proxy["trained"] == "head"
+
+
+def _grouped(runs: list[Run]) -> list[tuple[tuple[str, str], list[Run]]]:
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        if isinstance(run.row["scores_path"], str):
+            groups.setdefault(run.scored_by, []).append(run)
+    return list(groups.items())
+
+
+def _reference_run(runs: list[Run]) -> Run:
+    found = [run for run in runs if run.row["scorer"].startswith(REFERENCE)]
+    if not found:
+        raise InputError(f"no run scored with {REFERENCE}; run method=cle")
+    return min(found, key=lambda run: (run.row["scorer"], run.row["tag"] != "default", run.row["tag"]))
+
+
+def _reference(runs: list[Run], results_dir: Path) -> ScoreFile:
+    return read_scores(results_dir / _reference_run(runs).row["scores_path"])
+
+
+def _fractions(scorer: dict[str, Any]) -> list[float]:
+    """Return the masked fraction of each level of a DLC path."""
+    path = MaskPath(scorer["schedule"], scorer["levels"], scorer["step"], scorer["include_unmasked"])
+    return [count / MANY for count in path.counts(MANY)]
+
+
+def _kept_losses(folder: Path) -> Tensor:
+    try:
+        return torch.from_numpy(np.load(folder / "losses.npy"))  # [T, N]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / 'losses.npy'} is gone or damaged ({type(error).__name__})") from None
+
+
+def _curves(
+    dataset: str, backbone: str, axis: str, values: list[float], losses: Tensor, reference: ScoreFile, own: ScoreFile
+) -> list[Row]:
+    if own.sample_ids != reference.sample_ids or losses.shape != (len(values), len(own.values)):
+        raise InputError("losses and learning complexity by optimisation are of different images")
+    ends = easiest_and_hardest(reference.values, reference.labels)
+    return _group_rows(dataset, backbone, axis, values, *easy_and_hard_curves(losses, *ends))
+
+
+def _group_rows(dataset: str, backbone: str, axis: str, values: Any, easy: Tensor, hard: Tensor) -> list[Row]:
+    return [
+        {"dataset": dataset, "backbone": backbone, "group": group, axis: value, "loss": loss}
+        for group, curve in (("easy", easy), ("hard", hard))
+        for value, loss in zip(values, curve.tolist(), strict=True)
+    ]
+
+
+def _features(runs: list[Run], backbone: str, features: str, results_dir: Path) -> Tensor:
+    if features == "pretrained":
+        return stored_signals(runs[0], results_dir, of_tuned=True).features()
+    found = [run for run in runs if run.row["scoring_backbone"] == backbone and _reads_finetuned(run)]
+    if not found:
+        raise InputError("no run read a fully fine-tuned proxy; run one with proxy=full")
+    proxy = stored_signals(found[0], results_dir).proxy()
+    return proxy.features(proxy.num_epochs)
+
+
+def _mmd_rows(runs: list[Run], kernel: PoolKernel, features: str, results_dir: Path) -> Iterator[Row]:
+    seen, known = set(), {}  # recipes of fine-tuning share their subsets, and many methods choose alike for every seed
+    for run in runs:
+        row = run.row
+        cell = (row["dataset"], row["backbone"], method_name(row), row["ratio"], row["seed"])
+        if row["ratio"] == 1 or pd.notna(row["images_per_epoch"]) or cell in seen:
+            continue
+        seen.add(cell)
+        try:
+            subset = _subset(results_dir / row["run"] / "subset.csv", len(kernel.features))
+            key = subset.numpy().tobytes()
+            known[key] = known[key] if key in known else kernel.mmd(subset)
+        except InputError as error:
+            _tell(f"no MMD of {row['run']}: {error}")
+            continue
+        names = ("dataset", "backbone", "method", "ratio", "seed")
+        sizes = {"num_kept": len(subset), "num_pool": len(kernel.features)}
+        yield {**dict(zip(names, cell, strict=True)), "mmd": known[key], "features": features, **sizes}
+
+
+def _subset(path: Path, num_pool: int) -> Tensor:
+    try:
+        with path.open(newline="") as file:
+            positions = torch.tensor([int(row["position"]) for row in csv.DictReader(file)])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path.name} is gone or damaged ({type(error).__name__})") from None
+    if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < num_pool:
+        raise InputError(f"{path.name} has positions outside the pool of {num_pool} images")
+    return positions
+
+
+def _sortable(value: Any) -> tuple[int, float, str]:
+    return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -1,0 +1,91 @@
+"""Count what is done, failed and missing of a sweep, and name what is failed or unreadable with its reason.
+
+The body of `prunetune status`. Nothing is run: the sweep is composed, and the folders of its runs are looked at.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra import initialize_config_module
+
+from prunetune.base import progress
+from prunetune.base.errors import InputError
+from prunetune.config import sweeps
+from prunetune.config.sweeps import PlannedRun, SingleRuns
+from prunetune.runs import failures, records
+
+DONE, FAILED, MISSING, UNREADABLE = STATES = ("done", "failed", "missing", "unreadable")
+
+
+@dataclass(frozen=True)
+class CellState:
+    """How one run of a sweep stands; reason: one line for what is failed or unreadable, else empty."""
+
+    dataset: str
+    out_dir: Path
+    state: str
+    reason: str
+
+
+def show(sweep: str, overrides: list[str], kinds: Sequence[SingleRuns] = ()) -> None:
+    """Print the counts of a sweep, then what is failed or unreadable.
+
+    Args:
+        sweep: a file of configs/sweep, without .yaml.
+        overrides: those that the sweep was launched with, and results_dir.
+        kinds: of runs beside image runs, whose sweeps are known too.
+
+    Raises:
+        InputError: no such preset, or an override that it cannot have.
+    """
+    with initialize_config_module("prunetune.configs", version_base="1.3"):
+        cfg = sweeps.compose_sweep(sweep, overrides, kinds)
+        jobs = sweeps.jobs(cfg, kinds)
+        cells = list(map(state, sweeps.planned(progress.track(jobs, f"jobs of {sweep}", len(jobs)))))
+    print(f"{sweep}: {len(jobs)} jobs, {len(cells)} runs")
+    if cfg.until != sweeps.last_step(cfg, kinds):
+        print(f"with until={cfg.until} no run is finished: scores are in the store, subsets in the runs' folders")
+    for line in table(cells):
+        print(line)
+    for cell in cells:
+        if cell.reason:
+            print(f"{cell.state}: {cell.out_dir}: {cell.reason}")
+
+
+def state(run: PlannedRun) -> CellState:
+    """Return how a run stands.
+
+    A run that is not finished is "failed" where the last attempt left its error, in the run's folder or in that of
+    its job, and "missing" otherwise: not tried, waiting, running, or killed. One that holds the result of another
+    configuration is "failed" too, since it cannot be run before that is settled.
+    """
+
+    def told(name: str, reason: str = "") -> CellState:
+        return CellState(run.dataset, run.out_dir, name, reason)
+
+    try:
+        result = records.read_result(run.out_dir)
+    except InputError as error:
+        return told(UNREADABLE, str(error))
+    if result is None:
+        failure = failures.read(run.out_dir) or (run.job_folder and failures.read(run.job_folder))
+        return told(FAILED, f"{failure.error} ({failure.time})") if failure else told(MISSING)
+    try:
+        records.check_configuration(run.out_dir, result, run.record)
+    except InputError as error:
+        return told(FAILED, str(error))
+    return told(DONE)
+
+
+def table(cells: Iterable[CellState]) -> list[str]:
+    """Return the lines of a table: data sets by state, and their sum."""
+    counts: dict[str, Counter[str]] = {}
+    for cell in cells:
+        counts.setdefault(cell.dataset, Counter())[cell.state] += 1
+    rows = [*counts.items(), ("all", sum(counts.values(), Counter()))]
+    width = max(len(name) for name, _ in rows)
+    lines = ["  ".join([" " * width, *(f"{state:>10}" for state in STATES)])]
+    lines += ["  ".join([f"{name:<{width}}", *(f"{count[state]:>10}" for state in STATES)]) for name, count in rows]
+    return lines

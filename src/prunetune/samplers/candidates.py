@@ -1,0 +1,55 @@
+"""The samplers that a run chooses between where it leaves a number open: gamma, the cut-off beta, or the end."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from prunetune.base.errors import InputError
+from prunetune.samplers.base import Sampler
+
+OPEN = ("gamma", "end", "beta")  # what a sampler may leave open (auto) to a search on held-out data
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the open number of a sampler is settled.
+
+    grid: gammas to try; betas: cut-offs to try. repeats: splits of the pool, each with its own draw and head.
+    held_out: fraction of each class that judges. views: augmented views that the
+    judging probes train on; 0 takes the evaluation view.
+    """
+
+    grid: tuple[float, ...] = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
+    betas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)
+    repeats: int = 3
+    held_out: float = 0.2
+    views: int = 0
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1 or not 0 < self.held_out < 1 or self.views < 0:
+            raise InputError("gamma_search needs repeats >= 1, held_out in (0, 1) and views >= 0")
+        if not self.grid or not all(0 < gamma < 1 for gamma in self.grid):
+            raise InputError(f"gamma_search.grid must be gammas in (0, 1), got {list(self.grid)}")
+        if not self.betas or not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"gamma_search.betas must be fractions in [0, 1), got {list(self.betas)}")
+
+
+def gammas(grid: Sequence[float], ratio: float) -> list[float]:
+    """Return the gammas of the grid that are valid at this ratio, 0.5 alone where none is."""
+    return [gamma for gamma in grid if ratio / 2 <= gamma <= 1 - ratio / 2] or [0.5]
+
+
+def gamma_candidates(make: Callable[[float], Sampler], search: Search, ratio: float) -> dict[str, Sampler]:
+    """Return the sampler at every valid gamma, those nearest .5 first: they win ties."""
+    nearest_first = sorted(gammas(search.grid, ratio), key=lambda gamma: (abs(gamma - 0.5), gamma))
+    return {f"{gamma:g}": make(gamma) for gamma in nearest_first}
+
+
+def beta_candidates(make: Callable[[float], Sampler], search: Search, ratio: float) -> dict[str, Sampler]:
+    """Return the sampler at every cut-off that leaves the budget, the smallest first: it wins ties."""
+    feasible = [beta for beta in sorted(search.betas) if beta + ratio < 1 + 1e-9] or [0.0]
+    return {f"{beta:g}": make(beta) for beta in feasible}
+
+
+def end_candidates(make: Callable[[str], Sampler]) -> dict[str, Sampler]:
+    """Return the sampler at the two ends of a score, the easiest first."""
+    return {end: make(end) for end in ("easiest", "hardest")}

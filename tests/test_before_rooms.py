@@ -1,0 +1,85 @@
+"""Results and store entries that were made before the package had rooms are found, and stay finished.
+
+tests/golden/before_rooms holds one run of each kind and the store entries of its scores, by the code of that time.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from prunetune.base.errors import InputError
+from prunetune.base.store import Store
+from prunetune.config import identity
+from prunetune.config.build import build
+from prunetune.runs import image_run
+from prunetune.runs.scores import stored_scores
+from runs import SMALL, parsed_here, read_result, run_here
+
+BEFORE = Path(__file__).parent / "golden" / "before_rooms"
+PROBE = ["scorer=el2n", "proxy=linear_probe"]
+
+
+@pytest.fixture
+def results(tmp_path) -> Path:
+    """Return a copy of the old results folder, which a test may write to."""
+    return shutil.copytree(BEFORE / "images", tmp_path / "results")
+
+
+def test_a_run_from_before_is_finished(results, monkeypatch):
+    [old] = results.rglob("result.json")
+    monkeypatch.setattr(image_run, "open_task", None)  # nothing is opened, so nothing is computed
+    assert run_here(results, *SMALL, "ratio=0.3") == old.parent
+    assert old.read_bytes() == next((BEFORE / "images").rglob("result.json")).read_bytes()
+
+
+def test_a_changed_run_is_still_refused_in_an_old_folder(results):
+    with pytest.raises(InputError, match=r"finetune\.epochs: 3 there, 4 now"):
+        run_here(results, *SMALL, "ratio=0.3", "finetune.epochs=4")
+
+
+@pytest.mark.parametrize("words", [[], PROBE], ids=["of masked networks", "of a proxy"])
+def test_scores_from_before_are_found_in_the_store(results, words):
+    run = parsed_here(results, *SMALL, *words, "ratio=0.3")
+    scores = stored_scores(run.scorer, image_run.open_task(run).scoring, run.seed)
+    assert not scores.is_new
+    before = BEFORE / "images" / scores.folder.relative_to(results) / "scores.csv"
+    assert (scores.folder / "scores.csv").read_bytes() == before.read_bytes()
+
+
+def test_a_run_from_before_makes_the_same_subset_today(tmp_path):
+    run = run_here(tmp_path, *SMALL, "ratio=0.3")
+    old = next((BEFORE / "images").rglob("result.json")).parent
+    assert run.relative_to(tmp_path) == old.relative_to(BEFORE / "images")
+    assert (run / "subset.csv").read_bytes() == (old / "subset.csv").read_bytes()
+    assert read_result(run)["scores_path"] == read_result(old)["scores_path"]
+
+
+def test_the_data_set_of_an_old_result_can_be_built():
+    old = next((BEFORE / "images").rglob("result.json"))
+    made_with = json.loads(old.read_text())["config"]["dataset"]
+    assert made_with["_target_"] == "prunetune.datasets.Textures"
+    assert len(build(made_with).pool("train")) == 100
+
+
+@pytest.mark.parametrize(("key", "value"), identity.REMOVED.items())
+def test_a_removed_option_counts_as_the_value_that_is_left(key, value):
+    group, name = key.split(".")
+    before, now = {group: {name: value, "other": 1}}, {group: {"other": 1}}
+    assert identity.differences(before, now) == []
+    assert identity.differences({group: {name: "else", "other": 1}}, now) == [(key, "else", value)]
+
+
+def test_where_code_lives_is_not_compared():
+    before = {"pipeline": "a.run", "dataset": {"_target_": "a.DTD", "name": "dtd"}}
+    now = {"pipeline": "b.run", "dataset": {"_target_": "b.DTD", "name": "dtd"}}
+    assert identity.differences(before, now) == []
+    now["dataset"]["name"] = "other"
+    assert identity.differences(before, now) == [("dataset.name", "dtd", "other")]
+
+
+def test_the_old_entries_lie_where_their_keys_say():
+    for key in BEFORE.rglob("key.json"):
+        place = Store(key.parents[2]).place("scores", "any", json.loads(key.read_text()))
+        assert place == key.parent
