@@ -17,8 +17,8 @@ from prunetune.networks.backbone import Backbone
 from prunetune.networks.checkpoint import weights_hash
 from prunetune.runs.scores import compute_scores
 from prunetune.samplers import TopK, class_budgets
-from prunetune.scorers.deepcore import DeepCore
 from prunetune.scorers.herding import Herding
+from prunetune.scorers.published.deepcore import DeepCore
 from prunetune.scorers.published.deepcore_adapter import (
     HOW_TO_GET_IT,
     Renewed,

@@ -14,11 +14,12 @@ from prunetune.scorers.craig import Craig, cell_sizes
 from prunetune.scorers.facility_location import FacilityLocation, cosine_similarity
 from prunetune.scorers.maxherding import MaxHerding, gaussian
 from prunetune.scorers.picks import class_members
+from prunetune.scorers.published.batches import batch_lengths
 from prunetune.scorers.submodular import Submodular
 from prunetune.selection import greedy
 from prunetune.selection.gradient_geometry import GradientPoints
 from prunetune.selection.greedy import facility_location, graph_cut, log_determinant
-from prunetune.selection.last_layer_gradients import LastLayerGradients, batch_lengths, logit_gradients, proxy_gradients
+from prunetune.selection.last_layer_gradients import LastLayerGradients, logit_gradients, proxy_gradients
 from prunetune.selection.neighbours import Points
 from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import RecordedProxy

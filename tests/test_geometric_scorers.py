@@ -14,10 +14,11 @@ from prunetune.data.pool import Pool
 from prunetune.runs.scores import compute_scores
 from prunetune.scorers import zcore
 from prunetune.scorers.base import Scorer
-from prunetune.scorers.contextual_diversity import ContextualDiversity, published_picks, symmetric_divergences
+from prunetune.scorers.contextual_diversity import ContextualDiversity, symmetric_divergences
 from prunetune.scorers.herding import Herding, herd
 from prunetune.scorers.k_center import KCenter, farthest_first, squared_distances
 from prunetune.scorers.moderate import Moderate, distances_to_class_median
+from prunetune.scorers.published.contextual_diversity import published_picks
 from prunetune.scorers.ssp import SSP, cluster_centres
 from prunetune.scorers.zcore import ZCore, coverage_less_redundancy, draw_points, triangular
 from prunetune.signals.contract import FeatureKind

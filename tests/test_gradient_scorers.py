@@ -14,9 +14,11 @@ from prunetune.scorers import gradmatch as gradmatch_module
 from prunetune.scorers.cal import CAL, mean_divergence
 from prunetune.scorers.deepfool import DeepFool, perturbation_lengths
 from prunetune.scorers.glister import Glister, gradient_after, order_greedily
-from prunetune.scorers.gradmatch import GradMatch, deepcore_weights, matching_weights, pursue
+from prunetune.scorers.gradmatch import GradMatch, matching_weights, pursue
+from prunetune.scorers.published.batches import batch_lengths
+from prunetune.scorers.published.gradmatch import deepcore_weights
 from prunetune.selection import last_layer_gradients as gradients_module
-from prunetune.selection.last_layer_gradients import LastLayerGradients, batch_lengths, logit_gradients, proxy_gradients
+from prunetune.selection.last_layer_gradients import LastLayerGradients, logit_gradients, proxy_gradients
 from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import RecordedProxy
 from prunetune.signals.tensors import TensorSignals

@@ -10,9 +10,10 @@ from prunetune.base import checks
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import check_depth, class_members, pick_scores
+from prunetune.scorers.published.batches import divided_by_batches
 from prunetune.selection.gradient_geometry import GradientPoints
 from prunetune.selection.greedy import check_sizes, facility_location
-from prunetune.selection.last_layer_gradients import batch_lengths, proxy_gradients
+from prunetune.selection.last_layer_gradients import proxy_gradients
 from prunetune.selection.neighbours import Geometry
 from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import Proxy
@@ -83,7 +84,7 @@ class Craig(Scorer):
     def _points(self, proxy: Proxy, labels: Tensor, members: Tensor) -> GradientPoints:
         gradients = proxy_gradients(proxy, labels, positions=members)
         if self.variant == "deepcore":
-            gradients = gradients.scaled(1 / batch_lengths(len(members), self.batch_size))
+            gradients = divided_by_batches(gradients, self.batch_size)
         return GradientPoints(gradients, "euclidean")
 
 

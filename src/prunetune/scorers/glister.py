@@ -11,9 +11,9 @@ from prunetune.base import checks
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import check_depth, pick_scores
+from prunetune.scorers.published.batches import divided_by_batches
 from prunetune.selection.last_layer_gradients import (
     LastLayerGradients,
-    batch_lengths,
     best_first,
     logit_gradients,
     proxy_gradients,
@@ -69,7 +69,7 @@ class Glister(Scorer):
         def pick(members: Tensor, count: int) -> Tensor:
             gradients = proxy_gradients(proxy, pool.labels, positions=members)
             if self.variant == "deepcore":
-                gradients = gradients.scaled(1 / batch_lengths(len(members), self.batch_size))
+                gradients = divided_by_batches(gradients, self.batch_size)
                 return best_first(gradients.dot(gradients.mean()), count)
             logits, labels = proxy.snapshot(proxy.num_epochs, members), pool.labels[members]
             return order_greedily(

@@ -11,7 +11,9 @@ from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import check_depth, class_members, pick_scores
-from prunetune.selection.last_layer_gradients import LastLayerGradients, batch_lengths, best_first, proxy_gradients
+from prunetune.scorers.published.batches import divided_by_batches
+from prunetune.scorers.published.gradmatch import deepcore_weights
+from prunetune.selection.last_layer_gradients import LastLayerGradients, best_first, proxy_gradients
 from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import Proxy
 
@@ -91,7 +93,7 @@ class GradMatch(Scorer):
     def _gradients(self, proxy: Proxy, labels: Tensor, members: Tensor) -> LastLayerGradients:
         gradients = proxy_gradients(proxy, labels, positions=members)
         if self.variant == "deepcore":
-            return gradients.scaled(1 / batch_lengths(len(members), self.batch_size))
+            return divided_by_batches(gradients, self.batch_size)
         return gradients
 
 
@@ -112,26 +114,6 @@ def matching_weights(gradients: LastLayerGradients, kept: Tensor, ridge: float) 
     fitted[order] = weights * len(gradients)
     mean = fitted.mean()
     return fitted.clamp_min(LEAST_WEIGHT * mean) if mean > 0 else torch.ones_like(fitted)
-
-
-def deepcore_weights(gradients: LastLayerGradients, kept: Tensor, ridge: float) -> Tensor:
-    """Return DeepCore's weights: non-negative least squares on the normal equations of the ridge fit.
-
-    Args:
-        gradients: of the n images of a class.
-        kept: [k] int64, which of them are kept.
-        ridge: above 0.
-
-    Returns:
-        [k] float64 >= 0; 0 is an image that DeepCore drops.
-    """
-    from scipy.optimize import nnls  # slow to import, and only this needs it
-
-    if len(kept) == 1:
-        return torch.ones(1, dtype=torch.float64)
-    picked = gradients.take(kept).double()
-    normal = picked.inner(picked) + ridge * torch.eye(len(kept), dtype=torch.float64)
-    return torch.from_numpy(nnls(normal.numpy(), picked.dot(gradients.mean()).numpy())[0])
 
 
 def pursue(

@@ -12,7 +12,8 @@ from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import VARIANTS, Scorer
-from prunetune.selection.last_layer_gradients import batch_lengths, proxy_gradients
+from prunetune.scorers.published.batches import batch_lengths
+from prunetune.selection.last_layer_gradients import proxy_gradients
 from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import Proxy
 

@@ -11,8 +11,9 @@ from prunetune.base import checks
 from prunetune.base.seeding import stream
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import VARIANTS, Scorer
-from prunetune.scorers.herding import read_features
+from prunetune.scorers.feature_source import SOURCES, read_features
 from prunetune.scorers.picks import check_depth, pick_scores
+from prunetune.scorers.published.features import collapsed_features
 from prunetune.signals.contract import Signals
 
 BLOCK = 128  # candidates among which picks are made before all distances are updated at once
@@ -43,7 +44,7 @@ class KCenter(Scorer):
 
     def __post_init__(self) -> None:
         checks.choice("scorer.variant", self.variant, VARIANTS)
-        checks.choice("scorer.features", self.features, ("pretrained", "finetuned"))
+        checks.choice("scorer.features", self.features, SOURCES)
         check_depth(self.depth)
 
     @property
@@ -52,7 +53,8 @@ class KCenter(Scorer):
         return True
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
-        features = read_features(signals, self.features, self.variant)
+        read = collapsed_features if self.variant == "released" else read_features
+        features = read(signals, self.features)
 
         def pick(members: Tensor, count: int) -> Tensor:
             first = first_centre(pool, members, generator.initial_seed())
