@@ -97,8 +97,9 @@ def test_wrong_numbers_are_one_line_with_the_way_to_name_a_subset(tmp_path: Path
     with pytest.raises(InputError) as caught:
         dataset(made, num_test=7).pool("train")
     assert str(caught.value) == (
-        f"{name}: expected 3 classes, 21 pool and 7 test images, found 3 classes, 21 pool and 6 test images; prepare "
-        "the data set again, or for a subset on purpose pass dataset.name=<other> dataset.check_counts=false"
+        f"{name} is short or another edition: expected 3 classes, 21 pool and 7 test images, found 3 classes, "
+        "21 pool and 6 test images; prepare the data set again, "
+        "or for a subset on purpose pass dataset.name=<other> dataset.check_counts=false"
     )
     for wrong in ({"num_pool": 22}, {"num_classes": 4}):
         with pytest.raises(InputError, match="expected"):

@@ -17,8 +17,8 @@ from prunetune.networks.backbone import Backbone
 from prunetune.networks.checkpoint import weights_hash
 from prunetune.runs.scores import compute_scores
 from prunetune.samplers import TopK, class_budgets
-from prunetune.scorers.deepcore import DeepCore
 from prunetune.scorers.herding import Herding
+from prunetune.scorers.published.deepcore import DeepCore
 from prunetune.scorers.published.deepcore_adapter import (
     HOW_TO_GET_IT,
     Renewed,
@@ -228,7 +228,7 @@ def test_signals_without_a_network_are_refused(checkout, signals):
         ({"epochs": -1}, "scorer.epochs"),
         ({"batch_size": 0}, "scorer.batch_size"),
         ({"learning_rate": 0.0}, "scorer.learning_rate"),
-        ({"initial": "scratch"}, "random or pretrained"),
+        ({"initial": "scratch"}, "random, pretrained"),
         ({"method": "GraNd", "repeats": 0}, "scorer.repeats"),
         ({"method": "Herding", "repeats": 2}, "goes with scorer.method=GraNd"),
         ({"method": "Herding", "function": "Entropy"}, "Uncertainty or Submodular, not Herding"),

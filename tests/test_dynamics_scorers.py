@@ -353,7 +353,7 @@ def test_margins_say_that_one_class_is_too_few(scorer):
         (lambda: Entropy("paper"), "variant must be one of fixed, deepcore, released, got 'paper'"),
         (lambda: Forgetting("online"), "variant must be one of fixed, deepcore, released, got 'online'"),
         (lambda: Margin("released", balanced=False), "balanced=false goes with scorer.variant=deepcore only"),
-        (lambda: EL2N(epoch=0), "epoch must be a whole number of at least 1, got 0"),
+        (lambda: EL2N(epoch=0), "epoch must be a whole number of at least 1 or null, got 0"),
         (lambda: EL2N(repeats=2.5), "repeats must be a whole number"),
         (lambda: EL2N(repeats=True), "repeats must be a whole number"),
         (lambda: DynUnc(window=1), "window must be a whole number of at least 2, got 1"),

@@ -14,11 +14,12 @@ from prunetune.scorers.craig import Craig, cell_sizes
 from prunetune.scorers.facility_location import FacilityLocation, cosine_similarity
 from prunetune.scorers.maxherding import MaxHerding, gaussian
 from prunetune.scorers.picks import class_members
+from prunetune.scorers.published.batches import batch_lengths
 from prunetune.scorers.submodular import Submodular
 from prunetune.selection import greedy
 from prunetune.selection.gradient_geometry import GradientPoints
 from prunetune.selection.greedy import facility_location, graph_cut, log_determinant
-from prunetune.selection.last_layer_gradients import LastLayerGradients, batch_lengths, logit_gradients, proxy_gradients
+from prunetune.selection.last_layer_gradients import LastLayerGradients, logit_gradients, proxy_gradients
 from prunetune.selection.neighbours import Points
 from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import RecordedProxy
@@ -374,10 +375,10 @@ def test_a_submodular_name_says_function_and_variant(name):
     [
         (FacilityLocation, {"neighbours": 0}, r"scorer\.neighbours must be a whole number"),
         (FacilityLocation, {"max_dense": 1.5}, r"scorer\.max_dense must be a whole number"),
-        (MaxHerding, {"bandwidth": 0}, "bandwidth must be above 0, got 0"),
-        (MaxHerding, {"bandwidth": "wide"}, "bandwidth must be above 0, got 'wide'"),
+        (MaxHerding, {"bandwidth": 0}, "bandwidth must be a number above 0, got 0"),
+        (MaxHerding, {"bandwidth": "wide"}, "bandwidth must be a number above 0, got 'wide'"),
         (MaxHerding, {"depth": 0}, r"scorer\.depth"),
-        (Craig, {"variant": "released"}, "fixed or deepcore, got 'released'"),
+        (Craig, {"variant": "released"}, "one of fixed, deepcore, got 'released'"),
         (Craig, {"batch_size": 0}, "at least 1, got 0"),
         (Submodular, {"function": "cut"}, "fl, gc, logdet, got 'cut'"),
         (Submodular, {"greedy": "eager"}, "naive, lazy, got 'eager'"),

@@ -14,10 +14,11 @@ from prunetune.data.pool import Pool
 from prunetune.runs.scores import compute_scores
 from prunetune.scorers import zcore
 from prunetune.scorers.base import Scorer
-from prunetune.scorers.contextual_diversity import ContextualDiversity, published_picks, symmetric_divergences
+from prunetune.scorers.contextual_diversity import ContextualDiversity, symmetric_divergences
 from prunetune.scorers.herding import Herding, herd
 from prunetune.scorers.k_center import KCenter, farthest_first, squared_distances
 from prunetune.scorers.moderate import Moderate, distances_to_class_median
+from prunetune.scorers.published.contextual_diversity import published_picks
 from prunetune.scorers.ssp import SSP, cluster_centres
 from prunetune.scorers.zcore import ZCore, coverage_less_redundancy, draw_points, triangular
 from prunetune.signals.contract import FeatureKind
@@ -444,7 +445,7 @@ def test_zcore_starts_from_a_draw_and_keeps_lonely_images():
         (lambda: KCenter(variant=""), r"scorer\.variant"),
         (lambda: ContextualDiversity(variant="paper"), r"scorer\.variant"),
         (lambda: ContextualDiversity(depth=1.5), r"scorer\.depth"),
-        (lambda: SSP(num_centres=0), r"scorer\.num_centres must be a whole number of at least 1, got 0"),
+        (lambda: SSP(num_centres=0), r"scorer\.num_centres must be a whole number of at least 1 or null, got 0"),
         (lambda: SSP(num_fitted=None), r"scorer\.num_fitted must be a whole number"),
         (lambda: SSP(supervised=True, num_centres=3), r"one prototype per class; drop scorer\.num_centres"),
         (lambda: ZCore(repeats=1e6), r"scorer\.repeats must be a whole number of at least 1, got 1000000\.0"),

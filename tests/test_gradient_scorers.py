@@ -14,9 +14,11 @@ from prunetune.scorers import gradmatch as gradmatch_module
 from prunetune.scorers.cal import CAL, mean_divergence
 from prunetune.scorers.deepfool import DeepFool, perturbation_lengths
 from prunetune.scorers.glister import Glister, gradient_after, order_greedily
-from prunetune.scorers.gradmatch import GradMatch, deepcore_weights, matching_weights, pursue
+from prunetune.scorers.gradmatch import GradMatch, matching_weights, pursue
+from prunetune.scorers.published.batches import batch_lengths
+from prunetune.scorers.published.gradmatch import deepcore_weights
 from prunetune.selection import last_layer_gradients as gradients_module
-from prunetune.selection.last_layer_gradients import LastLayerGradients, batch_lengths, logit_gradients, proxy_gradients
+from prunetune.selection.last_layer_gradients import LastLayerGradients, logit_gradients, proxy_gradients
 from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import RecordedProxy
 from prunetune.signals.tensors import TensorSignals
@@ -559,21 +561,21 @@ def test_deepfool_scores_images_near_a_boundary_highest():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GradMatch("released"), "fixed or deepcore"),
-        (lambda: GradMatch(ridge=0.0), "ridge must be above 0"),
+        (lambda: GradMatch("released"), "one of fixed, deepcore"),
+        (lambda: GradMatch(ridge=0.0), "ridge must be a number above 0"),
         (lambda: GradMatch(growth=-0.1), "growth"),
         (lambda: GradMatch(depth=1.5), "depth"),
         (lambda: GradMatch(batch_size=0), "batch_size"),
-        (lambda: Glister("naive"), "fixed or deepcore"),
-        (lambda: Glister(eta=0.0), "eta must be above 0"),
+        (lambda: Glister("naive"), "one of fixed, deepcore"),
+        (lambda: Glister(eta=0.0), "eta must be a number above 0"),
         (lambda: Glister(growth=-1.0), "growth"),
         (lambda: Glister(depth=0.0), "depth"),
         (lambda: CAL(neighbours=0), "neighbours"),
-        (lambda: CAL(features="proxy"), "finetuned or pretrained"),
+        (lambda: CAL(features="proxy"), "finetuned, pretrained"),
         (lambda: DeepFool(iterations=0), "iterations"),
         (lambda: DeepFool(overshoot=-0.1), "overshoot"),
         (lambda: DeepFool(candidates=1), "candidates"),
-        (lambda: DeepFool("released"), "fixed or deepcore"),
+        (lambda: DeepFool("released"), "one of fixed, deepcore"),
     ],
 )
 def test_bad_hyperparameters_are_refused(make, message):

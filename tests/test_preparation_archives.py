@@ -194,7 +194,7 @@ def test_a_killed_extraction_leaves_nothing_mistaken_for_data(tmp_path: Path) ->
     killed = subprocess.run([sys.executable, "-c", KILLED, str(archive), str(out)], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not out.exists()
-    assert len(list(tmp_path.glob(".out.partial-*/*"))) == 3
+    assert len(list(tmp_path.glob(".partial-*/*"))) == 3
     with staging(out) as partial:
         assert extract(archive, partial, as_it_is) == 9
     assert {path.name for path in tmp_path.iterdir()} == {"a.tar.gz", "out"}

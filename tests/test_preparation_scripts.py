@@ -122,7 +122,7 @@ def test_an_official_set_that_is_short_is_one_line_and_leaves_nothing(tmp_path: 
     made = make(tmp_path / "made")
     archive = pack(made, tmp_path / "by_hand.tar.gz", top)
     line = error_line(prepare(name, tmp_path, "--archive", archive, "--no-checksum"))
-    assert line.startswith(f"{name} is short or another edition: expected {PROTOCOL[name]}; found 3 classes, pool 21")
+    assert line.startswith(f"{name} is short or another edition: expected {PROTOCOL[name]}, found 3 classes, pool 21")
     (made / expected[0]).unlink()
     archive = pack(made, tmp_path / "by_hand.tar.gz", top)
     line = error_line(prepare(name, tmp_path, "--archive", archive, "--no-checksum", "--no-check-counts"))

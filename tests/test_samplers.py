@@ -369,13 +369,13 @@ def test_a_ratio_may_be_a_number_of_numpy():
         (FlexRand, {"gamma": 0}, r"in \(0, 1\) or \(in a run\) auto"),
         (FlexRand, {"gamma": 1}, r"in \(0, 1\) or \(in a run\) auto"),
         (FlexRand, {"gamma": "auto"}, r"in \(0, 1\) or \(in a run\) auto"),  # the pipeline settles auto before
-        (FlexRand, {"on_infeasible": "clip"}, "clip_share, clip_gamma or error"),
+        (FlexRand, {"on_infeasible": "clip"}, "clip_share, clip_gamma, error"),
         (FlexRandReleased, {"twentieths": 0}, r"1\.\.19"),
         (FlexRandReleased, {"twentieths": 0.25}, r"1\.\.19"),
         (FlexRandReleased, {"min_per_class": 1}, "sampler.min_per_class must be 0, got 1; pass sampler=flexrand"),
         (FlexRandReleased, {"rounding": "largest_remainder"}, "sampler.rounding must be half_even"),
         (TopKFlexible, {"end": "auto"}, "hardest, easiest"),
-        (TopK, {"rounding": "half_up"}, "half_even or largest_remainder"),
+        (TopK, {"rounding": "half_up"}, "half_even, largest_remainder"),
         (TopK, {"min_per_class": -1}, "at least 0"),
     ],
 )

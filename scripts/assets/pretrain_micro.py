@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from prunetune.base.progress import track
+from prunetune.base.publish import write_json
 from prunetune.base.seeding import seeded, stream
-from prunetune.base.store import write_json
 from prunetune.networks import micro
 from scripts.assets.pretraining_images import Alphabet, draw_class, make_alphabet
 

@@ -38,6 +38,7 @@ from prunetune.scorers.grand import Grand
 from prunetune.scorers.herding import Herding
 from prunetune.scorers.k_center import KCenter, first_centre
 from prunetune.scorers.picks import class_members, pick_scores
+from prunetune.scorers.published.batches import batch_lengths
 from prunetune.scorers.published.deepcore_adapter import (
     Call,
     PoolImages,
@@ -50,7 +51,7 @@ from prunetune.scorers.published.deepcore_adapter import (
 from prunetune.scorers.submodular import Submodular
 from prunetune.scorers.uncertainty import Entropy, LeastConfidence, Margin
 from prunetune.selection.gradient_geometry import GradientPoints
-from prunetune.selection.last_layer_gradients import batch_lengths, proxy_gradients
+from prunetune.selection.last_layer_gradients import proxy_gradients
 from prunetune.signals.proxy import RecordedProxy
 from scripts.parity.agreement import (
     RATIOS,

@@ -5,13 +5,13 @@ from collections.abc import Collection, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.devices import resolve_device, resolve_precision, training_precision
 from prunetune.base.errors import InputError, suggestion
 from prunetune.base.seeding import seeded
@@ -100,10 +100,9 @@ def prune(
         InputError: a bad argument, an unreadable image, or weights that cannot be had.
     """
     check_ratio(ratio)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-    if isinstance(seed, bool) or not isinstance(seed, Integral):  # NumPy's numbers too
-        raise InputError(f"seed must be a whole number, got {seed!r}")
+    checks.whole_number("batch_size", batch_size)
+    seed, ratio = checks.plain(seed), checks.plain(ratio)  # NumPy's numbers seed as Python's do
+    checks.whole_number("seed", seed, least=None)
     pool = as_pool(data)
     if pool.images is None:
         raise InputError("the pool has no images; for tensors there is scorer.score(pool, TensorSignals(...))")
@@ -120,8 +119,8 @@ def prune(
         resolved, trained = resolve_precision(precision, device, network), training_precision(precision)
         embedding = Embedding(network, kept, resolved, device, batch_size, training_precision=trained)
         signals = NetworkSignals(pool, embedding, proxy)
-        scores = stored_scores(scorer, signals, int(seed)).values
-        with seeded("sample", int(seed), float(ratio)) as generator:  # NumPy's numbers seed as Python's do
+        scores = stored_scores(scorer, signals, seed).values
+        with seeded("sample", seed, float(ratio)) as generator:
             positions = sampler.select(scores, pool.labels, float(ratio), generator, signals)
         weights = weigh(scorer, sampler, float(ratio), signals, positions)
         if weights is not None:

@@ -302,7 +302,7 @@ def test_a_local_corpus_needs_a_file(path):
         ({"template": None}, "corpus.template must be one of"),
         ({"max_length": 1}, "corpus.max_length is a number of tokens and must be a whole number of at least 2, got 1"),
         ({"max_length": 10.5}, "got 10.5"),
-        ({"limit": 0}, "corpus.limit is a number of rows and must be a whole number of at least 1, got 0"),
+        ({"limit": 0}, "corpus.limit is a number of rows and must be a whole number of at least 1 or null, got 0"),
         ({"limit": True}, "got True"),
     ],
 )

@@ -9,11 +9,7 @@ What a broken disk or a copy cut short has damaged all the same is found when it
 import hashlib
 import json
 import logging
-import os
 import re
-import shutil
-import socket
-import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from prunetune.base.errors import InputError
+from prunetune.base.publish import TakenError, new_folder, remove, write_json
 
 log = logging.getLogger(__name__)
 Key = dict[str, Any]
@@ -49,18 +46,17 @@ class Store:
         place = self.place(kind, prefix, key)
         if is_sound(place):
             return place
-        partial = self._partial(place.parent)
         try:
-            meta = make(partial)
-            write_json(partial / "key.json", key)
-            write_json(partial / "meta.json", {**meta, SIZES: _sizes(partial)})
-            _publish(partial, place)
+            with new_folder(place, synced=True) as partial:
+                meta = make(partial)
+                write_json(partial / "key.json", key)
+                write_json(partial / "meta.json", {**meta, SIZES: _sizes(partial)})
+        except TakenError:
+            pass  # another process was faster; its entry is read
         except OSError as error:
             raise InputError(
                 f"the store {self.root} could not be written ({error}); free some space or pass results_dir=<folder>"
             ) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return place
 
     def place(self, kind: str, prefix: str, key: Key) -> Path:
@@ -69,17 +65,6 @@ class Store:
         called_otherwise = sorted((self.root / kind).glob(f"*-{digest}"))
         name = f"{re.sub(r'[^A-Za-z0-9._+-]', '_', prefix)}-{digest}"
         return called_otherwise[0] if called_otherwise else self.root / kind / name
-
-    def _partial(self, folder: Path) -> Path:
-        _remove_leftovers(folder)
-        partial = folder / f".partial-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        try:
-            partial.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(
-                f"the store {self.root} could not be written ({error}); pass results_dir=<folder>"
-            ) from error
-        return partial
 
 
 def read_meta(entry: Path) -> dict[str, Any]:
@@ -106,14 +91,10 @@ def is_sound(entry: Path) -> bool:
 def discard(entry: Path, fault: str) -> None:
     """Remove a damaged entry, and say so; a process that has it open keeps what it reads."""
     log.warning("%s is damaged (%s) and is made again", entry, fault)
-    aside = entry.with_name(f".partial-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
-        os.rename(entry, aside)
-    except FileNotFoundError:
-        return  # another process has removed it
+        remove(entry)
     except OSError as error:
         raise InputError(f"{entry} is damaged and cannot be removed ({error}); delete it and run again") from error
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _fault(entry: Path) -> str | None:
@@ -140,11 +121,6 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON for people: sorted keys, two spaces, a final newline."""
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-
 def write_stack(path: Path, arrays: Iterable[np.ndarray], shape: tuple[int, ...], dtype: type) -> None:
     """Write arrays [...] one after another as one `.npy` file of this shape [T, ...].
 
@@ -155,34 +131,3 @@ def write_stack(path: Path, arrays: Iterable[np.ndarray], shape: tuple[int, ...]
         np.lib.format.write_array_header_1_0(file, header)
         for array in arrays:
             file.write(np.ascontiguousarray(array, dtype=dtype).tobytes())
-
-
-def _publish(partial: Path, place: Path) -> None:
-    for path in partial.iterdir():  # a power cut after the rename must not leave an empty product
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    try:
-        os.rename(partial, place)
-    except OSError:
-        if not place.is_dir():  # anything but "somebody else was first"
-            raise
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes of this machine left half-written."""
-    here = f".partial-{socket.gethostname()}"
-    for partial in folder.glob(f"{here}-*"):
-        made_by, pid, _ = partial.name.rsplit("-", 2)  # a host's name may begin with another's: node, node-2
-        if made_by == here and pid.isdecimal() and not is_alive(int(pid)):
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine has this id."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

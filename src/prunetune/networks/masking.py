@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import stream
 
@@ -39,16 +40,11 @@ class MaskPath:
     modules: str = "all"
 
     def __post_init__(self) -> None:
-        choices = {"schedule": ("compound", "linear"), "masking": ("l1", "random")}
-        for key, allowed in {**choices, "modules": tuple(MODULES)}.items():
-            if getattr(self, key) not in allowed:
-                raise InputError(f"{key} must be one of {', '.join(allowed)}, got {getattr(self, key)!r}")
-        if isinstance(self.levels, bool) or not isinstance(self.levels, int) or self.levels < 1:
-            raise InputError(
-                f"levels is the number of masked networks and must be a whole number of at least 1, got {self.levels!r}"
-            )
-        if not isinstance(self.step, int | float) or not 0 < self.step <= 1:
-            raise InputError(f"step is the fraction masked at each level and must be in (0, 1], got {self.step!r}")
+        checks.choice("schedule", self.schedule, ("compound", "linear"))
+        checks.choice("masking", self.masking, ("l1", "random"))
+        checks.choice("modules", self.modules, tuple(MODULES))
+        checks.whole_number("levels", self.levels, what="the number of masked networks")
+        checks.number("step", self.step, "(0, 1]", what="the fraction masked at each level")
         last = self.levels - (1 if self.include_unmasked else 0)
         if last > 0 and (self.step == 1 or (self.schedule == "linear" and last * self.step >= 1)):
             raise InputError(

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from prunetune.base.publish import new_file, write_json
+
 NAME = "failed.json"
 
 
@@ -44,10 +46,8 @@ def note(folder: Path, error: Exception) -> None:
         "traceback": traceback.format_exception(error),
     }
     with suppress(OSError):  # a full disk is told by the error itself
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{NAME}"
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-        partial.replace(folder / NAME)
+        with new_file(folder / NAME) as partial:
+            write_json(partial, content)
 
 
 def forget(folder: Path) -> None:

@@ -6,11 +6,10 @@ result.json comes last, by rename: where it is, the run is finished.
 import csv
 import json
 import logging
-import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from prunetune.base.errors import InputError
 from prunetune.base.peak_memory import peak_memory
-from prunetune.base.store import write_json
+from prunetune.base.publish import new_file, write_json
 from prunetune.config.identity import differences
 from prunetune.data.pool import Pool
 from prunetune.runs import failures
@@ -141,7 +140,8 @@ def write_result(
 
 def publish(out_dir: Path, result: dict[str, Any]) -> None:
     """Write result.json, which makes a run a finished one."""
-    with_name(out_dir / "result.json", lambda path: write_json(path, result))
+    with _written(out_dir / "result.json") as partial:
+        write_json(partial, result)
     failures.forget(out_dir)
 
 
@@ -192,30 +192,22 @@ def _version(name: str) -> str:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV file by rename; None is an empty field."""
-
-    def write(partial: Path) -> None:
-        with partial.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(rows)
-
-    with_name(path, write)
+    with _written(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
-def with_name(path: Path, write: Any) -> None:
-    """Let `write` fill a file beside the place, then rename it there."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """Yield a path to write to, which becomes `path` at the end; a full or read-only disk is one line."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        os.replace(partial, path)
+        with new_file(path) as partial:
+            yield partial
     except OSError as error:
         raise InputError(
             f"{path} could not be written ({error}); free some space or pass results_dir=<folder>"
         ) from error
-    finally:
-        with suppress(OSError):  # what hinders this has been told above
-            partial.unlink(missing_ok=True)
 
 
 def _git(folder: Path, *words: str) -> str:

@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.samplers.base import Sampler, check_count, check_positive, unit
+from prunetune.base import checks
+from prunetune.samplers.base import Sampler, unit
 
 CENTRES_AT_ONCE = 256
 
@@ -36,10 +37,10 @@ class ActiveFT(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("steps", self.steps)
-        check_count("batch_size", self.batch_size)
-        check_positive("learning_rate", self.learning_rate)
-        check_positive("tau", self.tau)
+        checks.whole_number("sampler.steps", self.steps)
+        checks.whole_number("sampler.batch_size", self.batch_size)
+        checks.number("sampler.learning_rate", self.learning_rate, "(0, inf)")
+        checks.number("sampler.tau", self.tau, "(0, inf)")
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

@@ -2,17 +2,19 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.samplers.budgets import BUDGETS, ROUNDINGS, class_budgets
 from prunetune.signals.contract import Signals
 from prunetune.signals.label_odds import label_probabilities
 from prunetune.training.sample_order import Schedule
+
+AUTO = " or (in a run) auto"  # of what a run may leave open, to choose it on held-out images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +46,9 @@ class Sampler(ABC):
     budgets: str = "proportional"
 
     def __post_init__(self) -> None:
-        if self.rounding not in ROUNDINGS:
-            raise InputError(f"sampler.rounding must be half_even or largest_remainder, got {self.rounding!r}")
-        if self.budgets not in BUDGETS:
-            raise InputError(f"sampler.budgets must be one of {', '.join(BUDGETS)}, got {self.budgets!r}")
-        if isinstance(self.min_per_class, bool) or not isinstance(self.min_per_class, int) or self.min_per_class < 0:
-            raise InputError(f"sampler.min_per_class must be a whole number of at least 0, got {self.min_per_class!r}")
+        checks.choice("sampler.rounding", self.rounding, ROUNDINGS)
+        checks.choice("sampler.budgets", self.budgets, BUDGETS)
+        checks.whole_number("sampler.min_per_class", self.min_per_class, least=0)
 
     def select(
         self, scores: Tensor, labels: Tensor, ratio: float, generator: torch.Generator, signals: Signals | None = None
@@ -152,8 +151,7 @@ def mean_label_probability(logits: Tensor, labels: Tensor) -> Tensor:
 
 def check_ratio(ratio: float) -> None:
     """Refuse a ratio outside (0, 1]."""
-    if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < ratio <= 1:  # Real: NumPy's numbers too
-        raise InputError(f"ratio is the fraction kept and must be in (0, 1], got {ratio}")
+    checks.number("ratio", checks.plain(ratio), "(0, 1]", what="the fraction kept")
 
 
 def check_shapes(scores: Tensor, labels: Tensor) -> None:
@@ -170,26 +168,6 @@ def check_shapes(scores: Tensor, labels: Tensor) -> None:
     if not scores.isfinite().all():
         bad = int((~scores.isfinite()).sum())
         raise InputError(f"scores must be finite, got {bad} of {len(scores)} that are not; leave those images out")
-
-
-def check_fraction(key: str, value: float, or_auto: bool = False, or_one: bool = False) -> None:
-    """Refuse a setting that is not a number in [0, 1) or [0, 1]; where a run may choose it, the message says so."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not (0 <= value < 1 or (or_one and value == 1)):
-        interval, auto = "[0, 1]" if or_one else "[0, 1)", " or (in a run) auto" if or_auto else ""
-        raise InputError(f"sampler.{key} must be in {interval}{auto}, got {value!r}")
-
-
-def check_positive(key: str, value: float) -> None:
-    """Refuse a setting that is not a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise InputError(f"sampler.{key} must be above 0, got {value!r}")
-
-
-def check_count(key: str, value: int, least: int = 1) -> None:
-    """Refuse a setting that is not a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"sampler.{key} must be a whole number of at least {least}, got {value!r}")
 
 
 def easiest_first(scores: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
-from prunetune.samplers.base import Sampler, check_count, check_positive, hardest_first
+from prunetune.samplers.base import Sampler, hardest_first
 
 CONCENTRATION = 15.0  # a + b - 1 of the Beta density
 NUM_ANCHORS = 10  # the highest scores, whose mean probability places the density
@@ -37,8 +38,8 @@ class Beta(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive("power", self.power)
-        check_count("epochs", self.epochs)
+        checks.number("sampler.power", self.power, "(0, inf)")
+        checks.whole_number("sampler.epochs", self.epochs)
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

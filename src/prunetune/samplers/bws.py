@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.base.errors import InputError
-from prunetune.samplers.base import Sampler, check_count, check_positive
+from prunetune.base import checks
+from prunetune.samplers.base import Sampler
 from prunetune.samplers.window import window
 
 ROWS = 16384  # images whose features and class values are held at once
@@ -40,11 +40,9 @@ class BWS(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("num_windows", self.num_windows, least=2)
-        check_positive("ridge", self.ridge)
-        is_number = isinstance(self.start, int | float) and not isinstance(self.start, bool)
-        if self.start is not None and not (is_number and 0 <= self.start <= 1):
-            raise InputError(f"sampler.start must be in [0, 1], or null to choose it, got {self.start!r}")
+        checks.whole_number("sampler.num_windows", self.num_windows, least=2)
+        checks.number("sampler.ridge", self.ridge, "(0, inf)")
+        checks.number("sampler.start", self.start, "[0, 1]", or_none=True, otherwise=" to choose it")
 
     def settled(self, scores: Tensor, labels: Tensor, budgets: dict[int, int], needed: Tensor | None) -> "BWS":
         if self.start is not None or all(budget in (0, int((labels == c).sum())) for c, budget in budgets.items()):

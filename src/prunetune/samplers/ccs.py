@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.samplers.base import Sampler, check_count, check_fraction, draw, easiest_first
+from prunetune.base import checks
+from prunetune.samplers.base import AUTO, Sampler, draw, easiest_first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,8 @@ class CCS(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_fraction("beta", self.beta, or_auto=True)
-        check_count("num_strata", self.num_strata)
+        checks.number("sampler.beta", self.beta, "[0, 1)", otherwise=AUTO)
+        checks.whole_number("sampler.num_strata", self.num_strata)
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

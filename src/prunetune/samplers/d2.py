@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunetune.base.errors import InputError
-from prunetune.samplers.base import Sampler, check_count, check_fraction, unit
+from prunetune.base import checks
+from prunetune.samplers.base import Sampler, unit
 from prunetune.samplers.ccs import without_hardest
 from prunetune.selection.neighbours import nearest
 
@@ -39,10 +39,9 @@ class D2(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_fraction("beta", self.beta)
-        check_count("neighbours", self.neighbours)
-        if isinstance(self.gamma_r, bool) or not isinstance(self.gamma_r, int | float) or not self.gamma_r >= 0:
-            raise InputError(f"sampler.gamma_r must be a number of at least 0, got {self.gamma_r!r}")
+        checks.number("sampler.beta", self.beta, "[0, 1)")
+        checks.whole_number("sampler.neighbours", self.neighbours)
+        checks.number("sampler.gamma_r", self.gamma_r, "[0, inf)")
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.samplers.base import Sampler, check_fraction, hardest_first
+from prunetune.base import checks
+from prunetune.samplers.base import AUTO, Sampler, hardest_first
 from prunetune.samplers.ccs import num_cut
 
 
@@ -27,7 +28,7 @@ class DoubleEnd(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_fraction("beta", self.beta, or_auto=True)
+        checks.number("sampler.beta", self.beta, "[0, 1)", otherwise=AUTO)
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.samplers.base import Sampler, check_count, easiest_first
+from prunetune.base import checks
+from prunetune.samplers.base import Sampler, easiest_first
 from prunetune.samplers.budgets import whole_shares
 from prunetune.samplers.clusters import k_means
 
@@ -32,7 +33,7 @@ class EasyDiverse(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("num_clusters", self.num_clusters)
+        checks.whole_number("sampler.num_clusters", self.num_clusters)
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

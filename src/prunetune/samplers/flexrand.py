@@ -6,8 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
-from prunetune.samplers.base import Sampler, check_ratio, check_shapes, draw, easiest_first
+from prunetune.samplers.base import AUTO, Sampler, check_ratio, check_shapes, draw, easiest_first
 from prunetune.signals.contract import Signals
 
 
@@ -33,14 +34,8 @@ class FlexRand(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.gamma, bool) or not isinstance(self.gamma, int | float) or not 0 < self.gamma < 1:
-            raise InputError(
-                f"sampler.gamma is the easy fraction and must be in (0, 1) or (in a run) auto, got {self.gamma!r}"
-            )
-        if self.on_infeasible not in ("clip_share", "clip_gamma", "error"):
-            raise InputError(
-                f"sampler.on_infeasible must be clip_share, clip_gamma or error, got {self.on_infeasible!r}"
-            )
+        checks.number("sampler.gamma", self.gamma, "(0, 1)", what="the easy fraction", otherwise=AUTO)
+        checks.choice("sampler.on_infeasible", self.on_infeasible, ("clip_share", "clip_gamma", "error"))
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
@@ -115,10 +110,7 @@ class FlexRandReleased(Sampler):
                     f"flexrand_released has no class budgets to set: sampler.{key} must be {only}, "
                     f"got {getattr(self, key)}; pass sampler=flexrand"
                 )
-        if isinstance(self.twentieths, bool) or not isinstance(self.twentieths, int) or not 1 <= self.twentieths <= 19:
-            raise InputError(
-                f"sampler.twentieths is gamma * 20 and must be a whole number in 1..19, got {self.twentieths!r}"
-            )
+        checks.whole_number("sampler.twentieths", self.twentieths, least=1, most=19, what="gamma * 20")
 
     @property
     def gamma(self) -> float:

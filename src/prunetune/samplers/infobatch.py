@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from prunetune.samplers.base import check_fraction
+from prunetune.base import checks
 from prunetune.samplers.dynamic import DynamicSampler
 from prunetune.training.sample_order import ThinnedPasses
 
@@ -33,8 +33,8 @@ class InfoBatch(DynamicSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_fraction("dropped", self.dropped)
-        check_fraction("whole_end", self.whole_end, or_one=True)
+        checks.number("sampler.dropped", self.dropped, "[0, 1)")
+        checks.number("sampler.whole_end", self.whole_end, "[0, 1]")
 
     def schedule(self, labels: Tensor, ratio: float, epochs: int) -> ThinnedPasses:
         size = self.images_per_epoch(labels, ratio)

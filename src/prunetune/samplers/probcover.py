@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunetune.samplers.base import Sampler, check_count, check_fraction, check_positive, draw, unit
+from prunetune.base import checks
+from prunetune.samplers.base import Sampler, draw, unit
 
 NUMBERS_AT_ONCE = 2**24  # of a block of cosines: 64 MiB
 SLACK = 1e-6  # of a cosine in float32: an image is in its own ball, and in that of its double
@@ -38,10 +39,9 @@ class ProbCover(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.delta is not None:
-            check_positive("delta", self.delta)
-        check_fraction("purity", self.purity)
-        check_count("num_judged", self.num_judged)
+        checks.number("sampler.delta", self.delta, "(0, inf)", or_none=True)
+        checks.number("sampler.purity", self.purity, "[0, 1)")
+        checks.whole_number("sampler.num_judged", self.num_judged)
 
     def settled(self, scores: Tensor, labels: Tensor, budgets: dict[int, int], needed: Tensor | None) -> "ProbCover":
         if self.delta is not None:

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.base.errors import InputError
-from prunetune.samplers.base import Sampler, easiest_first, hardest_first
+from prunetune.base import checks
+from prunetune.samplers.base import AUTO, Sampler, easiest_first, hardest_first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,7 @@ class TopKFlexible(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.end not in ("hardest", "easiest"):
-            raise InputError(f"sampler.end must be hardest, easiest or (in a run) auto, got {self.end!r}")
+        checks.choice("sampler.end", self.end, ("hardest", "easiest"), otherwise=AUTO)
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

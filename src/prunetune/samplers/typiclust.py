@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.samplers.base import Sampler, check_count, unit
+from prunetune.base import checks
+from prunetune.samplers.base import Sampler, unit
 from prunetune.samplers.clusters import first_of_clusters, k_means
 from prunetune.selection.neighbours import nearest
 
@@ -34,7 +35,7 @@ class TypiClust(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("neighbours", self.neighbours)
+        checks.whole_number("sampler.neighbours", self.neighbours)
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

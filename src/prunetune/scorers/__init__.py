@@ -10,7 +10,7 @@ MODULES = {
     "DLC": "dlc",
     "DLCFinetuned": "dlc_finetuned",
     "DUAL": "dual",
-    "DeepCore": "deepcore",
+    "DeepCore": "published.deepcore",
     "DeepFool": "deepfool",
     "DynUnc": "dyn_unc",
     "EL2N": "el2n",

@@ -6,9 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
-from prunetune.scorers.base import Scorer, check_choice
+from prunetune.scorers.base import Scorer
 from prunetune.signals.contract import Signals
 from prunetune.signals.label_odds import label_and_others
 
@@ -32,7 +33,7 @@ class AUM(Scorer):
     reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_choice("of", self.of, ("logits", "probabilities"))
+        checks.choice("scorer.of", self.of, ("logits", "probabilities"))
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         margin = mean_margin if self.of == "logits" else mean_probability_margin

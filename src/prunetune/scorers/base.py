@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
+
+VARIANTS = ("fixed", "deepcore", "released")  # the correct method, and what published code does instead
 
 
 class Scorer(ABC):
@@ -71,17 +72,3 @@ class Scorer(ABC):
     def key(self) -> dict[str, Any]:
         """Return what stored scores depend on beside the samples, the network and the seed."""
         return {"scorer": type(self).__name__, "version": self.version, **dataclasses.asdict(self)}
-
-
-def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a scorer's option that is none of the allowed ones."""
-    if value not in allowed:
-        raise InputError(f"scorer.{key} must be one of {', '.join(allowed)}, got {value!r}")
-
-
-def check_count(key: str, value: int | None, may_be_none: bool = False, least: int = 1) -> None:
-    """Refuse what is not a whole number of at least `least`."""
-    if may_be_none and value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"scorer.{key} must be a whole number of at least {least}, got {value!r}")

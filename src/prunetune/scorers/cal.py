@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.base.errors import InputError
+from prunetune.base import checks
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import class_members
@@ -43,11 +43,9 @@ class CAL(Scorer):
     reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for key, allowed in {"variant": ("fixed", "deepcore"), "features": ("finetuned", "pretrained")}.items():
-            if getattr(self, key) not in allowed:
-                raise InputError(f"scorer.{key} must be {' or '.join(allowed)}, got {getattr(self, key)!r}")
-        if isinstance(self.neighbours, bool) or not isinstance(self.neighbours, int) or self.neighbours < 1:
-            raise InputError(f"scorer.neighbours must be a whole number of at least 1, got {self.neighbours!r}")
+        checks.choice("scorer.variant", self.variant, ("fixed", "deepcore"))
+        checks.choice("scorer.features", self.features, ("finetuned", "pretrained"))
+        checks.whole_number("scorer.neighbours", self.neighbours)
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy = signals.proxy()

@@ -6,11 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.data.pool import Pool
-from prunetune.scorers.base import Scorer, check_choice
-from prunetune.scorers.herding import VARIANTS
+from prunetune.scorers.base import VARIANTS, Scorer
 from prunetune.scorers.k_center import Metric, farthest_first, first_centre
 from prunetune.scorers.picks import check_depth, pick_scores
+from prunetune.scorers.published.contextual_diversity import published_picks
 from prunetune.signals.contract import Signals
 
 
@@ -36,7 +37,7 @@ class ContextualDiversity(Scorer):
     reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_choice("variant", self.variant, VARIANTS)
+        checks.choice("scorer.variant", self.variant, VARIANTS)
         check_depth(self.depth)
 
     @property
@@ -69,28 +70,3 @@ def symmetric_divergences(logits: Tensor) -> Metric:
         return ((own - crossed) / 2).clamp_min_(0)
 
     return metric
-
-
-def published_picks(probabilities: Tensor, first: int, count: int) -> Tensor:
-    """Return DeepCore's picks, [count] int64, NaN included: argmax takes the first NaN before any number.
-
-    Args:
-        probabilities: [n, C] float32.
-        first: the first pick.
-        count: picks, at most n.
-    """
-    nearest = torch.full((len(probabilities),), torch.inf)  # [n], NaN once an exact 0 has met it
-    order = torch.empty(count, dtype=torch.int64)
-    order[0] = first
-    for i in range(1, count):
-        nearest = torch.minimum(nearest, _published_divergences(probabilities, probabilities[order[i - 1]]))
-        nearest[order[:i]] = -1
-        order[i] = nearest.argmax()
-    return order
-
-
-def _published_divergences(probabilities: Tensor, centre: Tensor) -> Tensor:
-    """Return [n] float32 symmetric divergences of probabilities [n, C] from a centre [C]; exact zeros give NaN."""
-    forth = 0.5 * centre * torch.log(centre / probabilities)
-    back = 0.5 * probabilities * torch.log(probabilities / centre)
-    return (forth + back).sum(dim=1)

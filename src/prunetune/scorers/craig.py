@@ -6,13 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.base.errors import InputError
+from prunetune.base import checks
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import check_depth, class_members, pick_scores
+from prunetune.scorers.published.batches import divided_by_batches
 from prunetune.selection.gradient_geometry import GradientPoints
 from prunetune.selection.greedy import check_sizes, facility_location
-from prunetune.selection.last_layer_gradients import batch_lengths, proxy_gradients
+from prunetune.selection.last_layer_gradients import proxy_gradients
 from prunetune.selection.neighbours import Geometry
 from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import Proxy
@@ -52,10 +53,8 @@ class Craig(Scorer):
     reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.variant not in ("fixed", "deepcore"):
-            raise InputError(f"scorer.variant must be fixed or deepcore, got {self.variant!r}")
-        if self.batch_size < 1:
-            raise InputError(f"scorer.batch_size must be at least 1, got {self.batch_size}")
+        checks.choice("scorer.variant", self.variant, ("fixed", "deepcore"))
+        checks.whole_number("scorer.batch_size", self.batch_size)
         check_sizes(self.neighbours, self.max_dense)
         check_depth(self.depth)
 
@@ -85,7 +84,7 @@ class Craig(Scorer):
     def _points(self, proxy: Proxy, labels: Tensor, members: Tensor) -> GradientPoints:
         gradients = proxy_gradients(proxy, labels, positions=members)
         if self.variant == "deepcore":
-            gradients = gradients.scaled(1 / batch_lengths(len(members), self.batch_size))
+            gradients = divided_by_batches(gradients, self.batch_size)
         return GradientPoints(gradients, "euclidean")
 
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
@@ -45,14 +46,10 @@ class DeepFool(Scorer):
     reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.variant not in ("fixed", "deepcore"):
-            raise InputError(f"scorer.variant must be fixed or deepcore, got {self.variant!r}")
-        if self.iterations < 1:
-            raise InputError(f"scorer.iterations must be at least 1, got {self.iterations}")
-        if not self.overshoot >= 0:
-            raise InputError(f"scorer.overshoot must be at least 0, got {self.overshoot}")
-        if self.candidates is not None and self.candidates < 2:
-            raise InputError(f"scorer.candidates must be at least 2 or null, got {self.candidates}")
+        checks.choice("scorer.variant", self.variant, ("fixed", "deepcore"))
+        checks.whole_number("scorer.iterations", self.iterations)
+        checks.number("scorer.overshoot", self.overshoot, "[0, inf)")
+        checks.whole_number("scorer.candidates", self.candidates, least=2, or_none=True)
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         if len(pool.classes) < 2:

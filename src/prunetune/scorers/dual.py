@@ -6,8 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.data.pool import Pool
-from prunetune.scorers.base import Scorer, check_count
+from prunetune.scorers.base import Scorer
 from prunetune.scorers.dyn_unc import windows_of
 from prunetune.signals.contract import Signals
 from prunetune.signals.label_odds import label_log_odds
@@ -34,8 +35,8 @@ class DUAL(Scorer):
     reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_count("epochs", self.epochs, least=2)
-        check_count("window", self.window, least=2)
+        checks.whole_number("scorer.epochs", self.epochs, least=2)
+        checks.whole_number("scorer.window", self.window, least=2)
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy = signals.proxy(until=self.epochs, logits_only=True)

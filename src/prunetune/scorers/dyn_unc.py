@@ -6,9 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
-from prunetune.scorers.base import Scorer, check_count
+from prunetune.scorers.base import Scorer
 from prunetune.signals.contract import Signals
 from prunetune.signals.label_odds import label_probabilities
 
@@ -33,7 +34,7 @@ class DynUnc(Scorer):
     reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_count("window", self.window, least=2)
+        checks.whole_number("scorer.window", self.window, least=2)
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         return signals.proxy().statistic(

@@ -6,8 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.data.pool import Pool
-from prunetune.scorers.base import Scorer, check_count
+from prunetune.scorers.base import Scorer
 from prunetune.scorers.snapshot import snapshot_statistic
 from prunetune.signals.contract import Signals
 
@@ -35,8 +36,8 @@ class EL2N(Scorer):
     reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_count("epoch", self.epoch, may_be_none=True)
-        check_count("repeats", self.repeats)
+        checks.whole_number("scorer.epoch", self.epoch, or_none=True)
+        checks.whole_number("scorer.repeats", self.repeats)
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         total = torch.zeros(len(pool), dtype=torch.float64)

@@ -6,12 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.base.errors import InputError
+from prunetune.base import checks
 from prunetune.data.pool import Pool
-from prunetune.scorers.base import Scorer
+from prunetune.scorers.base import VARIANTS, Scorer
 from prunetune.signals.contract import Signals
-
-VARIANTS = ("fixed", "deepcore", "released")
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,7 @@ class Forgetting(Scorer):
     reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.variant not in VARIANTS:
-            raise InputError(f"scorer.variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
+        checks.choice("scorer.variant", self.variant, VARIANTS)
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy = signals.proxy()

@@ -7,13 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.base.errors import InputError
+from prunetune.base import checks
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import check_depth, pick_scores
+from prunetune.scorers.published.batches import divided_by_batches
 from prunetune.selection.last_layer_gradients import (
     LastLayerGradients,
-    batch_lengths,
     best_first,
     logit_gradients,
     proxy_gradients,
@@ -57,14 +57,10 @@ class Glister(Scorer):
     reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.variant not in ("fixed", "deepcore"):
-            raise InputError(f"scorer.variant must be fixed or deepcore, got {self.variant!r}")
-        if not self.eta > 0:
-            raise InputError(f"scorer.eta must be above 0, got {self.eta}")
-        if not 0 <= self.growth < float("inf"):
-            raise InputError(f"scorer.growth must be at least 0, got {self.growth}")
-        if self.batch_size < 1:
-            raise InputError(f"scorer.batch_size must be at least 1, got {self.batch_size}")
+        checks.choice("scorer.variant", self.variant, ("fixed", "deepcore"))
+        checks.number("scorer.eta", self.eta, "(0, inf)")
+        checks.number("scorer.growth", self.growth, "[0, inf)")
+        checks.whole_number("scorer.batch_size", self.batch_size)
         check_depth(self.depth)
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
@@ -73,7 +69,7 @@ class Glister(Scorer):
         def pick(members: Tensor, count: int) -> Tensor:
             gradients = proxy_gradients(proxy, pool.labels, positions=members)
             if self.variant == "deepcore":
-                gradients = gradients.scaled(1 / batch_lengths(len(members), self.batch_size))
+                gradients = divided_by_batches(gradients, self.batch_size)
                 return best_first(gradients.dot(gradients.mean()), count)
             logits, labels = proxy.snapshot(proxy.num_epochs, members), pool.labels[members]
             return order_greedily(

@@ -6,11 +6,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import check_depth, class_members, pick_scores
-from prunetune.selection.last_layer_gradients import LastLayerGradients, batch_lengths, best_first, proxy_gradients
+from prunetune.scorers.published.batches import divided_by_batches
+from prunetune.scorers.published.gradmatch import deepcore_weights
+from prunetune.selection.last_layer_gradients import LastLayerGradients, best_first, proxy_gradients
 from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import Proxy
 
@@ -55,14 +58,10 @@ class GradMatch(Scorer):
     reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.variant not in ("fixed", "deepcore"):
-            raise InputError(f"scorer.variant must be fixed or deepcore, got {self.variant!r}")
-        if not self.ridge > 0:
-            raise InputError(f"scorer.ridge must be above 0, got {self.ridge}")
-        if not 0 <= self.growth < float("inf"):
-            raise InputError(f"scorer.growth must be at least 0, got {self.growth}")
-        if self.batch_size < 1:
-            raise InputError(f"scorer.batch_size must be at least 1, got {self.batch_size}")
+        checks.choice("scorer.variant", self.variant, ("fixed", "deepcore"))
+        checks.number("scorer.ridge", self.ridge, "(0, inf)")
+        checks.number("scorer.growth", self.growth, "[0, inf)")
+        checks.whole_number("scorer.batch_size", self.batch_size)
         check_depth(self.depth)
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
@@ -94,7 +93,7 @@ class GradMatch(Scorer):
     def _gradients(self, proxy: Proxy, labels: Tensor, members: Tensor) -> LastLayerGradients:
         gradients = proxy_gradients(proxy, labels, positions=members)
         if self.variant == "deepcore":
-            return gradients.scaled(1 / batch_lengths(len(members), self.batch_size))
+            return divided_by_batches(gradients, self.batch_size)
         return gradients
 
 
@@ -115,26 +114,6 @@ def matching_weights(gradients: LastLayerGradients, kept: Tensor, ridge: float) 
     fitted[order] = weights * len(gradients)
     mean = fitted.mean()
     return fitted.clamp_min(LEAST_WEIGHT * mean) if mean > 0 else torch.ones_like(fitted)
-
-
-def deepcore_weights(gradients: LastLayerGradients, kept: Tensor, ridge: float) -> Tensor:
-    """Return DeepCore's weights: non-negative least squares on the normal equations of the ridge fit.
-
-    Args:
-        gradients: of the n images of a class.
-        kept: [k] int64, which of them are kept.
-        ridge: above 0.
-
-    Returns:
-        [k] float64 >= 0; 0 is an image that DeepCore drops.
-    """
-    from scipy.optimize import nnls  # slow to import, and only this needs it
-
-    if len(kept) == 1:
-        return torch.ones(1, dtype=torch.float64)
-    picked = gradients.take(kept).double()
-    normal = picked.inner(picked) + ridge * torch.eye(len(kept), dtype=torch.float64)
-    return torch.from_numpy(nnls(normal.numpy(), picked.dot(gradients.mean()).numpy())[0])
 
 
 def pursue(

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
-from prunetune.scorers.base import Scorer, check_count
-from prunetune.selection.last_layer_gradients import batch_lengths, proxy_gradients
+from prunetune.scorers.base import VARIANTS, Scorer
+from prunetune.scorers.published.batches import batch_lengths
+from prunetune.selection.last_layer_gradients import proxy_gradients
 from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import Proxy
 
@@ -50,13 +52,11 @@ class Grand(Scorer):
     reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        allowed = {"variant": ("fixed", "released", "deepcore"), "parameters": ("all", "last")}
-        for key, values in allowed.items():
-            if getattr(self, key) not in values:
-                raise InputError(f"scorer.{key} must be one of {', '.join(values)}, got {getattr(self, key)!r}")
-        check_count("epoch", self.epoch, may_be_none=True)
-        check_count("repeats", self.repeats)
-        check_count("batch_size", self.batch_size)
+        checks.choice("scorer.variant", self.variant, VARIANTS)
+        checks.choice("scorer.parameters", self.parameters, ("all", "last"))
+        checks.whole_number("scorer.epoch", self.epoch, or_none=True)
+        checks.whole_number("scorer.repeats", self.repeats)
+        checks.whole_number("scorer.batch_size", self.batch_size)
         if self.variant == "deepcore" and self.parameters == "all":
             raise InputError("variant deepcore reads the last layer only; pass scorer.parameters=last")
 

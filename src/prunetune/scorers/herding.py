@@ -6,12 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.data.pool import Pool
-from prunetune.scorers.base import Scorer, check_choice
+from prunetune.scorers.base import VARIANTS, Scorer
+from prunetune.scorers.feature_source import SOURCES, read_features
 from prunetune.scorers.picks import check_depth, pick_scores
-from prunetune.signals.contract import FeatureKind, Signals
-
-VARIANTS = ("fixed", "deepcore", "released")
+from prunetune.scorers.published.features import collapsed_features
+from prunetune.signals.contract import Signals
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,13 @@ class Herding(Scorer):
     version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        check_choice("variant", self.variant, VARIANTS)
-        check_choice("features", self.features, ("pretrained", "finetuned"))
+        checks.choice("scorer.variant", self.variant, VARIANTS)
+        checks.choice("scorer.features", self.features, SOURCES)
         check_depth(self.depth)
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
-        features = read_features(signals, self.features, self.variant)
+        read = collapsed_features if self.variant == "released" else read_features
+        features = read(signals, self.features)
         is_farthest = self.variant != "fixed"
         return pick_scores(pool.labels, self.depth, lambda members, count: herd(features[members], count, is_farthest))
 
@@ -69,20 +71,3 @@ def herd(features: Tensor, count: int, is_farthest: bool = False) -> Tensor:
         costs[pick] = torch.inf
         lag += mean - features[pick]
     return order
-
-
-def read_features(signals: Signals, source: str, variant: str) -> Tensor:
-    """Return the [N, D] float32 features that a geometric scorer reads.
-
-    Args:
-        signals: of the pool.
-        source: "pretrained", or "finetuned" for the proxy's at its last epoch.
-        variant: "released" takes one number per image of a token network.
-    """
-    is_released = variant == "released"
-    if source == "pretrained":
-        return signals.features(FeatureKind(pooling="token_collapse") if is_released else FeatureKind())
-    if is_released:
-        return signals.collapsed_features()
-    proxy = signals.proxy()
-    return proxy.features(proxy.num_epochs)

@@ -7,11 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.seeding import stream
 from prunetune.data.pool import Pool
-from prunetune.scorers.base import Scorer, check_choice
-from prunetune.scorers.herding import VARIANTS, read_features
+from prunetune.scorers.base import VARIANTS, Scorer
+from prunetune.scorers.feature_source import SOURCES, read_features
 from prunetune.scorers.picks import check_depth, pick_scores
+from prunetune.scorers.published.features import collapsed_features
 from prunetune.signals.contract import Signals
 
 BLOCK = 128  # candidates among which picks are made before all distances are updated at once
@@ -41,8 +43,8 @@ class KCenter(Scorer):
     version: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        check_choice("variant", self.variant, VARIANTS)
-        check_choice("features", self.features, ("pretrained", "finetuned"))
+        checks.choice("scorer.variant", self.variant, VARIANTS)
+        checks.choice("scorer.features", self.features, SOURCES)
         check_depth(self.depth)
 
     @property
@@ -51,7 +53,8 @@ class KCenter(Scorer):
         return True
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
-        features = read_features(signals, self.features, self.variant)
+        read = collapsed_features if self.variant == "released" else read_features
+        features = read(signals, self.features)
 
         def pick(members: Tensor, count: int) -> Tensor:
             first = first_centre(pool, members, generator.initial_seed())

@@ -6,8 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.data.pool import Pool
-from prunetune.scorers.base import Scorer, check_count
+from prunetune.scorers.base import Scorer
 from prunetune.selection.neighbours import Neighbours, nearest
 from prunetune.signals.contract import Signals
 
@@ -38,7 +39,7 @@ class LCKnn(Scorer):
     own_sampler: ClassVar[str] = "flexrand"
 
     def __post_init__(self) -> None:
-        check_count("neighbours", self.neighbours)
+        checks.whole_number("scorer.neighbours", self.neighbours)
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         total, num_layers = torch.zeros(len(pool), dtype=torch.float64), 0

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.base.errors import InputError
+from prunetune.base import checks
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import check_depth, pick_scores
@@ -41,9 +41,7 @@ class MaxHerding(Scorer):
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        is_number = isinstance(self.bandwidth, int | float) and not isinstance(self.bandwidth, bool)
-        if not is_number or not 0 < self.bandwidth < float("inf"):
-            raise InputError(f"scorer.bandwidth must be above 0, got {self.bandwidth!r}")
+        checks.number("scorer.bandwidth", self.bandwidth, "(0, inf)")
         check_sizes(self.neighbours, self.max_dense)
         check_depth(self.depth)
 

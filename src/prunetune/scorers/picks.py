@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from prunetune.base.errors import InputError
+from prunetune.base import checks
 
 Pick = Callable[[Tensor, int], Tensor]  # members [n] int64, count -> [count] int64 indices into them, first pick first
 
@@ -46,5 +46,4 @@ def class_members(labels: Tensor) -> list[Tensor]:
 
 def check_depth(depth: float) -> None:
     """Refuse a depth outside (0, 1]."""
-    if isinstance(depth, bool) or not isinstance(depth, int | float) or not 0 < depth <= 1:
-        raise InputError(f"scorer.depth is the fraction of each class that is ordered, in (0, 1], got {depth!r}")
+    checks.number("scorer.depth", depth, "(0, 1]", what="the fraction of each class that is ordered")

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
@@ -36,12 +37,8 @@ class SSP(Scorer):
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        for key, least in {"num_centres": 1, "num_fitted": 2}.items():
-            value = getattr(self, key)
-            if value is None and key == "num_centres":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"scorer.{key} must be a whole number of at least {least}, got {value!r}")
+        checks.whole_number("scorer.num_centres", self.num_centres, or_none=True)
+        checks.whole_number("scorer.num_fitted", self.num_fitted, least=2)
         if self.supervised and self.num_centres is not None:
             raise InputError("scorer.supervised takes one prototype per class; drop scorer.num_centres")
 

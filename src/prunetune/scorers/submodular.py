@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from prunetune.base.errors import InputError
+from prunetune.base import checks
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import check_depth, pick_scores
@@ -52,13 +52,9 @@ class Submodular(Scorer):
     in_runs: ClassVar[dict[str, Any]] = {"name": "submodular_fl"}
 
     def __post_init__(self) -> None:
-        for key, allowed in {
-            "function": ("fl", "gc", "logdet"),
-            "variant": ("fixed", "deepcore"),
-            "greedy": ("naive", "lazy"),
-        }.items():
-            if getattr(self, key) not in allowed:
-                raise InputError(f"scorer.{key} must be one of {', '.join(allowed)}, got {getattr(self, key)!r}")
+        checks.choice("scorer.function", self.function, ("fl", "gc", "logdet"))
+        checks.choice("scorer.variant", self.variant, ("fixed", "deepcore"))
+        checks.choice("scorer.greedy", self.greedy, ("naive", "lazy"))
         check_sizes(self.neighbours, self.max_dense)
         check_depth(self.depth)
 

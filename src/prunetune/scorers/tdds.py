@@ -6,9 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
-from prunetune.scorers.base import Scorer, check_count
+from prunetune.scorers.base import Scorer
 from prunetune.scorers.dyn_unc import windows_of
 from prunetune.signals.contract import Signals
 
@@ -43,10 +44,9 @@ class TDDS(Scorer):
     reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_count("epochs", self.epochs, may_be_none=True, least=LEAST)
-        check_count("window", self.window, least=LEAST)
-        if isinstance(self.decay, bool) or not isinstance(self.decay, int | float) or not 0 <= self.decay <= 1:
-            raise InputError(f"scorer.decay must be in [0, 1], got {self.decay!r}")
+        checks.whole_number("scorer.epochs", self.epochs, least=LEAST, or_none=True)
+        checks.whole_number("scorer.window", self.window, least=LEAST)
+        checks.number("scorer.decay", self.decay, "[0, 1]")
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy = signals.proxy(until=self.epochs, logits_only=True)

@@ -8,18 +8,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
-from prunetune.scorers.base import Scorer
+from prunetune.scorers.base import VARIANTS, Scorer
+from prunetune.scorers.published.uncertainty import (
+    ADDED,
+    largest_logit,
+    largest_probability,
+    negative_entropy,
+    with_kept_end_high,
+)
 from prunetune.scorers.snapshot import snapshot_statistic
 from prunetune.signals.contract import Signals
-
-VARIANTS = ("fixed", "deepcore", "released")
-ADDED = {"deepcore": 1e-6, "released": 1e-10}  # to a probability before its logarithm
 
 
 @dataclass(frozen=True)
@@ -131,29 +135,9 @@ def probability_margin(probabilities: Tensor) -> Tensor:
     return first - second
 
 
-def largest_logit(logits: Tensor) -> Tensor:
-    """Return the largest of logits [B, C], [B]: what DeepCore calls confidence."""
-    return logits.amax(dim=1)
-
-
-def largest_probability(logits: Tensor) -> Tensor:
-    """Return the largest probability of logits [B, C], [B] float32: near 1 it has ties, as in the released code."""
-    return logits.softmax(dim=1).amax(dim=1)
-
-
-def negative_entropy(logits: Tensor, added: float) -> Tensor:
-    """Return sum p ln(p + added) of logits [B, C], [B] float32.
-
-    By NumPy, as the sources do it: its sums round otherwise than torch's, and the confident end is all rounding.
-    """
-    probabilities = logits.softmax(dim=1).numpy()
-    return torch.from_numpy((probabilities * np.log(probabilities + added)).sum(axis=1))
-
-
 def check_variant(variant: str, balanced: bool) -> None:
     """Refuse an unknown variant, and a flag that only DeepCore has."""
-    if variant not in VARIANTS:
-        raise InputError(f"scorer.variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
+    checks.choice("scorer.variant", variant, VARIANTS)
     if not isinstance(balanced, bool) or (not balanced and variant != "deepcore"):
         raise InputError(f"scorer.balanced=false goes with scorer.variant=deepcore only, got variant={variant}")
 
@@ -169,4 +153,4 @@ def _score(
     proxy = signals.proxy()
     function = uncertainty if scorer.variant == "fixed" else confidences[scorer.variant]
     values = snapshot_statistic(proxy, lambda logits, _: function(logits), pool.labels, proxy.num_epochs)
-    return -values if scorer.variant == "deepcore" and scorer.balanced else values
+    return values if scorer.variant == "fixed" else with_kept_end_high(values, scorer.variant, scorer.balanced)

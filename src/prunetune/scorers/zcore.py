@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
@@ -48,9 +49,7 @@ class ZCore(Scorer):
 
     def __post_init__(self) -> None:
         for key in ("repeats", "neighbours", "exponent"):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"scorer.{key} must be a whole number of at least 1, got {value!r}")
+            checks.whole_number(f"scorer.{key}", getattr(self, key))
 
     @property
     def uses_seed(self) -> bool:

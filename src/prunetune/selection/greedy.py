@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunetune.base.errors import InputError
+from prunetune.base import checks
 from prunetune.selection.last_layer_gradients import LastLayerGradients, best_first
 from prunetune.selection.neighbours import Geometry, nearest_in
 
@@ -251,5 +251,4 @@ def _pivots(schur: Tensor, left: Tensor, least: float, bound: float, count: int)
 def check_sizes(neighbours: int, max_dense: int) -> None:
     """Refuse a number of neighbours or a class size that is not a whole number of at least 1."""
     for key, value in {"neighbours": neighbours, "max_dense": max_dense}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"scorer.{key} must be a whole number of at least 1, got {value!r}")
+        checks.whole_number(f"scorer.{key}", value)

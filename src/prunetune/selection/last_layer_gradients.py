@@ -141,13 +141,3 @@ def best_first(gains: Tensor, count: int) -> Tensor:
     if count == 1:
         return gains.argmax().unsqueeze(0)
     return gains.argsort(descending=True, stable=True)[:count]
-
-
-def batch_lengths(count: int, batch_size: int) -> Tensor:
-    """Return the length of the batch that each of `count` images falls into, [count] int64, taken in order.
-
-    DeepCore differentiates the mean loss of a batch and so divides every gradient by this: the images of a short
-    last batch look larger than they are. Divide by it to reproduce that: `gradients.scaled(1 / batch_lengths(...))`.
-    """
-    start = torch.arange(count) // batch_size * batch_size
-    return (count - start).clamp_max(batch_size)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prunetune.base.errors import InputError
+from prunetune.base import checks
 from prunetune.base.seeding import stream
 
 METRICS = ("euclidean", "cosine")
@@ -127,8 +127,7 @@ def nearest(features: Tensor, k: int, metric: str = "euclidean", exact: bool | N
         InputError: k or metric is not one of these.
     """
     check_metric(metric)
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise InputError(f"the number of neighbours must be a whole number of at least 1, got {k!r}")
+    checks.whole_number("the number of neighbours", k)
     if exact or (exact is None and len(features) <= EXACT_UP_TO):
         return nearest_in(Points(features, metric), k)
     return _inverted_file(features, k, metric)
@@ -141,8 +140,7 @@ def nearest_in(geometry: Geometry, k: int) -> Neighbours:
 
 def check_metric(metric: str) -> None:
     """Refuse an unknown metric."""
-    if metric not in METRICS:
-        raise InputError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    checks.choice("metric", metric, METRICS)
 
 
 def _placed(features: Tensor, metric: str) -> Tensor:

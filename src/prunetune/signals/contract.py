@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 
 if TYPE_CHECKING:  # a scorer that is given tensors needs neither networks nor proxies
@@ -31,12 +32,8 @@ class FeatureKind:
     pooling: str = "backbone"
 
     def __post_init__(self) -> None:
-        for key, allowed in {
-            "transform": ("evaluation", "training_on_train"),
-            "pooling": ("backbone", "token_collapse"),
-        }.items():
-            if getattr(self, key) not in allowed:
-                raise InputError(f"scorer.{key} must be one of {', '.join(allowed)}, got {getattr(self, key)!r}")
+        checks.choice("scorer.transform", self.transform, ("evaluation", "training_on_train"))
+        checks.choice("scorer.pooling", self.pooling, ("backbone", "token_collapse"))
 
 
 PLAIN = FeatureKind()

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.networks.backbone import Network
 from prunetune.training.recipe import Recipe
@@ -41,9 +42,8 @@ class ProxyRecipe:
     record: str = "epoch_end"
 
     def __post_init__(self) -> None:
-        for key, allowed in {"initial": ("pretrained", "random"), "record": ("epoch_end", "online")}.items():
-            if getattr(self, key) not in allowed:
-                raise InputError(f"proxy.{key} must be one of {', '.join(allowed)}, got {getattr(self, key)!r}")
+        checks.choice("proxy.initial", self.initial, ("pretrained", "random"))
+        checks.choice("proxy.record", self.record, ("epoch_end", "online"))
         if self.training.trained == "head" and (self.initial, self.augment, self.record) != PROBE_HAS:
             raise InputError(
                 "a linear-probe proxy reads stored features: proxy.initial, augment and record must be "

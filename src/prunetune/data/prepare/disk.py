@@ -3,13 +3,12 @@
 import errno
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from prunetune.base.errors import InputError
-from prunetune.base.store import is_alive
+from prunetune.base.publish import TakenError, new_folder
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -44,44 +43,15 @@ def require_space(folder: Path, needed: int, what: str, fix: str) -> None:
 def staging(folder: Path) -> Iterator[Path]:
     """Yield an empty neighbouring folder and rename it to `folder` when the block ends without an error.
 
-    A process killed inside the block leaves a hidden folder with its own id, never `folder`; the next
-    call removes it.
-
     Raises:
         InputError: `folder` exists and is not empty, or the disk is full or not writable.
     """
     with explained(folder.parent, "pass --root or --downloads on another disk"):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        partial = folder.with_name(f"{_prefix(folder)}{os.getpid()}")
-        partial.mkdir()
         try:
-            yield partial
-            _publish(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _publish(partial: Path, folder: Path) -> None:
-    try:
-        os.rename(partial, folder)  # an empty folder in its place is replaced, as POSIX has it
-    except OSError as error:
-        if folder.exists():
-            raise InputError(f"{folder} exists already; delete it or choose another folder") from error
-        raise
-
-
-def _prefix(folder: Path) -> str:
-    return f".{folder.name}.partial-{socket.gethostname()}-"
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes of this machine left half-made for the same folder."""
-    prefix = _prefix(folder)
-    for leftover in folder.parent.iterdir():
-        owner = leftover.name.removeprefix(prefix)
-        if leftover.name.startswith(prefix) and owner.isdigit() and not is_alive(int(owner)):
-            shutil.rmtree(leftover, ignore_errors=True)
+            with new_folder(folder) as partial:
+                yield partial
+        except TakenError as error:
+            raise InputError(f"{error}; delete it or choose another folder") from error
 
 
 def link_or_copy(source: Path, target: Path) -> None:

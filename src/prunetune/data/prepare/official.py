@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prunetune.base.errors import InputError
+from prunetune.data.counts import check_counts
 from prunetune.data.prepare.archives import extract, inside
 from prunetune.data.prepare.command import Place, drop_archive, get_archive
 from prunetune.data.prepare.disk import staging
 from prunetune.data.prepare.download import source
 from prunetune.data.prepare.record import (
+    OTHER_COUNTS,
     PROTOCOL,
     RECORD,
     Counts,
-    check_counts,
     read_finished,
     require_free,
     write_record,
@@ -77,7 +78,7 @@ def _adopt(dataset: Official, where: Place) -> Counts:
 def _checked(dataset: Official, folder: Path, where: Place) -> Counts:
     counts = dataset.count(folder, where.check_counts)
     if where.check_counts:
-        check_counts(dataset.name, counts, PROTOCOL[dataset.name])
+        check_counts(dataset.name, PROTOCOL[dataset.name], counts, OTHER_COUNTS)
     return counts
 
 

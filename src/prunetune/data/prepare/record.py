@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from prunetune.base.errors import InputError
+from prunetune.base.publish import write_json
 from prunetune.data.prepare.splits import SPLITS, Row
 
 RECORD = "preparation.json"
+OTHER_COUNTS = "get the archive anew, or pass --no-check-counts to use it as it is"
 
 
 @dataclass(frozen=True)
@@ -44,23 +46,10 @@ def count_rows(rows: Iterable[Row]) -> Counts:
     return Counts(len({row.label for row in rows}), *(sizes[split] for split in SPLITS))
 
 
-def check_counts(name: str, found: Counts, expected: Counts) -> None:
-    """Refuse a set whose counts are not the protocol's.
-
-    Raises:
-        InputError: they differ.
-    """
-    if found != expected:
-        raise InputError(
-            f"{name} is short or another edition: expected {expected}; found {found}; "
-            "get the archive anew, or pass --no-check-counts to use it as it is"
-        )
-
-
 def write_record(folder: Path, name: str, settings: dict[str, Any], counts: Counts, **facts: Any) -> None:
     """Write `preparation.json`, the last file of a preparation."""
     content = {"dataset": name, "settings": settings, "counts": asdict(counts), **facts}
-    (folder / RECORD).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    write_json(folder / RECORD, content)
 
 
 def read_finished(root: Path, name: str, settings: dict[str, Any]) -> Counts | None:

@@ -9,11 +9,12 @@ the file names that the split depends on) and kmewhort/tu-berlin-png (20.1 thous
 from pathlib import Path, PurePosixPath
 
 from prunetune.base.errors import InputError
+from prunetune.data.counts import check_counts
 from prunetune.data.prepare.archives import names
 from prunetune.data.prepare.arrangement import arrange, files_below, tail
 from prunetune.data.prepare.command import Place, drop_archive, get_archive
 from prunetune.data.prepare.download import checksum, source
-from prunetune.data.prepare.record import PROTOCOL, Counts, check_counts, count_rows, read_finished, require_free
+from prunetune.data.prepare.record import OTHER_COUNTS, PROTOCOL, Counts, count_rows, read_finished, require_free
 from prunetune.data.prepare.splits import Row, by_image, check_committed
 
 PAGE = "http://cybertron.cg.tu-berlin.de/eitz/projects/classifysketch/"
@@ -31,7 +32,7 @@ def prepare(where: Place, split_seed: int = 0) -> Counts:
     images = where.images or get_archive(source("sketch"), where, PAGE)
     rows = choose(_found(images), split_seed, where.check_counts)
     if where.check_counts:
-        check_counts("sketch", count_rows(rows), PROTOCOL["sketch"])
+        check_counts("sketch", PROTOCOL["sketch"], count_rows(rows), OTHER_COUNTS)
     if where.check_counts and where.verify:
         check_committed(f"sketch split_seed={split_seed}", rows)
     facts = {} if where.images else {"archive_sha256": checksum(images, "sha256")}

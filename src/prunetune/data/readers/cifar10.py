@@ -8,9 +8,10 @@ import torch
 from torchvision import datasets
 
 from prunetune.base.errors import InputError
+from prunetune.data.counts import check_counts
 from prunetune.data.images.decode import ImageArrays
 from prunetune.data.pool import Dataset, Pool, require_folder
-from prunetune.data.readers.listing import Counts, check_counts
+from prunetune.data.readers.listing import OTHER_COUNTS, Counts
 
 FIX = "run `prunetune prepare cifar10` or pass dataset.root=<folder>"
 
@@ -36,7 +37,7 @@ class CIFAR10(Dataset):
         train, test = self._read(train=True), self._read(train=False)
         if self.check_counts:
             expected = Counts(self.num_classes, self.num_pool, self.num_test)
-            check_counts(self.name, expected, Counts(len(train.classes), len(train), len(test)))
+            check_counts(self.name, expected, Counts(len(train.classes), len(train), len(test)), OTHER_COUNTS)
         chosen = train if part == "train" else test
         return Pool(
             name=self.name,

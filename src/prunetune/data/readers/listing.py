@@ -10,10 +10,15 @@ from pathlib import Path
 import torch
 
 from prunetune.base.errors import InputError
+from prunetune.data.counts import check_counts
 from prunetune.data.images.decode import IMAGE_SUFFIXES, ImageFiles
 from prunetune.data.pool import Pool
 
 log = logging.getLogger(__name__)
+# what to do about a data set with other numbers than its name promises
+OTHER_COUNTS = (
+    "prepare the data set again, or for a subset on purpose pass dataset.name=<other> dataset.check_counts=false"
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,9 @@ class Counts:
     num_classes: int
     num_pool: int
     num_test: int
+
+    def __str__(self) -> str:
+        return f"{self.num_classes} classes, {self.num_pool} pool and {self.num_test} test images"
 
 
 def require_file(path: Path, name: str, fix: str) -> Path:
@@ -173,20 +181,7 @@ def sorted_classes(listed: Sequence[ListedImage]) -> tuple[str, ...]:
 
 def _check_counts(name: str, listed: Sequence[ListedImage], classes: Sequence[str], expected: Counts) -> None:
     num_test = sum(image.split == "test" for image in listed)
-    check_counts(name, expected, Counts(len(classes), len(listed) - num_test, num_test))
-
-
-def check_counts(name: str, expected: Counts, found: Counts) -> None:
-    """Refuse other numbers than the data set's name promises; tables compare rows by that name."""
-    if found != expected:
-        raise InputError(
-            f"{name}: expected {_words(expected)}, found {_words(found)}; prepare the data set again, or for a subset "
-            f"on purpose pass dataset.name=<other> dataset.check_counts=false"
-        )
-
-
-def _words(counts: Counts) -> str:
-    return f"{counts.num_classes} classes, {counts.num_pool} pool and {counts.num_test} test images"
+    check_counts(name, expected, Counts(len(classes), len(listed) - num_test, num_test), OTHER_COUNTS)
 
 
 def _check_classes(name: str, part: str, listed: Sequence[ListedImage]) -> None:

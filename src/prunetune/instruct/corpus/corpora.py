@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError, suggestion
 from prunetune.instruct.corpus.chats import Messages, alternating, as_messages
 from prunetune.instruct.corpus.files import (
@@ -63,9 +64,8 @@ class Corpus(ABC):
                 f"corpus.template must be one of {', '.join(TEMPLATES)}, got {self.template!r}."
                 f"{suggestion(str(self.template), TEMPLATES)}"
             )
-        _check_count("corpus.max_length", "tokens", self.max_length, least=2)
-        if self.limit is not None:
-            _check_count("corpus.limit", "rows", self.limit, least=1)
+        checks.whole_number("corpus.max_length", self.max_length, least=2, what="a number of tokens")
+        checks.whole_number("corpus.limit", self.limit, or_none=True, what="a number of rows")
 
     @property
     def resolved_name(self) -> str:
@@ -274,8 +274,3 @@ def _prompt_columns(row: dict[str, Any], position: int, where: str) -> tuple[str
         f"{where}: row {position + 1} has the columns {', '.join(map(str, row)) or 'none'}; expected instruction and "
         "output, prompt and response, messages, or conversations"
     )
-
-
-def _check_count(key: str, unit: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{key} is a number of {unit} and must be a whole number of at least {least}, got {value!r}")

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from prunetune.base.errors import InputError
+from prunetune.base import checks
 
 
 class Tokens(Protocol):
@@ -60,8 +60,7 @@ def bucketed(lengths: Tensor, max_tokens: int) -> list[Tensor]:
     Raises:
         InputError: max_tokens is no whole number of at least 1.
     """
-    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
-        raise InputError(f"max_tokens is the size of a batch and must be a whole number above 0, got {max_tokens!r}")
+    checks.whole_number("max_tokens", max_tokens, what="the size of a batch")
     order = lengths.argsort(descending=True, stable=True)
     ordered = lengths[order].tolist()
     batches, start = [], 0

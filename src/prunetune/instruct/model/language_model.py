@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from prunetune.base import checks
 from prunetune.base.devices import resolve_precision
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import seeded
@@ -188,7 +189,7 @@ class TinyLanguageModel:
         _check_dtype(self.dtype)
         for key, least in (("layers", 1), ("width", 16)):
             value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least or value % least:
+            if not checks.is_whole_number(value, least) or value % least:
                 raise InputError(f"llm.{key} must be a multiple of {least} above 0, got {value!r}")
 
     def resolved_dtype(self, device: str) -> str:

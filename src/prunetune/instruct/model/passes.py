@@ -7,7 +7,6 @@ so that a pass taken up again, by as many processes or by fewer, gives bit-equal
 import hashlib
 import json
 import logging
-import os
 import time
 import zipfile
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from prunetune.base.errors import InputError
 from prunetune.base.progress import track
-from prunetune.base.store import write_json
+from prunetune.base.publish import new_file, write_json
 from prunetune.instruct.model.processes import Processes
 
 log = logging.getLogger(__name__)
@@ -104,10 +103,9 @@ def _file(place: Path, index: int) -> Path:
 
 
 def _write(place: Path, index: int, values: Tensor, seconds: float) -> None:
-    partial = place / f".batch-{index:06d}-{os.getpid()}.npz"
     try:
-        np.savez(partial, values=values.numpy(), seconds=seconds)
-        os.replace(partial, _file(place, index))
+        with new_file(_file(place, index)) as partial, partial.open("wb") as file:
+            np.savez(file, values=values.numpy(), seconds=seconds)
     except OSError as error:
         raise InputError(f"{place} could not be written ({error}); free some space and run again") from error
 

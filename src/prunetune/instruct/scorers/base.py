@@ -1,23 +1,7 @@
-"""What several text scorers share: checks of their options, and scores of an order of picks."""
+"""What several text scorers share: scores of an order of picks, and equal draws."""
 
 import torch
 from torch import Tensor
-
-from prunetune.base.errors import InputError, suggestion
-
-
-def check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a scorer's option that is none of the allowed ones."""
-    if value not in allowed:
-        raise InputError(
-            f"text_scorer.{key} must be one of {', '.join(allowed)}, got {value!r}.{suggestion(str(value), allowed)}"
-        )
-
-
-def check_count(key: str, value: int, least: int = 1) -> None:
-    """Refuse what is not a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"text_scorer.{key} must be a whole number of at least {least}, got {value!r}")
 
 
 def in_pick_order(order: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.data.pool import Pool
-from prunetune.instruct.scorers.base import check_choice
 from prunetune.instruct.scorers.signals import TextSignals
 from prunetune.scorers.base import Scorer
 
@@ -38,7 +38,7 @@ class IFD(Scorer):
     in_runs: ClassVar[dict[str, Any]] = {"name": "ifd_loss"}
 
     def __post_init__(self) -> None:
-        check_choice("ratio_of", self.ratio_of, ("losses", "perplexities"))
+        checks.choice("text_scorer.ratio_of", self.ratio_of, ("losses", "perplexities"))
 
     def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:
         prompted, alone = signals.response_losses("prompted"), signals.unprompted_losses()

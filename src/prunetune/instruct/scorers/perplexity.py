@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.data.pool import Pool
-from prunetune.instruct.scorers.base import check_choice
 from prunetune.instruct.scorers.signals import TextSignals
 from prunetune.scorers.base import Scorer
 
@@ -34,8 +34,8 @@ class Perplexity(Scorer):
     in_runs: ClassVar[dict[str, Any]] = {"name": "perplexity_mid"}
 
     def __post_init__(self) -> None:
-        check_choice("keep", self.keep, ("low", "mid", "high"))
-        check_choice("tokens", self.tokens, ("response", "all"))
+        checks.choice("text_scorer.keep", self.keep, ("low", "mid", "high"))
+        checks.choice("text_scorer.tokens", self.tokens, ("response", "all"))
 
     def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:
         losses = signals.response_losses() if self.tokens == "response" else signals.token_losses()

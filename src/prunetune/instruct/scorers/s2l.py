@@ -6,9 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
-from prunetune.instruct.scorers.base import check_count, equal_draws, in_pick_order
+from prunetune.instruct.scorers.base import equal_draws, in_pick_order
 from prunetune.instruct.scorers.signals import TextSignals
 from prunetune.samplers.clusters import k_means
 from prunetune.scorers.base import Scorer
@@ -34,7 +35,7 @@ class S2L(Scorer):
     reads: ClassVar[tuple[str, ...]] = ("network", "trajectory")
 
     def __post_init__(self) -> None:
-        check_count("clusters", self.clusters)
+        checks.whole_number("text_scorer.clusters", self.clusters)
 
     @property
     def uses_seed(self) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError, suggestion
 from prunetune.base.progress import SECONDS_BETWEEN_LINES
 from prunetune.base.seeding import seeded
@@ -52,11 +53,10 @@ class EvaluationSettings:
                 )
             object.__setattr__(self, key, values)
         for shots in self.num_fewshot:
-            _check_count("evaluation.num_fewshot", shots, 0)
+            checks.whole_number("evaluation.num_fewshot", shots, least=0)
         if self.batch_size != "auto":
-            _check_count("evaluation.batch_size", self.batch_size, 1, " or auto")
-        if self.limit is not None:
-            _check_count("evaluation.limit", self.limit, 1, " or null")
+            checks.whole_number("evaluation.batch_size", self.batch_size, otherwise=" or auto")
+        checks.whole_number("evaluation.limit", self.limit, or_none=True)
         if self.tasks_folder is not None and not Path(self.tasks_folder).is_dir():
             raise InputError(f"evaluation.tasks_folder must be a folder of task files, got {self.tasks_folder!r}")
 
@@ -357,8 +357,3 @@ def _contents(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file below a folder of tasks, by its path in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def _check_count(key: str, value: object, least: int, otherwise: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{key} must be a whole number of at least {least}{otherwise}, got {value!r}")

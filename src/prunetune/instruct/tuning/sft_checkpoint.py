@@ -7,7 +7,6 @@ the samples and the dropout of a step follow from its number and the seed, so no
 import hashlib
 import json
 import logging
-import os
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from prunetune.base.errors import InputError
+from prunetune.base.publish import new_file
 from prunetune.instruct.tuning.adapter import adapter_state, load_adapter_state
 
 log = logging.getLogger(__name__)
@@ -59,17 +59,10 @@ def save(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimi
         "optimizer": optimizer.state_dict(),
         "position": vars(position),
     }
-    partial = folder / f".{NAME}-{os.getpid()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with new_file(folder / NAME, synced=True) as partial, partial.open("wb") as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, folder / NAME)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        if folder.is_dir():
-            partial.unlink(missing_ok=True)
         raise InputError(f"the checkpoint could not be written to {folder} ({error}); free some space") from error
 
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 
 CHOICES = {"optimizer": ("sgd", "adamw"), "schedule": ("cosine",), "loss_on": ("response", "all")}
@@ -45,16 +46,12 @@ class SftSettings:
 
     def __post_init__(self) -> None:
         for key, known in CHOICES.items():
-            if getattr(self, key) not in known:
-                raise InputError(f"sft.{key} must be {' or '.join(known)}, got {getattr(self, key)!r}")
+            checks.choice(f"sft.{key}", getattr(self, key), known)
         for key, least in COUNTS.items():
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"sft.{key} must be a whole number of at least {least}, got {value!r}")
+            checks.whole_number(f"sft.{key}", getattr(self, key), least)
         for key in (*AT_LEAST_ZERO, *ABOVE_ZERO):
-            _check_number(key, getattr(self, key), is_zero_allowed=key in AT_LEAST_ZERO)
-        if not _is_number(self.lora_dropout) or not 0 <= self.lora_dropout < 1:
-            raise InputError(f"sft.lora_dropout must be at least 0 and below 1, got {self.lora_dropout!r}")
+            checks.number(f"sft.{key}", getattr(self, key), "[0, inf)" if key in AT_LEAST_ZERO else "(0, inf)")
+        checks.number("sft.lora_dropout", self.lora_dropout, "[0, 1)")
         object.__setattr__(self, "lora_targets", _names(self.lora_targets))
 
     def rate(self, step: int, num_steps: int) -> float:
@@ -75,16 +72,6 @@ class SftSettings:
 def needed_steps(settings: SftSettings, num_examples: int) -> int:
     """Return the optimiser steps of a training on this many samples."""
     return settings.epochs * math.ceil(num_examples / settings.batch_size)
-
-
-def _check_number(key: str, value: float, is_zero_allowed: bool) -> None:
-    if not _is_number(value) or value < 0 or (value == 0 and not is_zero_allowed):
-        bound = "at least" if is_zero_allowed else "above"
-        raise InputError(f"sft.{key} must be a number {bound} 0, got {value!r}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _names(targets: Any) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
@@ -55,16 +56,12 @@ class DeepCore(Scorer):
     in_runs: ClassVar[dict[str, Any]] = {"fraction": "${ratio}"}
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise InputError(f"scorer.fraction is the ratio that DeepCore selects for, in (0, 1], got {self.fraction}")
-        if self.initial not in ("random", "pretrained"):
-            raise InputError(f"scorer.initial must be random or pretrained, got {self.initial!r}")
-        for key, least in {"epochs": 0, "batch_size": 1, "repeats": 1}.items():
-            value = getattr(self, key)
-            if value is not None and value < least:
-                raise InputError(f"scorer.{key} must be at least {least}, got {value}")
-        if not self.learning_rate > 0:
-            raise InputError(f"scorer.learning_rate must be above 0, got {self.learning_rate}")
+        checks.number("scorer.fraction", self.fraction, "(0, 1]", what="the ratio that DeepCore selects for")
+        checks.choice("scorer.initial", self.initial, ("random", "pretrained"))
+        checks.whole_number("scorer.epochs", self.epochs, least=0)
+        checks.whole_number("scorer.batch_size", self.batch_size)
+        checks.whole_number("scorer.repeats", self.repeats, or_none=True)
+        checks.number("scorer.learning_rate", self.learning_rate, "(0, inf)")
         self._arguments()
         find_checkout(self.path)
 

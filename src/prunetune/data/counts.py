@@ -1,0 +1,23 @@
+"""Whether a data set has the numbers that its name promises; tables compare rows by that name."""
+
+from typing import TypeVar
+
+from prunetune.base.errors import InputError
+
+Numbers = TypeVar("Numbers")
+
+
+def check_counts(name: str, expected: Numbers, found: Numbers, fix: str) -> None:
+    """Refuse other numbers than those of the protocol.
+
+    Args:
+        name: of the data set.
+        expected: the protocol's numbers; `str` gives them in words.
+        found: the same kind of numbers.
+        fix: what can be done about it.
+
+    Raises:
+        InputError: the numbers differ.
+    """
+    if found != expected:
+        raise InputError(f"{name} is short or another edition: expected {expected}, found {found}; {fix}")

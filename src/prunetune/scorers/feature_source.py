@@ -1,0 +1,20 @@
+"""Which features a scorer reads that takes the pretrained or the fine-tuned ones."""
+
+from torch import Tensor
+
+from prunetune.signals.contract import PLAIN, Signals
+
+SOURCES = ("pretrained", "finetuned")
+
+
+def read_features(signals: Signals, source: str) -> Tensor:
+    """Return the [N, D] float32 features of a pool.
+
+    Args:
+        signals: of the pool.
+        source: "pretrained", or "finetuned" for the proxy's at its last epoch.
+    """
+    if source == "pretrained":
+        return signals.features(PLAIN)
+    proxy = signals.proxy()
+    return proxy.features(proxy.num_epochs)

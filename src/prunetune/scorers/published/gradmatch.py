@@ -1,0 +1,28 @@
+"""GradMatch: how DeepCore weighs its picks."""
+
+import torch
+from torch import Tensor
+
+from prunetune.selection.last_layer_gradients import LastLayerGradients
+
+
+def deepcore_weights(gradients: LastLayerGradients, kept: Tensor, ridge: float) -> Tensor:
+    """Return DeepCore's weights: non-negative least squares on the normal equations of the ridge fit.
+
+    Source: DeepCore at commit 74ec709.
+
+    Args:
+        gradients: of the n images of a class.
+        kept: [k] int64, which of them are kept.
+        ridge: above 0.
+
+    Returns:
+        [k] float64 >= 0; 0 is an image that DeepCore drops.
+    """
+    from scipy.optimize import nnls  # slow to import, and only this needs it
+
+    if len(kept) == 1:
+        return torch.ones(1, dtype=torch.float64)
+    picked = gradients.take(kept).double()
+    normal = picked.inner(picked) + ridge * torch.eye(len(kept), dtype=torch.float64)
+    return torch.from_numpy(nnls(normal.numpy(), picked.dot(gradients.mean()).numpy())[0])

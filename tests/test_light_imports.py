@@ -1,0 +1,38 @@
+"""Importing a part of the library loads little else: every import statement runs in a process of its own."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+LISTED = "; import json, sys; print(json.dumps(sorted(sys.modules)))"
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Return the modules that a new Python process has loaded after an import statement."""
+    outcome = subprocess.run([sys.executable, "-c", statement + LISTED], capture_output=True, text=True, check=True)
+    return set(json.loads(outcome.stdout))
+
+
+@pytest.mark.parametrize(
+    ("statement", "most"),
+    [
+        ("import prunetune", 1),
+        ("from prunetune import DLC", 25),
+        ("from prunetune import FlexRand", 25),
+        ("from prunetune import Pool", 25),
+        ("from prunetune import TensorSignals", 50),  # it trains linear probes where a scorer reads a proxy
+        ("from prunetune import prune", 85),
+    ],
+)
+def test_an_import_loads_few_of_our_modules(statement, most):
+    ours = {name for name in loaded_by(statement) if name.split(".")[0] == "prunetune"}
+    assert len(ours) <= most, sorted(ours)
+
+
+@pytest.mark.parametrize("name", ["DLC", "FlexRand", "Pool", "Signals"])
+def test_a_scorer_alone_loads_no_logger_no_configuration_and_no_networks(name):
+    loaded = loaded_by(f"from prunetune import {name}")
+    assert {"torch", "prunetune"} <= loaded
+    assert {"wandb", "hydra", "omegaconf", "timm", "torchvision", "sklearn", "scipy", "pandas"} & loaded == set()
