@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from prunetune.config.build import build
 from prunetune.data.readers.textures import Textures
 from prunetune.networks.named import BACKBONES
 from prunetune.samplers import RS2, TopK
+from prunetune.scorers import Scorer
 from prunetune.signals.tensors import TensorSignals
 from runs import MICRO, QUICK, compose_here, run_here
 
@@ -252,3 +254,33 @@ def test_the_temporary_store_is_a_store():
         assert isinstance(store, Store)
         assert store.root.is_dir()
     assert not store.root.exists()
+
+
+@dataclass(frozen=True)
+class HalfWeightless(Scorer):
+    """Picks images in the order of the pool, and gives every second pick the weight 0."""
+
+    name = "half_weightless"
+    higher_means = "picked earlier"
+    version = 1
+
+    def score(self, pool, signals, generator):
+        return -torch.arange(len(pool), dtype=torch.float64)
+
+    def weights(self, pool, signals, subset):
+        return (torch.arange(len(subset)) % 2).double()
+
+
+@dataclass(frozen=True)
+class RowScorer(HalfWeightless):
+    """The same picks, without weights."""
+
+    def weights(self, pool, signals, subset):
+        return None
+
+
+def test_what_a_scorer_gives_the_weight_zero_is_not_kept(textures):
+    picked = prune(textures, 0.3, RowScorer(), **PLAIN)
+    kept = prune(textures, 0.3, HalfWeightless(), **PLAIN)
+    assert kept.positions.tolist() == picked.positions.tolist()[1::2]
+    assert kept.weights.tolist() == [1.0] * len(kept.positions)

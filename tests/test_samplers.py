@@ -187,6 +187,11 @@ def test_what_exceeds_the_second_part_moves_to_the_first():
     assert shares(3, 3, 0.9, 0.51) == (2, 1)
 
 
+def test_at_a_gamma_of_one_half_the_easy_share_is_the_one_that_is_rounded():
+    assert shares(10, 3, 0.3, 0.5) == (2, 1)  # the easy share of 1.5 is rounded to 2, the hard part gets the rest
+    assert shares(10, 3, 0.3, 0.51) == (1, 2)  # above one half it is the hard share that is rounded
+
+
 def test_ties_at_the_border_of_the_easy_part_go_to_the_smaller_position():
     scores = torch.zeros(20, dtype=torch.float64)
     kept = FlexRand(gamma=0.25).select(scores, one_class(20), 0.5, stream("draw"))
