@@ -477,10 +477,10 @@ def test_a_status_of_text_runs_that_cannot_be_asked_for_is_one_line(overrides, m
 
 def test_the_status_command_counts_text_runs(tmp_path, capsys):
     GlobalHydra.instance().clear()
-    status.show("instruction", [*TEXT, f"results_dir={tmp_path}"])
+    status.show("instruction", [*TEXT, f"results_dir={tmp_path}"], [TEXT_RUNS])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "instruction: 4 jobs, 4 runs"
     assert lines[2].split() == ["embedded", "0", "0", "4", "0"]
     assert len(lines) == 4
-    status.show("instruction", [*TEXT, "until=score", f"results_dir={tmp_path}"])
+    status.show("instruction", [*TEXT, "until=score", f"results_dir={tmp_path}"], [TEXT_RUNS])
     assert "with until=score no run is finished" in capsys.readouterr().out
