@@ -1,4 +1,4 @@
-"""Pictures: which images a scorer finds easy and hard, and accuracy over the ratio."""
+"""Figures of the report: the easiest and hardest images of a scorer, and accuracy over the ratio."""
 
 import math
 from itertools import cycle
@@ -15,15 +15,15 @@ from prunetune.data.pool import Pool
 from prunetune.report.tables import SETTING, WHOLE_POOL
 
 MOST_CLASSES = 10
-PIXELS = 160  # longer side of a shown image: larger ones only cost memory
-STYLES = (  # told apart in grey print too
+PIXELS = 160  # Length of the longer side of a shown image. More would only use memory.
+STYLES = (  # These styles also differ in grey print.
     *(("#000000", "o", "-"), ("#d55e00", "s", "--"), ("#0072b2", "^", "-."), ("#009e73", "D", ":")),
     *(("#cc79a7", "v", "--"), ("#e69f00", "P", "-."), ("#56b4e9", "X", ":")),
 )
 
 
 def extremes(pool: Pool, scores: Tensor, num: int = 5, title: str = "Easy and hard images") -> Figure:
-    """Show the easiest and the hardest images of every class, hardness growing from left to right.
+    """Show the easiest and the hardest images of every class, from easy on the left to hard on the right.
 
     Args:
         pool: N images; at most 10 of its classes are shown, evenly spread over the class indices.
@@ -60,7 +60,7 @@ def shown_classes(pool: Pool) -> list[int]:
 
 
 def ends(pool: Pool, scores: Tensor, label: int, num: int) -> tuple[list[int], list[int]]:
-    """Return the positions of a class's easiest and hardest images, easiest first; no image is in both lists."""
+    """Return the positions of the easiest and of the hardest images of a class, easiest first, without overlap."""
     members = (pool.labels == label).nonzero().flatten()
     ordered = members[scores[members].argsort(stable=True)].tolist()
     num_hard = min(num, len(ordered) // 2)
@@ -68,7 +68,7 @@ def ends(pool: Pool, scores: Tensor, label: int, num: int) -> tuple[list[int], l
 
 
 def accuracy_curves(summary: pd.DataFrame) -> Figure:
-    """Draw mean accuracy over the ratio: a panel per setting, a line per method, the whole pool as a level.
+    """Draw mean accuracy over the ratio: a panel per setting, a curve per method, a horizontal line for the whole pool.
 
     Args:
         summary: the frame of `tables.summary`, percent.
@@ -110,7 +110,7 @@ def _show_class(axes: list[Axes], pool: Pool, scores: Tensor, label: int, num: i
     places = dict(zip([*range(len(easy)), *range(2 * num - len(hard), 2 * num)], [*easy, *hard], strict=True))
     decimals = _decimals(scores)
     cell = axes[0].get_position()
-    style = {"ha": "right", "va": "center", "parse_math": False}  # a folder may be called a$b$c
+    style = {"ha": "right", "va": "center", "parse_math": False}  # A folder name may contain $.
     axes[0].figure.text(cell.x0 - 0.01, (cell.y0 + cell.y1) / 2, _folded(pool.classes[label]), **style)
     for column, panel in enumerate(axes):
         panel.set_axis_off()
@@ -123,7 +123,7 @@ def _show_class(axes: list[Axes], pool: Pool, scores: Tensor, label: int, num: i
 
 
 def _decimals(scores: Tensor) -> int:
-    """Return enough decimals to tell the scores of a pool apart: two significant digits of their range and one more."""
+    """Return the number of decimals to print scores with: two significant digits of their range and one more."""
     spread = float(scores.max() - scores.min())
     return min(6, max(0, 2 - math.floor(math.log10(spread)))) if spread > 0 else 2
 
