@@ -242,7 +242,7 @@ def test_other_images_than_those_of_the_run_are_refused(
     for path in (copied / "runs").rglob("result.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "dataset_fingerprint": "another"}))
     analyses.analyse(copied, None, None, tmp_path / "out")
-    assert "the images of textures are others than those of" in capsys.readouterr().err
+    assert "the images of textures differ from those of" in capsys.readouterr().err
     assert not (tmp_path / "out" / "mmd.csv").exists()
     assert (tmp_path / "out" / "rank_correlation.csv").exists()
 
@@ -255,7 +255,7 @@ def test_a_run_of_an_earlier_version_costs_its_distances_alone(
         del result["config"]["images"]
         path.write_text(json.dumps(result))
     analyses.analyse(copied, None, None, tmp_path / "out")
-    assert "is of an earlier version (Missing key images" in capsys.readouterr().err
+    assert "was made by an earlier version (Missing key images" in capsys.readouterr().err
     assert sorted(path.stem for path in (tmp_path / "out").iterdir()) == ["loss_by_masking", "rank_correlation"]
 
 

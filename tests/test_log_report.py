@@ -51,7 +51,7 @@ def test_a_report_without_tables_and_figures_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_table_is_named(results: Path) -> None:
     (results / "tables" / "broken.csv").write_text("")
-    with pytest.raises(InputError, match=r"broken\.csv is no table"):
+    with pytest.raises(InputError, match=r"broken\.csv is not a valid table"):
         wandb_report.log_report(results, "report", "offline")
 
 

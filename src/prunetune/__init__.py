@@ -1,7 +1,7 @@
 """Prune a downstream data set before fine-tuning on it.
 
-Letters, as everywhere in the code: N images in the pool, M kept, C classes, D feature width, B batch, E epochs,
-V augmented views, T masked networks, P probes trained together.
+Shapes use the same letters in all docstrings: N images in the pool, M kept images, C classes, D feature width, B batch
+size, E epochs, V augmented views, T masked networks, P probes that are trained together.
 """
 
 from importlib import import_module
@@ -30,7 +30,7 @@ __all__ = ["DLC", "Backbone", "FlexRand", "Pool", "Signals", "Subset", "TensorSi
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for; `import prunetune` alone loads no torch."""
+    """Import a public name when it is first used, so that `import prunetune` alone does not load torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'prunetune' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

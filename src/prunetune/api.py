@@ -1,4 +1,4 @@
-"""The front door: prune your own data in one call."""
+"""The library's main function: `prune` prunes your own data in one call."""
 
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sized
@@ -30,16 +30,18 @@ from prunetune.scorers import Scorer
 from prunetune.signals.network import Embedding, NetworkSignals
 from prunetune.signals.proxy import FULL_PROXY, LINEAR_PROBE, ProxyRecipe
 
-# the end of topk_flexible is chosen in a run (here pass topk or topk_easiest); the other two are ways of training
+# These samplers need a run. topk_flexible chooses its end by training probes (the library offers topk and
+# topk_easiest instead), and rs2 and infobatch choose images during training.
 NOT_HERE = ("topk_flexible", "rs2", "infobatch")
 
 
 @dataclass(frozen=True)
 class Subset:
-    """What is kept. positions: [M] int64, ascending. scores: [N] float64 of the whole pool, larger = harder.
+    """The kept images of a pool.
 
-    `positions` index the pool; for a torch dataset they are that dataset's own indices. weights: [M] float64 for
-    methods that weight what they keep (craig, gradmatch), else None.
+    positions: [M] int64, ascending, the indices of the kept images in the pool. For a torch dataset they are indices of
+    that dataset. scores: [N] float64 of the whole pool; larger means harder. weights: [M] float64 for methods that
+    weight the kept images (craig, gradmatch), else None.
     """
 
     pool: Pool
@@ -49,15 +51,19 @@ class Subset:
 
     @cached_property
     def sample_ids(self) -> tuple[str, ...]:
-        """The M ids of what is kept."""
+        """The ids of the M kept images."""
         return tuple(self.pool.sample_ids[position] for position in self.positions.tolist())
 
     def to_csv(self, path: str | Path) -> None:
-        """Write position, sample_id, label, weight: the same file as a run's subset.csv."""
+        """Write the columns position, sample_id, label, weight. The file equals the subset.csv of a run."""
         write_subset(Path(path), self.pool, self.positions, self.weights)
 
     def as_torch(self, dataset: Sized) -> torch.utils.data.Subset:
-        """Return the kept part of a map-style dataset whose items are in pool order."""
+        """Return the kept part of a map-style dataset whose items are in the order of the pool.
+
+        Raises:
+            InputError: the dataset has another number of items than the pool.
+        """
         if len(dataset) != len(self.pool):
             raise InputError(f"the dataset should have the pool's {len(self.pool)} items, has {len(dataset)}")
         return torch.utils.data.Subset(dataset, self.positions.tolist())
@@ -81,36 +87,36 @@ def prune(
 
     Args:
         data: a folder of class folders, a map-style dataset of (image, label), or a Pool. Images are PIL images,
-            or uint8 tensors [3, h, w]; labels whole numbers. A folder is read as dataset=image_folder does: without
-            train/ and test/ in it, 20 % of each class are held out for a test and the rest is pruned.
+            or uint8 tensors [3, h, w]; labels are whole numbers. A folder is read as by dataset=image_folder: if it has
+            no train/ and test/, 20 % of each class are held out as test images and the rest is the pool.
         ratio: fraction of each class that is kept, in (0, 1].
         scorer: a name (dlc, herding, el2n ..., those of `list(prunetune.api.SCORERS)`) or a Scorer.
         sampler: a name (auto: the scorer's own; flexrand, topk, random, ccs ...) or a Sampler.
         backbone: resnet18, resnet50, vit_small, vit_base (each also _weakly), micro, a timm model name, or a Backbone.
-        seed: of the draws.
-        proxy: what scores from training dynamics read: full (the backbone is fine-tuned on the whole pool, which takes
-            long without a GPU), linear_probe (seconds), or a ProxyRecipe.
-        store: folder that keeps features and scores for the next call; by default they are not kept.
+        seed: the seed of all random draws.
+        proxy: how to train the proxy network that EL2N, forgetting and others read: full (fine-tune the backbone on the
+            whole pool, slow without a GPU), linear_probe (takes seconds), or a ProxyRecipe.
+        store: the folder in which features and scores are kept for the next call. By default they are not kept.
         device: auto, cpu or cuda.
-        precision: of the forward passes, auto (bf16 where the hardware has it and the backbone has no batch
-            normalisation), fp32 or bf16.
-        batch_size: images per forward pass; no score depends on it.
+        precision: the precision of the forward passes: auto (bf16 if the hardware supports it and the backbone has no
+            batch normalisation), fp32 or bf16.
+        batch_size: images per forward pass. Scores depend on it only by rounding.
 
     Raises:
-        InputError: a bad argument, an unreadable image, or weights that cannot be had.
+        InputError: an argument is not allowed, an image cannot be read, or weights cannot be loaded.
     """
     check_ratio(ratio)
     checks.whole_number("batch_size", batch_size)
-    seed, ratio = checks.plain(seed), checks.plain(ratio)  # NumPy's numbers seed as Python's do
+    seed, ratio = checks.plain(seed), checks.plain(ratio)  # NumPy numbers must give the same seeds as Python numbers.
     checks.whole_number("seed", seed, least=None)
     pool = as_pool(data)
     if pool.images is None:
-        raise InputError("the pool has no images; for tensors there is scorer.score(pool, TensorSignals(...))")
+        raise InputError("the pool has no images; to score tensors, call scorer.score(pool, TensorSignals(...))")
     scorer = _named(scorer, SCORERS, "scorer", Scorer)
     name = scorer.own_sampler if sampler == "auto" else sampler
     sampler = _named(name, SAMPLERS, "sampler", Sampler, NOT_HERE)
     if getattr(sampler, "name", None) in NOT_HERE:
-        raise InputError(f"{type(sampler).__name__} does not choose images here but in a run; pass another sampler")
+        raise InputError(f"{type(sampler).__name__} can be used in a run only, not in prune(); pass another sampler")
     proxy = _named(proxy, {"full": FULL_PROXY, "linear_probe": LINEAR_PROBE}, "proxy", ProxyRecipe)
     check_fit(scorer, sampler, ratio)
     device = resolve_device(device)

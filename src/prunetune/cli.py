@@ -1,6 +1,6 @@
-"""The command `prunetune`: what it offers, and how it says that something is wrong.
+"""The command line `prunetune`: its commands, and its error messages.
 
-Each command imports what it needs when it is called, so that help and completion answer at once.
+A command imports what it needs only when it is called, so that help and shell completion answer quickly.
 """
 
 import sys
@@ -17,27 +17,27 @@ app = typer.Typer(
     name=PROGRAM,
     no_args_is_help=True,
     rich_markup_mode="rich",
-    pretty_exceptions_enable=False,  # a bug keeps Python's own traceback, as under run.py
+    pretty_exceptions_enable=False,  # A bug shows Python's own traceback, as it does under run.py.
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Score a training set with a pretrained network, keep a fraction of each class, fine-tune on what is left.",
+    help="Score a training set with a pretrained network, keep a fraction of each class, and fine-tune on it.",
 )
 
 
 @app.command(cls=hydra_words.Untouched, rich_help_panel=RUNS)
 def run(context: typer.Context) -> None:
-    """One image run: `prunetune run dataset=dtd scorer=dlc ratio=0.1`. Every word after `run` is Hydra's."""
+    """Start one image run, as in `prunetune run dataset=dtd scorer=dlc ratio=0.1`. The arguments are Hydra's."""
     hydra_words.start(f"{PROGRAM} run", context.args)
 
 
 @app.command(cls=hydra_words.Untouched, rich_help_panel=RUNS)
 def grid(context: typer.Context) -> None:
-    """Many image runs in one job: methods, ratios and seeds. Every word after `grid` is Hydra's."""
+    """Start many image runs in one job, by methods, ratios and seeds. The arguments are Hydra's."""
     hydra_words.start(f"{PROGRAM} grid", ["--config-name", "grid", *context.args])
 
 
 @app.command(cls=hydra_words.Untouched, rich_help_panel=RUNS)
 def instruct(context: typer.Context) -> None:
-    """One text run: prune instructions, fine-tune a language model. Every word after `instruct` is Hydra's."""
+    """Start one text run: prune instructions and fine-tune a language model. The arguments are Hydra's."""
     hydra_words.start(f"{PROGRAM} instruct", ["--config-name", "instruct", *context.args])
 
 
@@ -61,7 +61,7 @@ def version() -> None:
 
 
 def main() -> None:
-    """Carry out the command line; bad input is one line on standard error and exit code 1."""
+    """Run the command line. An InputError prints one line on standard error and exits with code 1."""
     try:
         app()
     except InputError as error:

@@ -1,6 +1,6 @@
-"""Where a composed configuration becomes a run: parsed once here, and seen by nothing below.
+"""Parse a composed configuration and execute the run, grid or text run that it describes.
 
-The key `pipeline` of the root configurations names one of these functions.
+The key `pipeline` of each root configuration names one of these functions. Code below them receives no configuration.
 """
 
 from pathlib import Path
@@ -10,15 +10,15 @@ from omegaconf import DictConfig
 
 
 def image(cfg: DictConfig, out_dir: Path) -> None:
-    """Carry out one image run in its folder."""
-    from prunetune.config.parse import parse_image_run  # these imports load torch, which `--help` does without
+    """Execute one image run. out_dir: its folder."""
+    from prunetune.config.parse import parse_image_run  # Imported here, since it loads torch, which `--help` avoids.
     from prunetune.runs import image_run
 
     image_run.execute(parse_image_run(cfg), out_dir)
 
 
 def grid(cfg: DictConfig, out_dir: Path) -> None:
-    """Carry out all cells of a grid, each in a folder of its own; `out_dir` has the job's own files."""
+    """Execute all cells of a grid, each in its own folder. out_dir: the folder of the job's files, such as its log."""
     from prunetune.config.cells import parse_grid
     from prunetune.runs import grid
 
@@ -26,7 +26,7 @@ def grid(cfg: DictConfig, out_dir: Path) -> None:
 
 
 def instruct(cfg: DictConfig, out_dir: Path) -> None:
-    """Carry out one text run in its folder."""
+    """Execute one text run. out_dir: its folder."""
     from prunetune.instruct import text_run
     from prunetune.instruct.parse import parse_text_run
 

@@ -1,7 +1,7 @@
-"""Where every run starts: compose the configuration by Hydra and call the pipeline that the root config names.
+"""The start of every run: Hydra composes the configuration and calls the pipeline that the root config names.
 
-`python run.py ...` and `prunetune run ...` both come here, and so do the jobs that submitit starts: they read the same
-configs, those of the package `prunetune.configs`. Imports no torch, so that `--help` answers at once.
+`python run.py ...`, `prunetune run ...` and the jobs that submitit starts all call this module. So they all read the
+configs of the package `prunetune.configs`. It does not import torch, so that `--help` answers quickly.
 """
 
 import os
@@ -27,8 +27,8 @@ from prunetune.runs import failures
 def run_job(cfg: DictConfig) -> None:
     """Run the pipeline that the root config names.
 
-    It is not decorated, so that this module's name for it is the function itself: submitit then pickles the name and
-    not the code.
+    `hydra.main` is not used as a decorator here. A decorator would replace the function in this module, and submitit
+    could then not pickle it by its name.
     """
     job = HydraConfig.get()
     out_dir = Path(job.runtime.output_dir)
@@ -37,27 +37,28 @@ def run_job(cfg: DictConfig) -> None:
             get_method(cfg.pipeline)(cfg, out_dir)
     except InputError as error:
         if job.mode == RunMode.MULTIRUN:
-            raise  # the other jobs go on
+            raise  # sys.exit would end the whole sweep. Hydra handles the error and continues with the other jobs.
         sys.exit(f"error: {error}")
-    if os.environ.get("RANK", "0") == "0":  # of several processes only the first one prints the folder
+    if os.environ.get("RANK", "0") == "0":  # If several processes share a run, only the first one prints the folder.
         print(f"run: {out_dir}")
 
 
 def start(program: str, words: Sequence[str]) -> None:
-    """Hand a command line to Hydra; on bad input print one line and exit with code 1.
+    """Start Hydra with a command line. Bad input prints one line and exits with code 1.
 
     Args:
-        program: what Hydra's messages call the command, such as "run.py".
-        words: the command line after the program's name. Nothing in it is changed.
+        program: the name of the command in Hydra's messages, such as "run.py".
+        words: the command line after the program's name. It is passed on unchanged.
     """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra's errors come here, and bugs keep their whole traceback
-    sys.argv = [program, *words]  # Hydra reads its command line from there only
+    # With this variable Hydra raises its errors, so that they are explained below, and bugs keep their full traceback.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    sys.argv = [program, *words]  # Hydra reads its command line only from sys.argv.
     entry = hydra.main(version_base="1.3", config_path="pkg://prunetune.configs", config_name="config")(run_job)
     try:
         entry()
     except (HydraException, OmegaConfBaseException, InputError) as error:
         sys.exit(f"error: {explain(error)}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; give the same command again: what the store has is not computed again")
-    except (PermissionError, NotADirectoryError) as error:  # mostly a run's folder that cannot be made
+        sys.exit("interrupted; give the same command again to continue: stored results are not computed again")
+    except (PermissionError, NotADirectoryError) as error:  # The usual cause is that the run's folder cannot be made.
         sys.exit(f"error: {error}; check the path, or pass results_dir=<folder>")

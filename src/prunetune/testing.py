@@ -1,7 +1,7 @@
-"""The contract of scorers and samplers as named checks, also for those that are written elsewhere.
+"""The contract of scorers and samplers as named checks. They also work for classes outside this package.
 
 `check_scorer(MyScorer())` and `check_sampler(MySampler())` run all checks, and raise AssertionError with the promise
-that is broken. With pytest each check becomes a test of its own:
+that is broken. With pytest each check becomes a separate test:
 
     @parametrize_with_checks(MyScorer(), MySampler())
     def test_my_method(check):
@@ -34,17 +34,19 @@ from prunetune.signals.proxy import ProxyRecipe, RecordedProxy
 from prunetune.signals.tensors import TensorSignals
 from prunetune.training.recipe import Recipe
 
-CLASS_SIZES = (11, 1, 7, 4)  # unequal, one image alone; 23 is a multiple of no batch size in use
+# The classes differ in size, and one has a single image. The sum, 23, is not a multiple of the batch sizes used below,
+# so that the last batch is shorter.
+CLASS_SIZES = (11, 1, 7, 4)
 SHORT_PROXY = ProxyRecipe(Recipe("full", trained="all", epochs=6, learning_rate=1e-3, views=0))
-CLOSE = {"rtol": 1e-3, "atol": 1e-6}  # of scores in float32 arithmetic with other batch sizes
+CLOSE = {"rtol": 1e-3, "atol": 1e-6}  # Tolerance for scores that were computed in float32 with another batch size.
 RATIOS = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One promise of a scorer or sampler: call it, and it raises AssertionError where the promise is broken.
+    """One promise of a scorer or sampler. Calling the check raises AssertionError if the promise is broken.
 
-    name: of the promise, for people and for pytest, such as "Herding: the same seed gives the same scores".
+    name: the promise in words, such as "Herding: the same seed gives the same scores". run: checks the promise.
     """
 
     name: str
@@ -55,8 +57,8 @@ class Check:
 
 
 def parametrize_with_checks(*methods: Scorer | Sampler) -> Any:
-    """Return a decorator of pytest that calls a test once for every check of every method, as its argument `check`."""
-    import pytest  # only tests call this
+    """Return a pytest decorator that runs a test once for every check of every method, passed as argument `check`."""
+    import pytest  # Imported here, since an installation without tests may not have pytest.
 
     checks = [check for method in methods for check in checks_of(method)]
     return pytest.mark.parametrize("check", [pytest.param(check, id=check.name) for check in checks])
@@ -84,8 +86,8 @@ def scorer_checks(scorer: Scorer, backbone: Backbone | None = None, proxy: Proxy
 
     Args:
         scorer: any scorer.
-        backbone: the network it is tried with; by default the packaged one.
-        proxy: how the proxy is trained, for scorers that read one.
+        backbone: the network that the scorer is checked with; by default the one that comes with the package.
+        proxy: how to train the proxy network, for scorers that read it.
     """
     trial = _ScorerTrial(scorer, backbone or Backbone(model="prunetune_micro", mask_modules="conv2d"), proxy)
     return trial.checks()
@@ -173,7 +175,7 @@ def sampler_checks(sampler: Sampler, keeps_budgets: bool = True) -> list[Check]:
 
     Args:
         sampler: any sampler.
-        keeps_budgets: False for a published behaviour that misses the class budgets; that check is then left out.
+        keeps_budgets: False leaves out the check of class budgets, for published methods that do not keep them.
     """
     trial = _SamplerTrial(sampler)
     return [check for check in trial.checks() if keeps_budgets or check.run != trial.budgets_are_kept]
@@ -241,9 +243,9 @@ class _SamplerTrial:
 
 
 def made_pool(size: int = 32, order: list[int] | None = None) -> Pool:
-    """Return a small pool of noise images, [3, size, size], whose brightness pattern tells the class.
+    """Return a small pool of noise images, [3, size, size]. A pattern of bright rows shows the class.
 
-    order: how the images are listed; a pool sorts itself, so that it makes no difference.
+    order: the order in which the images are passed to the pool. A pool sorts its images, so the order has no effect.
     """
     labels = torch.repeat_interleave(torch.arange(len(CLASS_SIZES)), torch.tensor(CLASS_SIZES))
     noise = torch.randint(0, 128, (len(labels), size, size, 3), generator=stream("made pool")).numpy().astype(np.uint8)
@@ -262,7 +264,10 @@ def made_pool(size: int = 32, order: list[int] | None = None) -> Pool:
 
 
 def made_signals(labels: Tensor, width: int = 8, epochs: int = 6) -> Signals:
-    """Return made features [N, width] and a made proxy of some images, both telling of their labels [N] int64."""
+    """Return random features [N, width] and a random proxy for images with labels [N] int64.
+
+    Both depend on the labels, so that classes can be told apart.
+    """
     num_classes, generator = int(labels.max()) + 1, stream("made signals")
     pool = Pool(
         "made",

@@ -91,7 +91,7 @@ def _tensors(model):
 
 
 def test_two_adapters_at_once_are_refused():
-    with pytest.raises(InputError, match="carries an adapter already"):
+    with pytest.raises(InputError, match="already has an adapter"):
         adapter.attach(adapter.attach(tiny.model(), SETTINGS, seed=0), SETTINGS, seed=0)
 
 

@@ -132,7 +132,7 @@ def test_a_sample_whose_response_is_cut_away_is_dropped_with_a_line(corpus, capl
     assert encoded.pool.sample_ids == ("000001",)
     assert (encoded.report.response_removed, encoded.report.over_long) == (1, 0)
     assert [record.getMessage() for record in caplog.records] == [
-        "rows: 1 samples dropped, their prompt alone fills corpus.max_length=200 tokens"
+        "rows: 1 samples dropped, because their prompt alone fills corpus.max_length=200 tokens"
     ]
 
 
@@ -241,7 +241,7 @@ def test_what_a_tokenizer_lacks_is_one_line(corpus):
     class Slow:
         is_fast = False
 
-    with pytest.raises(InputError, match="character offsets, which Slow does not give.*fast tokenizer"):
+    with pytest.raises(InputError, match="character offsets, which Slow does not provide.*fast tokenizer"):
         encode(corpus([row()]), Slow())
     with pytest.raises(InputError, match="no EOS token"):
         encode(corpus([row()]), made.tokenizer(eos_token=None))

@@ -228,7 +228,7 @@ def test_no_epoch_leaves_the_base_model():
 
 def test_a_short_training_says_that_its_rate_stays_low(caplog):
     train(changed(warmup_steps=100))
-    assert "6 steps, no more than its 100 warm-up steps" in caplog.text
+    assert "6 steps, at most its 100 warm-up steps" in caplog.text
 
 
 def test_an_empty_subset_is_one_line():
@@ -251,7 +251,7 @@ def test_too_little_memory_is_one_line(monkeypatch):
         raise torch.OutOfMemoryError("no")
 
     monkeypatch.setattr(type(model), "forward", full)
-    with pytest.raises(InputError, match="does not hold a micro-batch .* lower sft.micro_batch_tokens"):
+    with pytest.raises(InputError, match="too little memory for a micro-batch .* lower sft.micro_batch_tokens"):
         train(model=model)
 
 

@@ -112,7 +112,7 @@ def test_a_checkpoint_of_another_training_is_not_used(tmp_path, other, caplog):
     stop(tmp_path, 5)
     seen = []
     model, _ = train(tmp_path, **other, observe=stopping_at(None, seen))
-    assert "is of another training (model, subset or settings) and is not used" in caplog.text
+    assert "belongs to another training (model, subset or settings) and is not used" in caplog.text
     assert seen[0] == 0
     assert same(model, train(None, **other)[0])
 
@@ -147,7 +147,7 @@ def test_going_on_is_said(tmp_path, caplog):
     stop(tmp_path, 5)
     with caplog.at_level(logging.INFO):
         train(tmp_path)
-    assert "fine-tuning goes on after step 4 of 6" in caplog.text
+    assert "fine-tuning continues after step 4 of 6" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):

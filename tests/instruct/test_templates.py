@@ -181,7 +181,7 @@ def test_of_several_templates_the_default_is_taken_and_none_is_one_line():
     messages = (("user", "a"), ("assistant", "b"))
     several = chat_of({"default": made.CHATML, "other": made.ENDLESS})
     assert several.write(messages, "x") == chat_of(made.CHATML).write(messages, "x")
-    with pytest.raises(InputError, match="several chat templates and none is its default"):
+    with pytest.raises(InputError, match="several chat templates and none is called default"):
         chat_of({"one": made.CHATML, "other": made.ENDLESS}).write(messages, "x")
 
 

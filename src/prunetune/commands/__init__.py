@@ -1,1 +1,1 @@
-"""The bodies of the commands that `prunetune.cli` offers; each imports what it needs when it is called."""
+"""The bodies of the commands of `prunetune.cli`. A command imports what it needs only when it is called."""

@@ -1,4 +1,4 @@
-"""`prunetune list`: what a run can name, as a table from the catalogue."""
+"""`prunetune list`: print the choices of a run from the catalogue as a table."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Kind(StrEnum):
-    """What can be listed: the kinds of `prunetune.config.catalogue`, whose import would cost every help a while."""
+    """What can be listed. It repeats `catalogue.KINDS`, since importing the catalogue would slow down `--help`."""
 
     SCORERS = "scorers"
     SAMPLERS = "samplers"
@@ -24,7 +24,7 @@ class Kind(StrEnum):
     LLMS = "llms"
 
 
-WIDTH = 160  # columns where the output is no terminal, so that a name never breaks
+WIDTH = 160  # Characters per line if the output is not a terminal. At this width no name is split over two lines.
 
 
 def show(
@@ -33,7 +33,7 @@ def show(
         str | None, typer.Option("--search", "-s", metavar="WORD", help="Only what mentions this word.")
     ] = None,
 ) -> None:
-    """List what a run can name: its name, one line about it, its cost and its source."""
+    """List the choices of one kind, with a description, the cost and the source of each."""
     from prunetune.base.errors import InputError
     from prunetune.config.catalogue import entries
     from prunetune.instruct import registration  # noqa: F401  adds what text runs can name
@@ -45,7 +45,7 @@ def show(
 
 
 def _print_table(kind: Kind, found: Sequence["Entry"]) -> None:
-    """Print the entries; a column in which all are empty is left out."""
+    """Print the entries as a table without empty columns."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -66,5 +66,5 @@ def _print_table(kind: Kind, found: Sequence["Entry"]) -> None:
 
 
 def _weights(entry: "Entry") -> str:
-    """Return where the weights of a network come from: a page, or the name of its model in its library."""
+    """Return where the weights of a network come from: a web page, or the name of the model in its library."""
     return str(entry.settings.get("published_at") or entry.settings.get("model") or "").replace("???", "")

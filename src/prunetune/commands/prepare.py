@@ -1,4 +1,4 @@
-"""`prunetune prepare <set>`: download, check and arrange a data set; the work itself is in `prunetune.data.prepare`."""
+"""`prunetune prepare <set>`: the options of the command. `prunetune.data.prepare` does the work."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -8,43 +8,43 @@ from typing import Annotated, Literal
 import typer
 from typer.core import TyperCommand
 
-OFFICIAL = {  # sets that keep their publisher's layout and splits: what their help says
+OFFICIAL = {  # Maps each data set that keeps its official layout and splits to its help text.
     "cifar10": "CIFAR-10 in torchvision's own folder (10 classes, 60,000 images; 0.2 GB).",
     "dtd": "DTD (Describable Textures r1.0.1, 47 classes, official partition 1; 0.6 GB, research use).",
     "fgvcaircraft": "FGVC-Aircraft 2013b (100 variants, official splits; 2.75 GB, non-commercial research only).",
 }
 app = typer.Typer(
     no_args_is_help=True,
-    help="Download, check and arrange a published data set. After a break the same command goes on from there.",
+    help="Download, check and arrange a published data set. If it is interrupted, the same command continues.",
 )
 
-# A function below has an argument for each option of its command, since typer reads them from there.
-Root = Annotated[Path, typer.Option(metavar="FOLDER", help="The prepared set.")]
+# Each function below has one argument per option, since typer reads the options of a command from its signature.
+Root = Annotated[Path, typer.Option(metavar="FOLDER", help="Where to put the prepared data set.")]
 Downloads = Annotated[
     Path | None,
-    typer.Option(metavar="FOLDER", help="Archives, finished and half-done.", show_default="<root>/../downloads"),
+    typer.Option(metavar="FOLDER", help="Where to download archives.", show_default="<root>/../downloads"),
 ]
-Archive = Annotated[list[Path] | None, typer.Option(metavar="FILE...", help="Downloaded by hand.")]
+Archive = Annotated[list[Path] | None, typer.Option(metavar="FILE...", help="Archives downloaded by hand.")]
 Images = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Images extracted by hand; they are linked, not copied.")
 ]
 Labels = Annotated[list[Path] | None, typer.Option(metavar="FILE...", help="Label files downloaded by hand.")]
 KeepArchives = Annotated[
-    bool, typer.Option("--keep-archives", help="Do not delete the downloaded archives afterwards.")
+    bool, typer.Option("--keep-archives", help="Keep the downloaded archives. By default they are deleted.")
 ]
 NoChecksum = Annotated[
-    bool, typer.Option("--no-checksum", help="Take archives and file lists that differ from the published ones.")
+    bool, typer.Option("--no-checksum", help="Accept archives and file lists that differ from the published ones.")
 ]
 NoCheckCounts = Annotated[
     bool,
-    typer.Option("--no-check-counts", help="Take other numbers of classes or images than the protocol's."),
+    typer.Option("--no-check-counts", help="Accept unexpected numbers of classes or images."),
 ]
-SplitSeed = Annotated[int, typer.Option(help="Another seed gives another choice of images and another split.")]
-PerClass = Annotated[int, typer.Option(help="Images of a class.")]
+SplitSeed = Annotated[int, typer.Option(help="The seed that determines the chosen images and the split.")]
+PerClass = Annotated[int, typer.Option(help="Number of images per class.")]
 
 
 class ListOptions(TyperCommand):
-    """A command whose options may take several words, `--archive a.zip b.zip`, as a shell's `*.zip` gives them."""
+    """A command whose options may take several values, as in `--archive *.zip`, which the shell expands."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         """Read `--archive a b` as `--archive a --archive b`."""
@@ -53,7 +53,12 @@ class ListOptions(TyperCommand):
 
 
 def repeated(words: Sequence[str], several: set[str]) -> list[str]:
-    """Return the words with an option's name before each of its values, for the options that take several."""
+    """Return the words with the name of an option repeated before each of its values.
+
+    Args:
+        words: the words of the command line.
+        several: the options that may take several values.
+    """
     result: list[str] = []
     option, num_values = None, 0
     for word in words:
@@ -97,20 +102,21 @@ def cxrb10(
     archive: Archive = None,
     images: Images = None,
     labels: Labels = None,
-    classes: Annotated[str, typer.Option(help="A, B or findings joined by commas.")] = "A",
-    group_by: Annotated[Literal["image", "patient"], typer.Option(help="What never spans splits.")] = "image",
+    classes: Annotated[str, typer.Option(help="A, B, or findings separated by commas.")] = "A",
+    group_by: Annotated[Literal["image", "patient"], typer.Option(help="What stays within one split.")] = "image",
     split_seed: SplitSeed = 0,
     per_class: PerClass = 500,
     keep_archives: KeepArchives = False,
     no_checksum: NoChecksum = False,
     no_check_counts: NoCheckCounts = False,
 ) -> None:
-    """CXRB10 (10 balanced classes of NIH ChestX-ray14, 500 single-finding images each; 45 GB pass through).
+    """CXRB10 (10 balanced classes of NIH ChestX-ray14, 500 single-finding images each; downloads 45 GB).
 
-    Chooses the images from the label lists, downloads the twelve archives one after another, keeps the chosen images
-    of each and deletes it, and splits them 300/100/100 by seed into <root>/{train,val,test}/<finding>/;
-    <root>/splits.csv is the file list. Archives that are done are skipped. Free use; please cite Wang et al. (CVPR
-    2017) and acknowledge the NIH Clinical Center. The labels are NIH's CSV or the CheXNet lists (the 2017 lists).
+    Chooses the images from the label lists, then downloads the twelve archives one after another. It keeps the chosen
+    images of an archive and deletes the archive. Images are split 300/100/100 by seed into
+    <root>/{train,val,test}/<finding>/, and <root>/splits.csv is the file list. Archives that are done are skipped.
+    Free use; please cite Wang et al. (CVPR 2017) and acknowledge the NIH Clinical Center. The labels are NIH's CSV or
+    the CheXNet lists (the 2017 lists).
     """
     from prunetune.data.prepare import command, cxrb10
 
@@ -130,7 +136,7 @@ def deepweeds(
     split_seed: SplitSeed = 0,
     per_class: PerClass = 1000,
     official_fold: Annotated[
-        int | None, typer.Option(min=0, max=4, help="The authors' fold, nine classes, all photographs.")
+        int | None, typer.Option(min=0, max=4, help="Use this fold of the authors, with nine classes and all images.")
     ] = None,
     keep_archives: KeepArchives = False,
     no_checksum: NoChecksum = False,
@@ -138,9 +144,9 @@ def deepweeds(
 ) -> None:
     """DeepWeeds (8 species without Negative, 1,000 photographs each; 0.5 GB, CC BY 4.0).
 
-    Downloads labels and images, chooses and splits them 600/200/200 by seed into <root>/{train,val,test}/<species>/;
-    <root>/splits.csv is the file list. With --official-fold the authors' split of all nine labels is used instead.
-    The labels are labels.csv, or the train, val and test file of a fold.
+    Downloads labels and images, chooses images and splits them 600/200/200 by seed into
+    <root>/{train,val,test}/<species>/; <root>/splits.csv is the file list. With --official-fold the authors' split of
+    all nine labels is used instead. The labels are labels.csv, or the train, val and test file of a fold.
     """
     from prunetune.data.prepare import command, deepweeds
 

@@ -1,4 +1,4 @@
-"""The commands about finished runs: which there are, tables, figures and pages of them."""
+"""The commands about finished runs: their status, tables, figures and reports."""
 
 import sys
 from pathlib import Path
@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 Results = Annotated[Path, typer.Option("--results", metavar="FOLDER", help="The results_dir of the runs.")]
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="By default all that have runs.")]
+Names = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME]...", help="What to make. By default everything that has runs.")
+]
 Published = Annotated[
     Path | None,
-    typer.Option("--paper", metavar="FOLDER", help="Published numbers.", show_default="those of the package"),
+    typer.Option("--paper", metavar="FOLDER", help="Folder of published numbers.", show_default="those of the package"),
 ]
 Dirty = Annotated[bool, typer.Option("--allow-dirty", help="Also show runs of uncommitted code.")]
 Dataset = Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="Only the runs of this data set.")]
@@ -18,12 +20,12 @@ RESULTS = Path("results")
 
 
 def _out(folder: str) -> typer.models.OptionInfo:
-    """Return the option that says where files go, by default into this folder below --results."""
+    """Return the option `--out`. Its default is the given folder below --results."""
     return typer.Option("--out", metavar="FOLDER", help="Where to write.", show_default=f"<results>/{folder}")
 
 
 def _sweeps() -> list[str]:
-    """Return the presets of the group sweep, for the completion of a shell."""
+    """Return the names of all sweeps, for shell completion."""
     from importlib.resources import files
 
     names = [file.name for file in (files("prunetune.configs") / "sweep").iterdir()]
@@ -33,13 +35,14 @@ def _sweeps() -> list[str]:
 def status(
     sweep: Annotated[str, typer.Argument(help="A preset of the group sweep, such as main.", autocompletion=_sweeps)],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Those that the sweep was launched with.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="The overrides given at its launch."),
     ] = None,
     results: Results = RESULTS,
 ) -> None:
-    """Count what is done, failed and missing of a sweep.
+    """Count the done, failed and missing runs of a sweep.
 
-    Give the sweep's own command again to run what is not done; finished runs are left as they are.
+    To run what is not done, give the command of the sweep again. Finished runs are not repeated.
     """
     from prunetune.instruct.sweeps import TEXT_RUNS
     from prunetune.runs import status
@@ -48,7 +51,7 @@ def status(
 
 
 def collect(results: Results = RESULTS) -> None:
-    """Gather every finished run into results.csv, one sorted row per run."""
+    """Collect all finished runs into results.csv, one row per run, sorted."""
     from prunetune.base.errors import InputError
     from prunetune.report import collect
 
@@ -64,7 +67,7 @@ def collect(results: Results = RESULTS) -> None:
 def report(
     dataset: Dataset = None, results: Results = RESULTS, out: Annotated[Path | None, _out("report")] = None
 ) -> None:
-    """Print the table of all finished runs and write it, two pictures and one HTML page."""
+    """Print the table of all finished runs. Write the table, two figures and one HTML page."""
     from prunetune.report import overview
 
     overview.report(results, dataset, out or results / "report")
@@ -77,7 +80,7 @@ def tables(
     out: Annotated[Path | None, _out("tables")] = None,
     allow_dirty: Dirty = False,
 ) -> None:
-    """Write the paper's tables, ours beside the published numbers, as Markdown, CSV and LaTeX."""
+    """Write the paper's tables with our and the published numbers, as Markdown, CSV and LaTeX."""
     from prunetune.report import paper as published
     from prunetune.report import table_files
 
@@ -90,12 +93,12 @@ def figures(
     paper: Published = None,
     analysis: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="What `analyse` wrote.", show_default="<results>/analysis"),
+        typer.Option(metavar="FOLDER", help="The files of `analyse`.", show_default="<results>/analysis"),
     ] = None,
     out: Annotated[Path | None, _out("figures")] = None,
     allow_dirty: Dirty = False,
 ) -> None:
-    """Draw the paper's figures from finished runs and from what `analyse` wrote, as PNG and PDF."""
+    """Draw the paper's figures as PNG and PDF, from finished runs and from the files of `analyse`."""
     from prunetune.report import figure_files
     from prunetune.report import paper as published
 
@@ -111,7 +114,7 @@ def analyse(
 ) -> None:
     """Compare scores and subsets of finished runs: rank correlation, losses of easy and hard images, MMD.
 
-    It trains and embeds nothing. What is gone is named in one line and left out.
+    It needs no network and trains nothing. Scores that are no longer in the store are named in one line and left out.
     """
     from prunetune.report import analyses
 
@@ -123,7 +126,7 @@ def wandb_report(
     name: Annotated[str, typer.Option(help="The run's name on its page.")] = "report",
     wandb: Annotated[str, typer.Option(metavar="MODE", help="auto, online, offline or disabled.")] = "auto",
 ) -> None:
-    """Log the tables and figures below --results as one run on W&B."""
+    """Send the tables and figures below --results to W&B as one run."""
     from prunetune.report import wandb_report
 
     print(wandb_report.log_report(results, name, wandb))

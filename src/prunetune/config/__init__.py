@@ -1,8 +1,8 @@
-"""Every key of an image run, what there is to choose from, what a run is called, and the building of what is chosen.
+"""The configuration of image runs: its keys, its choices, the names of runs, and how objects are built from it.
 
-Importing this package registers the schemas, the methods and the defaults of every scorer and sampler with Hydra; the
-schema of text runs is in prunetune.instruct.registration. It
-loads no torch, so that `--help` and `--cfg job` answer at once.
+Importing this package registers the schemas, the methods and the defaults of every scorer and sampler with Hydra. The
+schema of text runs is registered by prunetune.instruct.registration. The import does not load torch, so that `--help`
+and `--cfg job` answer quickly.
 """
 
 from hydra.core.config_store import ConfigStore
@@ -14,7 +14,7 @@ from prunetune.config.schema import Config, GridConfig
 
 
 def register() -> None:
-    """Tell Hydra the schemas, the catalogue and the methods, and OmegaConf the resolver of the run's folder."""
+    """Register the schemas, the catalogue and the methods with Hydra, and the `run_folder` resolver with OmegaConf."""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     store.store(name="grid_schema", node=GridConfig)

@@ -1,4 +1,4 @@
-"""From the settings of a configuration group to the object that they describe."""
+"""Build the object that a configuration group describes."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from prunetune.base.errors import InputError, suggestion
 from prunetune.config.removed import explanation, without_removed
 from prunetune.config.schema import Config, GridConfig
 
-# where classes were before the package had rooms: results of that time, and YAML files that people keep, name them so
+# Older results and users' own YAML files name the classes by these earlier packages.
 MOVED = {"prunetune.datasets.": "prunetune.data.readers.", "prunetune.backbones.": "prunetune.networks.backbone."}
-FOR_PEOPLE = ("name", "own_sampler", "uses_proxy")  # keys of a group that its class need not know
+FOR_PEOPLE = ("name", "own_sampler", "uses_proxy")  # Keys that a group may have and that its class may not accept.
 
 
 def build(group: Mapping[str, Any]) -> Any:
@@ -42,12 +42,12 @@ def build(group: Mapping[str, Any]) -> Any:
         return made_class(**values)
     except InputError:
         raise
-    except (TypeError, ValueError) as error:  # its checks met a value of another type, such as a word for a number
+    except (TypeError, ValueError) as error:  # A value has the wrong type, such as a word in place of a number.
         raise InputError(f"{made_class.__name__} refuses its options {values}: {error}") from None
 
 
 def class_of(target: str) -> type:
-    """Return the class that a `_target_` names; one of the time before the package had rooms is found too.
+    """Return the class that a `_target_` names. Names of earlier versions (`MOVED`) are accepted too.
 
     Raises:
         InputError: there is no such class.
@@ -63,14 +63,14 @@ def class_of(target: str) -> type:
 
 
 def check_keys(cfg: Mapping[str, Any], schema: type | None = None) -> None:
-    """Refuse keys that no run reads: Hydra takes any that is written with a plus.
+    """Refuse keys that no run reads. Hydra itself accepts any key that is written as `+key=value`.
 
     Args:
         cfg: the composed configuration.
         schema: a dataclass whose fields are the keys; by default that of an image run or a grid.
 
     Raises:
-        InputError: there is such a key.
+        InputError: the configuration has a key that the schema does not have.
     """
     _check_keys(cfg, schema or (GridConfig if "methods" in cfg else Config), "")
 

@@ -1,9 +1,9 @@
-"""What there is to choose from: every scorer, sampler, method, network and data set, by name.
+"""The catalogue: every scorer, sampler, method, network and data set by name.
 
-The settings of a scorer or sampler have one home, its class, and for a variant its YAML file, which says only what
-differs. This module reads the classes' source and these files, so that nothing here loads torch. `register` tells Hydra
-the defaults of every class as the groups scorer and sampler; text runs `add` theirs. `entries` is the same list for the
-library and for people.
+The settings of a scorer or sampler are written once, in its class. The YAML file of a variant lists only what differs
+from the class. This module reads the source of the classes and these files as text, and so it does not load torch.
+`register` gives Hydra the defaults of every class as the groups scorer and sampler. Text runs call `add` for their
+groups. `entries` returns the same list for the library and for `prunetune list`.
 """
 
 import functools
@@ -22,13 +22,14 @@ from prunetune.base.lazy import full_name
 from prunetune.config.class_source import ClassSource, ancestry, read_class
 from prunetune.config.methods import METHODS, Method
 
-# config group: the package whose table MODULES names its classes
+# Maps a config group to the package whose table MODULES names the classes of the group.
 PACKAGES = {"scorer": "prunetune.scorers", "sampler": "prunetune.samplers"}
-BASES = ("Scorer", "Sampler")  # what the classes of these groups inherit from
-# samplers that many methods use: the source of such a method is its scorer's
+BASES = ("Scorer", "Sampler")  # Every class of these groups inherits from one of these base classes.
+# Many methods use these samplers. The publication to cite for such a method is that of its scorer.
 GENERAL_SAMPLERS = ("topk", "topk_easiest", "topk_flexible", "flexrand", "flexrand_released", "random")
-METHOD_TABLES = {"method": (METHODS, "scorer")}  # config group: its rows, and the group of their scorers
-KINDS = {  # what people ask for: the config group
+# Maps a config group of methods to its rows and to the config group of their scorers.
+METHOD_TABLES = {"method": (METHODS, "scorer")}
+KINDS = {  # Maps a word of `prunetune list` to its config group.
     "scorers": "scorer",
     "samplers": "sampler",
     "methods": "method",
@@ -39,11 +40,11 @@ KINDS = {  # what people ask for: the config group
 
 @dataclass(frozen=True)
 class Entry:
-    """One choice of a config group, in words and in numbers.
+    """One choice of a config group, with its description and its settings.
 
-    about: one line. cost, source: one sentence each, "" where nothing is said. settings: what a run's configuration
-    holds of it, `_target_` and `name` included, interpolations such as `${ratio}` unresolved; of a method the dotted
-    keys in which it differs.
+    about: one line that describes it. cost, source: one sentence each, "" where none is known. settings: its part of a
+    run's configuration, with `_target_` and `name`; interpolations such as `${ratio}` are not resolved. The settings
+    of a method are its scorer, its sampler, and the dotted keys in which it differs from their defaults.
     """
 
     name: str
@@ -58,7 +59,7 @@ def entries(kind: str, word: str = "") -> dict[str, Entry]:
 
     Args:
         kind: one of `KINDS`, such as "scorers".
-        word: only those that have this word in their name, line or source, whatever its case; "" takes all.
+        word: keep only the choices with this word in their name, description or source, ignoring case. "" keeps all.
 
     Raises:
         InputError: there is no such kind.
@@ -72,7 +73,7 @@ def entries(kind: str, word: str = "") -> dict[str, Entry]:
 
 
 def settings(group: str, name: str) -> dict[str, Any]:
-    """Return what a run's configuration holds of a choice, such as ("sampler", "flexrand").
+    """Return the settings of one choice as a run's configuration holds them, such as ("sampler", "flexrand").
 
     Raises:
         InputError: the group has no such choice.
@@ -84,10 +85,10 @@ def settings(group: str, name: str) -> dict[str, Any]:
 
 
 def add(kinds: Mapping[str, str], package: tuple[str, str], table: tuple[str, Mapping[str, Method]]) -> None:
-    """Add the groups of another kind of runs to the list; to do so again changes nothing.
+    """Add the config groups of another kind of run to the catalogue. A repeated call changes nothing.
 
     Args:
-        kinds: what people ask for, and the config group of each.
+        kinds: maps each new word of `prunetune list` to its config group.
         package: a config group of scorers, and the package whose table MODULES names its classes.
         table: a config group of methods, and its rows.
     """
@@ -97,7 +98,7 @@ def add(kinds: Mapping[str, str], package: tuple[str, str], table: tuple[str, Ma
 
 
 def register(store: ConfigStore, groups: Iterable[str] = ("scorer", "sampler")) -> None:
-    """Tell Hydra the defaults of every class of some groups, by default the scorers and samplers of image runs."""
+    """Register the defaults of every class of the given groups with Hydra."""
     for group in groups:
         for name, entry in class_entries(group).items():
             store.store(group=group, name=name, node=dict(entry.settings))
@@ -112,7 +113,7 @@ def class_entries(group: str) -> dict[str, Entry]:
         if not class_name[0].isupper() or not _is_of_a_group(home, class_name):
             continue
         described = read_class(home, class_name)
-        if "name" in described.variables:  # an abstract class has none
+        if "name" in described.variables:  # Abstract classes have no name and are skipped.
             content = composed(f"{package}.{class_name}", described)
             name = content["name"] or described.variables["name"]
             found[name] = Entry(name, described.about, described.part("Cost"), described.part("Source"), content)
@@ -120,7 +121,7 @@ def class_entries(group: str) -> dict[str, Entry]:
 
 
 def composed(target: str, described: ClassSource) -> dict[str, Any]:
-    """Return what a run's configuration says of a class: what it is called and what it reads, then its settings."""
+    """Return the settings of a class as a run's configuration holds them: target, name, what it reads, its fields."""
     variables = described.variables
     content: dict[str, Any] = {"_target_": target, "name": variables["name"]}
     if "own_sampler" in variables:
@@ -131,13 +132,13 @@ def composed(target: str, described: ClassSource) -> dict[str, Any]:
 
 
 def _is_of_a_group(module: str, class_name: str) -> bool:
-    """Whether a class is a scorer or a sampler; a package may hold other classes beside them."""
+    """Return whether a class is a scorer or a sampler. The packages hold other classes too."""
     return any(node.name in BASES for _, node in ancestry(module, class_name))
 
 
 @functools.cache
 def _entries(group: str) -> dict[str, Entry]:
-    """Return every choice of a group: defaults of classes, rows of a methods table, files of the configs folder."""
+    """Return every choice of a group, from its classes, its table of methods and its files in the configs folder."""
     if group in METHOD_TABLES:
         table, scorers = METHOD_TABLES[group]
         found = {name: _method_entry(method, _entries(scorers)) for name, method in table.items()}
@@ -150,7 +151,8 @@ def _entries(group: str) -> dict[str, Entry]:
 def _method_entry(method: Method, scorers: Mapping[str, Entry]) -> Entry:
     """Return a method as an entry.
 
-    Its cost is its scorer's, or its sampler's where no score is read. Its source is that of the more special of them.
+    The cost is that of the scorer, or that of the sampler if the scorer is `none`. The source is that of the scorer if
+    the sampler is one that many methods use (`GENERAL_SAMPLERS`), else that of the sampler.
     """
     scorer, sampler = scorers[method.scorer], _entries("sampler")[method.sampler]
     cost = sampler.cost if method.scorer == "none" else scorer.cost
@@ -160,7 +162,7 @@ def _method_entry(method: Method, scorers: Mapping[str, Entry]) -> Entry:
 
 
 def _file_entry(group: str, path: Path, classes: Mapping[str, Entry], files: Mapping[str, Path]) -> Entry:
-    """Return a YAML file as an entry: what it names in its defaults list, then its own settings."""
+    """Return a YAML file as an entry. Its own settings override those of the choice in its defaults list."""
     text = path.read_text(encoding="utf-8")
     content = OmegaConf.to_container(OmegaConf.create(text)) or {}
     base = Entry(path.stem, "", "", "", {})
@@ -172,7 +174,7 @@ def _file_entry(group: str, path: Path, classes: Mapping[str, Entry], files: Map
 
 
 def configs_folder() -> Path:
-    """Return the folder of the YAML files: that of the checkout, or of the installed package `prunetune.configs`."""
+    """Return the folder of the YAML files, in the checkout or in the installed package `prunetune.configs`."""
     beside = Path(__file__).resolve().parents[3] / "configs"
     if (beside / "config.yaml").is_file():
         return beside

@@ -1,4 +1,4 @@
-"""The cells of a grid, each composed as the same run alone would be."""
+"""The cells of a grid. A cell is composed exactly as the same single run would be."""
 
 import copy
 import itertools
@@ -35,7 +35,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class GridRun:
-    """Many runs of one (dataset, backbone): at least one cell. record: the grid's own configuration."""
+    """Many runs of one (dataset, backbone).
+
+    cells: the runs, at least one. record: the grid's own configuration.
+    """
 
     names: Names
     cells: tuple[Cell, ...]
@@ -45,19 +48,19 @@ class GridRun:
 
     @property
     def title(self) -> str:
-        """The grid's name for people."""
+        """The grid's name in the viewer of runs."""
         return f"grid {self.names.dataset} {self.names.backbone_folder} {self.names.finetune}"
 
 
 def parse_grid(cfg: DictConfig, overrides: Sequence[str]) -> GridRun:
-    """Return the grid's cells: `config` composed with the job's own overrides and those of the cell.
+    """Return the grid with its cells. A cell is the root `config`, composed with the job's and the cell's overrides.
 
     Args:
         cfg: the composed root `grid`.
         overrides: the words of the command line that it was composed with.
 
     Raises:
-        InputError: what the grid asks for cannot be.
+        InputError: a list is empty, a cell cannot be composed, or the cells do not fit together.
     """
     if not (cfg.methods and cfg.ratios and cfg.seeds):
         raise InputError("a grid needs at least one of each: methods=[...], ratios=[...], seeds=[...]")
@@ -76,26 +79,12 @@ def shared_words(overrides: Sequence[str]) -> tuple[str, ...]:
     """Return the overrides that a job's cells have in common.
 
     Raises:
-        InputError: one of them sets what a grid has lists of.
+        InputError: one of them sets method, ratio or seed, for which a grid has lists.
     """
     for word in overrides:
         if _key(word) in SINGULARS:
             raise InputError(f"a grid takes {_key(word)}s=[...], got {word}")
     return tuple(word for word in overrides if _key(word) not in PLURALS)
-
-
-def _check_together(composed: list[DictConfig], cells: list[Cell]) -> None:
-    for key in SHARED:
-        if any(cfg[key] != composed[0][key] for cfg in composed):
-            raise InputError(f"the methods of a grid may differ in scorer and sampler, but not in {key}")
-    seen: set[Path] = set()
-    for cell in cells:
-        if cell.out_dir in seen:
-            raise InputError(
-                f"two cells of the grid would share a folder, {cell.out_dir}; "
-                "list every method, ratio and seed once, and give a method with other settings a tag=<name>"
-            )
-        seen.add(cell.out_dir)
 
 
 def _check_together(composed: list[DictConfig]) -> None:
@@ -118,7 +107,7 @@ def _check_folders(cells: list[Cell]) -> None:
 def compose_cell(entry: str, overrides: tuple[str, ...]) -> DictConfig:
     """Return the configuration of one entry of `methods`: the name of a method, then overrides of its own.
 
-    Its ratio and seed are set afterwards, since composing takes a while.
+    The caller sets ratio and seed afterwards. Composing is slow, so it is done once for all of them.
 
     Raises:
         InputError: the entry cannot be read or composed.

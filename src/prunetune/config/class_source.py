@@ -1,7 +1,7 @@
-"""What the source of a class says: its settings with their defaults, its class variables and its docstring.
+"""Read the settings, class variables and docstring of a class from its source, without importing it.
 
-The source is read as text, by `ast`, and the class is not imported. Importing a scorer loads torch, and `--help`,
-`--cfg job` and shell completion must answer without it.
+The source is parsed with `ast`. Importing a scorer would load torch, which takes seconds, and `--help`, `--cfg job` and
+shell completion must answer quickly.
 """
 
 import ast
@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "prunetune."
-LABEL = re.compile(r"^[A-Z][a-z ]+: ?|^$")  # begins the next part of a docstring
+LABEL = re.compile(r"^[A-Z][a-z ]+: ?|^$")  # Such a line begins the next part of a docstring.
 
 
 @dataclass(frozen=True)
 class ClassSource:
     """A class as its source describes it.
 
-    settings: the fields of the dataclass and their defaults, those of its bases first. variables: the class variables
-    that have a value. docstring: of the class itself, cleaned.
+    docstring: that of the class itself, without indentation. settings: the fields of the dataclass with their defaults,
+    those of its base classes first. variables: the class variables that have a value.
     """
 
     docstring: str = ""
@@ -34,7 +34,7 @@ class ClassSource:
         return self.docstring.partition("\n")[0]
 
     def part(self, label: str) -> str:
-        """Return the first sentence after a label of the docstring, such as "Source" or "Cost"; "" without one."""
+        """Return the first sentence after a label of the docstring, such as "Source"; "" if the label is missing."""
         found = re.search(rf"(?:^|\s){label}: ", self.docstring)
         if found is None:
             return ""
@@ -44,17 +44,17 @@ class ClassSource:
 
 
 def first_sentence(text: str) -> str:
-    """Return a text up to the first full stop that ends a sentence, without the stop."""
+    """Return the first sentence of a text without its full stop."""
     return re.split(r"(?<!al)\.(?=\s+[A-Z]|$)", text.strip(), maxsplit=1)[0]
 
 
 @functools.cache
 def read_class(module: str, name: str) -> ClassSource:
-    """Return what the source of a class says, what it inherits from classes of this package included.
+    """Return what the source of a class says, including what it inherits from classes of this package.
 
     Args:
         module: the full name of the module that defines the class.
-        name: of the class.
+        name: the name of the class.
 
     Raises:
         TypeError: the module does not define the class, or a default is not a literal. That is a bug of the class.
@@ -87,7 +87,7 @@ def ancestry(module: str, name: str) -> list[tuple[str, ast.ClassDef]]:
 
 
 def _home(tree: ast.Module, module: str, name: str) -> str | None:
-    """Return the module of this package that a class of the tree comes from; None where it is not ours."""
+    """Return the module of this package that defines a class used in the tree; None if another package defines it."""
     if any(isinstance(node, ast.ClassDef) and node.name == name for node in tree.body):
         return module
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
@@ -96,7 +96,7 @@ def _home(tree: ast.Module, module: str, name: str) -> str | None:
 
 
 def _read_statement(statement: ast.AnnAssign, owner: str, settings: dict[str, Any], variables: dict[str, Any]) -> None:
-    """Enter one annotated name of a class body: a class variable or a field."""
+    """Add one annotated name of a class body to the settings (a field) or to the variables (a class variable)."""
     name, is_variable = statement.target.id, ast.unparse(statement.annotation).startswith("ClassVar")
     here, other = (variables, settings) if is_variable else (settings, variables)
     other.pop(name, None)

@@ -1,4 +1,4 @@
-"""What went wrong while a configuration was composed, in one line."""
+"""Explain in one line why a configuration could not be composed."""
 
 import re
 
@@ -11,7 +11,7 @@ ROOTS = ("config", "grid", "instruct")
 
 
 def explain(error: Exception) -> str:
-    """Return what Hydra, OmegaConf or this package found wrong, with our advice in the place of Hydra's.
+    """Return the error as one line. The advice for users of Hydra is replaced by advice for users of this package.
 
     Args:
         error: a HydraException, an OmegaConfBaseException or an InputError.
@@ -31,10 +31,10 @@ def explain(error: Exception) -> str:
 
 
 def _missing(error: MissingConfigException) -> str:
-    """Name what was chosen of a group that has no such choice, the nearest one, and all that there are."""
+    """Return a line with the unknown choice, the most similar known choice, and all known choices of its group."""
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     what, known = (group, error.options or []) if group else ("root configuration", ROOTS)
-    # a preset or a variant that asked for it, not a root configuration
+    # A preset or a variant may have named the missing choice. A root configuration (no slash) is not worth naming.
     asked_by = re.match(r"In '((?!hydra/)[^']+/[^']+)': ", str(error))
     place = f"in {asked_by[1]}: " if asked_by else ""
     return f"{place}there is no {what} {name!r}.{suggestion(name, known)} Known: {', '.join(sorted(known))}"

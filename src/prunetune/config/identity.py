@@ -1,4 +1,4 @@
-"""Which settings identify a run, and whether two configurations mean the same run."""
+"""Decide which settings identify a run, and whether two configurations describe the same run."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -8,10 +8,11 @@ from omegaconf import DictConfig, OmegaConf
 from prunetune.config import catalogue
 from prunetune.config.names import reads_proxy
 
-NOT_RECORDED = ("results_dir", "device", "until", "wandb")  # two runs that differ only here are the same run
-# where code lives and what a message tells people to type: a group is identified by its name and its settings
+NOT_RECORDED = ("results_dir", "device", "until", "wandb")  # Two runs that differ only in these are the same run.
+# These keys say where code lives or what a message tells users to type. They do not change the outcome of a run.
 NOT_COMPARED = ("_target_", "pipeline", "prepare")
-# options that were removed, and the one value of each that is left: a run from before that has it is the same run
+# These options were removed, and every run now behaves as with the value given here. An older run that recorded this
+# value is the same run as one without the option.
 REMOVED = {
     "scorer.scope": "global",
     "scorer.prototypes": "unmasked",
@@ -21,20 +22,21 @@ REMOVED = {
 
 
 def recorded(cfg: DictConfig) -> dict[str, Any]:
-    """Return what result.json keeps of a configuration: all but where, on what and how loudly the run ran.
+    """Return the part of a configuration that result.json keeps: all keys but `NOT_RECORDED`.
 
-    The sampler `auto` is written out, since `scorer=random` and `method=random` are the same run.
+    The sampler `auto` is replaced by the scorer's own sampler, since `scorer=random` and `method=random` are the same
+    run.
     """
     values = OmegaConf.to_container(cfg, resolve=True)
     scorer = values["scorer"]
     values["sampler"] = sampler_settings(values["sampler"], scorer["own_sampler"])
     if not (reads_proxy(scorer) or reads_proxy(values["sampler"])):
-        values["proxy"] = None  # nothing reads it
+        values["proxy"] = None  # Neither the scorer nor the sampler reads the proxy, so it does not identify the run.
     return {key: value for key, value in values.items() if key not in NOT_RECORDED}
 
 
 def differences(before: Any, now: Any) -> list[tuple[str, Any, Any]]:
-    """Return what two recorded configurations differ in: the key and its two values, None where it is missing."""
+    """Return the differences of two recorded configurations as (key, old, new). A missing value is None."""
     return list(_differences(before, now, ""))
 
 
@@ -52,9 +54,10 @@ def _compared_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterabl
 
 
 def sampler_settings(sampler: Mapping[str, Any], own: str) -> dict[str, Any]:
-    """Return what describes a run's sampler, `auto` written out as the scorer's own.
+    """Return the settings of a run's sampler, with `auto` replaced by the scorer's own sampler.
 
-    Its numbers are those of the catalogue, but for those that a preset or the command line has set.
+    The settings of the own sampler come from the catalogue. Those that a preset or the command line has set override
+    them.
 
     Raises:
         InputError: the scorer's own sampler is not in the catalogue.

@@ -1,8 +1,8 @@
-"""Methods: a scorer with its sampler and their settings, one line of a table each.
+"""The table of methods. A method is a scorer with its sampler and their settings.
 
-`method=<name>` of an image run takes a row of this table. A YAML file in the group `method` of the configs folder, or
-of one that `--config-dir` names, adds a method beside them. It needs a name that no row has. The methods of text runs
-are in prunetune.instruct.methods.
+`method=<name>` of an image run chooses a row of this table. A YAML file in the group `method`, in the configs folder or
+in a folder given by `--config-dir`, adds another method. Its name must differ from those of all rows. The methods of
+text runs are in prunetune.instruct.methods.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,11 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-GAMMA = {"sampler.gamma": "auto"}  # chosen on held-out pool images
-BETA = {"sampler.beta": "auto"}  # the cut-off, chosen on held-out pool images
+GAMMA = {"sampler.gamma": "auto"}  # Gamma is chosen on held-out pool images.
+BETA = {"sampler.beta": "auto"}  # The cut-off beta is chosen on held-out pool images.
 PRIOR = {"sampler.gamma": 0.25, "tag": "g0.25"}
-# what the code of D2 takes at ratio 0.1 of CIFAR-10 and ImageNet: without the hardest 40 %, and other graph weights
+# The released code of D2 uses these values at ratio 0.1 on CIFAR-10 and ImageNet: it removes the hardest 40 % first and
+# changes the graph weights.
 CUT = {"sampler.beta": 0.4, "sampler.gamma_r": 0.1, "tag": "cut"}
 DROP = {"sampler.budgets": "drop", "tag": "drop"}
 EQUAL = {"sampler.budgets": "equal", "tag": "equal"}
@@ -25,7 +26,8 @@ TUNED = {"scorer.features": "finetuned", "scorer.uses_proxy": True, "tag": "fine
 class Method:
     """A scorer and a sampler by name, and the settings in which they differ from their defaults.
 
-    about: one sentence. settings: values by dotted key of a run's configuration, such as {"sampler.gamma": 0.25}.
+    about: one sentence that describes it. settings: dotted keys of a run's configuration with their values, such as
+    {"sampler.gamma": 0.25}.
     """
 
     name: str
@@ -38,7 +40,7 @@ class Method:
 def row(
     name: str, about: str, scorer: str = "", sampler: str = "topk", settings: dict[str, Any] | None = None
 ) -> Method:
-    """Return a method; without a scorer it takes the scorer of the same name."""
+    """Return a method. The scorer is by default the one with the same name as the method."""
     return Method(name, about, scorer or name, sampler, settings or {})
 
 
@@ -141,13 +143,13 @@ METHODS = {method.name: method for method in _ROWS}
 def register(
     store: ConfigStore, table: Mapping[str, Method] = METHODS, group: str = "method", scorer_group: str = "scorer"
 ) -> None:
-    """Tell Hydra every method of a table, by default those of image runs."""
+    """Register every method of a table with Hydra, by default the methods of image runs."""
     for method in table.values():
         store.store(group=group, name=method.name, node=node(method, scorer_group), package="_global_")
 
 
 def node(method: Method, scorer_group: str) -> dict[str, Any]:
-    """Return a method as the YAML file of a preset would say it."""
+    """Return a method in the form of a preset's YAML file, which is what Hydra expects."""
     chosen = [{f"override /{scorer_group}": method.scorer}, {"override /sampler": method.sampler}]
     content: dict[str, Any] = {"defaults": chosen}
     for key, value in method.settings.items():

@@ -1,4 +1,4 @@
-"""Scorers and samplers by name, as the library takes them: `prune(data, 0.1, scorer="herding_deepcore")`."""
+"""Look up scorers and samplers by name for the library, as in `prune(data, 0.1, scorer="herding_deepcore")`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,10 +8,11 @@ from prunetune.config.build import build, class_of
 
 
 class Named(Mapping[str, Any]):
-    """The choices of a config group, each built when it is asked for; nothing is imported for the names alone.
+    """A mapping from the names of a config group to objects, which are built when they are looked up.
 
-    What needs a file or a checkout of another program has no settings of its own and is left out. A setting that only
-    a run can read, such as `end: auto` of topk_flexible, has the default of the class here.
+    Listing the names imports no scorer or sampler. A choice that needs a file or a checkout of another program is left
+    out, since it cannot be built from its name alone. A setting with a value that only a run can use, such as
+    `end: auto` of topk_flexible, takes the default of the class here.
     """
 
     def __init__(self, group: str) -> None:

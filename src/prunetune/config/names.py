@@ -1,4 +1,4 @@
-"""What a run is called, and the folder that follows from it."""
+"""The names of a run, and its folder, which is made of these names."""
 
 import hashlib
 import re
@@ -11,15 +11,13 @@ from omegaconf import DictConfig
 
 from prunetune.base.errors import InputError
 
-PUBLISHED_PROXY = "full"  # scores of any other proxy say so in their name: el2n_probe
-
-
+PUBLISHED_PROXY = "full"  # With any other proxy the scorer's name gets a suffix, as in el2n_probe.
 PROXY_SUFFIXES = {"linear_probe": "probe", "deepcore": "scratch"}
 
 
 @dataclass(frozen=True)
 class Names:
-    """What a run is called: run folder, result and log use these and nothing else."""
+    """The names of a run. The run folder, the result and the log use these names only."""
 
     dataset: str
     backbone: str
@@ -30,17 +28,17 @@ class Names:
 
     @property
     def backbone_folder(self) -> str:
-        """The backbone, and the scoring backbone where that is another one."""
+        """The name of the backbone, followed by that of the scoring backbone if it is another network."""
         same = self.backbone == self.scoring_backbone
         return self.backbone if same else f"{self.backbone}_scored_by_{self.scoring_backbone}"
 
     def title(self, ratio: float, seed: int) -> str:
-        """Return a run's name for people."""
+        """Return the run's name in the log and in the viewer of runs."""
         return f"{self.dataset} {self.backbone_folder} {self.scorer}-{self.sampler} {ratio:g} seed {seed}"
 
 
 def names(cfg: DictConfig) -> Names:
-    """Resolve the names of a run, `auto` among them."""
+    """Return the names of a run. The sampler `auto` is replaced by the name of the scorer's own sampler."""
     scoring = cfg.backbone if cfg.get("scoring_backbone") is None else cfg.scoring_backbone
     backbone, scoring_backbone = group_name(cfg.backbone, "model"), group_name(scoring, "model")
     if scoring is not cfg.backbone and scoring_backbone == backbone and scoring != cfg.backbone:
@@ -61,18 +59,18 @@ def names(cfg: DictConfig) -> Names:
 
 
 def reads_proxy(group: Mapping[str, Any]) -> bool:
-    """Whether a scorer or sampler with these settings reads the proxy."""
+    """Return whether a scorer or sampler with these settings reads the proxy."""
     return bool(group.get("uses_proxy")) or group.get("features") == "finetuned"
 
 
 def run_folder(cfg: DictConfig) -> str:
-    """Return the folder of a run (or of a grid) below its results, from names alone; never raises."""
+    """Return the folder of a run below <results_dir>/runs, or of a grid below <results_dir>/grids. It never raises."""
     try:
         called = names(cfg)
         if "methods" in cfg:
             return grid_folder(called, cfg.methods, cfg.ratios, cfg.seeds, cfg.tag)
         return cell_folder(called, cfg.ratio, cfg.seed, cfg.tag)
-    except Exception:  # Hydra evaluates this before our own checks can explain what is wrong
+    except Exception:  # Hydra evaluates this before the package's own checks, which explain the error better.
         return "unnamed"
 
 
@@ -90,7 +88,9 @@ def grid_folder(called: Names, methods: Sequence[str], ratios: Sequence[float], 
 
 
 def group_name(group: DictConfig, fallback: str) -> str:
-    """Return the name of a group's choice as a folder; where it has none, that of what its key `fallback` names.
+    """Return the name of a group's choice in a form that fits a folder name.
+
+    A choice without a name is called after the value of its key `fallback`, such as a file or a model.
 
     Raises:
         InputError: the group is a word instead of settings.
@@ -108,5 +108,5 @@ def group_name(group: DictConfig, fallback: str) -> str:
 
 
 def _plain(name: Any) -> str:
-    """Return a name that is one folder: no separators, no blanks."""
+    """Return a name without path separators and blanks, so that it is the name of one folder."""
     return re.sub(r"[^\w.+-]", "_", str(name)).lstrip(".") or "_"

@@ -1,6 +1,7 @@
-"""From a composed configuration to the frozen description of a run.
+"""Parse a composed configuration into the frozen description of a run.
 
-This is the door: what lies below it (`prunetune.runs` and all rooms under it) sees no configuration.
+No other module below `prunetune.doors` receives a configuration: `prunetune.runs` and all packages under it get an
+`ImageRun` or a part of it.
 """
 
 from collections.abc import Mapping
@@ -27,12 +28,13 @@ STEPS = ("score", "prune", "finetune")
 
 @dataclass(frozen=True)
 class ImageRun:
-    """One image run as it was asked for: what to do, with what, and where the outcome goes.
+    """One image run as the user asked for it.
 
-    names: what it is called. until: the last step, one of `STEPS`. scoring_backbone: None where the fine-tuned one
-    scores. candidates: the sampler under the label ""; several where a number was left open (auto), which is settled
-    on held-out images. device and precision: as asked for, "auto" among them. short_side: pixels to which images are
-    shrunk in the store, None for none. record: the configuration that identifies the run, as result.json keeps it.
+    names: the names of the run. ratio: fraction of each class that is kept, in (0, 1]. until: the last step, one of
+    `STEPS`. scoring_backbone: None if the fine-tuned backbone also scores. candidates: the sampler under the label "".
+    If a setting is `auto`, there are several samplers, and the run chooses one on held-out images. device, precision:
+    as given, possibly "auto". short_side: length in pixels to which the shorter side of stored images is reduced, None
+    to keep their size. record: the configuration that identifies the run, as result.json keeps it.
     """
 
     names: Names
@@ -69,20 +71,20 @@ class ImageRun:
 
     @property
     def is_searched(self) -> bool:
-        """Whether the sampler is chosen on held-out images."""
+        """Whether the run chooses its sampler on held-out images."""
         return len(self.candidates) > 1
 
     @property
     def title(self) -> str:
-        """The run's name for people."""
+        """The run's name in the log and in the viewer of runs."""
         return self.names.title(self.ratio, self.seed)
 
 
 def parse_image_run(cfg: DictConfig) -> ImageRun:
-    """Return the run that a composed configuration describes; nothing is read but the files that it names.
+    """Return the run that a composed configuration describes. Images and weights are not read yet.
 
     Raises:
-        InputError: a key that no run reads, or a value that cannot be.
+        InputError: the configuration has a key that no run reads, or a value that is not allowed.
     """
     check_keys(cfg)
     if not cfg.results_dir:
@@ -112,13 +114,13 @@ def parse_image_run(cfg: DictConfig) -> ImageRun:
 
 
 def parse_recipe(group: DictConfig) -> Recipe:
-    """Return how a run trains, from its group `finetune`."""
+    """Return the training recipe that the group `finetune` describes."""
     values = OmegaConf.to_container(group)
     return Recipe(**{**values, "milestones": tuple(values["milestones"])})
 
 
 def parse_proxy(group: DictConfig) -> ProxyRecipe:
-    """Return how the proxy of training dynamics is trained, from the group `proxy`."""
+    """Return the recipe of the proxy network that the group `proxy` describes."""
     values = OmegaConf.to_container(group)
     own = {key: values.pop(key) for key in ("initial", "augment", "record")}
     training = Recipe(**{**values, "milestones": tuple(values["milestones"])}, views=0, evaluate_every=values["epochs"])
@@ -126,14 +128,14 @@ def parse_proxy(group: DictConfig) -> ProxyRecipe:
 
 
 def parse_search(group: DictConfig) -> Search:
-    """Return how a run chooses between samplers, from its group `gamma_search`."""
+    """Return the search between samplers that the group `gamma_search` describes."""
     values = OmegaConf.to_container(group)
     lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
     return Search(**{**values, **lists})
 
 
 def parse_candidates(cfg: DictConfig) -> dict[str, Sampler]:
-    """Return the run's sampler under the label "", or the samplers to choose between, those that win ties first."""
+    """Return the run's sampler under the label "", or all candidates by label. Of equal candidates the first wins."""
     settings = sampler_settings(cfg.sampler, cfg.scorer.own_sampler)
     is_open = [key for key in OPEN if settings.get(key) == "auto"]
     if not is_open:

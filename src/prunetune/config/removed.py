@@ -1,4 +1,4 @@
-"""What is done with options of earlier versions that were removed."""
+"""Handle options of earlier versions that were removed."""
 
 import re
 from collections.abc import Mapping
@@ -7,21 +7,22 @@ from typing import Any
 from prunetune.base.errors import InputError
 from prunetune.config.identity import REMOVED
 
-GROUPS = {"prunetune.scorers": "scorer", "prunetune.samplers": "sampler"}  # the package of a class: its config group
+# Maps the package of a class to its config group.
+GROUPS = {"prunetune.scorers": "scorer", "prunetune.samplers": "sampler"}
 
 
 def explanation(text: str) -> str | None:
-    """Return one line on the removed option that a text names, such as an error of Hydra; None where it names none."""
+    """Return one line about the removed option that a text (such as an error of Hydra) names; None if there is none."""
     return next((_line(key) for key in REMOVED if re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.])", text)), None)
 
 
 def without_removed(values: Mapping[str, Any], made_class: type) -> dict[str, Any]:
-    """Return the settings of a class without options that were removed and have the value that is left.
+    """Return the settings of a class without removed options that have the one value that is still supported.
 
-    Results of earlier versions and YAML files that people keep name such options.
+    Results of earlier versions and users' own YAML files may contain such options.
 
     Raises:
-        InputError: a removed option has another value.
+        InputError: a removed option has a value that is no longer supported.
     """
     group = GROUPS.get(".".join(made_class.__module__.split(".")[:2]))
     kept = dict(values)

@@ -1,6 +1,6 @@
 """Every configuration key of an image run or a grid, and its type.
 
-Values live in the YAML files; here all are missing.
+The default values are in the YAML files, so every field is MISSING here.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from omegaconf import MISSING
 
 @dataclass
 class FinetuneConfig:
-    """How the pruned set is trained on (docs/method_notes.md, Fine-tuning)."""
+    """How to fine-tune on the pruned set (docs/method_notes.md, Fine-tuning)."""
 
     name: str = MISSING
     trained: str = MISSING  # head | all
@@ -21,15 +21,15 @@ class FinetuneConfig:
     momentum: float = MISSING
     nesterov: bool = MISSING
     weight_decay: float = MISSING
-    milestones: list[int] = MISSING  # after these epochs the learning rate is multiplied by decay
+    milestones: list[int] = MISSING  # The learning rate is multiplied by decay after these epochs.
     decay: float = MISSING
-    views: int = MISSING  # augmented views of a frozen backbone, one an epoch, cycled; 0: the evaluation view
-    evaluate_every: int = MISSING  # epochs between two looks at the test set; the last epoch is always evaluated
+    views: int = MISSING  # Number of augmented views per image (frozen backbone). 0: train on the evaluation view.
+    evaluate_every: int = MISSING  # Test every so many epochs. The last epoch is always tested.
 
 
 @dataclass
 class ProxyConfig:
-    """How the proxy is trained that scores from training dynamics read (docs/method_notes.md, Baselines)."""
+    """How to train the proxy network that EL2N, forgetting and others read (docs/method_notes.md, Baselines)."""
 
     name: str = MISSING
     trained: str = MISSING  # head | all
@@ -48,7 +48,7 @@ class ProxyConfig:
 
 @dataclass
 class GammaSearchConfig:
-    """How sampler.gamma=auto, sampler.beta=auto and sampler=topk_flexible are settled, never on test."""
+    """How to choose for sampler.gamma=auto, sampler.beta=auto and sampler=topk_flexible, without the test set."""
 
     grid: list[float] = MISSING
     betas: list[float] = MISSING
@@ -59,9 +59,9 @@ class GammaSearchConfig:
 
 @dataclass
 class ImagesConfig:
-    """How decoded images are kept."""
+    """How decoded images are stored."""
 
-    short_side: int | None = MISSING  # null: as they are; 256 takes less disk and is a deviation
+    short_side: int | None = MISSING  # null keeps their size. 256 saves disk space but deviates from the paper.
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Config:
 class GridConfig(Config):
     """Many runs of one (dataset, backbone) in one job."""
 
-    scoring_backbone: Any = MISSING  # merged after the group's choice, which None would undo
+    scoring_backbone: Any = MISSING  # MISSING, not None: None would overwrite the chosen group.
     methods: list[str] = MISSING
     ratios: list[float] = MISSING
     seeds: list[int] = MISSING

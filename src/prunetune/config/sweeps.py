@@ -1,8 +1,8 @@
-"""A sweep before it runs: its jobs, and the runs that they will make.
+"""List the jobs and runs of a sweep without running it.
 
-Composed as `run.py --config-name <root> sweep=<name>` composes it, with Hydra's own expansion of the sweeper's
-parameters; nothing is run, and neither data nor weights are looked at. A job of images is a grid of many runs. Other
-kinds of runs, whose jobs are single runs, are passed in as `SingleRuns`.
+The sweep is composed as `run.py --config-name <root> sweep=<name>` composes it, and Hydra expands the parameters of the
+sweeper. Neither data nor weights are read. A job of image runs is a grid of many runs. Kinds of runs whose jobs are
+single runs are passed in as `SingleRuns`.
 """
 
 import functools
@@ -27,18 +27,18 @@ from prunetune.config.explain import explain
 from prunetune.config.identity import recorded
 from prunetune.config.names import Names, cell_folder, grid_folder, names
 
-GRID = "grid"  # the root configuration of image runs
-LAST_STEP = "finetune"  # of image runs
+GRID = "grid"  # The root configuration of sweeps of image runs.
+LAST_STEP = "finetune"  # The last step of an image run.
 RATIO_AND_SEED = ("ratio", "seed")
 
 
 @dataclass(frozen=True)
 class SingleRuns:
-    """A kind of runs, other than image runs, each of which is one job of a sweep.
+    """A kind of run, other than image runs, of which each run is one job of a sweep.
 
     root: its root configuration. groups: configuration groups that only this root has; a preset that sweeps over one of
-    them is for this root. last_step: the value of `until` with which a run ends with its result. names: what a
-    configuration is called. recorded: what identifies it.
+    them belongs to this root. last_step: the value of `until` with which a run writes its result. names: returns the
+    names of a run from its configuration. recorded: returns the settings that identify a run.
     """
 
     root: str
@@ -50,7 +50,7 @@ class SingleRuns:
 
 @dataclass(frozen=True)
 class SingleJob:
-    """One job that is a single run, and the overrides that it is started with."""
+    """A job that is a single run. overrides: those that the job is started with."""
 
     overrides: tuple[str, ...]
     ratio: float
@@ -59,13 +59,13 @@ class SingleJob:
 
     @property
     def num_runs(self) -> int:
-        """The number of its runs."""
+        """The number of runs of this job."""
         return 1
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a sweep of image runs: a grid, and the overrides that it is started with."""
+    """A job of a sweep of image runs, which is a grid. overrides: those that the job is started with."""
 
     overrides: tuple[str, ...]
     methods: tuple[str, ...]
@@ -74,13 +74,17 @@ class Job:
 
     @property
     def num_runs(self) -> int:
-        """The number of its cells."""
+        """The number of cells of the grid."""
         return len(self.methods) * len(self.ratios) * len(self.seeds)
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a sweep: its data set, its folder, what identifies it, and the folder of its job, None without one."""
+    """One run of a sweep.
+
+    out_dir: its folder. record: the settings that identify it. job_folder: the folder of its grid, None for a single
+    run.
+    """
 
     dataset: str
     out_dir: Path
@@ -90,7 +94,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class _Described:
-    """What runs that differ in ratio and seed share: names, tag, results folder, and what identifies them."""
+    """What all runs share that differ only in ratio and seed."""
 
     called: Names
     tag: str
@@ -105,9 +109,10 @@ class _Described:
 
 
 def root_of(sweep: str, kinds: Sequence[SingleRuns] = ()) -> str:
-    """Return the root configuration that a preset is for: that of a kind where it sweeps over one of its groups.
+    """Return the root configuration that a preset belongs to.
 
-    It is that of grids for every other preset, also for one that is not there; composing it says so.
+    A preset that sweeps over a group of one of the kinds belongs to the root of that kind. Every other preset belongs
+    to the root of grids. A preset that does not exist is not refused here but when it is composed.
     """
     found = GlobalHydra.instance().config_loader().repository.load_config(f"sweep/{sweep}")
     params = {} if found is None else OmegaConf.select(found.config, "hydra.sweeper.params") or {}
@@ -116,18 +121,18 @@ def root_of(sweep: str, kinds: Sequence[SingleRuns] = ()) -> str:
 
 
 def compose_sweep(sweep: str, overrides: Sequence[str] = (), kinds: Sequence[SingleRuns] = ()) -> DictConfig:
-    """Return the root's configuration under a preset and a command's further overrides, Hydra's own part with it.
+    """Return the configuration of a preset with further overrides, including Hydra's own node `hydra`.
 
     Args:
-        sweep: a file of configs/sweep, without .yaml.
+        sweep: the name of a file in configs/sweep, without .yaml.
         overrides: those of the command line.
-        kinds: of runs beside image runs.
+        kinds: the kinds of runs other than image runs.
 
     Raises:
-        InputError: no such preset, or an override that it cannot have.
+        InputError: there is no such preset, or it cannot be composed with these overrides.
     """
     words = [f"sweep={sweep}", *overrides]
-    try:  # hydra.compose does what follows for a single run, and refuses a sweep on the command line
+    try:  # hydra.compose is not enough: it composes a single run and refuses overrides that sweep over values.
         hydra, root = GlobalHydra.instance().hydra, root_of(sweep, kinds)
         return hydra.compose_config(root, words, RunMode.MULTIRUN, from_shell=False, with_log_configuration=False)
     except (HydraException, OmegaConfBaseException) as error:
@@ -135,22 +140,22 @@ def compose_sweep(sweep: str, overrides: Sequence[str] = (), kinds: Sequence[Sin
 
 
 def last_step(cfg: DictConfig, kinds: Sequence[SingleRuns] = ()) -> str:
-    """Return the value of `until` with which the runs of a composed sweep end with their results."""
+    """Return the value of `until` with which the runs of a composed sweep write their results."""
     kind = _kind(cfg, kinds)
     return LAST_STEP if kind is None else kind.last_step
 
 
 def _kind(keys: Iterable[str], kinds: Sequence[SingleRuns]) -> SingleRuns | None:
-    """Return the kind that has one of these configuration groups, None for image runs."""
+    """Return the kind that has one of these configuration groups; None stands for image runs."""
     return next((kind for kind in kinds if kind.groups & set(keys)), None)
 
 
 def jobs(cfg: DictConfig, kinds: Sequence[SingleRuns] = ()) -> list[Job] | list[SingleJob]:
-    """Return the jobs of a composed sweep, by Hydra's own rule: parameters of the preset, then the command line."""
+    """Return the jobs of a composed sweep. As in Hydra, the command line overrides the parameters of the preset."""
     params = cfg.hydra.sweeper.params or {}
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     words = [*(f"{key}={value}" for key, value in params.items()), *cfg.hydra.overrides.task]
-    choices = dict(_choices(override) for override in parser.parse_overrides(words))  # the last one of a key counts
+    choices = dict(_choices(override) for override in parser.parse_overrides(words))  # The last value of a key wins.
     batch = itertools.product(*choices.values())
     kind = _kind(cfg, kinds)
     make = _grid_job if kind is None else functools.partial(_single_job, kind)
@@ -158,10 +163,10 @@ def jobs(cfg: DictConfig, kinds: Sequence[SingleRuns] = ()) -> list[Job] | list[
 
 
 def _choices(override: Override) -> tuple[str, list[str]]:
-    """Return the key of an override, and the overrides of the jobs that it makes: several where it is a sweep.
+    """Return the key of an override and one override per value. An override that is not a sweep has one value.
 
     Raises:
-        InputError: it sweeps over an interval, which has no end of values.
+        InputError: it sweeps over an interval, which has infinitely many values.
     """
     key = override.get_key_element()
     if not override.is_sweep_override():
@@ -183,7 +188,7 @@ def _single_job(kind: SingleRuns, cfg: DictConfig, overrides: tuple[str, ...], p
 
 
 def _own(cfg: DictConfig, overrides: Sequence[str], parser: OverridesParser, keys: Sequence[str]) -> dict[str, Any]:
-    """Return a job's values of some keys: its overrides', else those of the sweep."""
+    """Return a job's values of the given keys, from its overrides or else from the sweep's configuration."""
     words = [word for word in overrides if word.split("=")[0] in keys]
     return {key: cfg[key] for key in keys} | {
         override.key_or_group: override.value() for override in parser.parse_overrides(words)
@@ -191,12 +196,12 @@ def _own(cfg: DictConfig, overrides: Sequence[str], parser: OverridesParser, key
 
 
 def planned(jobs: Iterable[Job | SingleJob]) -> Iterator[PlannedRun]:
-    """Yield every run of these jobs.
+    """Yield every run of the given jobs.
 
     Raises:
         InputError: a job, or an entry of its `methods`, cannot be composed.
     """
-    describe = functools.cache(_describe)  # jobs that differ in ratio share their methods
+    describe = functools.cache(_describe)  # Composing is slow, and jobs that differ in ratio share their methods.
     describe_single, describe_grid = functools.cache(_describe_single), functools.cache(_describe_grid)
     for job in jobs:
         if isinstance(job, SingleJob):
@@ -222,7 +227,7 @@ def _describe_single(kind: SingleRuns, words: tuple[str, ...]) -> _Described:
 
 def _describe_grid(words: tuple[str, ...]) -> _Described:
     cfg = _composed(GRID, words)
-    return _Described(names(cfg), cfg.tag, Path(cfg.results_dir), {})  # its cells are compared, it is not
+    return _Described(names(cfg), cfg.tag, Path(cfg.results_dir), {})  # A grid is compared by its cells only.
 
 
 def _composed(root: str, words: tuple[str, ...]) -> DictConfig:

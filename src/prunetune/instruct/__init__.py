@@ -1,6 +1,6 @@
-"""Instruction pruning for language models: corpora, language models and text scorers, loaded when they are asked for.
+"""Instruction pruning for language models: corpora, language models and text scorers, each imported on first use.
 
-transformers, datasets, peft, accelerate and lm_eval are the extra `instruct`; nothing outside this folder imports them.
+The extra `instruct` installs transformers, datasets, peft, accelerate and lm_eval. Only this package imports them.
 """
 
 from prunetune.base.lazy import attach
@@ -11,7 +11,7 @@ MODULES = {
     "DollyHHRLHF": "corpus.corpora",
     "EmbeddedCorpus": "corpus.corpora",
     "EvolInstruct": "corpus.corpora",
-    "FromFile": "prunetune.scorers.from_file",  # a scorer of images and text
+    "FromFile": "prunetune.scorers.from_file",  # This scorer works for images and text.
     "IFD": "scorers.ifd",
     "LCDropout": "scorers.complexity",
     "LanguageModel": "model.language_model",
@@ -19,7 +19,7 @@ MODULES = {
     "Longest": "scorers.longest",
     "Perplexity": "scorers.perplexity",
     "RDSPlus": "scorers.rds_plus",
-    "Random": "prunetune.scorers.constant",  # a scorer of images and text
+    "Random": "prunetune.scorers.constant",  # This scorer works for images and text.
     "S2L": "scorers.s2l",
     "SourceBalancedRandom": "scorers.source_balanced",
     "TinyLanguageModel": "model.language_model",

@@ -1,4 +1,4 @@
-"""The libraries of the extra `instruct`, which the image half of the package does without."""
+"""Import the libraries of the extra `instruct`, which image runs do not need."""
 
 from importlib import import_module
 from types import ModuleType
@@ -7,10 +7,10 @@ from prunetune.base.errors import InputError
 
 
 def needed(module: str) -> ModuleType:
-    """Import a module of the extra.
+    """Import a module that the extra `instruct` installs.
 
     Raises:
-        InputError: it, or something that it imports, is not installed; the line says what to install.
+        InputError: the module or one of its dependencies is not installed. The message says what to install.
     """
     try:
         return import_module(module)

@@ -1,4 +1,4 @@
-"""Which settings identify a text run. Loads no torch, but where a sampler `auto` is written out."""
+"""Decide which settings identify a text run. This module does not import torch itself."""
 
 from typing import Any
 
@@ -8,9 +8,10 @@ from prunetune.config.identity import NOT_RECORDED, sampler_settings
 
 
 def text_recorded(cfg: DictConfig) -> dict[str, Any]:
-    """Return what result.json keeps of a text run: all but where, on what and how loudly it ran.
+    """Return the part of a text run's configuration that result.json keeps: all keys but `NOT_RECORDED`.
 
-    The sampler `auto` is written out, since `text_scorer=random` and `text_method=random` are the same run.
+    The sampler `auto` is replaced by the scorer's own sampler, since `text_scorer=random` and `text_method=random` are
+    the same run.
     """
     values = OmegaConf.to_container(cfg, resolve=True)
     values["sampler"] = sampler_settings(values["sampler"], values["text_scorer"]["own_sampler"])

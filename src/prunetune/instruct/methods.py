@@ -1,8 +1,8 @@
-"""The methods of text runs, one line of a table each; `text_method=<name>` takes a row. Loads no torch."""
+"""The table of methods of text runs. `text_method=<name>` chooses a row. This module does not import torch."""
 
 from prunetune.config.methods import PRIOR, row
 
-GAMMA = {"sampler.gamma": "auto"}  # chosen on the validation questions of the tasks
+GAMMA = {"sampler.gamma": "auto"}  # Gamma is chosen on the validation questions of the tasks.
 LATE = {"sampler.gamma": 0.75, "tag": "g0.75"}
 
 _ROWS = (

@@ -1,4 +1,4 @@
-"""What a text run is called, and the folder that follows from it. Loads no torch."""
+"""The names of a text run, and its folder, which is made of them. This module does not import torch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +9,12 @@ from prunetune.config.names import Names, cell_folder, group_name
 
 
 def is_text(cfg: Mapping[str, Any]) -> bool:
-    """Whether this is the configuration of a text run."""
+    """Return whether this is the configuration of a text run."""
     return "corpus" in cfg
 
 
 def text_names(cfg: DictConfig) -> Names:
-    """Resolve the names of a text run, `auto` among them."""
+    """Return the names of a text run. The sampler `auto` is replaced by the name of the scorer's own sampler."""
     llm, sampler = group_name(cfg.llm, "model"), group_name(cfg.sampler, "name")
     return Names(
         dataset=group_name(cfg.corpus, "path"),
@@ -27,8 +27,8 @@ def text_names(cfg: DictConfig) -> Names:
 
 
 def text_run_folder(cfg: DictConfig) -> str:
-    """Return the folder of a text run below its results, from names alone; never raises."""
+    """Return the folder of a text run below <results_dir>/runs. It never raises."""
     try:
         return cell_folder(text_names(cfg), cfg.ratio, cfg.seed, cfg.tag)
-    except Exception:  # Hydra evaluates this before our own checks can explain what is wrong
+    except Exception:  # Hydra evaluates this before the package's own checks, which explain the error better.
         return "unnamed"

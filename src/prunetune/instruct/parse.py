@@ -1,4 +1,4 @@
-"""From the composed configuration of a text run to what the run needs: here `cfg` ends."""
+"""Parse the composed configuration of a text run into its frozen description. No later step sees a configuration."""
 
 import re
 from collections.abc import Mapping
@@ -32,13 +32,13 @@ STEPS = ("score", "prune", "finetune", "evaluate")
 
 @dataclass(frozen=True)
 class TextRun:
-    """One text run: what is scored, kept, trained and asked, and where the results go.
+    """One text run as the user asked for it.
 
-    until: the last step, one of STEPS. scoring_llm: None where the fine-tuned model scores. candidates: the samplers by
-    label, one, or several where gamma is open, those that win ties first. trajectory: at how many points of a
-    fine-tuning text_scorer=s2l records losses. held_out: fraction of the corpus that takes no part. max_tokens: of a
-    scoring pass, padding included. results_dir: has the store and the runs. record: the configuration as result.json
-    records it, which identifies the run.
+    until: the last step, one of STEPS. scoring_llm: None if the fine-tuned model also scores. candidates: the samplers
+    by label. There are several if gamma is `auto`, and of equally good ones the first wins. trajectory: number of
+    points of a fine-tuning at which text_scorer=s2l records losses. held_out: fraction of the corpus that is neither
+    scored nor trained on. max_tokens: tokens per scoring pass, with padding. results_dir: the folder of the store and
+    the runs. record: the configuration that identifies the run, as result.json keeps it.
     """
 
     names: Names
@@ -82,15 +82,15 @@ class TextRun:
 
     @property
     def is_searched(self) -> bool:
-        """Whether a choice between samplers is open."""
+        """Whether the run chooses between several samplers."""
         return len(self.candidates) > 1
 
 
 def parse_text_run(cfg: DictConfig) -> TextRun:
-    """Return the run that a composed configuration describes; neither data nor weights are looked at.
+    """Return the run that a composed configuration describes. Data and weights are not read yet.
 
     Raises:
-        InputError: there is a key or a value that no step could use.
+        InputError: the configuration has a key that no run reads, or a value that is not allowed.
     """
     check_keys(cfg, InstructConfig)
     if not cfg.results_dir:
@@ -120,21 +120,21 @@ def parse_text_run(cfg: DictConfig) -> TextRun:
 
 
 def check_sampler(sampler: Sampler) -> None:
-    """Refuse a sampler that reads what text runs do not have.
+    """Refuse a sampler that text runs do not support.
 
     Raises:
-        InputError: it reads features or a proxy, or chooses anew in every epoch.
+        InputError: the sampler reads features or a proxy, or chooses images anew in every epoch.
     """
     is_dynamic = type(sampler).schedule is not Sampler.schedule
     if sampler.needs != "nothing" or sampler.budgets == "drop" or is_dynamic:
         raise InputError(
-            f"{type(sampler).__name__} reads image features, a proxy's training or draws anew in every epoch, which a "
-            "text run has not; pass sampler=flexrand, topk, topk_easiest, random, ccs, window or double_end"
+            f"{type(sampler).__name__} reads image features or a proxy, or draws anew in every epoch, which a text run "
+            "does not support; pass sampler=flexrand, topk, topk_easiest, random, ccs, window or double_end"
         )
 
 
 def _scorer(group: DictConfig) -> Scorer:
-    """Build the scorer. A scorer of images and text calls its options scorer.<key>; here they are text_scorer.<key>."""
+    """Build the scorer. Errors of a scorer for images and text say scorer.<key>; here the key is text_scorer.<key>."""
     try:
         return build(group)
     except InputError as error:
@@ -142,10 +142,10 @@ def _scorer(group: DictConfig) -> Scorer:
 
 
 def _candidates(cfg: DictConfig) -> dict[str, Sampler]:
-    """Return the sampler, or where gamma is open one for each valid gamma, those nearest .5 first."""
+    """Return the sampler, or one sampler per valid gamma if gamma is `auto`. Gammas nearest 0.5 come first."""
     settings = sampler_settings(cfg.sampler, cfg.text_scorer.own_sampler)
     if settings.get("end") == "auto":
-        raise InputError("sampler.end=auto is not for text runs; pass sampler=topk or sampler=topk_easiest")
+        raise InputError("text runs do not support sampler.end=auto; pass sampler=topk or sampler=topk_easiest")
     if settings.get("gamma") != "auto":
         return {"": build(settings)}
     search = Search(grid=tuple(cfg.gamma_search.grid))

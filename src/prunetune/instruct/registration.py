@@ -1,7 +1,7 @@
-"""Importing this module tells Hydra what a text run can be: schema, scorers, methods, and the name of its folder.
+"""Register text runs with Hydra: their schema, scorers, methods, and the resolver of their folder.
 
-Every front door that composes text runs imports it. It loads neither torch nor transformers, so that `--help` and
-`--cfg job` answer at once.
+The import does it. Every module that composes text runs imports this one. It does not load torch or transformers, so
+that `--help` and `--cfg job` answer quickly.
 """
 
 from hydra.core.config_store import ConfigStore
@@ -16,7 +16,7 @@ KINDS = {"text_scorers": "text_scorer", "text_methods": "text_method", "corpora"
 
 
 def register() -> None:
-    """Register schema, scorers, methods and the resolver of the folder; to do so again changes nothing."""
+    """Register the schema, the scorers, the methods and the resolver. A repeated call changes nothing."""
     store = ConfigStore.instance()
     store.store(name="instruct_schema", node=InstructConfig)
     catalogue.add(KINDS, ("text_scorer", "prunetune.instruct"), ("text_method", TEXT_METHODS))

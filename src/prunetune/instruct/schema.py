@@ -1,57 +1,60 @@
-"""Every configuration key of a text run, and its type. Values live in the YAML files; here all are missing."""
+"""Every configuration key of a text run, and its type.
+
+The default values are in the YAML files, so every field is MISSING here.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import MISSING
 
-ROOT = "instruct"  # the root configuration of text runs
+ROOT = "instruct"  # The name of the root configuration of text runs.
 
 
 @dataclass
 class SftConfig:
-    """How a language model is fine-tuned on the pruned corpus (docs/method_notes.md, Instruction data)."""
+    """How to fine-tune a language model on the pruned corpus (docs/method_notes.md, Instruction data)."""
 
     name: str = MISSING
-    epochs: int = MISSING  # 0: the base model as it is
-    batch_size: int = MISSING  # samples per optimiser step
-    micro_batch_tokens: int = MISSING  # tokens per forward pass, padding included
+    epochs: int = MISSING  # 0: do not fine-tune
+    batch_size: int = MISSING  # Samples per optimiser step.
+    micro_batch_tokens: int = MISSING  # Tokens per forward pass, with padding.
     optimizer: str = MISSING  # sgd | adamw
     learning_rate: float = MISSING
     momentum: float = MISSING
     weight_decay: float = MISSING
     warmup_steps: int = MISSING
     schedule: str = MISSING  # cosine
-    clip_norm: float = MISSING  # 0: none
+    clip_norm: float = MISSING  # 0: do not clip gradients
     loss_on: str = MISSING  # response | all
     lora_r: int = MISSING
     lora_alpha: float = MISSING
     lora_dropout: float = MISSING
     lora_targets: list[str] = MISSING
-    checkpoint_every: int = MISSING  # optimiser steps
+    checkpoint_every: int = MISSING  # Optimiser steps between two checkpoints.
 
 
 @dataclass
 class EvaluationConfig:
-    """What lm-evaluation-harness asks the fine-tuned model."""
+    """How lm-evaluation-harness evaluates the fine-tuned model."""
 
     tasks: list[str] = MISSING
-    num_fewshot: list[int] = MISSING  # the first one's accuracy is the run's
-    tasks_folder: str | None = MISSING  # of tasks in the harness's format that are not its own
-    batch_size: Any = MISSING  # auto: the harness finds the largest
-    limit: int | None = MISSING  # questions per task, for a trial
+    num_fewshot: list[int] = MISSING  # The accuracy of the run is that of the first number.
+    tasks_folder: str | None = MISSING  # A folder with further tasks in the format of the harness.
+    batch_size: Any = MISSING  # auto: the harness finds the largest one that fits.
+    limit: int | None = MISSING  # Questions per task, for trials only.
 
 
 @dataclass
 class TextSearchConfig:
-    """How sampler.gamma=auto is settled: by the accuracy on the tasks' validation questions."""
+    """How to choose gamma for sampler.gamma=auto: by the accuracy on the validation questions of the tasks."""
 
     grid: list[float] = MISSING
 
 
 @dataclass
 class TrajectoryConfig:
-    """What text_scorer=s2l records of a fine-tuning on the whole corpus."""
+    """How text_scorer=s2l records a fine-tuning on the whole corpus."""
 
     checkpoints: int = MISSING
 

@@ -1,7 +1,7 @@
-"""Sweeps of text runs, as `prunetune.config.sweeps` reads them: each job is one run."""
+"""The description of text runs for `prunetune.config.sweeps`. Each job of such a sweep is one run."""
 
 from prunetune.config.sweeps import SingleRuns
-from prunetune.instruct import registration  # noqa: F401  their sweeps are composed with their schema
+from prunetune.instruct import registration  # noqa: F401  registers the schema, which composing needs
 from prunetune.instruct.identity import text_recorded
 from prunetune.instruct.names import text_names
 from prunetune.instruct.schema import ROOT

@@ -1,4 +1,4 @@
-"""What the steps of a text run share: the corpus as the language models read it, the store, the processes."""
+"""The state that the steps of a text run share: the tokenized corpus, the store and the processes."""
 
 import hashlib
 import json
@@ -26,10 +26,11 @@ from prunetune.instruct.parse import TextRun
 
 @dataclass(frozen=True)
 class TextTask:
-    """What the steps share.
+    """The state that the steps share.
 
-    tuned, scoring: of the model that is fine-tuned and of the one that scores, with the same samples. pool: these
-    samples, a class for each stratum. held_out: samples that take no part, for the loss before and after.
+    tuned, scoring: readers of the fine-tuned and of the scoring model, with the same samples. pool: these samples, with
+    one class per stratum. held_out: samples that are neither scored nor trained on, to measure the loss before and
+    after. report: what became of the rows of the corpus. device: that of this process.
     """
 
     tuned: Reader
@@ -42,16 +43,16 @@ class TextTask:
 
     @property
     def device(self) -> str:
-        """This process's device."""
+        """The device of this process."""
         return self.processes.device
 
     def entry(self, kind: str, prefix: str, key: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Path:
-        """Return an entry of the store that all processes make together and the first one writes."""
+        """Return a store entry. All processes compute it together, and the first one writes it."""
         return shared_entry(self.store, self.processes, kind, prefix, key, make)
 
 
 def open_task(run: TextRun) -> TextTask:
-    """Read the corpus with the tokenizers, and set aside what is held out."""
+    """Read the corpus with the tokenizers, and set the held-out samples aside."""
     processes = Processes.current(resolve_device(run.device))
     tuned = _reader(run.llm, run.corpus)
     scoring = tuned if run.scoring_llm is None else _reader(run.scoring_llm, run.corpus)
@@ -78,17 +79,20 @@ def _reader(llm: LanguageModel, corpus: Corpus) -> Reader:
 
 
 def _shared(reader: Reader, other: Reader) -> Reader:
-    """Return the reader of the samples that both have: a response can vanish in one tokenizer's cut only."""
+    """Return a reader of the samples that both readers have.
+
+    The tokenizers may cut a sample at different places, and only one of them may lose the whole response.
+    """
     theirs = set(other.encoded.pool.sample_ids)
     rows = [i for i, sample_id in enumerate(reader.encoded.pool.sample_ids) if sample_id in theirs]
     return reader.of(reader.encoded.take(torch.tensor(rows, dtype=torch.int64)))
 
 
 def split(size: int, held_out: float) -> tuple[Tensor, Tensor]:
-    """Return the positions of the pool and those held out, ascending; the same for every seed of a run.
+    """Return the positions of the pool and the held-out ones, ascending. They do not depend on the run's seed.
 
     Raises:
-        InputError: the fraction holds out nothing, or all.
+        InputError: the fraction holds out no sample, or all.
     """
     count = round(size * held_out)
     if held_out and not 0 < count < size:
@@ -101,5 +105,5 @@ def split(size: int, held_out: float) -> tuple[Tensor, Tensor]:
 
 
 def digest(value: Any) -> str:
-    """Return the SHA-256 of plain JSON."""
+    """Return the SHA-256 of a value, written as JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

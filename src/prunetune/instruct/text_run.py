@@ -1,8 +1,8 @@
-"""One text run: score a corpus -> prune it -> fine-tune a language model by LoRA -> ask it the tasks.
+"""One text run: score a corpus, prune it, fine-tune a language model by LoRA, and evaluate it on the tasks.
 
-Each step's product is an entry of the store (scores, adapters, answers), so that a killed run goes on where it was:
-scoring at its last batch, fine-tuning at its last checkpoint, evaluation at its last number of shots. Under
-`accelerate launch` the processes share scoring and fine-tuning; the first one alone writes and evaluates.
+Each step stores its outcome (scores, adapters, answers), so that a killed run can continue: scoring after its last
+batch, fine-tuning after its last checkpoint, evaluation after its last number of shots. Under `accelerate launch` the
+processes share scoring and fine-tuning. Only the first process writes and evaluates.
 """
 
 import logging
@@ -34,14 +34,15 @@ from prunetune.runs.tracking import Tracker
 from prunetune.samplers import Sampler
 
 log = logging.getLogger(__name__)
-PACKAGES = ("transformers", "tokenizers", "datasets", "peft", "accelerate", "lm-eval")  # that numbers depend on too
-# two runs of one configuration and seed on one machine's CPU differ in these keys of result.json and no others
+# The numbers of text runs also depend on the versions of these packages.
+PACKAGES = ("transformers", "tokenizers", "datasets", "peft", "accelerate", "lm-eval")
+# Two runs of the same configuration on the CPU of the same machine differ only in these keys of result.json.
 VOLATILE = records.VOLATILE | {"evaluate_seconds", "tokens_per_second", "finetune_tokens_per_second"}
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """The outcome of the first two steps. subset: [M] int64 positions, ascending. seconds: of the drawing."""
+    """The outcome of the first two steps. subset: [M] int64 positions, ascending. seconds: the time of sampling."""
 
     scores: Scores
     choice: sampler_search.Choice
@@ -51,10 +52,10 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a fine-tuned model answers and loses.
+    """The evaluation of a fine-tuned model.
 
-    answers: one evaluation for each number of shots. losses: on the held-out samples before and after, in nats per
-    token; None where none are held out.
+    answers: one evaluation for each number of shots. losses: on the held-out samples before and after fine-tuning, in
+    nats per token; None if no samples are held out.
     """
 
     tuned: Tuned
@@ -63,7 +64,7 @@ class Outcome:
 
 
 def execute(run: TextRun, out_dir: Path) -> None:
-    """Score the corpus, prune it, fine-tune on what is left and ask the tasks; a finished run returns at once."""
+    """Score the corpus, prune it, fine-tune on the kept samples and evaluate. A finished run is not repeated."""
 
     def opened() -> TextSteps:
         task = open_task(run)
@@ -76,7 +77,7 @@ def execute(run: TextRun, out_dir: Path) -> None:
 
 @dataclass(frozen=True)
 class TextSteps(steps.Steps[Pruned, Tuned]):
-    """The steps of a text run. Several processes share scoring and fine-tuning; the first one alone evaluates."""
+    """The steps of a text run. Processes share scoring and fine-tuning, and only the first one evaluates."""
 
     run: TextRun
     task: TextTask
@@ -115,7 +116,7 @@ class TextSteps(steps.Steps[Pruned, Tuned]):
 
 
 def check_tasks(run: TextRun) -> None:
-    """Refuse tasks that cannot be asked, before hours of scoring and fine-tuning."""
+    """Refuse tasks that cannot be evaluated. It is checked first, since scoring and fine-tuning take hours."""
     if run.until == "evaluate":
         mmlu.check_tasks(run.evaluation)
     if run.is_searched and run.until != "score":
@@ -123,7 +124,7 @@ def check_tasks(run: TextRun) -> None:
 
 
 def listing_of(corpus: Corpus) -> str | None:
-    """Return the hash of what a corpus is made of, None where it is no longer there."""
+    """Return the hash that identifies a corpus, or None if the corpus is no longer there."""
     try:
         return digest(corpus.identity())
     except InputError:
@@ -131,7 +132,7 @@ def listing_of(corpus: Corpus) -> str | None:
 
 
 def score(run: TextRun, task: TextTask) -> Scores:
-    """Step 1: one number per sample, from the store or computed into it."""
+    """Step 1: return one score per sample. Scores are read from the store, or computed and stored."""
     scores = stored_scores(run.scorer, score_source(run, task), run.seed)
     if scores.is_new:
         log.info("scored %d samples with %s in %.1f s", len(task.pool), run.names.scorer, scores.seconds)
@@ -139,7 +140,7 @@ def score(run: TextRun, task: TextTask) -> Scores:
 
 
 def score_source(run: TextRun, task: TextTask) -> TextSource:
-    """Return the corpus as the scoring model reads it; neither the model nor a fine-tuning is started yet."""
+    """Return the corpus as the scoring model reads it. The model is not loaded yet, and nothing is trained."""
     reader, store, processes = task.scoring, task.store, task.processes
     dtype = reader.llm.resolved_dtype(task.device)
     trajectory = FineTuningTrajectory(reader, run.sft, run.trajectory, dtype, run.max_tokens, store, processes)
@@ -148,7 +149,7 @@ def score_source(run: TextRun, task: TextTask) -> TextSource:
 
 
 def prune(run: TextRun, task: TextTask, scores: Scores) -> Pruned:
-    """Step 2: choose what is kept; an open gamma is settled on the tasks' validation questions first."""
+    """Step 2: choose the samples to keep. With several samplers, one is chosen on validation questions first."""
     choice = choose(run, task, scores)
     start = time.perf_counter()
     subset = select(run, task, scores, choice.sampler)
@@ -166,10 +167,10 @@ def select(run: TextRun, task: TextTask, scores: Scores, sampler: Sampler) -> Te
 
 
 def choose(run: TextRun, task: TextTask, scores: Scores) -> sampler_search.Choice:
-    """Return the sampler; of several the one whose model answers the most validation questions, the first of equals.
+    """Return the sampler, or the best of several: the one whose model answers the most validation questions correctly.
 
-    Source: docs/method_notes.md, Instruction data; the test questions take no part. The chosen model is in the store
-    and not trained again.
+    Of equally good samplers the first wins. The test questions are not used. The model of the best sampler stays in the
+    store, so that it is not trained again. Source: docs/method_notes.md, Instruction data.
     """
     candidates: Mapping[str, Sampler] = run.candidates
     if not run.is_searched or run.ratio == 1:
@@ -178,7 +179,7 @@ def choose(run: TextRun, task: TextTask, scores: Scores) -> sampler_search.Choic
     for label, sampler in candidates.items():
         tuned = Tuned(task, run.sft, select(run, task, scores, sampler), run.seed)
         accuracy[label] = answer(tuned, run.evaluation, "validation")[0].accuracy
-        del tuned  # and its model, before the next one is loaded
+        del tuned  # Free the memory of its model before the next model is loaded.
     best = max(accuracy, key=accuracy.__getitem__)
     shown = ", ".join(f"{label} {value:.1%}" for label, value in accuracy.items())
     log.info("chose gamma %s on validation questions (%s)", best, shown)
@@ -194,7 +195,7 @@ def choose(run: TextRun, task: TextTask, scores: Scores) -> sampler_search.Choic
 
 
 def describe(run: TextRun, task: TextTask, pruned: Pruned, outcome: Outcome) -> dict[str, Any]:
-    """Return the contents of result.json; fractions, seconds, bytes, nats per token."""
+    """Return the contents of result.json. Units are fractions, seconds, bytes and nats per token."""
     choice = pruned.choice
     return {
         "kind": "text",
@@ -223,7 +224,7 @@ def describe(run: TextRun, task: TextTask, pruned: Pruned, outcome: Outcome) -> 
 
 
 def _accuracies(outcome: Outcome) -> dict[str, Any]:
-    """Return what the model answers and loses: fractions, nats per token."""
+    """Return the accuracies (fractions) and the held-out losses (nats per token)."""
     first, answers, losses = outcome.answers[0], outcome.answers, outcome.losses
     return {
         "num_test": first.num_questions,
@@ -239,7 +240,7 @@ def _accuracies(outcome: Outcome) -> dict[str, Any]:
 
 
 def _costs(pruned: Pruned, outcome: Outcome) -> dict[str, Any]:
-    """Return what each step has cost: seconds, bytes, tokens per second."""
+    """Return the costs of the steps in seconds, bytes and tokens per second."""
     scores, choice, meta = pruned.scores, pruned.choice, outcome.tuned.meta
     return {
         "score_seconds": scores.seconds,
@@ -260,6 +261,6 @@ def _groups(evaluation: Evaluation, suffix: str) -> dict[str, float | None]:
 
 
 def _shot_columns(evaluation: Evaluation) -> dict[str, float | None]:
-    """Return the accuracies under the number of shots, such as accuracy_5shot."""
+    """Return the accuracies under keys that name the number of shots, such as accuracy_5shot."""
     suffix = f"_{evaluation.num_fewshot}shot"
     return {f"accuracy{suffix}": evaluation.accuracy, **_groups(evaluation, suffix)}

@@ -1,4 +1,4 @@
-"""A fine-tuned model with what it answers and loses, each kept in the store."""
+"""A fine-tuned model, its answers and its losses, all kept in the store."""
 
 import json
 from contextlib import nullcontext
@@ -20,16 +20,16 @@ from prunetune.instruct.tuning.sft_settings import SftSettings
 
 
 class Tuned:
-    """A fine-tuned model: its adapter in the store, loaded when it is first asked for."""
+    """A fine-tuned model. Its adapter is in the store, and the model is loaded when it is first needed."""
 
     def __init__(self, task: TextTask, settings: SftSettings, subset: Tensor, seed: int) -> None:
         """Train on a subset, unless the store has the adapter.
 
         Args:
             task: the corpus and the model.
-            settings: with no epoch the base model stays as it is.
-            subset: [M] int64 positions that are trained on.
-            seed: of the training.
+            settings: how to train. With epochs=0 the base model is not changed.
+            subset: [M] int64 positions to train on.
+            seed: the seed of the training.
         """
         self.task, self.settings = task, settings
         reader = task.tuned
@@ -40,23 +40,23 @@ class Tuned:
             "corpus": reader.encoded.fingerprint if self.settings.epochs else None,
             "subset": digest(subset.tolist()) if self.settings.epochs else None,
             "seed": seed if self.settings.epochs else None,
-            "processes": task.processes.size if self.settings.epochs else None,  # each draws its own dropout
+            "processes": task.processes.size if self.settings.epochs else None,  # Each process draws its own dropout.
         }
         self.folder = self._trained(subset, seed) if self.settings.epochs else None
 
     @cached_property
     def model(self) -> nn.Module:
-        """The model in evaluation mode on this process's device."""
+        """The model in evaluation mode, on the device of this process."""
         model = self.task.tuned.llm.load(self.task.device, self.key["dtype"])
         return model if self.folder is None else load_adapter(model, self.folder)
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What the training says of itself, nothing for a base model."""
+        """The costs and counts of the training, empty for a base model."""
         return {} if self.folder is None else read_meta(self.folder)
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the training's rows: step, epoch, learning_rate, train_loss."""
+        """Return one row per training step, with step, epoch, learning_rate and train_loss."""
         return [] if self.folder is None else json.loads((self.folder / "history.json").read_text())
 
     def _trained(self, subset: Tensor, seed: int) -> Path:
@@ -82,7 +82,10 @@ class Tuned:
 
 
 def answer(tuned: Tuned, settings: EvaluationSettings, part: str) -> list[Evaluation]:
-    """Return the answers for each number of shots, from the store or asked into it; validation: the first number."""
+    """Return the evaluation for each number of shots. Evaluations are read from the store, or made and stored.
+
+    part: "test", or "validation", which uses the first number of shots only.
+    """
     task, found = tuned.task, []
     shots = settings.num_fewshot if part == "test" else settings.num_fewshot[:1]
     for num_fewshot in shots:
@@ -99,15 +102,15 @@ def answer(tuned: Tuned, settings: EvaluationSettings, part: str) -> list[Evalua
         if task.processes.is_main:
             entry = task.store.entry("answers", name, key, make)
         if part == "validation":
-            task.processes.wait()  # every process has to know the outcome, and one alone answers
+            task.processes.wait()  # Only one process evaluates, and all processes read its outcome.
         found.append(Evaluation(**json.loads((entry / "evaluation.json").read_text())))
     return found
 
 
 def held_out_losses(tuned: Tuned, max_tokens: int) -> tuple[float, float] | None:
-    """Return the mean response-token loss on the held-out samples before and after, None where none are held out.
+    """Return the mean loss per response token on the held-out samples before and after fine-tuning, in nats.
 
-    In nats per token; max_tokens: of a pass, padding included.
+    It is None if no samples are held out. max_tokens: tokens per forward pass, with padding.
     """
     task = tuned.task
     if task.held_out is None:

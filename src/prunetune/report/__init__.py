@@ -1,1 +1,1 @@
-"""From finished runs to tables, figures and one page: the only place where a fraction becomes a percentage."""
+"""Turn finished runs into tables, figures and one HTML page. Only this package converts fractions to percentages."""

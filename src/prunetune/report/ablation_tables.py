@@ -29,7 +29,7 @@ def ablation_path(runs: pd.DataFrame, sources: parts.Sources) -> Table:
 
 
 def ablation_masking(runs: pd.DataFrame, sources: parts.Sources) -> Table:
-    """Compare what is masked: the smallest weights, random ones, none."""
+    """Compare masking the smallest weights, random weights, and none."""
     of_scorer = runs["scorer"].isin(["dlc", "dlc_random", "dlc_unmasked"]) & (runs["sampler"] == "flexrand")
     masked = runs[of_scorer & (runs["tag"] == "default")]
     masked = masked[masked.groupby(tables.SETTING)["scorer"].transform("nunique") > 1]
@@ -79,7 +79,7 @@ def ablation_sampler(runs: pd.DataFrame, sources: parts.Sources) -> Table:
 
 
 def ablation_gamma(runs: pd.DataFrame, sources: parts.Sources) -> Table:
-    """Compare the choice of gamma on held-out images with fixed values and with the best on test."""
+    """Compare gamma chosen on held-out images with fixed values and with the best value on the test set."""
     of_dlc = runs[(runs["scorer"] == "dlc") & (runs["sampler"] == "flexrand")]
     swept = of_dlc[of_dlc["tag"].str.fullmatch(r"g0?\.\d+")]
     plain = of_dlc[of_dlc["method"] == "dlc-flexrand"]
@@ -112,7 +112,7 @@ def _correlations(sources: parts.Sources, first: str, tags: Sequence[str], name:
 def _ablation(
     name: str, title: str, caption: str, chosen: pd.DataFrame, published: dict[str, pd.Series], rho: pd.DataFrame
 ) -> Table:
-    """Return an ablation: the paper's mean where there are such runs, then every setting."""
+    """Return the table of an ablation: the paper's mean if its runs exist, then every setting."""
     sections = []
     for recipe, block in chosen.groupby("finetune"):
         if parts.touches_paper(block, (paper.ABLATED,)):
@@ -184,7 +184,7 @@ def _rho(here: pd.DataFrame, method: str, second: str) -> float:
 
 
 def _with_oracle_ends(runs: pd.DataFrame) -> pd.DataFrame:
-    """Add the better end on test, by mean over seeds, of each scorer at each setting and ratio that has both ends."""
+    """Add, where both ends were run, the end with the better test accuracy (mean over seeds) as another method."""
     added = []
     for (*_, scorer, _ratio), block in runs.groupby([*tables.SETTING, "scorer", "ratio"]):
         ends = block[block["sampler"].isin([parts.HARD, EASY])]
@@ -223,7 +223,7 @@ def _gamma_section(setting: tuple[str, str, str], block: pd.DataFrame, source: p
 
 
 def _ways(found: Cells, block: pd.DataFrame, place: Cell, theirs: pd.DataFrame) -> dict[str, tuple[Cell, str, float]]:
-    """Return for each column of the gamma table the cell it shows, what was chosen, and the published number."""
+    """Return, for each column of the gamma table, the cell to show, the chosen value, and the published number."""
     by_gamma = {
         float(tag[1:]): place.of(f"dlc-flexrand ({tag})")
         for tag in block["tag"].unique()
@@ -235,7 +235,7 @@ def _ways(found: Cells, block: pd.DataFrame, place: Cell, theirs: pd.DataFrame) 
     valid = theirs.loc[theirs["gamma_is_valid"] == 1] if len(theirs) else theirs
     fullest = max((len(found.percent[cell]) for cell in feasible.values()), default=0)
     judged = {gamma: cell for gamma, cell in feasible.items() if len(found.percent[cell]) == fullest}
-    judged = judged if len(by_gamma) > 1 else {}  # of one value none is the best
+    judged = judged if len(by_gamma) > 1 else {}  # A best value needs at least two.
     whole = set(valid["gamma"].round(2)) <= {round(gamma, 2) for gamma in judged}
     best = max(judged, key=lambda gamma: found.percent[judged[gamma]].mean(), default=None)
     oracle = place.of("no gamma was swept") if best is None else judged[best]

@@ -1,7 +1,7 @@
 """Analyse the scores and subsets of finished runs: rank correlation, losses of easy and hard images, MMD.
 
-The body of `prunetune analyse`. It trains and embeds nothing: it reads runs and their store. What is gone is named in
-one line and left out.
+This is the body of `prunetune analyse`. It reads runs and their store, and neither trains nor runs a network. Scores or
+features that are no longer stored are left out, with one line that names them.
 """
 
 import csv
@@ -35,7 +35,8 @@ from prunetune.signals.label_odds import label_losses
 from prunetune.signals.network import Embedding, NetworkSignals
 from prunetune.signals.proxy import FULL_PROXY, ProxyRecipe
 
-REFERENCE = "lc_optimisation"  # also with the suffix of another proxy; the fully fine-tuned one comes first
+# The name may also have the suffix of another proxy. The score of the fully fine-tuned proxy is preferred.
+REFERENCE = "lc_optimisation"
 COLUMNS = {
     "rank_correlation": (
         *("dataset", "backbone", "first", "second", "tag", "class_mean", "class_std", "num_classes"),
@@ -45,7 +46,7 @@ COLUMNS = {
     "loss_by_epoch": ("dataset", "backbone", "group", "epoch", "loss"),
     "mmd": ("dataset", "backbone", "method", "ratio", "seed", "mmd", "features", "num_kept", "num_pool"),
 }
-MANY = 10**9  # weights of an imagined network, whose masked counts give a path's fractions
+MANY = 10**9  # The masked counts of an imagined network with so many weights give the masked fractions of a path.
 Row = dict[str, Any]
 
 
@@ -58,7 +59,7 @@ class Run:
 
     @property
     def scored_by(self) -> tuple[str, str]:
-        """What its scores are about: data set and scoring backbone."""
+        """The data set and the scoring backbone of its scores."""
         return self.row["dataset"], self.row["scoring_backbone"]
 
     @property
@@ -68,7 +69,7 @@ class Run:
 
 
 class ScoreKey(NamedTuple):
-    """What scores are called, and a text of all that they depend on beside network and seed."""
+    """The name of scores, and a text of all that they depend on but network and seed."""
 
     dataset: str
     backbone: str
@@ -79,7 +80,7 @@ class ScoreKey(NamedTuple):
 
 @dataclass(frozen=True)
 class ScoreFile:
-    """A stored scores.csv: ids and labels of N images, values [N] float64, and the folder it lies in."""
+    """A stored scores.csv: ids and labels of N images, values [N] float64, and its folder."""
 
     sample_ids: tuple[str, ...]
     labels: Tensor
@@ -89,7 +90,7 @@ class ScoreFile:
 
 @dataclass(frozen=True)
 class StoredOnly:
-    """A store that makes nothing: what is not there is an error."""
+    """A store that computes nothing. A missing entry is an error."""
 
     store: Store
 
@@ -110,10 +111,10 @@ class StoredOnly:
 
 
 def analyse(results_dir: Path, dataset: str | None, backbone: str | None, out: Path) -> None:
-    """Write the CSV files for which there is something to say, and print their paths.
+    """Write each CSV file that has at least one row, and print its path.
 
     Raises:
-        InputError: no finished runs.
+        InputError: there are no finished runs.
     """
     runs = read_runs(results_dir, dataset, backbone)
     makers = {
@@ -134,9 +135,9 @@ def analyse(results_dir: Path, dataset: str | None, backbone: str | None, out: P
 
 
 def read_runs(results_dir: Path, dataset: str | None, backbone: str | None) -> list[Run]:
-    """Return the finished runs of a data set and of a backbone (that scores or is fine-tuned); None: of all.
+    """Return the finished runs of a data set and of a backbone, which scores or is fine-tuned. None means all of them.
 
-    Where one name stands for a network under several settings, such as normalizations, only the most common is kept.
+    If a backbone's name was used with several settings, such as normalizations, only the most common one is kept.
     """
     frame, skipped = collect.collect_images(results_dir)
     for line in skipped:
@@ -173,7 +174,7 @@ def _network(run: Run) -> str:
 
 
 def rank_correlation(runs: list[Run], results_dir: Path) -> Iterator[Row]:
-    """Yield scores of hardness beside learning complexity by optimisation, and fine-tuned beside pretrained scores."""
+    """Yield correlations of scores with learning complexity by optimisation, and of fine-tuned with pretrained ones."""
     by_scores, seen = _by_scores(runs), set()
     for first, second in _pairs(by_scores):
         names = {"dataset": first.dataset, "backbone": first.backbone, "first": first.scorer, "second": second.scorer}
@@ -181,7 +182,7 @@ def rank_correlation(runs: list[Run], results_dir: Path) -> Iterator[Row]:
         what = f"rank correlation of {first.scorer} ({first.tag}) with {second.scorer} on {first.dataset}"
         try:
             if tuple(names.values()) in seen:
-                raise InputError("the names stand for several scores; give one of them another tag")
+                raise InputError("these names belong to several different scores; give one of them another tag")
             other = read_scores(results_dir / by_scores[second][0].row["scores_path"])
             paths = sorted({run.row["scores_path"] for run in by_scores[first]})
             yield {**names, **_correlations([read_scores(results_dir / path) for path in paths], other)}
@@ -191,7 +192,7 @@ def rank_correlation(runs: list[Run], results_dir: Path) -> Iterator[Row]:
 
 
 def loss_by_masking(runs: list[Run], results_dir: Path) -> Iterator[Row]:
-    """Yield the losses of the easiest and hardest images along the longest path whose losses were kept."""
+    """Yield the losses of the easiest and hardest images along the longest masking path with stored losses."""
     for (dataset, backbone), own in _grouped(runs):
         paths = [run for run in own if _target(run) == "DLC" and run.scorer["masking"] == "l1"]
         paths.sort(key=lambda run: (-run.scorer["levels"], -_fractions(run.scorer)[-1], run.row["scores_path"]))
@@ -225,9 +226,9 @@ def loss_by_epoch(runs: list[Run], results_dir: Path) -> Iterator[Row]:
 
 
 def mmd(runs: list[Run], results_dir: Path) -> Iterator[Row]:
-    """Yield how far each subset is from its pool, in features of the backbone that is fine-tuned on it.
+    """Yield the distance of each subset from its pool, in features of the backbone that is fine-tuned on it.
 
-    Subsets that a training settles on its own, and weights, are left out.
+    Subsets that are chosen during training are left out. Weights of images are ignored.
     """
     by_backbone: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
@@ -243,18 +244,20 @@ def mmd(runs: list[Run], results_dir: Path) -> Iterator[Row]:
 
 
 def stored_signals(run: Run, results_dir: Path, of_tuned: bool = False) -> NetworkSignals:
-    """Return the signals of a run's scoring backbone (or of the one that is fine-tuned), as far as they are stored.
+    """Return the stored signals of a run's scoring backbone, or with of_tuned those of the fine-tuned backbone.
 
     Raises:
-        InputError: its images or weights are gone, or the images are others by now.
+        InputError: images or weights are missing, or the images have changed.
     """
     try:
         pool, embedding, proxy = _opened(run, results_dir, of_tuned)
     except KeyError as error:
         missing = f"Missing key {error.args[0]}"
-        raise InputError(f"{run.row['run']} is of an earlier version ({missing}); remove it and run again") from None
+        raise InputError(
+            f"{run.row['run']} was made by an earlier version ({missing}); remove it and run again"
+        ) from None
     if pool.fingerprint != run.result["dataset_fingerprint"]:
-        raise InputError(f"the images of {pool.name} are others than those of {run.row['run']}; run again")
+        raise InputError(f"the images of {pool.name} differ from those of {run.row['run']}; run again")
     return NetworkSignals(pool, embedding, proxy)
 
 
@@ -281,10 +284,10 @@ def _opened(run: Run, results_dir: Path, of_tuned: bool) -> tuple[Pool, Embeddin
 
 @cache
 def read_scores(path: Path) -> ScoreFile:
-    """Read a scores.csv without its images.
+    """Read a scores.csv. The images are not needed.
 
     Raises:
-        InputError: it is gone or damaged.
+        InputError: the file is missing or damaged.
     """
     try:
         with path.open(newline="") as file:
@@ -297,7 +300,7 @@ def read_scores(path: Path) -> ScoreFile:
 
 
 def _by_scores(runs: list[Run]) -> dict[ScoreKey, list[Run]]:
-    """Return the runs whose scores mean something."""
+    """Return the runs by their scores, without those of scorers that give no information."""
     found: dict[ScoreKey, list[Run]] = {}
     for run in runs:
         if isinstance(run.row["scores_path"], str) and _direction(run) != "nothing":
@@ -308,7 +311,7 @@ def _by_scores(runs: list[Run]) -> dict[ScoreKey, list[Run]]:
 
 
 def _pairs(by_scores: dict[ScoreKey, list[Run]]) -> Iterator[tuple[ScoreKey, ScoreKey]]:
-    """Yield what is correlated with what."""
+    """Yield the pairs of scores to correlate."""
     for first, (run, *_) in by_scores.items():
         for second in _references(by_scores, first):
             if first.scorer != second.scorer and _direction(run) == "harder":
@@ -321,7 +324,7 @@ def _pairs(by_scores: dict[ScoreKey, list[Run]]) -> Iterator[tuple[ScoreKey, Sco
 
 
 def _references(by_scores: dict[ScoreKey, list[Run]], beside: ScoreKey) -> list[ScoreKey]:
-    """Return one learning complexity by optimisation for each of its names: that of the default tag if there is one."""
+    """Return one learning complexity by optimisation per name, the one with the default tag if there is one."""
     found: dict[str, ScoreKey] = {}
     for key in sorted(by_scores, key=lambda key: (key.tag != "default", key)):
         if key[:2] == beside[:2] and key.scorer.startswith(REFERENCE):
@@ -347,7 +350,7 @@ def _correlations(files: list[ScoreFile], other: ScoreFile) -> Row:
 def _direction(run: Run) -> str:
     try:
         return build(run.scorer).higher_means
-    except InputError:  # a scorer of an earlier version, or a file of scores that has gone
+    except InputError:  # The scorer is of an earlier version, or its file is missing.
         return "nothing"
 
 
@@ -356,7 +359,7 @@ def _target(run: Run) -> str:
 
 
 def _rule(run: Run) -> tuple:
-    """Return what a fine-tuned and a pretrained version of a score have in common."""
+    """Return the settings that the fine-tuned and the pretrained version of one score share."""
     options = {key: value for key, value in run.scorer.items() if key not in FOR_PEOPLE}
     options = {key: value for key, value in options.items() if REMOVED.get(f"scorer.{key}") != value}
     for key in ("_target_", "features", *(("pooling", "transform") if _target(run) == "DLC" else ())):
@@ -365,18 +368,18 @@ def _rule(run: Run) -> tuple:
 
 
 def _proxy(run: Run) -> dict[str, Any] | None:
-    """Return how the proxy was trained that the scores read, if they read one."""
+    """Return the settings of the proxy that the scores read, or None if they read none."""
     return run.result["config"].get("proxy") if reads_proxy(run.scorer) else None
 
 
 def _reads_finetuned(run: Run) -> bool:
-    """Whether the scores read a network that was fine-tuned as a whole, from its pretrained weights."""
+    """Return whether the scores read a network whose pretrained weights were all fine-tuned."""
     proxy = _proxy(run)
     return bool(proxy and proxy["trained"] == "all" and proxy["initial"] == "pretrained")
 
 
 def _reads_pretrained(run: Run) -> bool:
-    """Whether the scores read pretrained features alone, by themselves or below a linear probe."""
+    """Return whether the scores read only pretrained features, directly or through a linear probe."""
     proxy = _proxy(run)
     return not proxy or proxy["trained"] == "head"
 
@@ -441,7 +444,8 @@ def _features(runs: list[Run], backbone: str, features: str, results_dir: Path) 
 
 
 def _mmd_rows(runs: list[Run], kernel: PoolKernel, features: str, results_dir: Path) -> Iterator[Row]:
-    seen, known = set(), {}  # recipes of fine-tuning share their subsets, and many methods choose alike for every seed
+    # Recipes share subsets, and many methods choose the same subset for every seed. Each is computed once.
+    seen, known = set(), {}
     for run in runs:
         row = run.row
         cell = (row["dataset"], row["backbone"], method_name(row), row["ratio"], row["seed"])

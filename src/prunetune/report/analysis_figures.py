@@ -1,4 +1,4 @@
-"""The figures about scores and subsets, one function each; their frames are the CSV files of `prunetune analyse`."""
+"""The figures about scores and subsets, one function each. Their data are the CSV files of `prunetune analyse`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def read(name: str, folder: Path) -> pd.DataFrame:
     """Read one CSV file of an analysis.
 
     Raises:
-        InputError: it is not there.
+        InputError: the file does not exist.
     """
     path = folder / f"{name}.csv"
     if not path.is_file():
@@ -60,7 +60,7 @@ def loss_curves(by_masking: pd.DataFrame | None, by_epoch: pd.DataFrame | None) 
                 continue
             for group in GROUPS:
                 mine = frame[(frame["dataset"] == dataset) & (frame["group"] == group)].sort_values(column)
-                every = max(1, len(mine) // 8)  # markers enough to tell the curves apart
+                every = max(1, len(mine) // 8)  # Some markers, so that curves differ without colour.
                 style = looks[group].style()
                 style.pop("elinewidth")
                 place.plot(mine[column], mine["loss"], label=group, markevery=every, **style)
@@ -79,13 +79,15 @@ def rank_correlation(ranks: pd.DataFrame) -> Figure:
     """Draw bars of the within-class rank correlation with learning complexity by optimisation, per data set.
 
     Args:
-        ranks: rank_correlation, one backbone. The fully fine-tuned reference is taken where there is one.
+        ranks: rank_correlation, one backbone. The fully fine-tuned reference is used if there is one.
     """
     mine = ranks[ranks["first"].isin(SCORERS) & ranks["second"].str.startswith("lc_optimisation")]
     mine = mine.assign(other=mine["tag"] != "default")
     mine = mine.sort_values(["second", "other", "tag"]).drop_duplicates(["dataset", "first"])
     if mine.empty:
-        raise InputError("no rank correlation of dlc with lc_optimisation; run sweep=ablation_sampler, then analyse.py")
+        raise InputError(
+            "no rank correlation of dlc with lc_optimisation; run sweep=ablation_sampler, then `prunetune analyse`"
+        )
     datasets, none = sorted(mine["dataset"].unique()), statistics.estimate([])
     series = {}
     for scorer, label in SCORERS.items():
@@ -107,9 +109,9 @@ def rank_correlation(ranks: pd.DataFrame) -> Figure:
 
 @styled
 def mmd(distances: pd.DataFrame) -> Figure:
-    """Draw how far subsets are from their pool, relative to random ones: a row per data set, a column per features.
+    """Draw the distance of subsets from their pool relative to random: a row per data set, a column per features.
 
-    A subset's size alone moves its distance, so each is divided by the mean distance of random at the same ratio.
+    The distance depends on the size of a subset, so it is divided by the mean distance of random at the same ratio.
 
     Args:
         distances: mmd, one backbone.
@@ -118,7 +120,9 @@ def mmd(distances: pd.DataFrame) -> Figure:
     mine = distances[distances["method"].isin(names)]
     mine = mine.merge(_of_random(mine), on=["dataset", "features", "ratio"])
     if mine.empty:
-        raise InputError("no distances to the pool with those of random; run sweep=ablation_sampler, then analyse.py")
+        raise InputError(
+            "no distances to the pool with those of random; run sweep=ablation_sampler, then `prunetune analyse`"
+        )
     datasets = sorted(mine["dataset"].unique())
     columns = [name for name in ("pretrained", "finetuned") if name in set(mine["features"])]
     figure, axes = plotting.panels(len(datasets), len(columns))
@@ -150,7 +154,7 @@ def _of_random(distances: pd.DataFrame) -> pd.DataFrame:
 
 
 def _subsets(distances: pd.DataFrame) -> dict[str, str]:
-    """Return the methods to draw and their labels; FlexRand with a fixed gamma where there is no other."""
+    """Return the methods to draw with their labels. FlexRand with a fixed gamma is drawn only if there is no other."""
     there = set(distances["method"])
     names = {method: label for method, label in SUBSETS.items() if method in there}
     fixed = sorted(method for method in there if method.startswith("dlc-flexrand (g"))
@@ -161,9 +165,9 @@ def _subsets(distances: pd.DataFrame) -> dict[str, str]:
 
 
 def _draw_blind(axes: Axes, panel: pd.DataFrame) -> None:
-    """Draw what a kernel would give that sees no two images as alike: sqrt(1/M - 1/N), whatever is kept.
+    """Draw the distance sqrt(1/M - 1/N) of every subset under a kernel for which no two images are similar.
 
-    Curves that stay at it say nothing about subsets: the bandwidth is too narrow for the features.
+    A curve close to it says nothing about a subset, since the bandwidth is then too small for the features.
     """
     sizes = panel.drop_duplicates("ratio").sort_values("ratio")
     blind = np.sqrt(1 / sizes["num_kept"] - 1 / sizes["num_pool"]) / sizes["random"]

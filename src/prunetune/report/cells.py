@@ -1,4 +1,4 @@
-"""Accuracies of finished runs by cell and seed, and what is averaged over several cells: all of them, or nothing."""
+"""Accuracies of finished runs by cell and seed, and means over cells. A mean exists only if all its cells were run."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -12,11 +12,11 @@ from prunetune.report import statistics, tables
 from prunetune.report.collect import TEXT_RUN
 
 EMPTY = pd.Series(dtype="float64")
-ONE_GAMMA = 0.9  # from this ratio on a single gamma is feasible and nothing is left to choose
+ONE_GAMMA = 0.9  # From this ratio on, only one gamma of the grid is allowed, so nothing is chosen.
 
 
 class Cell(NamedTuple):
-    """Where one method was run, by all its seeds."""
+    """One method at one data set, backbone, recipe and ratio, with all its seeds."""
 
     method: str
     dataset: str
@@ -24,25 +24,25 @@ class Cell(NamedTuple):
     ratio: float
 
     def of(self, method: str) -> "Cell":
-        """Return the same place for another method."""
+        """Return the cell of another method with the same data set, backbone, recipe and ratio."""
         return self._replace(method=method)
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Percent by seed of every cell of one recipe's runs, and the hashes of how its runs trained."""
+    """The accuracy in percent by seed for every cell of one recipe, and hashes of the training settings."""
 
     percent: dict[Cell, pd.Series]
     recipes: dict[Cell, frozenset[str]]
 
     def by_seed(self, cells: Sequence[Cell]) -> pd.Series:
-        """Return the mean over the cells for each seed that all of them have; nothing if one of them was not run."""
+        """Return the mean over the cells for each seed that all cells have. It is empty if a cell was not run."""
         if not cells or any(cell not in self.percent for cell in cells):
             return EMPTY
         return pd.concat([self.percent[cell] for cell in cells], axis=1, join="inner").mean(axis=1)
 
     def random_by_seed(self, cells: Sequence[Cell]) -> pd.Series:
-        """Return what random gives at the same places, trained in the same way."""
+        """Return the same for random, with the same training."""
         baselines = [self._baseline(cell) for cell in cells]
         if any(self.recipes.get(a) != self.recipes.get(b) for a, b in zip(cells, baselines, strict=True)):
             return EMPTY
@@ -52,8 +52,8 @@ class Cells:
         """Describe the mean over some cells of one method.
 
         Args:
-            cells: what is averaged for each seed.
-            published: the paper's number for the same, in percent.
+            cells: the cells to average for each seed.
+            published: the corresponding number of the paper, in percent.
             comparable: whether the runs follow the recipe behind the published number.
 
         Returns:
@@ -76,10 +76,10 @@ class Cells:
 
 
 def prepared(results: pd.DataFrame) -> pd.DataFrame:
-    """Add `method` (its row's name) and `percent`, and leave out what no table of images compares.
+    """Add the columns `method` (the name of the row) and `percent`, and leave out runs that no table of images shows.
 
-    A FlexRand run of the default tag whose gamma was fixed beforehand is named with it: the plain name is for the
-    choice on held-out images.
+    A FlexRand run with the default tag and a fixed gamma has the gamma in its name. The name without a gamma means that
+    gamma was chosen on held-out images.
     """
     runs = results[(results["ratio"] < 1) & (results["budgets"] == "proportional")]
     runs = runs[runs["kind"] != TEXT_RUN]
@@ -114,12 +114,12 @@ def ordered(methods: Iterable[str]) -> list[str]:
 
 
 def is_random(runs: pd.DataFrame) -> pd.Series:
-    """Whether each run is the baseline, whatever its tag."""
+    """Return whether each run is the baseline random, with any tag."""
     return (runs["scorer"] == "random") & (runs["sampler"] == "random")
 
 
 def is_of(runs: pd.DataFrame, chosen: pd.DataFrame) -> pd.Series:
-    """Whether each run belongs to a setting of which `chosen` has a run."""
+    """Return whether each run has a setting that also occurs in `chosen`."""
     keys = set(chosen[tables.SETTING].itertuples(index=False, name=None))
     return pd.Series(list(runs[tables.SETTING].itertuples(index=False, name=None)), index=runs.index).isin(keys)
 

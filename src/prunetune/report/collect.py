@@ -1,4 +1,4 @@
-"""Every finished run as one row: of images, and of text with columns of its own."""
+"""Collect every finished run as one row of a table. Text runs have additional columns."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ INTEGERS = (
 )
 IMAGE_RUN, TEXT_RUN = "image", "text"
 MMLU_GROUPS = ("humanities", "social_sciences", "stem", "other")
-FEWSHOT = "_5shot"  # ends the columns of five examples, where the first number of examples is another
+FEWSHOT = "_5shot"  # Ends the names of the columns for five examples.
 MMLU_COLUMNS = tuple(f"mmlu_{group}" for group in MMLU_GROUPS)
 TEXT_COLUMNS = (
     *("kind", "num_read", "num_fewshot", *MMLU_COLUMNS),
@@ -45,17 +45,18 @@ COLUMNS = (
     *("decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds"),
     *("peak_memory_bytes", "score_peak_memory_bytes"),
     *("device", "commit", "dataset_fingerprint", "scores_path", "run"),
-    *TEXT_COLUMNS,  # an older results.csv ends before them
+    *TEXT_COLUMNS,  # An older results.csv does not have these last columns.
 )
-IDENTITY = (*NAMES, "ratio", "seed")  # what tells one run from another; also the order of the rows
+IDENTITY = (*NAMES, "ratio", "seed")  # These columns identify a run and sort the rows.
 
 
 def collect(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
     """Read every `result.json` below `runs`.
 
     Returns:
-        A frame with COLUMNS, one row per run, sorted by IDENTITY (accuracies as fractions, what does not apply is
-        missing); and one line for each result.json that was skipped because it could not be read or repeats another.
+        A frame with COLUMNS, one row per run, sorted by IDENTITY. Accuracies are fractions, and values that do not
+        apply are missing. Also one line for each result.json that was skipped, since it cannot be read or repeats
+        another one.
     """
     rows, skipped = [], []
     for path in sorted((results_dir / "runs").rglob("result.json")):
@@ -76,7 +77,7 @@ def no_runs(results_dir: Path) -> str:
 
 
 def collect_images(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Read as `collect` does, for what compares image runs only: text runs are left out, and counted in a line."""
+    """Collect image runs only. Text runs are left out, and one line gives their number."""
     results, skipped = collect(results_dir)
     chosen = images(results)
     if others := len(results) - len(chosen):
@@ -95,13 +96,13 @@ def texts(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def write(results: pd.DataFrame, path: Path) -> None:
-    """Write the rows as CSV, numbers in full, an empty field for what is missing."""
+    """Write the rows as CSV. Numbers are not rounded, and a missing value is an empty field."""
     path.parent.mkdir(parents=True, exist_ok=True)
     results.to_csv(path, index=False, lineterminator="\n")
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read back what `write` wrote, also before there were text runs."""
+    """Read a file that `write` has written, also one of an earlier version without text runs."""
     if not path.is_file():
         raise InputError(f"{path} is not there; run `prunetune collect` first")
     frame = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
@@ -134,11 +135,11 @@ def _row(result: Any, run: Path) -> dict[str, Any]:
 
 
 def _digest(training: dict[str, Any]) -> str:
-    """Return eight letters that are the same for runs which train in the same way."""
+    """Return eight letters that are equal for runs with the same training settings."""
     return hashlib.sha256(json.dumps(training, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     kinds = {name: "Int64" if name in INTEGERS else "float64" for name in COLUMNS if name not in TEXT}
     typed = frame.astype(kinds).astype(dict.fromkeys(TEXT, object))
-    return typed.where(typed.notna())  # a missing name is NaN, as pandas reads it back, and not None
+    return typed.where(typed.notna())  # A missing name becomes NaN, as pandas reads it.

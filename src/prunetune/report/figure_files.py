@@ -1,7 +1,7 @@
 """Draw the paper's figures from finished runs and from what `prunetune analyse` wrote, as PNG and PDF.
 
-The body of `prunetune figures`. Without names every figure is drawn for every backbone and recipe, and what cannot be
-drawn is named in one line and skipped. A figure that was named and cannot be drawn is an error.
+This is the body of `prunetune figures`. Without names it draws every figure for every backbone and recipe, and skips
+those that cannot be drawn, with one line each. If a named figure cannot be drawn, that is an error.
 """
 
 import sys
@@ -17,13 +17,13 @@ from prunetune.base.errors import InputError, suggestion
 from prunetune.report import analysis_figures, collect, paper, paper_figures, plotting
 from prunetune.report.overview import easy_and_hard
 
-Drawing = tuple[str, Callable[[], Figure]]  # what follows the figure's name in the file's, and what draws it
+Drawing = tuple[str, Callable[[], Figure]]  # The suffix of the file name, and the function that draws the figure.
 ABLATIONS = ("ablation_path_size", "ablation_masking", "ablation_sampling")
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where the numbers are."""
+    """The folders with the numbers."""
 
     results_dir: Path
     paper_dir: Path
@@ -32,7 +32,7 @@ class Inputs:
 
     @cached_property
     def results(self) -> pd.DataFrame:
-        """The collected frame, without runs that may not stand beside others."""
+        """The collected runs, without those that may not be compared with others."""
         frame, skipped = collect.collect_images(self.results_dir)
         if frame.empty:
             raise InputError(collect.no_runs(self.results_dir))
@@ -42,11 +42,11 @@ class Inputs:
         return frame
 
     def published(self, name: str) -> pd.DataFrame:
-        """One file of published numbers."""
+        """Return one file of published numbers."""
         return paper.read(name, self.paper_dir)
 
     def analysed(self, name: str, backbone: str | None = None) -> pd.DataFrame | None:
-        """One file of the analysis, of one backbone; None where it is not there."""
+        """Return one file of the analysis for one backbone, or None if it does not exist."""
         if not (self.analysis_dir / f"{name}.csv").is_file():
             return None
         frame = analysis_figures.read(name, self.analysis_dir)

@@ -1,4 +1,4 @@
-"""Pictures: which images a scorer finds easy and hard, and accuracy over the ratio."""
+"""Figures of the report: the easiest and hardest images of a scorer, and accuracy over the ratio."""
 
 from itertools import cycle
 
@@ -24,7 +24,7 @@ STYLES = (  # told apart in grey print too
 
 
 def extremes(pool: Pool, scores: Tensor, num: int = 5, title: str = "Easy and hard images") -> Figure:
-    """Show the easiest and the hardest images of every class, hardness growing from left to right.
+    """Show the easiest and the hardest images of every class, from easy on the left to hard on the right.
 
     Args:
         pool: N images; at most 10 of its classes are shown, evenly spread over the class indices.
@@ -61,7 +61,7 @@ def shown_classes(pool: Pool) -> list[int]:
 
 
 def ends(pool: Pool, scores: Tensor, label: int, num: int) -> tuple[list[int], list[int]]:
-    """Return the positions of a class's easiest and hardest images, easiest first; no image is in both lists."""
+    """Return the positions of the easiest and of the hardest images of a class, easiest first, without overlap."""
     members = (pool.labels == label).nonzero().flatten()
     ordered = members[scores[members].argsort(stable=True)].tolist()
     num_hard = min(num, len(ordered) // 2)
@@ -69,7 +69,7 @@ def ends(pool: Pool, scores: Tensor, label: int, num: int) -> tuple[list[int], l
 
 
 def accuracy_curves(summary: pd.DataFrame) -> Figure:
-    """Draw mean accuracy over the ratio: a panel per setting, a line per method, the whole pool as a level.
+    """Draw mean accuracy over the ratio: a panel per setting, a curve per method, a horizontal line for the whole pool.
 
     Args:
         summary: the frame of `tables.summary`, percent.
@@ -124,7 +124,7 @@ def _show_class(axes: list[Axes], pool: Pool, scores: Tensor, label: int, num: i
     places = dict(zip([*range(len(easy)), *range(2 * num - len(hard), 2 * num)], [*easy, *hard], strict=True))
     of_class = scores[pool.labels == label]
     cell = axes[0].get_position()
-    style = {"ha": "right", "va": "center", "parse_math": False}  # a folder may be called a$b$c
+    style = {"ha": "right", "va": "center", "parse_math": False}  # A folder name may contain $.
     axes[0].figure.text(cell.x0 - 0.01, (cell.y0 + cell.y1) / 2, _folded(pool.classes[label]), **style)
     for column, panel in enumerate(axes):
         panel.set_axis_off()

@@ -1,6 +1,6 @@
 """The tables of text runs: MMLU by group after instruction tuning, and v1's perplexities of a language model.
 
-The functions read the collected rows of text runs as they are, and choose and name them here.
+Unlike the tables of images, these functions choose and name the rows of text runs themselves.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,20 +17,21 @@ from prunetune.report.layout import Row, Section, Table
 
 BASE, WHOLE = "base model, untuned", "whole corpus"
 UNTUNED = "none"
-PUBLISHED_SFT = ("paper", "released")  # the published recipe, and the released script's
+PUBLISHED_SFT = ("paper", "released")  # The published recipe, and that of the released script.
 V1_SFT = "paper_v1"
 V1_SETTING = ("qwen_1_8b", "ultrachat", V1_SFT)
 PUBLISHED_RATIO = 0.5
-ALL_QUESTIONS = 14_042  # of MMLU's test split; fewer are a trial, which nothing published stands beside
+# The number of questions in MMLU's test split. A run with fewer is a trial and is not compared with published numbers.
+ALL_QUESTIONS = 14_042
 OVERALL = "overall"
 ANSWERS = {**dict(zip(MMLU_GROUPS, MMLU_COLUMNS, strict=True)), OVERALL: "accuracy"}  # column of the table: of the rows
 GAMMAS = (0.25, 0.75)
 DLC = tuple(f"dlc-flexrand (gamma {gamma:g})" for gamma in GAMMAS)
-PUBLISHED = {  # our row: the published one that it may be compared with
+PUBLISHED = {  # Maps one of our rows to the published row that it may be compared with.
     "random": "random",
     **dict.fromkeys((*DLC, "dlc-flexrand", *(name.replace("dlc", "dlc_released") for name in DLC)), "dlc"),
 }
-V1_SUBSETS = {  # our row, and the ratio that it is published at: the published subset
+V1_SUBSETS = {  # Maps our row and its ratio to the published subset.
     ("lc_dropout-topk_easiest", 0.1): "easy",
     ("lc_dropout-topk", 0.1): "hard",
     ("random", 0.1): "random",
@@ -51,20 +52,20 @@ class Setting(NamedTuple):
 
     @property
     def is_published(self) -> bool:
-        """Whether published numbers may stand beside, as far as the run's own side goes."""
+        """Whether the runs have the settings behind the published numbers, so that these may be shown beside."""
         asked = (self.ratio, self.num_test) == (PUBLISHED_RATIO, ALL_QUESTIONS)
         return asked and self.finetune in PUBLISHED_SFT
 
 
 def instruction(runs: pd.DataFrame, sources: parts.Sources) -> Table:
-    """Compare subsets of instruction data by what the tuned models answer, MMLU's groups across.
+    """Compare subsets of instruction data by the accuracy of the fine-tuned models, one column per group of MMLU.
 
     Args:
         runs: the collected rows of text runs.
         sources: the published numbers.
 
     Raises:
-        NoRuns: no model was tuned on a part of a corpus and then asked.
+        NoRuns: no model was fine-tuned on a part of a corpus and then evaluated.
     """
     chosen = _named(runs[runs["finetune"] != V1_SFT])
     asked = _by_shots(chosen)
@@ -83,7 +84,7 @@ def v1_llm(runs: pd.DataFrame, sources: parts.Sources) -> Table:
         sources: the published numbers.
 
     Raises:
-        NoRuns: no model was tuned by v1's recipe and had text held out.
+        NoRuns: no model was fine-tuned by v1's recipe with held-out text.
     """
     chosen = _named(runs[(runs["finetune"] == V1_SFT) & runs["held_out_perplexity"].notna()])
     if chosen.empty:
@@ -139,13 +140,13 @@ def _row_name(run: dict) -> str:
     elif run["ratio"] == 1:
         name = WHOLE
     elif run["selection_rule"] == "fixed" and pd.notna(run["gamma"]):
-        name += f" (gamma {run['gamma']:g})"  # the plain name is for the choice on validation questions
+        name += f" (gamma {run['gamma']:g})"  # Without a gamma the name means a choice by validation.
         tag = "default" if tag == f"g{run['gamma']:g}" else tag
     return name if tag == "default" else f"{name} ({tag})"
 
 
 def _by_shots(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each run and number of examples that it was asked with, `shots`."""
+    """Return a row for each run and each of its numbers of examples, in the column `shots`."""
     numbers = [str(text).split() if pd.notna(text) else [""] for text in runs["num_fewshot"]]
     first = runs.assign(shots=pd.Series([number[0] for number in numbers], index=runs.index, dtype=object))
     also_five = runs[pd.Series(["5" in number[1:] for number in numbers], index=runs.index, dtype=bool)]
@@ -154,9 +155,9 @@ def _by_shots(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _settings(asked: pd.DataFrame) -> Iterator[tuple[Setting, pd.DataFrame]]:
-    """Yield each setting in which a model was tuned on a part of a corpus, with the rows that it compares.
+    """Yield each setting in which a model was fine-tuned on a part of a corpus, with the rows to compare.
 
-    The model untuned belongs to all corpora, and the whole corpus to all ratios.
+    The base model is a row for all corpora, and the whole corpus is a row for all ratios.
     """
     is_base = asked["finetune"] == UNTUNED
     pruned = asked[~is_base & (asked["ratio"] < 1)]
@@ -188,7 +189,7 @@ def _section(setting: Setting, block: pd.DataFrame, published: pd.DataFrame) -> 
             rows.append(labels | {"method": method, "column": name} | entry | {"published_gain": numbers[1]} | extra)
     shots = f"{setting.shots or 'unknown'}-shot"
     title = f"{setting.backbone}, {setting.dataset}, sft={setting.finetune}, ratio {setting.ratio:g}, {shots}"
-    own_pool = block[block["finetune"] == setting.finetune]  # the model untuned may have read another corpus
+    own_pool = block[block["finetune"] == setting.finetune]  # The base model may have another corpus.
     note = f"{_sizes(own_pool)} examples to prune, {setting.num_test} questions. {parts.devices_note(block)}"
     return layout.section(title, note, rows)
 
@@ -198,7 +199,7 @@ def _sizes(block: pd.DataFrame) -> str:
 
 
 def _published(method: str, group: str, theirs: pd.DataFrame) -> tuple[float, float]:
-    """Return the published accuracy and its difference to the published random one; NaN where there is none."""
+    """Return the published accuracy and its difference to that of random; NaN if it was not published."""
     row = PUBLISHED.get(method)
     if row is None or group not in theirs.index:
         return np.nan, np.nan
@@ -206,7 +207,7 @@ def _published(method: str, group: str, theirs: pd.DataFrame) -> tuple[float, fl
 
 
 def _ordered(methods: set[str]) -> list[str]:
-    """Sort row names: the model untuned, random, learning complexity, the others, the whole corpus."""
+    """Sort row names: base model, random, learning complexity, the others, the whole corpus."""
     return sorted(cells.ordered(methods), key=lambda name: (not name.startswith(BASE), name.startswith(WHOLE)))
 
 
@@ -238,7 +239,7 @@ def _subsets(block: pd.DataFrame, with_published: bool) -> list[tuple[str, float
 
 
 def _before(block: pd.DataFrame) -> Row:
-    """Return the row of the model before it is tuned, one model whatever the seed, as the runs saw it."""
+    """Return the row of the model before fine-tuning. It is the same model for all seeds."""
     before = block.assign(percent=np.exp(block["held_out_loss_before"]), method=BASE, recipe="", ratio=0.0, seed=0)
     before = before.dropna(subset="percent")
     entry = cells.gather(before).entry([Cell(BASE, *block[["dataset", "backbone"]].iloc[0], 0.0)])

@@ -7,8 +7,8 @@ import pandas as pd
 from prunetune.report.layout import Grid, Section, Table
 
 READING = "Index: std, or an interval's lower end, the exponent being its upper end; exponent n: fewer seeds."
-MANY = 7  # columns beyond which a grid is set smaller
-WIDEST = 45  # characters of a row's name before it is broken
+MANY = 7  # A grid with more columns is set in a smaller size.
+WIDEST = 45  # A row name with more characters is split over lines.
 PACKAGES = r"\usepackage{booktabs,longtable}"
 SPREAD = re.compile(r"^(?P<mean>-?[\d.]+) ± (?P<std>[\d.]+)(?: \(n=(?P<n>\d+)\))?(?P<rest>.*)$")
 GAIN = re.compile(r"^(?P<mean>[+-]?[\d.]+) \[(?P<low>-?[\d.]+), (?P<high>-?[\d.]+)\](?: \(n=(?P<n>\d+)\))?$")
@@ -27,8 +27,8 @@ SPECIAL = {
 def to_latex(table: Table) -> str:
     """Return one longtable with booktabs rules for each grid.
 
-    The standard deviation stands as an index, the ends of an interval as index and exponent, and the number of seeds
-    of a thin cell as an exponent or in brackets; a comment on top names the packages that the document must load.
+    The standard deviation is a subscript, the ends of an interval are subscript and superscript, and the number of
+    seeds of a cell with few seeds is a superscript or in brackets. A comment at the top names the required packages.
     """
     parts = [f"% {table.title}; needs {PACKAGES}", f"% {' '.join(table.footer.split())}"]
     parts.append(r"\begingroup\footnotesize\setlength{\tabcolsep}{3pt}")
@@ -56,7 +56,7 @@ def _longtable(grid: Grid, caption: str, label: str) -> str:
     short = escape(caption.split(". ")[0])
     text = frame.to_latex(
         index=False,
-        escape=False,  # done here, so that indices and signs stay mathematics
+        escape=False,  # Escaped here already, so that mathematics is kept.
         longtable=True,
         column_format=side + "r" * (len(heads) - 1),
         caption=(escape(caption), short),

@@ -1,4 +1,4 @@
-"""A table of the paper as data: sections of grids for reading, long rows for computing; Markdown and CSV."""
+"""A table of the paper as data: grids for reading, and long rows for computing. Written as Markdown and CSV."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from prunetune.report.rounding import bracketed
 from prunetune.report.tables import MISSING, accuracy_text, markdown_rows, signed
 
 NOTHING = "-"
-REFERENCES = ("random", "base model")  # how the names of rows begin that are not compared with random
+REFERENCES = ("random", "base model")  # Rows that begin so are not compared with random.
 LABELS = ("section", "dataset", "backbone", "finetune", "method", "column")
 NUMBERS = (
     *("mean", "std", "n", "low", "high", "gain", "gain_low", "gain_high", "num_pairs"),
@@ -26,9 +26,9 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells ready to print, the first row being the heads."""
+    """Cells as text. The first row has the headings."""
 
-    heading: str  # empty: the section's title is enough
+    heading: str  # Empty if the title of the section is enough.
     cells: list[list[str]]
 
 
@@ -39,12 +39,12 @@ class Section:
     title: str
     note: str
     grids: tuple[Grid, ...]
-    rows: tuple[Row, ...]  # LABELS, NUMBERS and what the table adds; nothing is rounded
+    rows: tuple[Row, ...]  # The keys are LABELS, NUMBERS and further ones. Not rounded.
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the paper, ours beside it."""
+    """One table of the paper with our numbers."""
 
     name: str
     title: str
@@ -77,14 +77,14 @@ def to_csv(table: Table, path: Path) -> None:
 
 
 def section(title: str, note: str, rows: Sequence[Row], more: Sequence[Grid] = ()) -> Section:
-    """Arrange rows for reading: a grid per quantity, methods down and columns across; a single column in one grid."""
+    """Arrange rows as grids, one per quantity, with a row per method. If there is one column, all are in one grid."""
     columns = list(dict.fromkeys(row["column"] for row in rows))
     grids = _by_quantity(rows) if len(columns) > 1 else [Grid("", _one_column(rows, str(columns[0])))]
     return Section(title, note, (*grids, *more), tuple(rows))
 
 
 def matrix(rows: Sequence[Row], show: Callable[[Row], str], down: str = "method", across: str = "column") -> list:
-    """Return the cells of a grid, heads included, in the rows' own order; X where there is no row."""
+    """Return the cells of a grid with headings, in the order of the rows. X marks a missing row."""
     shown = {(row[down], row[across]): show(row) for row in rows}
     heads = list(dict.fromkeys(row[across] for row in rows))
     sides = dict.fromkeys(row[down] for row in rows)
@@ -96,12 +96,12 @@ def matrix(rows: Sequence[Row], show: Callable[[Row], str], down: str = "method"
 
 
 def most_seeds(rows: Sequence[Row]) -> int:
-    """Return the number of seeds of the fullest cell."""
+    """Return the largest number of seeds of any cell."""
     return max((int(row["n"]) for row in rows), default=0)
 
 
 def gain_text(row: Row, most: int) -> str:
-    """Return the difference to random with its interval; X without a pair."""
+    """Return the difference to random with its interval, or X if no seed has both."""
     if not row["num_pairs"]:
         return MISSING
     interval = "" if pd.isna(row["gain_low"]) else f" {interval_text(row['gain_low'], row['gain_high'])}"
@@ -119,7 +119,7 @@ def published_text(value: float) -> str:
 
 
 def difference_text(row: Row) -> str:
-    """Return ours minus published: X where ours is missing, a dash where nothing comparable was published."""
+    """Return ours minus published: X if ours is missing, a dash if nothing comparable was published."""
     if pd.notna(row["difference"]):
         return signed(row["difference"])
     return MISSING if pd.notna(row["published"]) and not row["n"] else NOTHING
@@ -156,7 +156,7 @@ def _one_column(rows: Sequence[Row], column: str) -> list[list[str]]:
 
 
 def _with(rows: Sequence[Row], key: str) -> list[Row]:
-    """Return the rows of the methods that have this number anywhere."""
+    """Return the rows of those methods that have this number in at least one row."""
     named = {row["method"] for row in rows if pd.notna(row.get(key))}
     return [row for row in rows if row["method"] in named]
 

@@ -1,4 +1,4 @@
-"""Print the table of all finished runs and write it, two pictures and one HTML page: the body of `prunetune report`."""
+"""The body of `prunetune report`: print the table of all finished runs, and write it, two figures and one HTML page."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ def report(results_dir: Path, dataset: str | None, out: Path) -> None:
     """Write the report of the runs below `results_dir` into the folder `out`, and print its table and paths.
 
     Raises:
-        InputError: no finished runs, or runs that cannot stand in one table.
+        InputError: there are no finished runs, or they cannot be compared in one table.
     """
     results, skipped = collect.collect_images(results_dir)
     for line in skipped:
@@ -31,7 +31,7 @@ def report(results_dir: Path, dataset: str | None, out: Path) -> None:
     drawn = {"accuracy.png": figures.accuracy_curves(table)}
     try:
         drawn["easy_and_hard.png"] = easy_and_hard(results, results_dir)
-    except InputError as error:  # the table is worth printing even where the images have gone
+    except InputError as error:  # The table can be printed without the images.
         print(f"no picture of easy and hard images: {error}", file=sys.stderr)
     written = _write(out, table, results, drawn)
     print(tables.to_text(table, footer))
@@ -42,7 +42,7 @@ def easy_and_hard(results: pd.DataFrame, results_dir: Path) -> Figure:
     """Draw the easiest and hardest images of the first run that scored its pool.
 
     Raises:
-        InputError: no run has scores, or its data or scores are no longer there or no longer fit each other.
+        InputError: no run has scores, or its data or scores are missing or no longer match.
     """
     scored = results[results["scores_path"].notna() & ~results["scorer"].isin(["random", "none"])]
     if scored.empty:

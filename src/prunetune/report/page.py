@@ -1,4 +1,4 @@
-"""One page that can be mailed: tables, pictures and where they come from, in a single HTML file without links."""
+"""A report as one HTML file without links, so that it can be mailed: tables, figures, and the runs behind them."""
 
 import base64
 from collections.abc import Mapping
@@ -26,8 +26,8 @@ def write(path: Path, table: pd.DataFrame, results: pd.DataFrame, pictures: Mapp
     Args:
         path: the HTML file.
         table: the frame of `tables.summary`.
-        results: the runs that it was made from, all listed at the end.
-        pictures: PNG files by their heading.
+        results: the runs behind the table, which are listed at the end.
+        pictures: maps headings to PNG files.
     """
     parts = ["<h1>Accuracy after pruning</h1>", *(_section(block) for block in tables.blocks(table))]
     parts += [f"<h2>{escape(heading)}</h2>\n{_image(picture, heading)}" for heading, picture in pictures.items()]

@@ -1,4 +1,4 @@
-"""The paper's published numbers, and which of our runs may stand beside them."""
+"""The paper's published numbers, and which of our runs may be compared with them."""
 
 from pathlib import Path
 
@@ -7,25 +7,28 @@ import pandas as pd
 from prunetune.base.errors import InputError, suggestion
 from prunetune.report.collect import TEXT_RUN
 
-FOLDER = Path(__file__).with_name("published")  # comes with the package, wherever a command is given
+FOLDER = Path(__file__).with_name("published")  # Part of the package, so that an installed command finds it.
 DATASETS = ("cxrb10", "deepweeds", "dtd", "fgvcaircraft", "sketch")
 V1_DATASETS = ("cxrb10", "dtd", "sketch")
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BACKBONES = ("resnet18", "resnet50", "vit_small", "vit_base")
-ABLATED = "resnet18"  # the network of the published ablations
-RECIPES = ("full", "full_released")  # the published one, and the released code's reading of it
+ABLATED = "resnet18"  # The backbone of the published ablations.
+RECIPES = ("full", "full_released")  # The published recipe, and that of the released code.
 V1_RECIPES = ("full_v1",)
 SIZES = {"num_classes": "classes", "num_pool": "pool", "num_test": "test"}
-TEXT_SIZES = {"num_read": "pool"}  # before duplicates and empty samples are left out
+TEXT_SIZES = {"num_read": "pool"}  # Counted before duplicates and empty samples are dropped.
 OURS = "dlc_flexrand"
 V1_OURS = "lc_v1_easy_diverse"
-ROWS = {  # (our scorer, our sampler): the published row that it may be compared with
+# Maps our scorer and sampler to the published row that they may be compared with. The published Herding, Least
+# Confidence, Entropy and Margin agree with the released code, which keeps the opposite end of the scores. Our variants
+# without suffix keep the end that the original papers describe, so they have no published row.
+ROWS = {
     ("random", "random"): "random",
     ("dlc", "flexrand"): OURS,
-    ("herding_released", "topk"): "herding",  # the published rows of Herding, Least Confidence, Entropy and Margin
-    ("least_confidence_released", "topk"): "least_confidence",  # behave like the released selectors, which keep the
-    ("entropy_released", "topk"): "entropy",  # other end; our plain names keep the end that their papers name and
-    ("margin_released", "topk"): "margin",  # have no published row
+    ("herding_released", "topk"): "herding",
+    ("least_confidence_released", "topk"): "least_confidence",
+    ("entropy_released", "topk"): "entropy",
+    ("margin_released", "topk"): "margin",
     ("k_center", "topk"): "k_center",
     ("k_center_released", "topk"): "k_center",
     ("contextual_diversity", "topk"): "contextual_diversity",
@@ -38,7 +41,7 @@ ROWS = {  # (our scorer, our sampler): the published row that it may be compared
     ("el2n_released", "topk"): "el2n",
     ("lc_knn", "easy_diverse"): V1_OURS,
 }
-PUBLISHED_SCORERS = (  # of the main comparison, without a variant's or a proxy's suffix
+PUBLISHED_SCORERS = (  # Scorers of the main comparison, without the suffix of a variant or proxy.
     *("dlc", "herding", "k_center", "contextual_diversity", "forgetting", "least_confidence", "entropy", "margin"),
     *("grand", "el2n"),
 )
@@ -59,18 +62,18 @@ def read(name: str, folder: Path = FOLDER) -> pd.DataFrame:
 
 
 def base_scorer(scorer: str) -> str:
-    """Return a scorer's name without its variant and proxy: el2n_released_probe is el2n."""
+    """Return a scorer's name without its variant and proxy, such as el2n for el2n_released_probe."""
     for suffix in SUFFIXES:
         scorer = scorer.removesuffix(suffix)
     return scorer
 
 
 def refuse(results: pd.DataFrame, folder: Path = FOLDER, allow_dirty: bool = False) -> tuple[pd.DataFrame, list[str]]:
-    """Leave out what no table may show.
+    """Leave out runs that no table may show.
 
     Returns:
-        The remaining runs, and one line for each group that was left out: runs of a published data set's name whose
-        sizes are others, and runs of uncommitted code.
+        The remaining runs, and one line for each group that was left out: runs with the name of a published data set
+        but another size, and runs of uncommitted code.
     """
     wrong, lines = pd.Series(False, index=results.index), []
     is_text = results["kind"] == TEXT_RUN

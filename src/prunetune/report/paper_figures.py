@@ -1,7 +1,7 @@
-"""The paper's figures about accuracy, one function each; all runs of a figure share backbone and recipe.
+"""The paper's figures about accuracy, one function each. All runs of a figure share backbone and recipe.
 
-Accuracies are shown as percentage points above random, paired by seed: bars and curves start at 0, and the ablations'
-published numbers compare with ours in that form. Error bars are the std over seeds.
+Accuracies are shown in percentage points above random, paired by seed. So bars and curves start at 0, and the published
+numbers of the ablations can be compared with ours. Error bars are the standard deviation over seeds.
 """
 
 import re
@@ -26,28 +26,28 @@ LABELS = {
     **{"forgetting": "Forgetting", "least_confidence": "Least Confidence", "entropy": "Entropy", "margin": "Margin"},
     **{"grand": "GraNd", "el2n": "EL2N"},
 }
-PROXIES = ("", "_probe", "_released", "_released_probe")  # which version of a scorer is drawn, where there are several
+PROXIES = ("", "_probe", "_released", "_released_probe")  # Of several versions of a scorer the first is drawn.
 SAMPLERS = {"topk": "hard", "topk_easiest": "easy", "topk_flexible": "flexible", "flexrand": "FlexRand"}
 PUBLISHED_SAMPLERS = {"topk": "topk_hard", "topk_easiest": "topk_easy", "topk_flexible": "topk_flexible"}
 MASKINGS = {"dlc": "L1", "dlc_random": "random", "dlc_unmasked": "unmasked"}
-MOST_RATIOS = 5  # lines of the gamma sweep
+MOST_RATIOS = 5  # The gamma sweep has at most so many curves.
 ABOVE_RANDOM = "accuracy above random, points"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What one panel averages over: a data set, or all five of the paper."""
+    """The data sets that one panel averages over: a single one, or all five of the paper."""
 
     datasets: tuple[str, ...]
 
     @property
     def title(self) -> str:
-        """Its head."""
+        """The title of the panel."""
         return self.datasets[0] if len(self.datasets) == 1 else f"mean of {len(self.datasets)} sets"
 
     @property
     def is_average(self) -> bool:
-        """Whether it is over the paper's data sets."""
+        """Whether the panel averages over the paper's data sets."""
         return len(self.datasets) > 1
 
 
@@ -85,7 +85,7 @@ class Runs:
         return sorted(set.intersection(*own))
 
     def panels(self) -> list[Panel]:
-        """Return a panel for each data set and, where the paper's five are complete, their mean."""
+        """Return a panel for each data set, and one for the mean of the paper's five if all of these were run."""
         names = sorted(self.frame["dataset"].unique())
         whole = [Panel(paper.DATASETS)] if set(paper.DATASETS) <= set(names) else []
         return [*(Panel((name,)) for name in names), *whole]
@@ -117,7 +117,7 @@ class Runs:
         return statistics.paired_difference(self.cells.by_seed(cells), baseline)
 
     def compares(self, panel: Panel, ratios: Sequence[float]) -> bool:
-        """Whether the published ablations are about the same: ResNet-18, the paper's recipe, sets and ratios."""
+        """Return whether published ablations are comparable: same backbone, recipe, data sets and ratios."""
         return (
             panel.is_average
             and self.backbone == paper.ABLATED
@@ -386,20 +386,20 @@ def _compared(runs: Runs, panel: Panel) -> dict[str, str]:
 
 
 def _looks(chosen: Iterable[Mapping[str, str]]) -> dict[str, plotting.Look]:
-    """Give every published name that is drawn anywhere its look, in all panels the same."""
+    """Return a look for every published name that is drawn. It is the same in all panels."""
     drawn = {name for methods in chosen for name in methods}
     return plotting.looks(name for name in paper.PUBLISHED_SCORERS if name in drawn)
 
 
 def _marks_of(chosen: Mapping[str, str]) -> str:
-    """Return what a panel's head says of the drawn versions."""
+    """Return the note about drawn versions for the title of a panel."""
     scorers = [method.partition("-")[0] for method in chosen.values()]
     probe = " (linear-probe proxy)" if any(scorer.endswith("_probe") for scorer in scorers) else ""
     return probe + (" (released variants)" if any("_released" in scorer for scorer in scorers) else "")
 
 
 def _rule(shown: Iterable[tuple]) -> str:
-    """Return how the gamma of the drawn DLC was set, for a title."""
+    """Return how gamma of the drawn DLC was chosen, for a title."""
     methods = {chosen["dlc"] for _, chosen, *_ in shown if "dlc" in chosen}
     gammas = {re.sub(r".*\((?:gamma |g)(.*)\)", r"\1", method) if "(" in method else "" for method in methods}
     texts = [f"fixed at {gamma}" if gamma else "chosen on held-out images" for gamma in sorted(gammas)]
@@ -423,7 +423,7 @@ def _masked(runs: Runs, panel: Panel) -> dict[str, str]:
         for plain in [f"{scorer}-flexrand"]
     }
     shared = rows["dlc"].keys() & rows["dlc_random"].keys()
-    suffix = min(shared, default=None)  # none at all, the choice on held-out images, comes first
+    suffix = min(shared, default=None)  # The empty suffix, a choice by validation, comes first.
     return {scorer: own[suffix] for scorer, own in rows.items() if suffix in own}
 
 
@@ -454,10 +454,10 @@ def _sampled(runs: Runs, panel: Panel) -> dict[tuple[str, str], str]:
 
 
 def _rho(ranks: pd.DataFrame, runs: Runs, panel: Panel, scorer: str, tag: str) -> Estimate:
-    """Return the within-class rank correlation with optimisation, std over classes; of five sets their plain mean."""
+    """Return the within-class rank correlation with optimisation, with std over classes; for five sets their mean."""
     mine = ranks[(ranks["backbone"] == runs.backbone) & (ranks["first"] == scorer) & (ranks["tag"] == tag)]
     mine = mine[mine["dataset"].isin(panel.datasets) & mine["second"].str.startswith("lc_optimisation")]
-    mine = mine.sort_values("second").drop_duplicates("dataset")  # the fully fine-tuned one before the probe
+    mine = mine.sort_values("second").drop_duplicates("dataset")  # Prefer the fully fine-tuned one.
     if set(mine["dataset"]) != set(panel.datasets):
         return statistics.estimate([])
     std = float(mine["class_std"].iloc[0]) if len(mine) == 1 else np.nan
@@ -465,7 +465,7 @@ def _rho(ranks: pd.DataFrame, runs: Runs, panel: Panel, scorer: str, tag: str) -
 
 
 def _over(shown: Sequence[tuple]) -> str:
-    """Return what accuracies are averaged over, for a title: of each panel where they differ."""
+    """Return what accuracies are averaged over, for a title. It is listed per panel if panels differ."""
     texts = {panel.title: plotting.listed(ratios) for panel, _, ratios in shown}
     if len(set(texts.values())) == 1:
         return next(iter(texts.values()))
@@ -483,7 +483,7 @@ def _spread_out(ratios: Sequence[float]) -> list[float]:
 
 
 def _log_seconds(column: Sequence[Axes]) -> None:
-    """Give panels below each other one logarithmic axis, with numbers at 1, 2 and 5 where it is short."""
+    """Give the panels of a column the same logarithmic axis, with labels at 1, 2 and 5 if it is short."""
     points = [value for axes in column for line in axes.containers for value in line.lines[0].get_xdata()]
     low, high = min(points) / 1.6, max(points) * 1.6
     for axes in column:

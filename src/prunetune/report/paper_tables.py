@@ -1,6 +1,6 @@
-"""One function per table of the paper: our runs beside the published numbers.
+"""One function per table of the paper, which shows our runs beside the published numbers.
 
-Those of IMAGE_TABLES read what `cells.prepared` gives, those of TEXT_TABLES the collected rows of text runs.
+Functions in IMAGE_TABLES read the frame of `cells.prepared`, and those in TEXT_TABLES the collected rows of text runs.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What the paper's figures share: column width, looks that survive grey print, panels, bars, and writing."""
+"""Functions that the paper's figures share: sizes, styles that differ in grey print, panels, bars, and saving."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from prunetune.report.statistics import Estimate
 
-WIDTH = 3.3  # inches: one column of the paper
+WIDTH = 3.3  # Inches, the width of one column of the paper.
 STYLE = {
     **{"font.size": 7, "axes.titlesize": 7.5, "axes.labelsize": 7, "figure.titlesize": 7.5, "legend.fontsize": 6.5},
     **{"xtick.labelsize": 6.5, "ytick.labelsize": 6.5, "axes.linewidth": 0.6, "hatch.linewidth": 0.5},
@@ -21,18 +21,18 @@ STYLE = {
     **{"errorbar.capsize": 1.5, "legend.frameon": False, "pdf.fonttype": 42, "savefig.dpi": 200},
 }
 styled = matplotlib.rc_context(STYLE)
-LOOKS = (  # colour, marker, line: the first is for the method that the figure is about
+LOOKS = (  # Colour, marker and line style. The first look is for the main method of the figure.
     *(("#000000", "o", "-"), ("#d55e00", "s", "--"), ("#0072b2", "^", "-."), ("#009e73", "D", ":")),
     *(("#cc79a7", "v", "--"), ("#e69f00", "P", "-."), ("#56b4e9", "X", ":"), ("#777777", "<", "--")),
     *(("#8c510a", ">", "-."), ("#5e3c99", "h", ":"), ("#a6761d", "*", "--")),
 )
-FILLS = (("#333333", ""), ("#ffffff", "////"), ("#bbbbbb", ""), ("#ffffff", "...."))  # face and hatch of bars
+FILLS = (("#333333", ""), ("#ffffff", "////"), ("#bbbbbb", ""), ("#ffffff", "...."))  # Face colour and hatch of bars.
 PUBLISHED = {"color": "#999999", "linewidth": 0.8, "linestyle": (0, (1, 1)), "marker": ".", "markersize": 2.5}
-TITLE_LETTERS = 56  # that fit beside each other in a title
-PAGE_DPI = 100  # of figures wider than a column
-MOST_UPRIGHT = 4  # names below bars that fit beside each other
-MOST_LISTED = 5  # ratios that a title names one by one
-LINE = 0.13  # inches of a line of title or legend
+TITLE_LETTERS = 56  # Characters that fit into one line of a title.
+PAGE_DPI = 100  # Resolution of figures wider than a column.
+MOST_UPRIGHT = 4  # With more bars their names are rotated.
+MOST_LISTED = 5  # With more ratios a title gives their range only.
+LINE = 0.13  # Height in inches of one line of a title or legend.
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Look:
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """Give each name a look; names beyond the number of looks share them again."""
+    """Return a look for each name. With more names than looks, looks are used again."""
     return {name: Look(*LOOKS[place % len(LOOKS)]) for place, name in enumerate(names)}
 
 
 def panels(rows: int, columns: int = 1, height: float = 1.5) -> tuple[Figure, np.ndarray]:
-    """Return a figure of column width and its axes [rows, columns]; `finish` adds what stands above and below.
+    """Return a figure of column width and its axes [rows, columns]. `finish` adds the title and the legend.
 
     Args:
         rows: panels below each other.
@@ -72,7 +72,7 @@ def panels(rows: int, columns: int = 1, height: float = 1.5) -> tuple[Figure, np
 
 
 def finish(figure: Figure, title: Sequence[str], columns: int = 2) -> Figure:
-    """Put a title above the panels and one legend of what any of them shows below, and make room for both.
+    """Add a title above the panels and one legend for all of them below, and make room for both.
 
     Args:
         figure: of `panels`, drawn.
@@ -94,7 +94,7 @@ def finish(figure: Figure, title: Sequence[str], columns: int = 2) -> Figure:
 
 def line(axes: Axes, xs: Sequence[float], points: Sequence[Estimate], look: Look, label: str, main: bool) -> None:
     """Draw means over x with their std over seeds."""
-    means, stds = [point.mean for point in points], [point.std for point in points]  # NaN: no bar
+    means, stds = [point.mean for point in points], [point.std for point in points]  # NaN draws no bar.
     axes.errorbar(xs, means, yerr=stds, label=label, **look.style(main))
 
 
@@ -104,14 +104,14 @@ def published(axes: Axes, xs: Sequence[float], ys: Sequence[float], label: str =
 
 
 def mark_ratios(axes: Axes, ratios: Iterable[float]) -> None:
-    """Number the ratio axis at the ratios themselves where there are few."""
+    """Put the ticks of the ratio axis at the ratios, if there are few of them."""
     values = sorted(set(ratios))
     if len(values) <= 2:
         axes.set_xticks(values, [f"{value:g}" for value in values])
 
 
 def bars(axes: Axes, groups: Sequence[str], series: Mapping[str, Sequence[Estimate]]) -> None:
-    """Draw bars from 0 with their std, a place per group and a bar in it per series; X where nothing was run."""
+    """Draw bars from 0 with their std, one bar per group and series. X marks a bar without runs."""
     width = 0.8 / max(1, len(series))
     for place, (name, points) in enumerate(series.items()):
         centres = np.arange(len(groups)) + (place - (len(series) - 1) / 2) * width
@@ -134,7 +134,7 @@ def bars(axes: Axes, groups: Sequence[str], series: Mapping[str, Sequence[Estima
 
 
 def seeds(points: Iterable[Estimate]) -> str:
-    """Return over how many seeds the points were averaged, for a title."""
+    """Return the number of seeds behind the points, for a title."""
     counts = sorted({point.n for point in points if point.n})
     if not counts:
         return "no seeds"
@@ -153,7 +153,7 @@ def listed(ratios: Iterable[float]) -> str:
 
 @styled
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write `<name>.png` and `<name>.pdf`, the same bytes for the same numbers; a page of photographs more coarsely."""
+    """Write `<name>.png` and `<name>.pdf`. Equal numbers give equal bytes. Wide figures have a lower resolution."""
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / f"{name}.png", folder / f"{name}.pdf"]
     figure.savefig(written[0], dpi=STYLE["savefig.dpi"] if figure.get_figwidth() <= WIDTH else PAGE_DPI)

@@ -9,8 +9,10 @@ from prunetune.report import layout, statistics, tables
 from prunetune.report.layout import Grid, Row, Section
 
 BLOCK = ["dataset", "backbone", "ratio", "seed"]
-COMPARED = 0.5  # a data set and backbone with a smaller share of the methods is another question, such as transfer
-COVERAGE = 0.9  # a method with fewer of random's blocks is left out, so that it does not cost the others theirs
+# A data set and backbone with a smaller fraction of the methods is left out, since it belongs to another comparison.
+COMPARED = 0.5
+# A method with a smaller fraction of random's blocks is left out. Otherwise the blocks that it lacks would be lost.
+COVERAGE = 0.9
 HEADS = ["method", "mean rank", "above random", "95 % interval (bootstrap)", "p against random (Nemenyi)"]
 
 
@@ -42,7 +44,7 @@ def comparisons(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def blocks(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return percent by block and method, only blocks that every method has; and the methods left out for that."""
+    """Return percent by block and method for blocks that every method has, and the methods that were left out."""
     table = runs.pivot_table(index=BLOCK, columns="method", values="percent")
     if "random" not in table:
         return table.iloc[:0], []

@@ -1,6 +1,6 @@
-"""What finished runs say about scores and subsets: rank correlation within classes, loss curves, MMD.
+"""Analyses of scores and subsets: rank correlation within classes, loss curves, maximum mean discrepancy (MMD).
 
-Letters: N images of a pool, C classes, D feature width, T levels of a path or epochs, M images of a subset.
+Shapes: N images of a pool, C classes, D feature width, T levels of a path or epochs, M images of a subset.
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from prunetune.base.errors import InputError
 
-ROWS = 1024  # rows of a kernel matrix that are held at once
+ROWS = 1024  # Number of rows of a kernel matrix in memory at a time.
 
 
 @dataclass(frozen=True)
 class ClassCorrelation:
-    """Spearman's rho of two scores within each class, [C'] float64, and the classes that have none.
+    """Spearman's rho of two scores within each class, [C'] float64, and the classes without one.
 
-    A class has none where either score is the same for all its images, or it has a single image.
+    A class has no rho if one of the scores is constant in it, or if it has a single image.
     """
 
     values: Tensor
@@ -47,7 +47,7 @@ def within_class_spearman(first: Tensor, second: Tensor, labels: Tensor) -> Clas
     """
     if not first.shape == second.shape == labels.shape or labels.ndim != 1:
         shapes = ", ".join(str(list(tensor.shape)) for tensor in (first, second, labels))
-        raise InputError(f"two scores and labels must be [N] and as long, got {shapes}")
+        raise InputError(f"two scores and labels must be [N] and have the same length, got {shapes}")
     values, num_left_out = [], 0
     for label in labels.unique():
         ours, theirs = first[labels == label].numpy(), second[labels == label].numpy()
@@ -61,7 +61,8 @@ def within_class_spearman(first: Tensor, second: Tensor, labels: Tensor) -> Clas
 def easiest_and_hardest(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the positions of the smallest and of the largest score of each class that has two images, [C'] each.
 
-    Ties go to the smaller position among the easiest and to the larger one among the hardest, so that the two differ.
+    Of equal scores, the easiest is the one with the smaller position and the hardest the one with the larger position,
+    so that the two differ.
 
     Args:
         scores: [N], higher means harder.
@@ -75,7 +76,7 @@ def easiest_and_hardest(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]
             easiest.append(ordered[0])
             hardest.append(ordered[-1])
     if not easiest:
-        raise InputError("no class has two images; an easiest and a hardest image need as many")
+        raise InputError("no class has two images, which are needed for an easiest and a hardest image")
     return torch.stack(easiest), torch.stack(hardest)
 
 
@@ -130,7 +131,7 @@ class PoolKernel:
         return max(square, 0.0) ** 0.5 if num_kept < num_pool else 0.0
 
     def _sum_within(self, subset: Tensor) -> float:
-        """Return the sum of the subset's own kernel; of a large subset by way of the images that it leaves out."""
+        """Return the sum of the kernel within the subset. For a large subset it is found from the other images."""
         num_pool = len(self.features)
         if 2 * len(subset) <= num_pool:
             return _kernel_sum(self.features[subset])

@@ -1,4 +1,4 @@
-"""Means with their uncertainty, paired comparisons and rankings: scipy's tests on frames of seeds or blocks."""
+"""Means with their uncertainty, paired comparisons and rankings, over seeds or blocks, with the tests of scipy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from prunetune.base.errors import InputError
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
-FEWEST_BLOCKS = 6  # with fewer, even blocks that all agree could not reject chance at 5 % (2 / 2**5 > 0.05)
+FEWEST_BLOCKS = 6  # With fewer blocks a sign test cannot be significant at 5 %, since 2 / 2**5 > 0.05.
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean of n values with its spread; what n does not allow is NaN."""
+    """A mean of n values with its spread. A number that needs more values is NaN."""
 
     mean: float
     std: float  # ddof 1
     n: int
-    low: float  # ends of the interval
+    low: float  # Lower end of the interval.
     high: float
 
 
@@ -29,14 +29,14 @@ class Estimate:
 class Ranking:
     """Methods compared over blocks that all of them have."""
 
-    ranks: pd.Series  # by method, mean rank, 1 is best, ties share their mean
-    statistic: float  # Friedman's chi-square; NaN where it does not apply
+    ranks: pd.Series  # Mean rank of each method. 1 is best, and ties share their mean rank.
+    statistic: float  # Friedman's chi-square, or NaN if it does not apply.
     p_value: float
     num_blocks: int
 
 
 def estimate(values: Sequence[float] | pd.Series) -> Estimate:
-    """Return the mean with Student's 95 % interval; the values are independent repetitions."""
+    """Return the mean with Student's 95 % interval. The values must be independent repetitions."""
     numbers = np.asarray(values, dtype=np.float64)
     n = len(numbers)
     if n == 0:
@@ -67,7 +67,7 @@ def ranking(blocks: pd.DataFrame) -> Ranking:
         raise InputError("a ranking needs blocks that every method has; drop the incomplete ones first")
     ranks = blocks.rank(axis=1, ascending=False, method="average").mean()
     several = blocks.shape[1] >= 3 and len(blocks) >= 2
-    differ = several and (blocks.nunique(axis=1) > 1).any()  # all tied: the statistic is 0 / 0
+    differ = several and (blocks.nunique(axis=1) > 1).any()  # If all are tied, the statistic is 0 / 0.
     statistic, p_value = stats.friedmanchisquare(*blocks.to_numpy().T) if differ else (np.nan, np.nan)
     return Ranking(ranks, float(statistic), float(p_value), len(blocks))
 

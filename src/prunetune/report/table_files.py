@@ -1,6 +1,6 @@
-"""Write the paper's tables, ours beside the published numbers, as Markdown, CSV and LaTeX: `prunetune tables`.
+"""The body of `prunetune tables`: write the paper's tables, with our and the published numbers.
 
-results/README.md says what the columns mean.
+The files are Markdown, CSV and LaTeX. results/README.md explains the columns.
 """
 
 import sys
@@ -11,14 +11,14 @@ import pandas as pd
 from prunetune.base.errors import InputError, suggestion
 from prunetune.report import analysis_figures, cells, collect, latex, layout, paper, paper_tables, table_parts
 
-CORRELATIONS = "rank_correlation"  # in <results>/analysis; `prunetune analyse` writes it
+CORRELATIONS = "rank_correlation"  # `prunetune analyse` writes this file into <results>/analysis.
 
 
 def make(names: list[str], results_dir: Path, published: Path, out: Path, allow_dirty: bool) -> None:
     """Write the named tables, or every one that has runs, into the folder `out`.
 
     Raises:
-        InputError: an unknown name, a named table without runs, or runs that cannot stand in one table.
+        InputError: a name is unknown, a named table has no runs, or runs cannot be compared in one table.
     """
     for name in names:
         if name not in paper_tables.TABLES:

@@ -1,4 +1,4 @@
-"""What the tables of the paper share: which runs they show, the rows of a setting, captions and footers."""
+"""Functions that the tables of the paper share: choosing runs, the rows of a setting, captions and footers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from prunetune.report.layout import Row, Section, Table
 MEAN_OF_SHOWN = "mean"
 HARD = "topk"
 WEAKLY = "_weakly"
-PRESETS = {"ranking": "main"}  # where the sweep is not called as the table
+PRESETS = {"ranking": "main"}  # Maps a table to its sweep if the two have different names.
 X_NOTE = "X: not run, or an average of which a cell is missing; -: not published, or no interval (one seed)."
 
 
@@ -25,7 +25,7 @@ class NoRuns(InputError):
 
 @dataclass(frozen=True)
 class Sources:
-    """What a table reads beside the runs."""
+    """The further inputs of a table: published numbers and rank correlations."""
 
     paper: Path = paper.FOLDER
     rank_correlation: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -36,7 +36,7 @@ class Sources:
 
 
 def build(name: str, title: str, caption: str, chosen: pd.DataFrame, sections: Sequence[Section]) -> Table:
-    """Complete a table: the caption says how gamma was set and what is no reproduction, the footer what was run.
+    """Complete a table. The caption says how gamma was chosen and what is no reproduction; the footer lists the runs.
 
     Raises:
         NoRuns: nothing was chosen; the message names the sweep that makes the runs.
@@ -70,25 +70,25 @@ def main_methods(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def is_baseline(runs: pd.DataFrame) -> pd.Series:
-    """Whether each run is of a published baseline, by any proxy; DeepCore's variants have tables of their own."""
+    """Return whether each run is a published baseline, with any proxy. Other tables show DeepCore's variants."""
     known = {*paper.PUBLISHED_SCORERS} - {"dlc"}
     base = runs["scorer"].map(paper.base_scorer)
     return base.isin(known) & (runs["sampler"] == HARD) & ~runs["scorer"].str.contains("_deepcore")
 
 
 def with_random(runs: pd.DataFrame, everything: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs of an ablation with the random ones of the same settings; scored where they are fine-tuned."""
+    """Return the runs of an ablation and of random with the same settings, if the tuned backbone also scores."""
     own = runs[(runs["scoring_backbone"] == runs["backbone"]) & ~is_v1(runs)]
     return pd.concat([everything[cells.is_random(everything) & cells.is_of(everything, own)], own])
 
 
 def published_row(method: str) -> str | None:
-    """Return the published row beside which one of our rows stands."""
+    """Return the published row that one of our rows is compared with."""
     return {("random" if pair[0] == "random" else "-".join(pair)): row for pair, row in paper.ROWS.items()}.get(method)
 
 
 def rows_beside(block: pd.DataFrame, published: Sequence[str]) -> list[str]:
-    """Return the rows of a section with published numbers: ours, and for each published row at least one."""
+    """Return the rows of a section with published numbers: ours, and at least one for each published row."""
     mine = set(block["method"])
     beside = {published_row(method) for method in mine}
     lacking = {row for row in published if row not in beside}
@@ -98,7 +98,7 @@ def rows_beside(block: pd.DataFrame, published: Sequence[str]) -> list[str]:
 
 
 def setting_sections(runs: pd.DataFrame, mean: bool = False) -> list[Section]:
-    """Return one section for each data set and backbone: methods by ratio, at wish with the mean over these ratios."""
+    """Return one section per data set and backbone: methods by ratio, and with `mean` also the mean over ratios."""
     sections = []
     for setting, block in cells.settings(runs):
         rows = setting_rows(setting, block, mean)
@@ -151,7 +151,7 @@ def lookup(published: pd.Series, key: tuple) -> float:
 
 
 def mean_seconds(runs: pd.DataFrame, complete: bool) -> dict[str, float]:
-    """Return mean seconds of the steps of selection over runs; a step that a method has not takes no time."""
+    """Return the mean seconds of each step of selection over runs. A step that a method does not have takes 0 s."""
     parts = {name: runs[f"{name}_seconds"].fillna(0).mean() for name in ("score", "search", "sample", "decode")}
     parts = {f"{name}_seconds": value if complete else np.nan for name, value in parts.items()}
     selection = parts["score_seconds"] + parts["search_seconds"] + parts["sample_seconds"]

@@ -1,4 +1,4 @@
-"""Accuracy by method and ratio: mean over seeds, spread, and paired difference to random. Percent, and only here."""
+"""The table of accuracy by method and ratio, in percent: mean over seeds, spread, and paired difference to random."""
 
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,7 @@ from prunetune.base.errors import InputError
 from prunetune.report import statistics, verdict
 from prunetune.report.rounding import one_decimal
 
-SETTING = ["dataset", "backbone", "finetune"]  # one block of a table
+SETTING = ["dataset", "backbone", "finetune"]  # A table has one block for each combination of these.
 SAME_DATA = ["num_classes", "num_pool", "num_test", "dataset_fingerprint"]
 MISSING = "X"
 WHOLE_POOL = "whole pool"
@@ -26,14 +26,14 @@ RULES = {
 
 @dataclass(frozen=True)
 class Block:
-    """One setting's table, ready to print: rows of cells, the first row being the heads."""
+    """The table of one setting as text. It has rows of cells, and the first row has the headings."""
 
     title: str
     verdict: list[str]  # sentences, none without a method to compare
     caption: str
     accuracy: list[list[str]]
     whole_pool: list[str]  # lines
-    difference: list[list[str]]  # empty without a method to compare or without random
+    difference: list[list[str]]  # Empty if there is no random, or no method to compare with it.
 
 
 def summary(results: pd.DataFrame) -> pd.DataFrame:
@@ -71,7 +71,7 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def method_name(run: dict) -> str:
-    """Return `scorer-sampler`, shortened for random, and what else makes a table row: tag, scoring backbone."""
+    """Return the name of a table row: `scorer-sampler` (or "random"), with tag and scoring backbone if needed."""
     pair = (run["scorer"], run["sampler"])
     name = "random" if pair == ("random", "random") else "-".join(pair)
     if run["ratio"] == 1 and run["sampler"] != "infobatch":
@@ -96,7 +96,7 @@ def provenance(results: pd.DataFrame) -> str:
 
 
 def selection_rules(results: pd.DataFrame, rules: Mapping[str, str] = RULES) -> list[str]:
-    """Return how gamma was set, one phrase for each rule."""
+    """Return how gamma was chosen, one phrase for each rule."""
     gammas = results.loc[results["gamma"].notna(), ["gamma", "selection_rule"]]
     phrases = []
     for rule, chosen in gammas.groupby("selection_rule"):
@@ -111,9 +111,9 @@ def blocks(table: pd.DataFrame) -> list[Block]:
 
 
 def costs(part: pd.DataFrame) -> list[list[str]]:
-    """Arrange one setting of a summary by method: worst class by ratio, and what scoring cost.
+    """Arrange one setting of a summary by method: the worst class by ratio, and the cost of scoring.
 
-    Scores do not depend on the ratio; the seconds of sampling are those of the smallest one.
+    Scores do not depend on the ratio. The seconds of sampling are those at the smallest ratio.
     """
     pruned = part[~part["method"].str.startswith(WHOLE_POOL) & (part["n"] > 0)]
     ratios = sorted(pruned["ratio"].unique())
@@ -171,7 +171,7 @@ def _check_same_data(results: pd.DataFrame) -> None:
             if len(counts) > 1:
                 found = ", ".join(f"{str(value)[:12]} in {count} runs" for value, count in counts.items())
                 raise InputError(
-                    f"the runs of {dataset} are not about the same data: {key} is {found}; remove the older runs, "
+                    f"the runs of {dataset} do not use the same data: {key} is {found}; remove the older runs, "
                     "or give one of the two another dataset.name"
                 )
 
@@ -208,7 +208,7 @@ def _block(title: str, part: pd.DataFrame) -> Block:
 
 
 def _cells(block: pd.DataFrame) -> Iterator[tuple[float, str]]:
-    """Yield every (ratio, method) that the block's table shows, run or not."""
+    """Yield every (ratio, method) of the block's table, also those that were not run."""
     pruned, whole = block[block["ratio"] < 1], block[block["ratio"] == 1]
     names = (
         pruned[["is_random", "method"]].drop_duplicates().sort_values(["is_random", "method"], ascending=[False, True])
@@ -241,10 +241,10 @@ def _statistics(cells: pd.DataFrame, method: str) -> dict[str, float | int]:
 
 
 def _random_by_seed(cells: pd.DataFrame, mine: pd.DataFrame) -> pd.Series:
-    """Return what to compare with: random under the same tag, else under the default one; nothing for random itself."""
+    """Return the accuracy of random to compare with, with the same tag or else the default one; empty for random."""
     compared = not mine["is_random"].any() and not (mine["ratio"] == 1).any()
     for tag in [*mine["tag"].unique(), "default"] if compared else []:
-        same = cells["recipe"].isin(mine["recipe"])  # trained in another way, it is no baseline
+        same = cells["recipe"].isin(mine["recipe"])  # Only the same training is comparable.
         baseline = cells[cells["is_random"] & (cells["tag"] == tag) & same]
         if len(baseline):
             return baseline.groupby("seed")["percent"].mean()
@@ -252,7 +252,7 @@ def _random_by_seed(cells: pd.DataFrame, mine: pd.DataFrame) -> pd.Series:
 
 
 def accuracy_text(row: dict, most: int) -> str:
-    """Return mean ± std, the number of seeds where it is not `most`, X where there is nothing."""
+    """Return mean ± std, with the number of seeds if it is not `most`, or X if there are none."""
     return _cell(one_decimal(row["mean"]), row["std"], row["n"], most)
 
 
@@ -268,7 +268,7 @@ def _cell(value: str, std: float, n: int, most: int) -> str:
 
 
 def signed(value: float) -> str:
-    """Return a difference with its sign, X where there is none."""
+    """Return a difference with its sign, or X if there is none."""
     if pd.isna(value):
         return MISSING
     text = one_decimal(value)

@@ -1,4 +1,4 @@
-"""The seconds of selection against accuracy."""
+"""The table of selection time and accuracy."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from prunetune.report.layout import Row, Section, Table
 
 
 def time(runs: pd.DataFrame, sources: parts.Sources) -> Table:
-    """Set the seconds of selection against accuracy."""
+    """Compare methods by the seconds of selection and by accuracy."""
     chosen = parts.main_methods(runs[~runs["backbone"].str.endswith(parts.WEAKLY) & ~parts.is_v1(runs)])
     source = sources.read("fig1_time_accuracy").set_index("method")
     sections = []
@@ -50,7 +50,7 @@ def _time_section(
 
 
 def _add_multiples(rows: list[Row], source: pd.DataFrame) -> None:
-    """Add how many times dlc's seconds each method takes: ours, ours with decoding, published."""
+    """Add the time of each method as a multiple of the time of dlc: ours, ours with decoding, published."""
     dlc = next((row for row in rows if str(row["method"]).startswith("dlc-flexrand") and row["n"]), None)
     own = np.nan if dlc is None else dlc["selection_seconds"]
     decoded = np.nan if dlc is None else own + dlc["decode_seconds"]

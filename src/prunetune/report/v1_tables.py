@@ -38,7 +38,7 @@ def v1_paradigms(runs: pd.DataFrame, sources: parts.Sources) -> Table:
 
 
 def _not_run(runs: pd.DataFrame, backbones: Iterable[str]) -> str:
-    """Name the published table's backbones that are not among the runs."""
+    """Return a note on the backbones of the published table that have no runs."""
     lacking = [name for name in backbones if name not in set(runs["backbone"])]
     return f" Not run of the published backbones: {', '.join(lacking)}." if lacking else ""
 
@@ -83,7 +83,7 @@ def _v1_section(title: str, block: pd.DataFrame, theirs: pd.DataFrame, is_paper:
 
 
 def _minutes(block: pd.DataFrame, methods: list[str], theirs: pd.DataFrame) -> layout.Grid:
-    """Return the minutes of selection, over whatever runs there are: a cost, not a result."""
+    """Return the minutes of selection, averaged over all runs that exist."""
     published = theirs["selection_minutes"] if len(theirs) else pd.Series(dtype="float64")
     lines = [["method", "ours", "published"]]
     for method in methods:

@@ -1,6 +1,6 @@
-"""Log the tables and figures of a finished grid as one W&B run: the body of `prunetune wandb-report`.
+"""The body of `prunetune wandb-report`: log the tables and figures of a finished grid as one W&B run.
 
-Reads <results>/tables/*.csv and <results>/figures/*.png, which `prunetune tables` and `prunetune figures` write.
+It reads <results>/tables/*.csv and <results>/figures/*.png, which `prunetune tables` and `prunetune figures` write.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ def log_report(results: Path, name: str, mode: str) -> str:
     """Log every table and figure below `results` and return a line that says what was logged and where.
 
     Raises:
-        InputError: nothing to log, a table that cannot be read, or an unknown mode.
+        InputError: there is nothing to log, a table cannot be read, or the mode is unknown.
     """
     tables = {path.stem: _read(path) for path in sorted((results / "tables").glob("*.csv"))}
     pictures = {path.stem: path for path in sorted((results / "figures").glob("*.png"))}
@@ -43,5 +43,5 @@ def _log(tracker: Tracker, tables: dict[str, pd.DataFrame], pictures: dict[str, 
 def _read(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path)
-    except ValueError as error:  # an empty or a broken file
-        raise InputError(f"{path} is no table ({error}); make it again with `prunetune tables`") from None
+    except ValueError as error:  # The file is empty or damaged.
+        raise InputError(f"{path} is not a valid table ({error}); make it again with `prunetune tables`") from None

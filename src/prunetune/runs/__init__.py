@@ -1,1 +1,1 @@
-"""What a command does, step by step."""
+"""The steps of runs and grids, and what they leave on disk."""

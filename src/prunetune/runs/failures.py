@@ -1,7 +1,7 @@
-"""What a failed run leaves in its folder: failed.json with the error in one line and the time.
+"""Read and write failed.json, which says why the last attempt at a run failed, and when.
 
-A killed process leaves nothing, and a finished run has none: what is there says why the last attempt ended.
-Imports no torch, since the command itself uses it.
+A killed process leaves no such file, and a finished run removes it. This module does not import torch, since the
+command line imports it at once.
 """
 
 import json
@@ -27,7 +27,10 @@ class Failure:
 
 @contextmanager
 def noted(folder: Path) -> Iterator[None]:
-    """Write failed.json into a folder if the block raises, which it still does; an older one goes at its start."""
+    """Write failed.json into a folder if the block raises an error, and raise the error again.
+
+    A failed.json of an earlier attempt is removed first.
+    """
     forget(folder)
     try:
         yield
@@ -37,7 +40,7 @@ def noted(folder: Path) -> Iterator[None]:
 
 
 def note(folder: Path, error: Exception) -> None:
-    """Write failed.json, unless the folder holds the result of another run."""
+    """Write failed.json, unless the folder holds a result, which then belongs to another run."""
     if (folder / "result.json").is_file():
         return
     content = {
@@ -45,7 +48,7 @@ def note(folder: Path, error: Exception) -> None:
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         "traceback": traceback.format_exception(error),
     }
-    with suppress(OSError):  # a full disk is told by the error itself
+    with suppress(OSError):  # The disk may be full. The user then sees the first error, which says so.
         with new_file(folder / NAME) as partial:
             write_json(partial, content)
 
@@ -57,7 +60,7 @@ def forget(folder: Path) -> None:
 
 
 def read(folder: Path) -> Failure | None:
-    """Return how the last attempt ended, None where none has failed."""
+    """Return why the last attempt failed, or None if it did not fail."""
     try:
         content = json.loads((folder / NAME).read_text())
         return Failure(content["error"], content["time"])

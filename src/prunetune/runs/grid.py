@@ -1,6 +1,6 @@
-"""Many runs in one job: every method x ratio x seed of one (dataset, backbone), all linear probes trained together.
+"""Run a grid: every method x ratio x seed of one (dataset, backbone) in one job, with all linear probes in one batch.
 
-A cell has exactly the configuration, the folder and the result of a single run.
+A cell of a grid is one run. It has the same configuration, folder and result as if it were run alone.
 """
 
 import functools
@@ -24,13 +24,13 @@ from prunetune.runs.tracking import Tracker, open_run
 from prunetune.training.recipe import FinetuneResult
 
 log = logging.getLogger(__name__)
-AT_ONCE = 4  # whole networks that share a GPU, at most
-FILLING = 64 * 128 * 128  # pixels of a batch with which one training is taken to fill a GPU: not measured
+AT_ONCE = 4  # At most this many whole networks are trained on one GPU at the same time.
+FILLING = 64 * 128 * 128  # A batch of so many pixels is assumed to fill a GPU. This number was not measured.
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A cell that is scored and pruned, and waits for its training."""
+    """A cell that is scored and pruned, and not trained yet."""
 
     cell: Cell
     task: image_run.Task
@@ -38,19 +38,19 @@ class Ready:
 
     @property
     def training(self) -> image_run.Training:
-        """What is to be trained."""
+        """The training that this cell still needs."""
         return image_run.Training(self.pruned.subset, self.cell.run.seed, self.pruned.schedule)
 
 
 def execute(grid: GridRun) -> None:
-    """Run every cell that is not finished; what is finished is left as it is.
+    """Run every cell that is not finished.
 
     Raises:
-        InputError: what the grid asks for cannot be, or some of its cells failed while the others went on.
+        InputError: a cell cannot be run as configured, or some cells failed. The other cells are finished first.
     """
     for cell in grid.cells:
         image_run.check(cell.run)
-    listing = functools.cache(lambda: image_run.listing_of(grid.cells[0].run))  # once for all cells
+    listing = functools.cache(lambda: image_run.listing_of(grid.cells[0].run))  # All cells share the data set.
     todo = [cell for cell in grid.cells if not records.is_finished(cell.out_dir, cell.run.record, listing)]
     log.info("%d runs, %d finished before", len(grid.cells), len(grid.cells) - len(todo))
     if not todo:
@@ -62,17 +62,17 @@ def execute(grid: GridRun) -> None:
 
 @dataclass
 class Attempts:
-    """Cells that failed so far; one of them stops none of the others."""
+    """The cells that have failed so far. A failed cell does not stop the others."""
 
     failed: list[tuple[Cell, Exception]] = field(default_factory=list)
 
     @contextmanager
     def of(self, cells: Sequence[Cell]) -> Iterator[None]:
-        """Note an error of the block for these cells, in their folders too, and go on."""
+        """Record an error of the block for these cells, also in their folders, and do not raise it."""
         try:
             yield
         except Exception as error:
-            if type(error).__module__.startswith("submitit"):  # the cluster ends the job; no cell is at fault
+            if type(error).__module__.startswith("submitit"):  # The cluster ends the job, so no cell has failed.
                 raise
             for cell in cells:
                 self.failed.append((cell, error))
@@ -80,11 +80,11 @@ class Attempts:
                 log.error("failed: %s: %s", cell.out_dir, " ".join(str(error).split()))
 
     def close(self) -> None:
-        """Raise one error for all that failed.
+        """Raise one error if any cell has failed.
 
         Raises:
-            InputError: some of the grid's cells could not be run.
-            Exception: the grid has this one cell, or a bug stopped them all alike.
+            InputError: cells failed with different errors.
+            Exception: all failed cells have the same error object, which is raised as it is.
         """
         if not self.failed:
             return
@@ -95,13 +95,13 @@ class Attempts:
 
 
 class Tasks:
-    """The tasks of a grid's cells: cells that are scored by the same network share it."""
+    """The tasks of a grid's cells. Cells that are scored by the same network share it."""
 
     def __init__(self) -> None:
         self._opened: list[tuple[ImageRun, image_run.Task]] = []
 
     def of(self, run: ImageRun) -> image_run.Task:
-        """Return the run's task; the first one of its scoring backbone reads lists and loads networks."""
+        """Return the run's task. Lists and networks are loaded once for each scoring backbone."""
         alike = [(other, task) for other, task in self._opened if other.scoring_backbone == run.scoring_backbone]
         for other, task in alike:
             if (other.proxy, other.is_searched) == (run.proxy, run.is_searched):
@@ -112,15 +112,17 @@ class Tasks:
 
 
 def run_cells(cells: list[Cell], tracker: Tracker) -> list[dict[str, Any]]:
-    """Score and prune cell by cell, train the heads together (whole networks one after another), write every cell.
+    """Score and prune each cell, then train them and write their results.
+
+    Linear probes are trained together, whole networks one after another or a few at the same time.
 
     Raises:
-        Exception: of what failed, after all the others are done.
+        Exception: some cells failed. It is raised after all other cells are done.
     """
     tasks, attempts = Tasks(), Attempts()
-    tasks.of(cells[0].run)  # what no cell can do without
+    tasks.of(cells[0].run)  # An error here, such as missing data, concerns all cells, so it is raised at once.
     ready: list[Ready] = []
-    # searched ones first: they keep masked features for the rest
+    # Cells that search their sampler come first: they store the masked features, which the other cells then reuse.
     for cell in sorted(cells, key=lambda cell: not cell.run.is_searched):
         failures.forget(cell.out_dir)
         with attempts.of([cell]):
@@ -151,7 +153,7 @@ def _train(ready: list[Ready], tracker: Tracker, attempts: Attempts) -> list[dic
 
 
 def trainings_at_once(run: ImageRun, task: image_run.Task) -> int:
-    """Return how many whole networks are trained at the same time: several where one does not fill the GPU."""
+    """Return how many whole networks to train at the same time. It is more than one if one does not fill the GPU."""
     if task.device == "cpu":
         return 1
     pixels = run.recipe.batch_size * task.tuned.embedding.network.input_size**2
@@ -162,9 +164,11 @@ def trainings_at_once(run: ImageRun, task: image_run.Task) -> int:
 def _finetunings(
     run: ImageRun, task: image_run.Task, batches: Sequence[Sequence[Ready]], at_once: int
 ) -> Iterator[list[Callable[[], list[FinetuneResult]]]]:
-    """Give, for each batch of cells, what trains them: here one after another, or in processes that share a GPU.
+    """Yield one function per batch of cells that trains the batch and returns its results.
 
-    What fails in such a process is trained here again, alone: it may have lacked memory only because of the others.
+    With at_once=1 the functions train in this process. Otherwise worker processes that share the GPU train, and the
+    functions wait for them. If a worker fails, its batch is trained again in this process, because the worker may have
+    run out of memory only because others used the GPU at the same time.
     """
 
     def here(batch: Sequence[Ready]) -> list[FinetuneResult]:
@@ -176,7 +180,7 @@ def _finetunings(
     workers = ProcessPoolExecutor(
         min(at_once, len(batches)),
         multiprocessing.get_context("spawn"),
-        initializer=torch.set_num_threads,  # as here, so that a CPU rounds alike
+        initializer=torch.set_num_threads,  # Results on a CPU depend on the number of threads by rounding.
         initargs=(torch.get_num_threads(),),
     )
     try:
@@ -199,7 +203,7 @@ def _finetunings(
 
 
 def _finetune_apart(packed_run: bytes, packed_trainings: bytes) -> bytes:
-    """Train in a process of its own; tensors travel as bytes, not as shared memory."""
+    """Train one batch in a worker process. Tensors are passed as bytes, so that no shared memory is needed."""
     run, task = _opened(packed_run)
     return pickle.dumps(image_run.finetune(run, task, pickle.loads(packed_trainings)))
 

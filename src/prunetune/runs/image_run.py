@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 class Task:
     """What the runs of one (dataset, backbone, scoring backbone) share.
 
-    scoring: signals of the backbone that scores. tuned: of the backbone that is fine-tuned.
+    scoring: signals of the scoring backbone. tuned: signals of the backbone that is fine-tuned.
     """
 
     pool: Pool
@@ -46,7 +46,7 @@ class Task:
     device: str
 
     def read_for(self, run: ImageRun) -> "Task":
-        """Return the same task with the proxy of this run; networks, images and store stay shared."""
+        """Return this task with the proxy of another run. Networks, images and store are shared."""
         scoring = NetworkSignals(self.pool, self.scoring.embedding, run.proxy, run.is_searched)
         return replace(self, scoring=scoring)
 
@@ -55,8 +55,8 @@ class Task:
 class Pruned:
     """The outcome of the first two steps of one run.
 
-    subset: [M] int64 positions, ascending. weights: [M] float64 > 0, None where all count alike. schedule: how a
-    training shows the subset.
+    subset: [M] int64 positions, ascending. weights: [M] float64 > 0, None if all images have the same weight. schedule:
+    which images each epoch of the training uses. sample_seconds: the time of the second step.
     """
 
     scores: Scores
@@ -68,13 +68,13 @@ class Pruned:
 
     @property
     def is_dynamic(self) -> bool:
-        """Whether the training decides what it uses of the subset, which is the whole pool then."""
+        """Whether the training chooses its images anew during training. The subset is then the whole pool."""
         return not isinstance(self.schedule, Static)
 
 
 @dataclass(frozen=True)
 class Training:
-    """One fine-tuning: the subset [M] int64, its seed, and how the subset is shown."""
+    """One fine-tuning. subset: [M] int64. seed: of the training. schedule: which images each epoch uses."""
 
     subset: Tensor
     seed: int
@@ -82,7 +82,7 @@ class Training:
 
 
 def execute(run: ImageRun, out_dir: Path) -> None:
-    """Score the pool, prune it and fine-tune on what is left; a finished run returns at once."""
+    """Score the pool, prune it and fine-tune on the kept images. A finished run is not repeated."""
     check(run)
     steps.take(run, lambda: listing_of(run), lambda: ImageSteps(run, open_task(run)), out_dir)
 
@@ -115,13 +115,13 @@ class ImageSteps(steps.Steps[Pruned, FinetuneResult]):
 
 
 def write_pruned(out_dir: Path, task: Task, pruned: Pruned) -> None:
-    """Write subset.csv, unless what is used is known after the training only."""
+    """Write subset.csv, unless the training itself chooses the images (then `write` does it)."""
     if not pruned.is_dynamic:
         records.write_subset(out_dir / "subset.csv", task.pool, pruned.subset, pruned.weights)
 
 
 def settled(pruned: Pruned, outcome: FinetuneResult) -> Pruned:
-    """Return what was trained on: of a dynamic method the images that were used, weight = how often."""
+    """Return the subset that was trained on. For a dynamic method the weight of an image is the number of its uses."""
     if not pruned.is_dynamic:
         return pruned
     used = torch.nonzero(outcome.uses).flatten()
@@ -137,7 +137,7 @@ def write(
     tracker: Tracker,
     prefix: str = "",
 ) -> dict[str, Any]:
-    """Write a finished run, show its curves, scores and subset, and return its result."""
+    """Write a finished run, send its curves, scores and subset to the tracker, and return its result."""
     result = describe(run, task, pruned, outcome)
     records.write_result(out_dir, result, task.pool, task.test, pruned.subset, outcome, pruned.weights)
     tracker.log_curves([vars(epoch) for epoch in outcome.history], prefix)
@@ -147,7 +147,7 @@ def write(
 
 
 def check(run: ImageRun) -> None:
-    """Refuse what the steps could not use, before anything is computed."""
+    """Refuse settings that do not fit together, before anything is computed."""
     if run.wandb not in MODES:
         raise InputError(f"wandb must be one of {', '.join(MODES)}, got {run.wandb!r}.{suggestion(run.wandb, MODES)}")
     for sampler in run.candidates.values():
@@ -155,7 +155,7 @@ def check(run: ImageRun) -> None:
 
 
 def listing_of(run: ImageRun) -> str | None:
-    """Return the hash of the data set's list of images, None where the data are no longer there."""
+    """Return the hash of the data set's list of images, or None if the data are no longer there."""
     try:
         return f"{run.dataset.pool('train').listing} {run.dataset.pool('test').listing}"
     except InputError:
@@ -180,7 +180,7 @@ def open_task(run: ImageRun) -> Task:
 
 
 def score(run: ImageRun, task: Task) -> Scores:
-    """Step 1: one number per image, from the store or computed into it."""
+    """Step 1: return one score per image. Scores that are in the store are read, others are computed and stored."""
     scores = stored_scores(run.scorer, task.scoring, run.seed)
     if scores.is_new:
         log.info("scored %d images with %s in %.1f s", len(task.pool), run.names.scorer, scores.seconds)
@@ -188,7 +188,7 @@ def score(run: ImageRun, task: Task) -> Scores:
 
 
 def prune(run: ImageRun, task: Task, scores: Scores) -> Pruned:
-    """Step 2: choose what is kept; where gamma (or the end) is open, settle it on held-out pool images first."""
+    """Step 2: choose the images to keep. If the run has several samplers, one is chosen on held-out images first."""
     question = sampler_search.Question(run.candidates, run.scorer, run.ratio, run.seed, run.search)
     choice = sampler_search.choose(question, task.scoring, task.tuned)
     return _select(run, task, scores, choice)
@@ -196,10 +196,10 @@ def prune(run: ImageRun, task: Task, scores: Scores) -> Pruned:
 
 def _select(run: ImageRun, task: Task, scores: Scores, choice: sampler_search.Choice) -> Pruned:
     start, sampler, labels = time.perf_counter(), choice.sampler, task.pool.labels
-    signals = task.scoring.fresh()  # to see what the sampler asks for
+    signals = task.scoring.fresh()  # A new object records the cost of the signals that this sampler asks for.
     with seeded("sample", run.seed, run.ratio) as generator:
         subset = sampler.select(scores.values, labels, run.ratio, generator, signals)
-    # a signal from the store counts with what it cost then; one that the score has paid for is not charged again
+    # Charge a cached signal at its original cost, and do not charge a signal that the score has already been charged.
     asked = sum(cost for name, cost in signals.charges.items() if name not in scores.signals)
     asked -= sum(signals.spent.values())
     weights = weigh(run.scorer, sampler, run.ratio, task.scoring, subset) if len(subset) else None
@@ -226,12 +226,12 @@ def _summary(pruned: Pruned, pool: Pool) -> str:
 
 
 def finetune(run: ImageRun, task: Task, trainings: Sequence[Training]) -> list[FinetuneResult]:
-    """Step 3: train on each subset; heads of a frozen backbone all together, whole networks one after another.
+    """Step 3: train on each subset. Linear probes are trained together, whole networks one after another.
 
     Args:
-        run: its recipe, backbone and precision hold for all trainings.
-        task: of that run.
-        trainings: what is trained on.
+        run: gives the recipe, the backbone and the precision of all trainings.
+        task: the task of that run.
+        trainings: the subsets, each with its seed and schedule.
     """
     if run.recipe.trained == "all":
         return [_finetune_all(run, task, training) for training in trainings]
@@ -250,7 +250,7 @@ def finetune(run: ImageRun, task: Task, trainings: Sequence[Training]) -> list[F
 def _finetune_all(run: ImageRun, task: Task, training: Training) -> FinetuneResult:
     embedding = task.tuned.embedding
     return finetune_all(
-        run.backbone.load(),  # a copy of its own, since every weight changes
+        run.backbone.load(),  # Load a new copy, since training changes every weight.
         ShownImages(task.pool, embedding.decoded(task.pool), training.subset),
         ShownImages.whole(task.test, embedding.decoded(task.test)),
         run.recipe,
@@ -262,7 +262,7 @@ def _finetune_all(run: ImageRun, task: Task, training: Training) -> FinetuneResu
 
 def describe(run: ImageRun, task: Task, pruned: Pruned, outcome: FinetuneResult) -> dict[str, Any]:
     """Return the contents of result.json."""
-    sampler, is_whole = pruned.choice.sampler, run.ratio == 1  # the whole pool needs no gamma
+    sampler, is_whole = pruned.choice.sampler, run.ratio == 1  # At ratio 1 the sampler keeps all, whatever its gamma.
     return {
         **{field.name: getattr(run.names, field.name) for field in fields(run.names)},
         "ratio": run.ratio,

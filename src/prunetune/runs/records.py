@@ -1,6 +1,7 @@
-"""What a run leaves behind: result.json and three CSV files, each written whole or not at all.
+"""Write and read the files of a finished run: result.json and three CSV files.
 
-result.json comes last, by rename: where it is, the run is finished.
+Each file is written under another name and then renamed, so that it is never incomplete. result.json is written last: a
+run is finished if and only if it is there.
 """
 
 import csv
@@ -27,7 +28,7 @@ from prunetune.runs import failures
 from prunetune.training.recipe import FinetuneResult
 
 log = logging.getLogger(__name__)
-# two runs of one configuration and seed on one machine's CPU differ in these keys of result.json and no others
+# Two runs of the same configuration on the CPU of the same machine differ only in these keys of result.json.
 VOLATILE = frozenset(
     ["decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds"]
     + ["probes_together", "peak_memory_bytes", "score_peak_memory_bytes", "device", "commit", "versions"]
@@ -36,15 +37,15 @@ PACKAGES = ("prunetune", "torch", "torchvision", "timm", "numpy", "hydra-core")
 
 
 def is_finished(out_dir: Path, record: Mapping[str, Any], listing: Callable[[], str | None]) -> bool:
-    """Whether this configuration has its result in this folder.
+    """Return whether the folder holds the result of this configuration.
 
     Args:
         out_dir: the run's folder.
         record: what identifies the run that is asked for, as `config.identity.recorded` gives it.
-        listing: gives the hash of the data set's list of samples as it is now, None where the data are gone.
+        listing: returns the hash of the data set's present list of samples, None if the data are no longer there.
 
     Raises:
-        InputError: another configuration has its result there, or the data set has other samples since.
+        InputError: the folder holds the result of another configuration, or the list of samples has changed.
     """
     file = out_dir / "result.json"
     try:
@@ -59,17 +60,17 @@ def is_finished(out_dir: Path, record: Mapping[str, Any], listing: Callable[[], 
     if samples_now not in (None, result.get("dataset_listing")):
         raise InputError(
             f"{out_dir} holds a result of other data: files of the data set were added, removed, moved or changed "
-            "since; pass tag=<name> for a folder of its own, or delete that folder"
+            "since; pass tag=<name> to use another folder, or delete that folder"
         )
-    log.info("finished before: %s (contents of images and weights are not compared again)", file)
+    log.info("finished before: %s (the contents of images and weights are not compared)", file)
     return True
 
 
 def read_result(out_dir: Path) -> dict[str, Any] | None:
-    """Return the result in a run's folder, None where the run is not finished.
+    """Return the result in a run's folder, or None if the run is not finished.
 
     Raises:
-        InputError: result.json is damaged: cut short, or not what a run writes.
+        InputError: result.json is damaged: it is incomplete, or a run did not write it.
     """
     file = out_dir / "result.json"
     try:
@@ -86,22 +87,22 @@ def read_result(out_dir: Path) -> dict[str, Any] | None:
 
 
 def check_configuration(out_dir: Path, result: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse a result of another configuration; neither data nor weights are looked at.
+    """Refuse a result of another configuration. Data and weights are not compared.
 
     Args:
         out_dir: the run's folder.
-        result: what is there.
+        result: the contents of the result.json in it.
         now: what identifies the run that is asked for, as `config.identity.recorded` gives it.
 
     Raises:
         InputError: they are not the same run.
     """
-    now = json.loads(json.dumps(now))  # as it would be read from a file
+    now = json.loads(json.dumps(now))  # Both sides must have the types that JSON can hold, such as lists for tuples.
     changes = [f"{key}: {old!r} there, {new!r} now" for key, old, new in differences(result["config"], now)]
     if changes:
         raise InputError(
             f"{out_dir} holds the result of another configuration ({'; '.join(changes[:3])}); "
-            "pass tag=<name> for a folder of its own, or delete that folder"
+            "pass tag=<name> to use another folder, or delete that folder"
         )
 
 
@@ -112,7 +113,7 @@ def write_subset(path: Path, pool: Pool, subset: Tensor, weights: Tensor | None 
 
 
 def subset_rows(pool: Pool, subset: Tensor, weights: Tensor | None = None) -> list[tuple[int, str, int, float]]:
-    """Return the rows of subset.csv, subset [M] ascending; weights: [M], None where every image weighs 1."""
+    """Return the rows of subset.csv for an ascending subset [M] and weights [M]. None gives every image weight 1."""
     values = [1] * len(subset) if weights is None else weights.tolist()
     return [
         (position, pool.sample_ids[position], int(pool.labels[position]), weight)
@@ -139,14 +140,14 @@ def write_result(
 
 
 def publish(out_dir: Path, result: dict[str, Any]) -> None:
-    """Write result.json, which makes a run a finished one."""
+    """Write result.json, which marks a run as finished."""
     with _written(out_dir / "result.json") as partial:
         write_json(partial, result)
     failures.forget(out_dir)
 
 
 def accuracies(test: Pool, outcome: FinetuneResult) -> dict[str, Any]:
-    """Return the accuracy keys of result.json, fractions; a class without test images has none."""
+    """Return the accuracy keys of result.json as fractions. The accuracy of a class without test images is None."""
     correct = (outcome.predictions == test.labels).double()
     per_class = [
         correct[test.labels == label].mean().item() if count else None for label, count in enumerate(test.class_counts)
@@ -161,15 +162,15 @@ def accuracies(test: Pool, outcome: FinetuneResult) -> dict[str, Any]:
 
 
 def provenance(packages: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the commit, the versions (of further packages too) and the peak memory of this process."""
+    """Return the commit, the versions of the used and the given packages, and the peak memory of this process."""
     return {"commit": commit(), "versions": versions(packages), "peak_memory_bytes": peak_memory()}
 
 
 @cache
 def commit() -> str:
-    """Return the commit of the checkout that this code runs from, `unknown` outside git.
+    """Return the commit of the checkout that this code runs from, or `unknown` outside git.
 
-    `-dirty` is added where something other than results has changed. A process asks once.
+    `-dirty` is appended if files outside the folder results differ from the commit. The answer is cached.
     """
     here = Path(__file__).resolve()
     try:
@@ -191,7 +192,7 @@ def _version(name: str) -> str:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file by rename; None is an empty field."""
+    """Write a CSV file and rename it into place. None becomes an empty field."""
     with _written(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
@@ -200,7 +201,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 @contextmanager
 def _written(path: Path) -> Iterator[Path]:
-    """Yield a path to write to, which becomes `path` at the end; a full or read-only disk is one line."""
+    """Yield a temporary path that is renamed to `path` at the end. A full or read-only disk gives an InputError."""
     try:
         with new_file(path) as partial:
             yield partial

@@ -1,6 +1,6 @@
-"""Choosing between samplers on held-out pool images: sampler.gamma=auto, sampler.beta=auto, sampler=topk_flexible.
+"""Choose between samplers on held-out pool images, for sampler.gamma=auto, sampler.beta=auto, sampler=topk_flexible.
 
-The test set takes no part.
+The test set is not used.
 """
 
 import logging
@@ -26,14 +26,17 @@ from prunetune.training.linear_probe import Probe, train_probes
 from prunetune.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
-RECIPE = Recipe("linear_probe", evaluate_every=50)  # of the judges, whatever the run's own recipe is
+# The candidates are compared by linear probes trained with this recipe, independent of the recipe of the run.
+RECIPE = Recipe("linear_probe", evaluate_every=50)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The sampler that did best, and how all of them did on held-out data (fractions); `labels` name them.
+    """The outcome of a search between samplers.
 
-    recipe: how the models were trained that judged.
+    sampler: the best one. labels: names of all candidates; empty if there was only one. accuracies, standard_errors:
+    of each candidate on held-out data, as fractions. chosen: the label of the best one. recipe: the name of the recipe
+    with which the candidates' subsets were trained on.
     """
 
     sampler: Sampler
@@ -46,13 +49,13 @@ class Choice:
 
     @property
     def rule(self) -> str | None:
-        """How the sampler's open number was set; None where it has none."""
+        """How gamma, beta or end of the sampler was set: "validation", "fixed", or None if it has none of them."""
         if self.labels:
             return "validation"
         return "fixed" if any(hasattr(self.sampler, key) for key in OPEN) else None
 
     def record(self) -> dict[str, Any] | None:
-        """Return what result.json says of the search, None where there was nothing to choose between."""
+        """Return the search as result.json records it, or None if there was only one candidate."""
         if not self.labels:
             return None
         rows = zip(self.labels, self.accuracies, self.standard_errors, strict=True)
@@ -65,10 +68,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Question:
-    """Which of several samplers suits a scorer best.
+    """The question which of several samplers is best for a scorer.
 
-    candidates: samplers by label, in order of preference for ties. scorer: gives the scores. ratio: fraction kept.
-    seed: of splits, draws and heads. search: how candidates are judged.
+    candidates: samplers by label; of equally good ones the first wins. ratio: fraction of each class that is kept.
+    seed: of splits, draws and linear heads. search: the settings of the comparison.
     """
 
     candidates: Mapping[str, Sampler]
@@ -79,16 +82,16 @@ class Question:
 
 
 def choose(question: Question, signals: Signals, feature_signals: Signals) -> Choice:
-    """Return the candidate whose subsets train the best probes, by accuracy on pool images that no step has seen.
+    """Return the candidate whose subsets train the linear probes with the best accuracy on held-out pool images.
 
-    In each repeat a part of each class is held out; scores and prototypes are made anew from the rest, every candidate
-    selects from it at the same ratio, and a linear probe on its choice is judged on the held-out part. One thing has
-    seen that part: a fully fine-tuned proxy, which is that of the whole pool.
+    In each repeat a part of each class is held out. Scores and prototypes are computed anew from the other images,
+    every candidate selects from these at the same ratio, and a linear probe trained on its subset is tested on the
+    held-out part. There is one leak: a fully fine-tuned proxy is trained on the whole pool, with the held-out part.
 
     Args:
-        question: the candidates and what they are judged for.
-        signals: of the scoring backbone, over the whole pool.
-        feature_signals: of the fine-tuned backbone, over the whole pool, for the probes.
+        question: the candidates, and the scorer and ratio to compare them for.
+        signals: those of the scoring backbone for the whole pool.
+        feature_signals: those of the fine-tuned backbone for the whole pool. The probes are trained on its features.
     """
     candidates, search = question.candidates, question.search
     if len(candidates) == 1 or question.ratio == 1:
@@ -102,7 +105,7 @@ def choose(question: Question, signals: Signals, feature_signals: Signals) -> Ch
         inner = PartSignals(signals, kept)
         scores = compute_scores(question.scorer, inner, question.seed)
         for sampler in candidates.values():
-            generator = stream("search", question.seed, question.ratio, repeat)  # the same draw for every candidate
+            generator = stream("search", question.seed, question.ratio, repeat)  # All candidates get the same draws.
             subsets.append(kept[sampler.select(scores, inner.pool.labels, question.ratio, generator, inner)])
             judges.append((held_out, repeat))
     bank = view_bank(feature_signals, torch.cat(subsets).unique(), search.views)
@@ -118,16 +121,16 @@ def choose(question: Question, signals: Signals, feature_signals: Signals) -> Ch
     ]
     outcomes = train_probes(bank.values, probes, len(pool.classes), RECIPE, signals.device)
     accuracy = torch.tensor([outcome.history[-1].test_accuracy for outcome in outcomes], dtype=torch.float64)
-    # what the scorer's signals cost has been charged to the score, also where they are computed here
+    # The cost of the scorer's signals is charged to the score, even if they are first computed here.
     seconds = time.perf_counter() - start - (sum(signals.spent.values()) - spent_before)
     return _best(candidates, accuracy.view(search.repeats, len(candidates)), seconds)
 
 
 def split_pool(pool: Pool, search: Search, seed: int, repeat: int) -> tuple[Tensor, Tensor]:
-    """Return the positions that are pruned and those that judge, both ascending; no class is held out whole.
+    """Return the positions to prune and the held-out positions, both ascending. No class is held out as a whole.
 
     Raises:
-        InputError: no class is large enough to hold out an image.
+        InputError: every class has a single image, so that none can be held out.
     """
     held_out = []
     with seeded("search split", seed, repeat) as generator:
@@ -147,10 +150,11 @@ def split_pool(pool: Pool, search: Search, seed: int, repeat: int) -> tuple[Tens
 
 
 def _best(candidates: Mapping[str, Sampler], accuracy: Tensor, seconds: float) -> Choice:
-    """Pick the candidate with the highest mean of accuracy [repeats, candidates]; the first of equals."""
+    """Return the candidate with the highest mean accuracy, the first one of equals. accuracy: [repeats, candidates]."""
     means = accuracy.mean(dim=0)
     errors = accuracy.std(dim=0) / len(accuracy) ** 0.5 if len(accuracy) > 1 else [None] * len(candidates)
-    best = list(candidates)[int(means.round(decimals=9).argmax())]  # equal sums in another order are equal
+    # Equal means can differ by rounding, since the order of summation differs. They must count as equal.
+    best = list(candidates)[int(means.round(decimals=9).argmax())]
     shown = ", ".join(f"{label} {mean:.1%}" for label, mean in zip(candidates, means.tolist(), strict=True))
     log.info("chose %s on held-out pool images (%s) in %.1f s", best, shown, seconds)
     return Choice(

@@ -1,4 +1,4 @@
-"""Scores of a pool of images or text: computed once per (data, network, scorer), then read."""
+"""Compute, store and read the scores of a pool, of images or text. Each (data, network, scorer) is computed once."""
 
 import csv
 import time
@@ -26,11 +26,11 @@ from prunetune.signals.network import NetworkSignals
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores and where they are.
+    """Scores with their cost and their place in the store.
 
-    values: [N] float64 in pool order. seconds: what they cost when computed, decoding apart. peak_memory: the most
-    that the process held then, in bytes. signals: seconds of each signal that is in `seconds`. folder: the store entry.
-    is_new: whether they were computed just now.
+    values: [N] float64 in pool order. seconds: the time that computing them took, without decoding images. peak_memory:
+    the largest memory of the process meanwhile, in bytes. signals: the seconds of each signal that `seconds` includes.
+    folder: the store entry. is_new: whether this call has computed them.
     """
 
     values: Tensor
@@ -42,10 +42,10 @@ class Scores:
 
 
 def check_fit(scorer: Scorer, sampler: Sampler, ratio: float) -> None:
-    """Refuse a sampler that reads what the scorer does not give: a score, hardness, an order of picks long enough.
+    """Refuse a sampler that does not fit the scorer.
 
     Raises:
-        InputError: they do not fit.
+        InputError: the sampler needs scores, hardness, or more picks than the scorer gives.
     """
     if sampler.reads_hardness and scorer.higher_means == "picked earlier":
         raise InputError(
@@ -55,7 +55,7 @@ def check_fit(scorer: Scorer, sampler: Sampler, ratio: float) -> None:
     if isinstance(scorer, NoScore) and sampler.reads_scores:
         raise InputError(
             f"scorer none gives every image the same score, and {type(sampler).__name__} picks by the score; "
-            "pass another scorer, or a sampler that reads none, e.g. sampler=typiclust"
+            "pass another scorer, or a sampler that reads no scores, e.g. sampler=typiclust"
         )
     fraction = getattr(scorer, "fraction", ratio)
     if fraction != ratio and ratio < 1:
@@ -80,18 +80,19 @@ def check_fit(scorer: Scorer, sampler: Sampler, ratio: float) -> None:
 
 
 def compute_scores(scorer: Scorer, signals: Any, seed: int) -> Tensor:
-    """Return a scorer's [N] float64 scores, checked.
+    """Return the scores [N] float64 of a scorer, after checking them.
 
     Args:
-        scorer: of images or text.
+        scorer: a scorer of images or text.
         signals: `Signals` of images or `TextSignals`.
-        seed: of the run; it counts where the scorer uses it.
+        seed: the seed of the run. Scorers with uses_seed=False ignore it.
 
     Raises:
         InputError: a score is not finite.
+        TypeError: the scorer returned another shape or dtype, which is a bug of the scorer.
     """
     with seeded("score", *([seed] if scorer.uses_seed else [])) as generator:
-        with exact_float32(signals.device):  # some scorers run networks of their own
+        with exact_float32(signals.device):  # Some scorers run networks themselves, and TF32 would change the scores.
             values = scorer.score(signals.pool, signals, generator)
     if values.dtype != torch.float64 or values.shape != (len(signals.pool),):
         raise TypeError(f"{type(scorer).__name__} must return [N] float64, got {list(values.shape)} {values.dtype}")
@@ -105,10 +106,10 @@ def compute_scores(scorer: Scorer, signals: Any, seed: int) -> Tensor:
 
 
 class ScoreSource(ABC):
-    """A pool that is scored, and what images and text do differently when scores are stored.
+    """A pool to score. The subclasses hold what images and text do differently when scores are stored.
 
-    signals: what the scorer asks; it has the pool, and `products`: tensors that are kept beside the scores. store:
-    where the scores go.
+    signals: the signals for the scorer. They have the pool, and `products`: tensors that are stored beside the scores.
+    store: the store for the scores.
     """
 
     signals: Any
@@ -116,24 +117,27 @@ class ScoreSource(ABC):
 
     @abstractmethod
     def key(self, scorer: Scorer, seed: int | None) -> dict[str, Any]:
-        """Return all that stored scores depend on, as plain JSON values; seed: None where the scorer uses none."""
+        """Return everything that scores depend on as JSON values. seed: None if the scorer does not use it."""
 
     @abstractmethod
     def alone(self, place: Path) -> "ScoreSource":
-        """Return a source of its own for one score, charged with all that the score asks for.
+        """Return a new source for a single scorer, so that the costs of its signals are counted separately.
 
-        place: where its scores will be.
+        place: the folder in which its scores will be stored.
         """
 
     @abstractmethod
     def cost(self, seconds: float) -> dict[str, Any]:
-        """Return what meta.json notes: `seconds`, what the score costs on its own, `signals`, and further entries.
+        """Return the entries of meta.json about cost.
 
-        seconds: between the start and the end of the scoring.
+        They are `seconds` (the cost of this score if nothing had been cached), `signals` (seconds of each signal) and
+        possibly others.
+
+        seconds: the time that this scoring took.
         """
 
     def entry(self, prefix: str, key: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Path:
-        """Return the entry with this key, which `make` has filled if it was not there."""
+        """Return the store entry with this key. If it does not exist, `make` fills it first."""
         return self.store.entry("scores", prefix, key, make)
 
     @abstractmethod
@@ -142,7 +146,7 @@ class ScoreSource(ABC):
 
     @abstractmethod
     def finish(self) -> None:
-        """Wait until the scores are in the store, and delete what was kept until then."""
+        """Wait until the scores are in the store, and delete temporary files."""
 
 
 class ImageSource(ScoreSource):
@@ -154,7 +158,7 @@ class ImageSource(ScoreSource):
     def key(self, scorer: Scorer, seed: int | None) -> dict[str, Any]:
         embedding = self.signals.embedding
         key = {
-            "scorer": scorer.key(),  # nested: a scorer's own option may bear any name
+            "scorer": scorer.key(),  # Nested, since an option of a scorer could have the same name as another key here.
             "mask_modules": self.signals.mask_modules,
             "seed": seed,
             **embedding.key(self.signals.pool),
@@ -165,42 +169,42 @@ class ImageSource(ScoreSource):
         return ImageSource(self.signals.fresh())
 
     def cost(self, seconds: float) -> dict[str, Any]:
-        # a signal that the store already had is charged what it cost then: a score costs what it costs on its own
+        # Charge a cached signal at its original cost, so that the cost of a score does not depend on what ran before.
         spent = sum(self.signals.spent.values())
         return {"seconds": seconds - spent + self.signals.seconds, "signals": self.signals.charges}
 
     def wait(self) -> None:
-        """There is no other process."""
+        """Return at once, since there is no other process."""
 
     def finish(self) -> None:
-        """Nothing was kept: what the signals have stored serves other scorers too."""
+        """Delete nothing, since other scorers can reuse all signals that are in the store."""
 
 
 def stored_scores(scorer: Scorer, signals: NetworkSignals | ScoreSource, seed: int) -> Scores:
-    """Return a scorer's scores, from the store or computed into it.
+    """Return a scorer's scores. They are read from the store, or computed and stored.
 
     Args:
-        scorer: of images or text.
-        signals: of images; for text a `TextSource`, whose processes call this together.
-        seed: of the run; it counts where the scorer uses it.
+        scorer: a scorer of images or text.
+        signals: the signals of images, or a `TextSource` for text. All processes of a `TextSource` must call this.
+        seed: the seed of the run. Scorers with uses_seed=False ignore it.
     """
     source = signals if isinstance(signals, ScoreSource) else ImageSource(signals)
     pool = source.signals.pool
     key, prefix = source.key(scorer, seed if scorer.uses_seed else None), f"{pool.name}-{scorer.name}"
     place = source.store.place("scores", prefix, key)
     found = _read_sound(place, pool)
-    source.wait()  # every process has looked before one of them writes
+    source.wait()  # All processes must have looked for the scores before one of them writes.
     if found is None:
         own = source.alone(place)
         own.entry(prefix, key, lambda folder: _write_new(folder, scorer, own, seed))
         own.finish()
     meta, values = read_meta(place), read_scores(place / "scores.csv", pool) if found is None else found
-    peak, charges = meta.get("peak_memory_bytes"), meta.get("signals", {})  # older stores note neither
+    peak, charges = meta.get("peak_memory_bytes"), meta.get("signals", {})  # Older stores have neither of them.
     return Scores(values, meta["seconds"], peak, charges, place, found is None)
 
 
 def _write_new(folder: Path, scorer: Scorer, source: ScoreSource, seed: int) -> dict[str, Any]:
-    """Compute scores into a folder, and return what meta.json notes of them."""
+    """Compute scores, write them into a folder, and return the entries of its meta.json."""
     start = time.perf_counter()
     with measured() as peak:
         values = compute_scores(scorer, source.signals, seed)
@@ -212,7 +216,7 @@ def _write_new(folder: Path, scorer: Scorer, source: ScoreSource, seed: int) -> 
 
 
 def _read_sound(entry: Path, pool: Pool) -> Tensor | None:
-    """Return the scores of an entry, None where there are none; damaged ones are named and removed."""
+    """Return the scores of a store entry, or None if it has none. A damaged entry is removed with a warning."""
     if not is_sound(entry):
         return None
     try:
@@ -235,7 +239,7 @@ def read_scores(path: Path, pool: Pool) -> Tensor:
     """Return the [N] float64 scores of a `scores.csv`.
 
     Raises:
-        InputError: the file is damaged or is not this pool's.
+        InputError: the file is damaged or belongs to another pool.
     """
     try:
         with path.open(newline="") as file:

@@ -1,6 +1,6 @@
-"""Count what is done, failed and missing of a sweep, and name what is failed or unreadable with its reason.
+"""Count the done, failed and missing runs of a sweep, and print the reason for each failed or unreadable one.
 
-The body of `prunetune status`. Nothing is run: the sweep is composed, and the folders of its runs are looked at.
+This is the body of `prunetune status`. It composes the sweep and reads the folders of its runs. It runs nothing.
 """
 
 from collections import Counter
@@ -21,7 +21,10 @@ DONE, FAILED, MISSING, UNREADABLE = STATES = ("done", "failed", "missing", "unre
 
 @dataclass(frozen=True)
 class CellState:
-    """How one run of a sweep stands; reason: one line for what is failed or unreadable, else empty."""
+    """The state of one run of a sweep.
+
+    state: one of `STATES`. reason: one line for a failed or unreadable run, else empty.
+    """
 
     dataset: str
     out_dir: Path
@@ -30,15 +33,15 @@ class CellState:
 
 
 def show(sweep: str, overrides: list[str], kinds: Sequence[SingleRuns] = ()) -> None:
-    """Print the counts of a sweep, then what is failed or unreadable.
+    """Print the counts of a sweep, then its failed and unreadable runs.
 
     Args:
-        sweep: a file of configs/sweep, without .yaml.
+        sweep: the name of a file in configs/sweep, without .yaml.
         overrides: those that the sweep was launched with, and results_dir.
-        kinds: of runs beside image runs, whose sweeps are known too.
+        kinds: the kinds of runs other than image runs.
 
     Raises:
-        InputError: no such preset, or an override that it cannot have.
+        InputError: there is no such preset, or it cannot be composed with these overrides.
     """
     with initialize_config_module("prunetune.configs", version_base="1.3"):
         cfg = sweeps.compose_sweep(sweep, overrides, kinds)
@@ -55,11 +58,11 @@ def show(sweep: str, overrides: list[str], kinds: Sequence[SingleRuns] = ()) -> 
 
 
 def state(run: PlannedRun) -> CellState:
-    """Return how a run stands.
+    """Return the state of a run.
 
-    A run that is not finished is "failed" where the last attempt left its error, in the run's folder or in that of
-    its job, and "missing" otherwise: not tried, waiting, running, or killed. One that holds the result of another
-    configuration is "failed" too, since it cannot be run before that is settled.
+    A run without a result is "failed" if the last attempt left a failed.json in the folder of the run or of its job.
+    Otherwise it is "missing": it was not started, is waiting, is running, or was killed. A run whose folder holds the
+    result of another configuration is "failed" too, since it cannot be run before the user has settled that.
     """
 
     def told(name: str, reason: str = "") -> CellState:
@@ -80,7 +83,7 @@ def state(run: PlannedRun) -> CellState:
 
 
 def table(cells: Iterable[CellState]) -> list[str]:
-    """Return the lines of a table: data sets by state, and their sum."""
+    """Return the lines of a table with the number of runs per data set and state, and their sum."""
     counts: dict[str, Counter[str]] = {}
     for cell in cells:
         counts.setdefault(cell.dataset, Counter())[cell.state] += 1

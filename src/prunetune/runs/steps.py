@@ -1,4 +1,4 @@
-"""The order of the steps of one run, the same for images and text: score -> prune -> fine-tune -> write the result."""
+"""The steps of one run, in the same order for images and text: score, prune, fine-tune, write the result."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -18,9 +18,9 @@ Tuned = TypeVar("Tuned")
 
 
 class Run(Protocol):
-    """What the order of the steps reads of a parsed run.
+    """The part of a parsed run that `take` needs.
 
-    until: the last step that is taken. record: the configuration as result.json records it.
+    until: the last step to take. record: the configuration as result.json keeps it.
     """
 
     names: Names
@@ -33,10 +33,10 @@ class Run(Protocol):
 
 
 class Steps(ABC, Generic[Pruned, Tuned]):
-    """The steps of one kind of run, once its data and networks are open.
+    """The steps of one kind of run, with its data and networks loaded.
 
-    Pruned is what its pruning gives, Tuned what its fine-tuning gives. last: the step that ends with result.json.
-    tested: what the accuracy is about, for the log's last line.
+    Pruned and Tuned are the types that pruning and fine-tuning return. last: the step after which result.json is
+    written. tested: what the model is tested on, such as "test images", for the last line of the log.
     """
 
     last: ClassVar[str]
@@ -44,16 +44,16 @@ class Steps(ABC, Generic[Pruned, Tuned]):
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes what a run leaves behind."""
+        """Whether this process writes the files of the run."""
         return True
 
     @abstractmethod
     def score(self) -> Scores:
-        """Return one number per sample, from the store or computed into it."""
+        """Return one score per sample. Scores are read from the store, or computed and stored."""
 
     @abstractmethod
     def prune(self, scores: Scores) -> Pruned:
-        """Choose what is kept."""
+        """Choose the samples to keep."""
 
     @abstractmethod
     def write_subset(self, pruned: Pruned, out_dir: Path) -> None:
@@ -61,24 +61,25 @@ class Steps(ABC, Generic[Pruned, Tuned]):
 
     @abstractmethod
     def finetune(self, pruned: Pruned) -> Tuned:
-        """Train on what is kept."""
+        """Train on the kept samples."""
 
     @abstractmethod
     def write(self, pruned: Pruned, tuned: Tuned, out_dir: Path, tracker: Tracker) -> dict[str, Any]:
-        """Evaluate where the training has not, write the result and return it; the tracker shows curves and scores."""
+        """Evaluate the model if the training has not done so, write the result, log it, and return it."""
 
 
 def take(run: Run, listing: Callable[[], str | None], opened: Callable[[], Steps], out_dir: Path) -> None:
-    """Take the steps of a run up to `run.until`; a run that has its result in the folder returns at once.
+    """Take the steps of a run up to `run.until`. A run that is finished is not repeated.
 
     Args:
         run: the parsed run.
-        listing: gives the hash of the data set's list of samples as it is now, None where the data are gone.
-        opened: reads the data's lists, prepares the networks and returns the steps; not called for a finished run.
+        listing: returns the hash of the data set's present list of samples, None if the data are no longer there.
+        opened: loads the lists of the data and the networks, and returns the steps. It is not called if the run is
+            finished.
         out_dir: the run's folder.
 
     Raises:
-        InputError: another run has its result there, or a step cannot be taken.
+        InputError: the folder holds the result of another run, or a step cannot be taken.
     """
     if records.is_finished(out_dir, run.record, listing):
         return

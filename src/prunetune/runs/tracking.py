@@ -1,4 +1,7 @@
-"""Weights & Biases: a viewer of runs, never a record. It may warn, fails no run, and nothing is read back from it."""
+"""Send runs to Weights & Biases (W&B) for viewing. Its failures give a warning and never stop a run.
+
+The files in the run's folder are the record. Nothing is read back from W&B.
+"""
 
 import functools
 import logging
@@ -18,10 +21,11 @@ from prunetune.base.errors import InputError, suggestion
 log = logging.getLogger(__name__)
 
 MODES = ("auto", "online", "offline", "disabled")
-OTHER_NAMES = {"dryrun": "offline", "run": "online", "shared": "online"}  # what WANDB_MODE may also say
+# The variable WANDB_MODE may also have these values. They are mapped to the mode that is used here.
+OTHER_NAMES = {"dryrun": "offline", "run": "online", "shared": "online"}
 SUBSET_COLUMNS = ("position", "sample_id", "label", "weight")
-MOST_ROWS = 10_000  # of a table that W&B shows; subset.csv has all
-SETTINGS = {  # quiet, and silent about the machine
+MOST_ROWS = 10_000  # Longer tables are cut here, since W&B shows no more rows. subset.csv has all of them.
+SETTINGS = {  # Print nothing, and send nothing about the machine, the code or the environment.
     "silent": True,
     "console": "off",
     "host": "",
@@ -32,13 +36,13 @@ SETTINGS = {  # quiet, and silent about the machine
     "x_disable_stats": True,
     "x_disable_machine_info": True,
     "x_save_requirements": False,
-    "init_timeout": 20.0,  # seconds; then a run with a key but no network is kept offline
-    "finish_timeout": 60.0,  # seconds; what was not uploaded by then is on disk, for `wandb sync`
+    "init_timeout": 20.0,  # Seconds to wait for the server. After that the run is kept offline.
+    "finish_timeout": 60.0,  # Seconds to wait for the upload. The rest stays on disk, and `wandb sync` can send it.
 }
 
 
 def _guarded(action: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a Tracker method do nothing without a run, and turn any failure of the client into one warning."""
+    """Decorate a Tracker method: it does nothing without a run, and a failure of the client becomes a warning."""
 
     def decorate(method: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(method)
@@ -47,7 +51,7 @@ def _guarded(action: str) -> Callable[[Callable[..., None]], Callable[..., None]
                 return
             try:
                 method(self, *args, **options)
-            except Exception as error:  # whatever the client raises, the run is worth more than its picture
+            except Exception as error:  # The client may raise anything, and no failure of it may stop the run.
                 self._report(action, error)
 
         return call
@@ -56,7 +60,7 @@ def _guarded(action: str) -> Callable[[Callable[..., None]], Callable[..., None]
 
 
 class Tracker:
-    """One W&B run, or none. A `prefix` keeps the cells of a grid apart within one run."""
+    """One W&B run, or none. The methods' `prefix` separates the cells of a grid, which share one W&B run."""
 
     def __init__(self, run: Any = None) -> None:
         self.run = run
@@ -64,7 +68,7 @@ class Tracker:
 
     @_guarded("log the curves")
     def log_curves(self, history: Iterable[Mapping[str, Any]], prefix: str = "") -> None:
-        """Log one row per epoch (epoch, learning_rate, train_loss, test_accuracy), drawn over the epoch."""
+        """Log one row per epoch (epoch, learning_rate, train_loss, test_accuracy), with the epoch as the x-axis."""
         step, defined = _key(prefix, "epoch"), set()
         self.run.define_metric(step, hidden=True)
         for row in history:
@@ -75,13 +79,13 @@ class Tracker:
 
     @_guarded("log the result")
     def log_result(self, result: Mapping[str, Any], prefix: str = "") -> None:
-        """Log the names and numbers of a result.json as the run's summary and as the table "result"."""
+        """Log the texts and numbers of a result.json as the run's summary and as the table "result"."""
         self.run.summary.update({_key(prefix, key): value for key, value in _scalars(result).items()})
         self.log_results([result], prefix)
 
     @_guarded("log the table of results")
     def log_results(self, results: Sequence[Mapping[str, Any]], prefix: str = "") -> None:
-        """Log several results as one table "result", a row for each."""
+        """Log several results as one table "result" with one row each."""
         rows = [_scalars(result) for result in results]
         columns = list(dict.fromkeys(key for row in rows for key in row))
         self._log_table(_key(prefix, "result"), columns, ([row.get(key) for key in columns] for row in rows))
@@ -93,19 +97,19 @@ class Tracker:
 
     @_guarded("log a table")
     def log_table(self, key: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Log any rows as the table `key`, at most the first 10,000; what is missing is None."""
+        """Log rows as the table `key`, at most the first 10,000. A missing value is None."""
         self._log_table(key, columns, rows)
 
     @_guarded("log a picture")
     def log_picture(self, key: str, path: Path) -> None:
-        """Log a picture's file under `key`."""
+        """Log an image file under `key`."""
         import wandb
 
         self.run.log({key: wandb.Image(str(path))})
 
     @_guarded("log the scores")
     def log_scores(self, scores: Any, prefix: str = "") -> None:
-        """Log the histogram of the scores, a tensor or array [N]."""
+        """Log the histogram of the scores, which are a tensor or an array [N]."""
         import wandb
 
         histogram = np.histogram(np.asarray(scores, dtype=np.float64), bins=64)
@@ -113,7 +117,7 @@ class Tracker:
 
     @_guarded("finish the run")
     def finish(self, exit_code: int = 0) -> None:
-        """Close the run within `finish_timeout`; later calls do nothing."""
+        """Close the run within `finish_timeout` seconds. Later calls do nothing."""
         run, self.run = self.run, None
         run.finish(exit_code=exit_code)
 
@@ -135,14 +139,15 @@ def open_run(mode: str, project: str, name: str, config: Mapping[str, Any], fold
     """Open a W&B run for the length of a block.
 
     Args:
-        mode: auto (online with a key, else offline), online, offline or disabled. The environment's WANDB_MODE wins.
+        mode: auto (online if there is an API key, else offline), online, offline or disabled. The environment variable
+            WANDB_MODE overrides it.
         project: the W&B project.
         name: the run's name on its page.
-        config: plain values, shown beside the curves.
-        folder: where the client keeps its files, usually `<results_dir>/wandb`.
+        config: plain values that the page shows beside the curves.
+        folder: the folder for the client's files, usually `<results_dir>/wandb`.
 
     Raises:
-        InputError: an unknown mode. Nothing else is raised, whatever the client does.
+        InputError: the mode is unknown. Failures of the client are not raised.
     """
     if mode not in MODES:
         raise InputError(f"wandb must be one of {', '.join(MODES)}, got {mode!r}.{suggestion(mode, MODES)}")
@@ -160,15 +165,15 @@ def open_run(mode: str, project: str, name: str, config: Mapping[str, Any], fold
 
 
 def _start(tracker: Tracker, mode: str, project: str, name: str, config: Mapping[str, Any], folder: Path) -> None:
-    """Give the tracker a run; with a key that leads nowhere (no network, refused) an offline one."""
+    """Give the tracker a W&B run. If the server cannot be reached or refuses the key, the run is offline."""
     try:
         import wandb
 
-        wandb.setup(settings=wandb.Settings(silent=True))  # the login speaks before the run's own settings count
+        wandb.setup(settings=wandb.Settings(silent=True))  # The login prints before the run's settings take effect.
         folder.mkdir(parents=True, exist_ok=True)
         known = {key: value for key, value in SETTINGS.items() if key in wandb.Settings.model_fields}
         options = {"project": project, "name": name, "config": dict(config), "reinit": "create_new"}
-        options["dir"] = str(folder.parent if folder.name == "wandb" else folder)  # the client adds "wandb" itself
+        options["dir"] = str(folder.parent if folder.name == "wandb" else folder)  # The client appends "wandb" itself.
         options["settings"] = wandb.Settings(**known)
         mode = resolve_mode(mode, has_key(wandb.setup().settings.base_url))
     except Exception as error:
@@ -183,7 +188,10 @@ def _start(tracker: Tracker, mode: str, project: str, name: str, config: Mapping
 
 
 def resolve_mode(mode: str, with_key: bool) -> str:
-    """Return online or offline (an unknown mode as it is); online needs a key, as nobody shall be prompted."""
+    """Return "online" or "offline", or an unknown mode unchanged. Without a key it is never "online".
+
+    An online run without a key would ask the user for one, and batch jobs cannot answer.
+    """
     mode = OTHER_NAMES.get(mode, mode)
     if mode == "online" and not with_key:
         log.warning("W&B has no key (WANDB_API_KEY, or run `wandb login`); this run is kept offline")
@@ -193,7 +201,7 @@ def resolve_mode(mode: str, with_key: bool) -> str:
 
 
 def has_key(server: str) -> bool:
-    """Tell whether the environment or netrc holds a key for this W&B server; asks nobody, not even the network."""
+    """Return whether the environment or netrc holds a key for this W&B server. The network is not used."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     path = os.environ.get("NETRC") or next((p for p in ("~/.netrc", "~/_netrc") if Path(p).expanduser().exists()), None)
@@ -208,7 +216,10 @@ def has_key(server: str) -> bool:
 
 @contextmanager
 def _staging_in(folder: Path) -> Iterator[None]:
-    """Keep the client's copies of tables beside its run instead of in the home folder, unless told otherwise."""
+    """Let the client put its copies of tables into this folder instead of the home folder.
+
+    A value of WANDB_DATA_DIR that the user has set is kept.
+    """
     if "WANDB_DATA_DIR" in os.environ:
         yield
         return

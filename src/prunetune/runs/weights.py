@@ -1,4 +1,4 @@
-"""How much each kept image counts in training."""
+"""The weights of the kept images in training."""
 
 import torch
 from torch import Tensor
@@ -11,14 +11,15 @@ from prunetune.signals.contract import Signals
 
 
 def weigh(scorer: Scorer, sampler: Sampler, ratio: float, signals: Signals, subset: Tensor) -> Tensor | None:
-    """Return how much each kept image counts in training, [M] float64 >= 0; None where all count alike.
+    """Return the weight of each kept image in training, [M] float64 >= 0, or None if all weigh the same.
 
-    A scorer's weights belong to its own picks: they are asked for where it gives an order of picks and the sampler
-    takes the first of them (`topk`). The whole pool (ratio 1) is not weighted, so that it is one row for all methods.
-    A published method may give 0 to what it drops.
+    The weights of a scorer are valid only for its own picks. So they are used only if the scorer gives an order of
+    picks and the sampler keeps the first of them (`topk`). The whole pool (ratio 1) is not weighted, so that all
+    methods have the same result there. Some published methods give weight 0 to images that they drop.
 
     Raises:
-        InputError: a weight is negative or no number, or all are 0.
+        InputError: a weight is negative or not finite, or all weights are 0.
+        TypeError: the scorer returned another shape or dtype, which is a bug of the scorer.
     """
     if ratio == 1 or scorer.higher_means != "picked earlier" or not isinstance(sampler, TopK):
         return None

@@ -1,1 +1,1 @@
-"""Instruction data: read, rendered, encoded."""
+"""Instruction data: reading corpora, rendering samples as text, and tokenizing them."""

@@ -1,4 +1,4 @@
-"""Chats: their messages, and where a chat template puts the assistant's words."""
+"""Chats: read their messages, and find the responses in the text of a chat template."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -10,9 +10,10 @@ from jinja2 import TemplateError
 
 from prunetune.base.errors import InputError
 
-Messages = tuple[tuple[str, str], ...]  # (role, content)
-Span = tuple[int, int]  # characters [start, end)
-Skeleton = tuple[tuple[int, ...], tuple[str, ...]]  # which messages a template writes, and what stands around them
+Messages = tuple[tuple[str, str], ...]  # Pairs (role, content).
+Span = tuple[int, int]  # The characters [start, end) of a text.
+# The numbers of the messages that a template writes, and the text of the template before, between and after them.
+Skeleton = tuple[tuple[int, ...], tuple[str, ...]]
 
 ROLES = {
     "system": "system",
@@ -25,8 +26,8 @@ ROLES = {
     "model": "assistant",
 }
 CUTS: tuple[Callable[[str], str], ...] = (lambda text: text, str.strip, str.lstrip, str.rstrip)
-# Some templates write today's date, but a run must not depend on the day. A macro hides the function of that name; the
-# empty expression behind it keeps a line end there, which a template may begin with.
+# Some templates write today's date, but a run must not depend on the day. This macro replaces the function of the same
+# name. The empty expression after it protects a line break at the start of the template, which would otherwise vanish.
 FIXED_DATE = (
     "{% macro strftime_now(form) %}{{ '2024-07-26' if form == '%Y-%m-%d' else '26 Jul 2024' }}{% endmacro %}{{ '' }}"
 )
@@ -36,7 +37,7 @@ def as_messages(turns: Any, where: str) -> Messages:
     """Return the messages of a list of {role, content} or {from, value}.
 
     Raises:
-        InputError: no such list, or a role that is neither system's, user's nor assistant's.
+        InputError: the value is not such a list, or a role is not one of `ROLES`.
     """
     if not isinstance(turns, list | tuple):
         raise InputError(f"{where}: a chat must be a list of messages, got {turns!r:.60}")
@@ -58,22 +59,22 @@ def _message(turn: Any, where: str) -> tuple[str, str]:
 
 
 def alternating(texts: Any, where: str) -> Messages:
-    """Return the messages of a list of texts that user and assistant write in turn, the user first."""
+    """Return the messages of a list of texts. The user writes the first one, and then user and assistant alternate."""
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         raise InputError(f"{where}: a chat must be a list of texts, got {texts!r:.60}")
     return tuple((("user", "assistant")[turn % 2], text) for turn, text in enumerate(texts))
 
 
 def up_to_last_response(messages: Messages) -> Messages:
-    """Leave out what comes after the assistant's last words: no response token reads it."""
+    """Remove the messages after the assistant's last response, since they cannot influence any response token."""
     answered = [turn for turn, (role, text) in enumerate(messages) if role == "assistant" and text.strip()]
     return messages[: answered[-1] + 1] if answered else messages
 
 
 def as_single_turn(messages: Messages) -> tuple[str, str] | None:
-    """Return instruction and response of a chat of one turn, None for a longer one.
+    """Return instruction and response of a chat with one turn, or None for a longer chat.
 
-    A system message stands before the instruction, with an empty line between them.
+    A system message is put before the instruction, followed by an empty line.
     """
     roles = tuple(role for role, _ in messages)
     if roles not in (("user", "assistant"), ("system", "user", "assistant")):
@@ -83,12 +84,12 @@ def as_single_turn(messages: Messages) -> tuple[str, str] | None:
 
 
 class ChatTemplate:
-    """A tokenizer's chat template that also says where each response stands.
+    """A tokenizer's chat template that also finds the position of each response.
 
-    The template is written once with a mark in the place of every message, which gives what stands around the
-    messages; a chat is then put together from this and its messages, as they are or stripped of white space, and
-    compared with what the template itself writes. Where none of these is equal, as under a template that drops a part
-    of a response, its text is matched against what stands around the messages.
+    The template is applied once to messages that are only marks, which gives the text around the messages. The text of
+    a chat is then assembled from this surrounding text and its messages, with or without their outer white space. If
+    one of these versions equals what the template writes, the positions are known. Otherwise, for example if a template
+    drops a part of a response, the surrounding text is searched in what the template writes.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -96,9 +97,9 @@ class ChatTemplate:
         self._skeletons: dict[tuple[str, ...], Skeleton | None] = {}
 
     def write(self, messages: Messages, sample_id: str) -> tuple[str, tuple[Span, ...], bool]:
-        """Return the text of a chat, its response characters, and whether the last response has its end there.
+        """Return the text of a chat, the characters of its responses, and whether a special token ends the last one.
 
-        A special token that follows a response ends it and belongs to it, as it is what the model has to say next.
+        A special token after a response belongs to the response, since the model has to learn to write it.
 
         Raises:
             InputError: the template refuses the chat, or a response is not found in its text.
@@ -118,8 +119,10 @@ class ChatTemplate:
     def _template(self) -> str:
         try:
             template = self.tokenizer.get_chat_template()
-        except ValueError:  # a tokenizer may have several under names
-            raise InputError("the tokenizer has several chat templates and none is its default; name one so") from None
+        except ValueError:  # A tokenizer may have several named templates.
+            raise InputError(
+                "the tokenizer has several chat templates and none is called default; rename one to default"
+            ) from None
         return FIXED_DATE + template if "strftime_now" in template else template
 
     @cached_property
@@ -145,7 +148,7 @@ class ChatTemplate:
         spans = (_assembled(skeleton, text, messages) or _matched(skeleton, text)) if skeleton else None
         if spans is None:
             raise InputError(
-                f"the responses of sample {sample_id} cannot be found in what the tokenizer's chat template writes; "
+                f"the responses of sample {sample_id} cannot be found in the text of the tokenizer's chat template; "
                 "remove the sample or use corpus.template=alpaca"
             )
         return [spans[turn] for turn, (role, words) in enumerate(messages) if role == "assistant" and words.strip()]
@@ -163,7 +166,7 @@ class ChatTemplate:
 
 
 def _assembled(skeleton: Skeleton, text: str, messages: Messages) -> dict[int, Span] | None:
-    """Return where each message stands, if the text is the messages, cut or not, between the parts of the skeleton."""
+    """Return the position of each message, if skeleton and messages, stripped or not, give exactly the text."""
     for of_response, of_prompt in product(CUTS, CUTS):
         cut = [of_response(words) if role == "assistant" else of_prompt(words) for role, words in messages]
         assembled, spans = _assemble(skeleton, cut)
@@ -182,9 +185,9 @@ def _assemble(skeleton: Skeleton, contents: Sequence[str]) -> tuple[str, dict[in
 
 
 def _matched(skeleton: Skeleton, text: str) -> dict[int, Span] | None:
-    """Return what stands between the parts of the skeleton, whatever the template has made of the messages."""
+    """Return the positions between the parts of the skeleton, even if the template has changed the messages."""
     turns, around = skeleton
-    if not all(around[1:-1]):  # nothing separates two messages
+    if not all(around[1:-1]):  # Two messages follow each other directly, so their border cannot be found.
         return None
     match = re.fullmatch("(.*?)".join(re.escape(part) for part in around), text, flags=re.DOTALL)
     return {turn: match.span(group) for group, turn in enumerate(turns, start=1)} if match else None

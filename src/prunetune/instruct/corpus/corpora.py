@@ -1,4 +1,4 @@
-"""The instruction corpora: each class reads one layout into examples."""
+"""The instruction corpora. Each class reads one layout of files."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ INPUT_COLUMNS = ("input", "context")
 
 @dataclass(frozen=True)
 class Example:
-    """One sample of a corpus, before a template makes text of it.
+    """One sample of a corpus, before a template is applied.
 
-    sample_id is unique in the corpus. source is the stratum it came from, the corpus' name where rows carry none. A
-    chat has messages, pairs of a role ("system", "user" or "assistant") and a content; any other sample has
-    instruction, input and response, and no messages. is_templated: the instruction is a whole prompt that already
-    carries the Alpaca template.
+    sample_id: unique in the corpus. source: the stratum of the sample; if rows have none, the name of the corpus. A
+    chat has messages, which are pairs of a role ("system", "user" or "assistant") and a content. Any other sample has
+    instruction, input and response, and no messages. is_templated: whether the instruction is a whole prompt that
+    already has the Alpaca template.
     """
 
     sample_id: str
@@ -47,10 +47,10 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus(ABC):
-    """A named corpus and how it becomes text.
+    """A named corpus, and how its samples become text. Subclasses add where the rows are.
 
-    template: "alpaca", "released" or "chat" (see `templates`). max_length: tokens of a sample, the rest is cut.
-    limit: the first rows only. Subclasses add where the rows are.
+    template: "alpaca", "released" or "chat" (see `templates`). max_length: longer samples are cut after so many tokens.
+    limit: use only so many rows, the first ones; None for all.
     """
 
     name: str | None = None
@@ -69,7 +69,7 @@ class Corpus(ABC):
 
     @property
     def resolved_name(self) -> str:
-        """`name`; a local corpus without one is called after its file."""
+        """The name of the corpus. A local corpus without a name is called after its file."""
         return self.name or "corpus"
 
     @abstractmethod
@@ -77,19 +77,20 @@ class Corpus(ABC):
         """Return the examples in the order of the rows.
 
         Raises:
-            InputError: the rows are missing or have other columns than expected.
+            InputError: the rows are missing, or do not have the expected columns.
         """
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """Return what tells these rows from others, as plain JSON: hub id and revision, or the SHA-256 of the file."""
+        """Return what identifies the rows, as plain JSON: hub id and revision, or the SHA-256 of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubCorpus(Corpus):
-    """A corpus of the Hugging Face hub; ids are row numbers.
+    """A corpus of the Hugging Face hub. Row numbers are its sample ids.
 
-    hub: a dataset of the hub, or a folder with a copy of its files. revision: its commit. columns: that it must have.
+    hub: a data set of the hub, or a folder with a copy of its files. revision: its commit. columns: the columns that it
+    must have.
     """
 
     columns: ClassVar[tuple[str, ...]]
@@ -99,7 +100,7 @@ class HubCorpus(Corpus):
     split: str = "train"
 
     def fields(self, row: dict[str, Any], position: int) -> dict[str, Any]:
-        """Return what a row says of its Example, apart from id and source: here of one in Alpaca's form."""
+        """Return the fields of an Example from a row, without id and source. The default is the form of Alpaca."""
         return _alpaca_fields(row, position, self.name)
 
     def examples(self) -> list[Example]:
@@ -128,8 +129,8 @@ class AlpacaCleaned(HubCorpus):
 class DollyHHRLHF(HubCorpus):
     """Dolly and HH-RLHF: 59,310 rows of prompt and response; the prompt is already in the Alpaca template.
 
-    Template "alpaca" therefore uses it as it is, "released" wraps it a second time as the released code does. Ids are
-    row numbers. The 5,129 rows of the split "test" are not read.
+    So template "alpaca" does not change the prompt, and "released" adds a second template, as the released code does.
+    Ids are row numbers. The 5,129 rows of the split "test" are not read.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("prompt", "response")
@@ -143,8 +144,8 @@ class DollyHHRLHF(HubCorpus):
 class EvolInstruct(HubCorpus):
     """WizardLM's Evol-Instruct V2: `conversations`, lists of from ("human" or "gpt") and value.
 
-    The hub's copy holds its 143,000 chats twice, 286,000 rows: the second ones are dropped and counted as duplicates.
-    Ids are row numbers because the column `idx` repeats as well.
+    The hub's copy has 286,000 rows, since it holds each of its 143,000 chats twice. The second copies are dropped and
+    counted as duplicates. Ids are row numbers, because the column `idx` has duplicates too.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("conversations",)
@@ -159,9 +160,9 @@ class EvolInstruct(HubCorpus):
 
 @dataclass(frozen=True, kw_only=True)
 class UltraChat(HubCorpus):
-    """UltraChat: `data`, a list of texts that user and assistant write in turn.
+    """UltraChat: `data`, a list of texts that are written by user and assistant in turn.
 
-    Ids are row numbers: nothing says that the column `id` is unique over the corpus' ten files.
+    Ids are row numbers, because it is not documented that the column `id` is unique over the ten files of the corpus.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("id", "data")
@@ -179,9 +180,9 @@ class UltraChat(HubCorpus):
 class LocalCorpus(Corpus):
     """Your own samples: a json file (a list of objects), a jsonl file or a parquet file.
 
-    Rows are chats, `messages` or `conversations` (lists of role and content, or of from and value), or have
-    instruction and output, or response instead of output, or prompt and response; with them input or context, if you
-    like. Ids are row numbers, unless `id_column` names a column; `source_column` names the column of strata.
+    A row is a chat with the column `messages` or `conversations` (a list of role and content, or of from and value), or
+    it has the columns instruction and output, instruction and response, or prompt and response, and optionally input or
+    context. Ids are row numbers unless `id_column` names a column. `source_column` names the column of the strata.
     """
 
     path: str | None = None
@@ -219,10 +220,10 @@ class LocalCorpus(Corpus):
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedCorpus(Corpus):
-    """A few hundred short samples that come with the package, computed by scripts/assets/make_corpus.py.
+    """A few hundred short samples that come with the package, generated by scripts/assets/make_corpus.py.
 
-    Arithmetic, sorting, counting, colours and the like, so that a response really follows from its prompt. chats: the
-    chats of several turns as well, which need a tokenizer with a chat template.
+    They are about arithmetic, sorting, counting, colours and similar topics, so that each response follows from its
+    prompt. chats: whether to include the chats of several turns, which need a tokenizer with a chat template.
     """
 
     name: str = "embedded"
@@ -241,7 +242,7 @@ class EmbeddedCorpus(Corpus):
 
 
 def row_id(position: int, num_rows: int) -> str:
-    """Return a row's number, filled with zeros so that ids sort as rows do."""
+    """Return the number of a row with leading zeros, so that the order of ids is the order of rows."""
     return str(position).zfill(max(6, len(str(num_rows - 1))))
 
 
@@ -262,7 +263,8 @@ def _alpaca_fields(row: dict[str, Any], position: int, where: str) -> dict[str, 
         "instruction": instruction,
         "input": context,
         "response": text_of(row, response_column, at),
-        "is_templated": carries_template(instruction) and not context.strip(),  # used as it is, an input would be lost
+        # A templated prompt is not changed, so an input beside it would be lost.
+        "is_templated": carries_template(instruction) and not context.strip(),
     }
 
 

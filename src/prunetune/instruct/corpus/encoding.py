@@ -1,4 +1,4 @@
-"""From a corpus to tokens: what the model reads, and which of the tokens are response."""
+"""Tokenize a corpus, and mark the tokens that belong to responses."""
 
 import hashlib
 import logging
@@ -20,16 +20,17 @@ from prunetune.instruct.corpus.templates import Rendered, prompt_of, render, res
 
 log = logging.getLogger(__name__)
 
-CHUNK = 1000  # texts that the tokenizer reads at a time
+CHUNK = 1000  # Number of texts that are tokenized in one call.
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the rows of a corpus: read = empty + prompt_only + duplicates + response_removed + kept.
+    """The number of rows of a corpus by what became of them.
 
-    empty: nothing is asked. prompt_only: asked but not answered. duplicates: the text equals that of a smaller
-    sample_id. over_long: cut at max_length, but part of the response is left; these are among the kept.
-    response_removed: dropped, as the cut left no response token.
+    read = empty + prompt_only + duplicates + response_removed + kept. empty: the prompt is blank. prompt_only: only the
+    response is blank. duplicates: the text equals that of a smaller sample_id. over_long: the sample is cut at
+    max_length, and a part of its response is left; these are among the kept. response_removed: the sample is dropped,
+    because no response token is left after the cut.
     """
 
     read: int
@@ -43,12 +44,12 @@ class Report:
 
 @dataclass(frozen=True)
 class Encoded:
-    """N samples as tokens, in the order of the pool, which is that of the sample_ids.
+    """N samples as tokens, in the order of the pool, which is sorted by sample_id.
 
-    pool: one class, no images. sources: [N]. ids: N tensors [L_i] int32, with BOS where the tokenizer adds it and EOS
-    after the response. responses: N tensors [L_i] bool, True where a token belongs to a response and is predicted from
-    those before it; the first is always False. texts: [N], for people. report: of the whole corpus. fingerprint:
-    SHA-256 of tokens, response tokens and sample_ids.
+    pool: one class, no images. sources: [N]. ids: N tensors [L_i] int32, with BOS if the tokenizer adds it, and EOS
+    after the response. responses: N tensors [L_i] bool, True for a token that belongs to a response. The first token is
+    always False, since no token precedes it. texts: [N], for inspection only. report: that of the whole corpus.
+    fingerprint: SHA-256 of tokens, response tokens and sample_ids.
     """
 
     pool: Pool
@@ -64,16 +65,16 @@ class Encoded:
 
     @cached_property
     def lengths(self) -> Tensor:
-        """[N] int64, tokens of each sample."""
+        """The number of tokens of each sample, [N] int64."""
         return torch.tensor([len(ids) for ids in self.ids], dtype=torch.int64)
 
     @cached_property
     def response_lengths(self) -> Tensor:
-        """[N] int64, response tokens of each sample, at least 1."""
+        """The number of response tokens of each sample, [N] int64, at least 1."""
         return torch.tensor([int(mask.sum()) for mask in self.responses], dtype=torch.int64)
 
     def take(self, positions: Sequence[int] | Tensor) -> "Encoded":
-        """Return the samples at these positions, ascending whatever their order here; each at most once."""
+        """Return the samples at these positions in ascending order. A repeated position counts once."""
         chosen = sorted(int(position) for position in positions)
         parts = {
             name: tuple(getattr(self, name)[i] for i in chosen) for name in ("sources", "ids", "responses", "texts")
@@ -83,7 +84,7 @@ class Encoded:
 
 
 def fingerprint(pool: Pool, ids: Sequence[Tensor], responses: Sequence[Tensor]) -> str:
-    """SHA-256 of N samples' tokens [L_i] int32, response tokens [L_i] bool and sample_ids."""
+    """Return the SHA-256 of the tokens [L_i] int32, response tokens [L_i] bool and sample_ids of N samples."""
     digest = hashlib.sha256()
     for sample_id, tokens, mask in zip(pool.sample_ids, ids, responses, strict=True):
         digest.update(f"{sample_id!r} {len(tokens)}\n".encode())
@@ -92,9 +93,9 @@ def fingerprint(pool: Pool, ids: Sequence[Tensor], responses: Sequence[Tensor]) 
 
 
 def encode(corpus: Corpus, tokenizer: Any) -> Encoded:
-    """Read a corpus, write it in its template and turn it into tokens.
+    """Read a corpus, apply its template, and tokenize it.
 
-    Samples that ask or answer nothing, duplicates and samples whose response is cut away are dropped and counted.
+    Samples with a blank prompt or response, duplicates, and samples whose response is cut off are dropped and counted.
 
     Raises:
         InputError: the corpus cannot be read, the tokenizer lacks offsets, EOS or a chat template where these are
@@ -129,12 +130,12 @@ def encode(corpus: Corpus, tokenizer: Any) -> Encoded:
 
 
 def padding_id(tokenizer: Any) -> int:
-    """Return the token that fills up a batch: the padding token, or EOS where a tokenizer has none.
+    """Return the token that pads a batch: the padding token, or EOS if the tokenizer has none.
 
-    Which one does not matter to a result, as padding is masked out.
+    The choice does not change any result, since padding is masked.
 
     Raises:
-        InputError: the tokenizer has neither.
+        InputError: the tokenizer has neither of them.
     """
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token is not None:
@@ -143,21 +144,21 @@ def padding_id(tokenizer: Any) -> int:
 
 
 def response_tokens(offsets: np.ndarray, spans: Sequence[Span]) -> np.ndarray:
-    """Return which tokens hold at least one character of the spans.
+    """Return which tokens contain at least one character of the spans.
 
-    One that holds characters of the prompt as well counts as response: left out, its response characters would be
-    scored and trained on nowhere. The first token never counts, nothing comes before it.
+    A token with characters of both prompt and response counts as response, since its response characters would
+    otherwise never be scored or trained on. The first token never counts, since no token precedes it.
 
     Args:
-        offsets: [L, 2] characters [start, end) of each token in the text, (0, 0) for tokens that stand for none.
+        offsets: [L, 2] characters [start, end) of each token in the text, (0, 0) for tokens without characters.
         spans: characters [start, end) of the responses.
 
     Returns:
         [L] bool.
     """
     starts, ends = offsets[:, 0].copy(), offsets[:, 1]
-    # Byte-level tokenizers may take blanks out of offsets, so that a token of blanks alone has no character left: it
-    # stands for those since the token before it.
+    # Byte-level tokenizers may leave blanks out of the offsets. A token of blanks only then has no characters. It is
+    # given those between it and the token before it.
     before = np.concatenate([[0], np.maximum.accumulate(ends)[:-1]])
     blank = starts == ends
     starts[blank] = np.minimum(starts, before)[blank]
@@ -171,7 +172,7 @@ def response_tokens(offsets: np.ndarray, spans: Sequence[Span]) -> np.ndarray:
 def _check(tokenizer: Any) -> None:
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(
-            f"response tokens are found by character offsets, which {type(tokenizer).__name__} does not give; "
+            f"response tokens are found by character offsets, which {type(tokenizer).__name__} does not provide; "
             "use a fast tokenizer (a model folder with tokenizer.json)"
         )
 
@@ -180,8 +181,8 @@ def _check_ids(corpus: Corpus, examples: Sequence[Example]) -> None:
     twice = [name for name, count in Counter(example.sample_id for example in examples).items() if count > 1]
     if twice:
         raise InputError(
-            f"{corpus.resolved_name}: {len(twice)} ids occur more than once, first {twice[0]!r}; give every sample an "
-            "id of its own, or leave corpus.id_column out"
+            f"{corpus.resolved_name}: {len(twice)} ids occur more than once, first {twice[0]!r}; give every sample a "
+            "unique id, or leave corpus.id_column out"
         )
 
 
@@ -208,7 +209,7 @@ def _rendered(
 
 
 def _tokens(rendered: Sequence[Rendered], tokenizer: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield ids [L] int32 and response tokens [L] bool of each text, EOS included where it is added."""
+    """Yield ids [L] int32 and response tokens [L] bool of each text, with EOS if it is added."""
     for start in range(0, len(rendered), CHUNK):
         chunk = rendered[start : start + CHUNK]
         done: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -220,7 +221,7 @@ def _tokens(rendered: Sequence[Rendered], tokenizer: Any) -> Iterator[tuple[np.n
                 [chunk[place].text for place in places],
                 add_special_tokens=adds_special,
                 return_offsets_mapping=True,
-                verbose=False,  # silent about texts beyond the model's context: they are cut later
+                verbose=False,  # Do not warn about texts longer than the model's context, since they are cut later.
             )
             for place, ids, offsets in zip(places, batch["input_ids"], batch["offset_mapping"], strict=True):
                 done[place] = _sample(chunk[place], ids, offsets, tokenizer)
@@ -236,7 +237,7 @@ def _sample(
         return tokens, mask
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no EOS token to end a response; set its eos_token in tokenizer_config.json")
-    if tokens[-1] == tokenizer.eos_token_id and tuple(offsets[-1]) == (0, 0):  # the tokenizer has added it
+    if tokens[-1] == tokenizer.eos_token_id and tuple(offsets[-1]) == (0, 0):  # The tokenizer has already added EOS.
         mask[-1] = True
         return tokens, mask
     return np.append(tokens, np.int32(tokenizer.eos_token_id)), np.append(mask, True)
@@ -254,7 +255,7 @@ def _report(corpus: Corpus, counts: Counter[str], kept: int) -> Report:
     log.info("%s: %s", corpus.resolved_name, line)
     if report.response_removed:
         log.warning(
-            "%s: %d samples dropped, their prompt alone fills corpus.max_length=%d tokens",
+            "%s: %d samples dropped, because their prompt alone fills corpus.max_length=%d tokens",
             corpus.resolved_name,
             report.response_removed,
             corpus.max_length,

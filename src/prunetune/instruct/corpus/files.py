@@ -1,4 +1,4 @@
-"""Rows of a corpus: from the Hugging Face hub, or from a json, jsonl or parquet file."""
+"""Read the rows of a corpus from the Hugging Face hub, or from a json, jsonl or parquet file."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
 
 
 class OnHub(Protocol):
-    """What a corpus of the hub says about itself."""
+    """The fields of a hub corpus that this module reads."""
 
     name: str
     hub: str
@@ -24,10 +24,10 @@ class OnHub(Protocol):
 
 
 def hub_rows(corpus: OnHub, columns: Sequence[str]) -> Rows:
-    """Return the rows of a split of a dataset of the hub, the first `limit` ones if it is set.
+    """Return the rows of one split of a data set of the hub, at most `limit` ones.
 
     Raises:
-        InputError: the dataset is missing, gated or out of reach, or lacks one of the columns.
+        InputError: the data set is missing, gated or cannot be reached, or lacks one of the columns.
     """
     loaded = _load(corpus)
     if missing := [column for column in columns if column not in loaded.column_names]:
@@ -49,7 +49,7 @@ def _load(corpus: OnHub) -> Any:
 
 
 def _explain(corpus: OnHub, error: Exception) -> str:
-    """Say in one line what is wrong; the library's own words are many lines at times."""
+    """Return the error in one line, since the messages of the library can have many lines."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if "gated dataset" in reason or type(error).__name__ == "GatedRepoError":
         return (
@@ -63,7 +63,7 @@ def _explain(corpus: OnHub, error: Exception) -> str:
 
 
 def hub_identity(corpus: OnHub) -> dict[str, Any]:
-    """Return id, revision, split and limit; where no revision is pinned or the id is a folder, the rows' SHA-256."""
+    """Return id, revision, split and limit, and the rows' SHA-256 if no revision is set or the id is a folder."""
     identity = {"hub": corpus.hub, "revision": corpus.revision, "split": corpus.split, "limit": corpus.limit}
     if corpus.revision is not None and not Path(corpus.hub).is_dir():
         return identity
@@ -74,7 +74,7 @@ def local_rows(path: Path) -> Rows:
     """Return the rows of a json, jsonl or parquet file.
 
     Raises:
-        InputError: another suffix, a file that cannot be read, or rows that are no objects.
+        InputError: the suffix is unknown, the file cannot be read, or a row is not an object.
     """
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path} must be a file {', '.join(SUFFIXES)}, got {path.suffix or 'no suffix'}")
@@ -91,7 +91,7 @@ def _parquet(path: Path) -> Rows:
     parquet = needed("pyarrow.parquet")
     try:
         return parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+    except (OSError, ValueError) as error:  # The errors of pyarrow are ValueErrors.
         raise InputError(f"{path} is not a readable parquet file ({str(error).splitlines()[0]})") from None
 
 
@@ -104,7 +104,9 @@ def _json(path: Path) -> Any:
         try:
             return json.loads(text)
         except json.JSONDecodeError as error:
-            if error.msg != "Extra data":  # several values: lines of json under the suffix .json, as the hub has them
+            if (
+                error.msg != "Extra data"
+            ):  # "Extra data" means one value per line, which .json files of the hub can have.
                 raise InputError(f"{path} is not valid json ({error})") from None
     return [_line(path, number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
@@ -117,7 +119,7 @@ def _line(path: Path, number: int, line: str) -> Any:
 
 
 def require_columns(where: str, rows: Rows, columns: Iterable[str]) -> None:
-    """Refuse rows that lack a column, naming the first such row."""
+    """Refuse rows that lack one of the columns. The error names the first such row."""
     for column in columns:
         for position, row in enumerate(rows):
             if row.get(column) is None:
@@ -127,7 +129,7 @@ def require_columns(where: str, rows: Rows, columns: Iterable[str]) -> None:
 
 
 def text_of(row: Mapping[str, Any], column: str, where: str) -> str:
-    """Return a text column; a missing value is an empty text, any other kind of value is refused."""
+    """Return a text column. A missing value becomes an empty text, and a value of another type is refused."""
     value = row[column]
     if value is None:
         return ""
@@ -137,13 +139,13 @@ def text_of(row: Mapping[str, Any], column: str, where: str) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def content_digest(rows: Iterable[Any]) -> str:
-    """SHA-256 of rows in their order."""
+    """Return the SHA-256 of rows, which depends on their order."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(repr(row).encode("utf-8", "surrogatepass") + b"\n")

@@ -1,4 +1,4 @@
-"""The text around an instruction: the two preambles of Stanford Alpaca and what a prompt in this template looks like.
+"""The prompt template of Stanford Alpaca with its two preambles, and the variant of the released code.
 
 Source: the preambles and section names are those of tatsu-lab/stanford_alpaca (PROMPT_DICT of train.py).
 """
@@ -9,12 +9,12 @@ WITH_INPUT = (
     "Write a response that appropriately completes the request."
 )
 INSTRUCTION, INPUT, RESPONSE = "### Instruction:", "### Input:", "### Response:"
-INDENT = " " * 12  # of the released code, whose template is an indented literal
-LEAST_INPUT = 2  # characters of an input for which the released code writes a section
+INDENT = " " * 12  # The template of the released code is an indented literal, so its lines begin with these blanks.
+LEAST_INPUT = 2  # The released code writes the section Input only if the input has at least so many characters.
 
 
 def alpaca_prompt(instruction: str, context: str) -> str:
-    """Return the prompt up to the first character of the response; a blank context is none."""
+    """Return the prompt up to the first character of the response. A blank context is left out."""
     if not context.strip():
         return f"{PLAIN}\n\n{INSTRUCTION}\n{instruction}\n\n{RESPONSE}\n"
     return f"{WITH_INPUT}\n\n{INSTRUCTION}\n{instruction}\n\n{INPUT}\n{context}\n\n{RESPONSE}\n"
@@ -23,10 +23,10 @@ def alpaca_prompt(instruction: str, context: str) -> str:
 def released_prompt(instruction: str, context: str) -> str:
     """Return the prompt as the released code writes it.
 
-    Always the preamble that speaks of an input, and INDENT before every line of the template but the first (not
-    before the later lines of an instruction that has several). The released scoring script has one more empty line
-    before the response of a sample with input, and the training script one more line after the response; here both
-    read the same text, without either.
+    It always has the preamble that mentions an input. INDENT precedes every line of the template but the first, and not
+    the later lines of an instruction with several lines. The released scoring script adds an empty line before the
+    response of a sample with input, and the training script adds a line after the response. Here scoring and training
+    read the same text, without these lines.
     """
     lines = [WITH_INPUT, "", INSTRUCTION, instruction, ""]
     if len(context) >= LEAST_INPUT:
@@ -35,12 +35,12 @@ def released_prompt(instruction: str, context: str) -> str:
 
 
 def carries_template(prompt: str) -> bool:
-    """Whether a prompt is in the Alpaca template already: a preamble, the instruction, the head of the response."""
+    """Return whether a prompt already has the Alpaca template: a preamble, an instruction, and the heading Response."""
     text = prompt.strip()
     return text.startswith((PLAIN, WITH_INPUT)) and INSTRUCTION in text and text.endswith(RESPONSE)
 
 
 def bare_instruction(prompt: str) -> str:
-    """Return what stands between the first head Instruction and the last head Response of a templated prompt."""
+    """Return the text between the first heading Instruction and the last heading Response of a templated prompt."""
     inner = prompt.partition(INSTRUCTION)[2].rpartition(RESPONSE)[0]
     return inner.strip()

@@ -1,4 +1,4 @@
-"""What a sampler sees as classes of a corpus: nothing, the source of a sample, or its length."""
+"""The strata of a corpus, which a sampler treats as classes: none, the source of a sample, or its length."""
 
 import torch
 
@@ -15,11 +15,11 @@ def stratified(encoded: Encoded, strata: str) -> Pool:
 
     Args:
         encoded: N samples.
-        strata: "none": one class. "source": one for each source. "length": quarters by the number of tokens of prompt
-            and response, of equal size up to one; ties by sample_id.
+        strata: "none" for one class, "source" for one class per source, or "length" for quarters by the number of
+            tokens of prompt and response. The sizes of quarters differ by at most one. Ties are broken by sample_id.
 
     Raises:
-        InputError: another word.
+        InputError: strata is another word.
     """
     pool = encoded.pool
     if strata == "none":

@@ -1,9 +1,9 @@
-"""Templates: from an example to the text that the model reads, with the places of its responses.
+"""Templates turn an example into the text that the model reads, with the positions of its responses.
 
-alpaca (default): Stanford Alpaca's template; a blank input is no input, a prompt that carries the template already is
-used as it is. released: the released code's version of it (`prompts.released_prompt`), which wraps such a prompt a
-second time and ends without EOS. chat: the tokenizer's chat template. Chats of several turns are written by the chat
-template whatever the template, as nothing else separates their turns; chats of one turn are instruction and response.
+alpaca (default): the template of Stanford Alpaca. A blank input is left out, and a prompt that already has the template
+is not changed. released: the version of the released code (`prompts.released_prompt`). It adds a second template to
+such a prompt and ends without EOS. chat: the chat template of the tokenizer. Chats of several turns always use the chat
+template, since no other template separates turns. Chats of one turn are treated as instruction and response.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from prunetune.instruct.corpus.prompts import alpaca_prompt, bare_instruction, r
 class Rendered:
     """The text of one example.
 
-    responses: characters [start, end) of the responses, ascending. adds_special: the tokenizer's own special tokens
-    (BOS) come on top; a chat template writes its own. adds_eos: EOS is added behind the text.
+    responses: characters [start, end) of the responses, ascending. adds_special: whether the tokenizer adds its special
+    tokens (BOS); a chat template writes them itself. adds_eos: whether EOS is added after the text.
     """
 
     text: str
@@ -29,7 +29,7 @@ class Rendered:
 
 
 def prompt_of(example: Example) -> str:
-    """Return everything that was asked, without any template; blank for a sample that asks nothing."""
+    """Return the text of all prompts without any template. It is blank if the sample asks nothing."""
     if example.messages:
         return "\n".join(text for role, text in example.messages if role != "assistant")
     instruction = bare_instruction(example.instruction) if example.is_templated else example.instruction
@@ -37,19 +37,19 @@ def prompt_of(example: Example) -> str:
 
 
 def response_of(example: Example) -> str:
-    """Return everything that was answered; blank for a sample without a response."""
+    """Return the text of all responses. It is blank if the sample has no response."""
     if example.messages:
         return "\n".join(text for role, text in example.messages if role == "assistant")
     return example.response
 
 
 def render(example: Example, template: str, chat: ChatTemplate | None) -> Rendered:
-    """Write an example whose prompt and response are not blank.
+    """Return the text of an example whose prompt and response are not blank.
 
     chat: the tokenizer's chat template, None if it has none.
 
     Raises:
-        InputError: the example needs a chat template that the tokenizer lacks, or that refuses it.
+        InputError: the example needs a chat template, and the tokenizer has none or its template refuses the example.
     """
     messages = up_to_last_response(example.messages)
     turn = as_single_turn(messages) if messages else None
@@ -69,7 +69,7 @@ def _prompted(prompt: str, response: str, adds_eos: bool = True) -> Rendered:
 
 
 def _as_it_is(prompt: str) -> str:
-    """Return a templated prompt; a head Response that ends in its colon gets the line end that our template has."""
+    """Return a templated prompt. If it ends with the colon of the heading Response, a line break is added."""
     return prompt if prompt[-1:].isspace() else f"{prompt}\n"
 
 

@@ -1,4 +1,4 @@
-"""Batches of samples of similar length. Letters: N samples, B in a batch, L tokens of the longest of them."""
+"""Batches of samples of similar length. Shapes: N samples, B samples in a batch, L tokens of the longest of these."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from prunetune.base import checks
 
 
 class Tokens(Protocol):
-    """Token ids of N samples, [L_i] int32 each, and which of them count as response, [L_i] bool: `Encoded` is one."""
+    """Token ids of N samples, [L_i] int32 each, and whether they are response tokens, [L_i] bool; see `Encoded`."""
 
     @property
     def ids(self) -> Sequence[Tensor]: ...
@@ -24,8 +24,8 @@ class Tokens(Protocol):
 class Batch:
     """B samples padded on the right.
 
-    rows: [B] int64, their positions. input_ids: [B, L] int64. attention_mask: [B, L] int64, 1 for a real token.
-    responses: [B, L] bool, this token is a response token; False for padding and for the first token.
+    rows: [B] int64, the positions of the samples. input_ids: [B, L] int64. attention_mask: [B, L] int64, 1 for a real
+    token. responses: [B, L] bool, True for a response token; False for padding and for the first token.
     """
 
     rows: Tensor
@@ -35,30 +35,30 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """Real tokens, padding apart."""
+        """The number of tokens without padding."""
         return int(self.attention_mask.sum())
 
     def to(self, device: str) -> "Batch":
-        """Return the batch on a device; `rows` stay on the CPU."""
+        """Return the batch on a device. `rows` stays on the CPU."""
         parts = (self.input_ids, self.attention_mask, self.responses)
         return Batch(self.rows, *(part.to(device, non_blocking=True) for part in parts))
 
 
 def bucketed(lengths: Tensor, max_tokens: int) -> list[Tensor]:
-    """Return the positions of each batch: samples of similar length together, the longest first.
+    """Return the positions of each batch. Samples of similar length share a batch, and the longest come first.
 
-    The longest come first so that too large a `max_tokens` shows itself in the first batch. What a batch holds depends
-    on the lengths and nothing else, so that a pass that is taken up again meets the same batches.
+    If `max_tokens` is too large for the memory, the first batch already fails. The batches depend only on the lengths,
+    so that a continued pass has the same batches.
 
     Args:
-        lengths: [N] int64 tokens; equal ones keep the pool's order.
-        max_tokens: most tokens of a batch, padding included; a sample longer than that is a batch of its own.
+        lengths: [N] int64 tokens. Samples of equal length keep the order of the pool.
+        max_tokens: largest number of tokens of a batch, with padding. A longer sample is a batch by itself.
 
     Returns:
-        Tensors of int64 positions, each position in one of them.
+        Tensors of int64 positions. Each position is in exactly one of them.
 
     Raises:
-        InputError: max_tokens is no whole number of at least 1.
+        InputError: max_tokens is not a whole number of at least 1.
     """
     checks.whole_number("max_tokens", max_tokens, what="the size of a batch")
     order = lengths.argsort(descending=True, stable=True)
@@ -74,8 +74,8 @@ def bucketed(lengths: Tensor, max_tokens: int) -> list[Tensor]:
 def collate(encoded: Tokens, rows: Tensor, pad_id: int) -> Batch:
     """Return the samples at these positions as one batch, padded on the right with `pad_id`.
 
-    On the right, because then a causal model's real tokens never see padding: positions and attention are those of
-    the sample alone.
+    With padding on the right, the real tokens of a causal model never attend to padding. So their positions and their
+    attention are the same as for the sample alone.
     """
     ids = [encoded.ids[row] for row in rows.tolist()]
     responses = [encoded.responses[row] for row in rows.tolist()]

@@ -1,8 +1,8 @@
-"""What one batch costs and gives: response losses and pooled hidden states. Letters: B samples, L tokens, V vocabulary.
+"""Response losses and pooled hidden states of one batch. Shapes: B samples, L tokens, V words of the vocabulary.
 
-The output head is the dearest layer of a small model with a large vocabulary, so it sees the positions that predict a
-response token and no others. They are chosen on the head's input, inside the model's own forward pass: what a model
-does to its logits afterwards (Gemma-2 caps them) is done as ever.
+The output head is the most expensive layer of a small model with a large vocabulary. So it is applied only at positions
+that predict a response token. These positions are selected at the input of the head, inside the model's own forward
+pass, so that later steps of the model still apply to its logits (Gemma-2 limits their size).
 """
 
 from contextlib import nullcontext
@@ -14,15 +14,15 @@ from torch.nn.functional import cross_entropy, normalize
 
 from prunetune.instruct.model.batches import Batch
 
-LOGITS = 2**26  # entries that are turned to float32 at a time, 256 MiB
+LOGITS = 2**26  # At most this many logits are converted to float32 at a time (256 MiB).
 
 
 def mean_losses(model: nn.Module, batch: Batch) -> Tensor:
     """Return each sample's mean response-token loss in nats, [B] float64 on the CPU; NaN without response tokens.
 
     Args:
-        model: a causal language model; its own type of weights decides the arithmetic, the loss is float32 or better.
-        batch: on the model's device.
+        model: a causal language model. It computes in the type of its weights, and the loss in at least float32.
+        batch: on the device of the model.
     """
     logits, targets = response_logits(model, batch)
     rows = max(1, LOGITS // logits.shape[-1])
@@ -36,10 +36,10 @@ def mean_losses(model: nn.Module, batch: Batch) -> Tensor:
 def response_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the logits [n, V] that predict the n response tokens of a batch, sample by sample, and these tokens [n].
 
-    No attention mask is passed: with padding on the right a causal model's real tokens never see it, and without a mask
-    the attention may run its fastest kernel.
+    No attention mask is passed. With padding on the right, real tokens of a causal model never attend to padding, and
+    without a mask the fastest attention kernel can be used.
     """
-    predicts = batch.responses[:, 1:]  # [B, L - 1], position j predicts token j + 1
+    predicts = batch.responses[:, 1:]  # [B, L - 1]; position j predicts token j + 1.
     was_called = False
 
     def gather(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -51,15 +51,15 @@ def response_logits(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     with nullcontext() if head is None else head.register_forward_pre_hook(gather):
         logits = model(input_ids=batch.input_ids, use_cache=False).logits
     targets = batch.input_ids[:, 1:][predicts]
-    # a model without a head of its own, or one that multiplies by its weight itself, gives all logits [B, L, V]
+    # If the model has no separate head, or multiplies by the head's weight directly, it returns all logits [B, L, V].
     return (logits[0] if was_called else logits[:, :-1][predicts]), targets
 
 
 def pooled_states(model: nn.Module, batch: Batch) -> Tensor:
-    """Return each sample's last hidden states averaged with the position as weight, at unit length, [B, D] float32.
+    """Return the mean of each sample's last hidden states, weighted by position and normalised, [B, D] float32.
 
-    Source: RDS+ (arXiv 2503.01807): later tokens have read more of the sample. Positions count from 1 and padding
-    takes no part.
+    Later tokens have a larger weight, since they have read more of the sample. Positions count from 1, and padding is
+    left out. Source: RDS+ (arXiv 2503.01807).
     """
     hidden: Any = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # [B, L, D]
     weights = torch.arange(1, hidden.shape[1] + 1, device=hidden.device) * batch.attention_mask  # [B, L]

@@ -1,4 +1,4 @@
-"""Causal language models: by hub id, from a local folder, or a tiny one made in code."""
+"""Causal language models from the hub or from a local folder, and a tiny one made in code."""
 
 import hashlib
 from collections.abc import Iterator
@@ -21,11 +21,11 @@ from prunetune.instruct.extra import needed
 from prunetune.networks.checkpoint import weights_hash
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-HASHED = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"}  # what a model folder says of model or tokenizer
+HASHED = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"}  # The files that define model and tokenizer.
 UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 TINY_CONTEXT = 2048  # tokens
 UNREACHABLE = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError", "ConnectTimeout")
-CHAT = (  # of the tiny model; any form will do, as nothing was trained on it
+CHAT = (  # The chat template of the tiny model. Its form does not matter, since the model is untrained.
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
@@ -36,9 +36,9 @@ CHAT = (  # of the tiny model; any form will do, as nothing was trained on it
 class LanguageModel:
     """A pretrained causal language model and its tokenizer.
 
-    model: a hub id, or a folder in the hub's format. revision: branch, tag or commit of a hub id. dtype: of the
-    weights, bf16 | fp32 | auto (bf16 where the hardware multiplies it). quantization: none | 8bit | 4bit, the last two
-    through bitsandbytes on CUDA. gradient_checkpointing: less memory and more time in training.
+    model: a hub id, or a folder in the hub's format. revision: branch, tag or commit of a hub id. dtype: the type of
+    the weights, bf16 | fp32 | auto (bf16 if the hardware supports it). quantization: none | 8bit | 4bit, the last two
+    with bitsandbytes on CUDA. gradient_checkpointing: training needs less memory and more time.
     """
 
     name: str | None = None
@@ -60,10 +60,10 @@ class LanguageModel:
         return resolve_precision(self.dtype, device.split(":")[0])
 
     def tokenizer(self) -> Any:
-        """Return the tokenizer, as transformers makes it.
+        """Return the tokenizer that transformers loads.
 
         Raises:
-            InputError: it cannot be had.
+            InputError: it cannot be loaded.
         """
         with self._explained():
             return _transformers().AutoTokenizer.from_pretrained(self._source, revision=self._revision)
@@ -73,10 +73,11 @@ class LanguageModel:
 
         Args:
             device: cpu, cuda or cuda:<n>.
-            dtype: of the weights, bf16 or fp32; of a quantised model that of the rest.
+            dtype: the type of the weights, bf16 or fp32. In a quantised model it is that of the weights that are not
+                quantised.
 
         Raises:
-            InputError: it cannot be had, is not whole, or cannot be quantised here.
+            InputError: the model cannot be loaded, lacks weights, or cannot be quantised on this device.
         """
         quantization = self._quantization(device)
         with self._explained():
@@ -85,16 +86,16 @@ class LanguageModel:
                 revision=self._revision,
                 dtype=DTYPES[dtype],
                 quantization_config=quantization,
-                device_map=None if device == "cpu" else {"": _numbered(device)},  # weights go to the GPU one by one
+                device_map=None if device == "cpu" else {"": _numbered(device)},  # Move weights to the GPU one by one.
                 output_loading_info=True,
             )
-        if loading["missing_keys"]:  # transformers would draw them at random and go on
+        if loading["missing_keys"]:  # transformers would use random weights instead.
             missing = sorted(loading["missing_keys"])
             raise InputError(f"{self.model} lacks {len(missing)} weights, first: {missing[0]}; fetch it again")
         return _frozen(model, self.gradient_checkpointing)
 
     def identity(self) -> dict[str, Any]:
-        """Return what results depend on: hub id and commit, or the SHA-256 of a folder's files; and quantisation."""
+        """Return what results depend on: hub id and commit or the SHA-256 of a folder's files, and quantisation."""
         with self._explained():
             if self._is_folder:
                 origin = {"sha256": _folder_hash(self._source)}
@@ -104,7 +105,7 @@ class LanguageModel:
         return {**origin, "quantization": self.quantization}
 
     def context_length(self) -> int | None:
-        """Return the most tokens that the model takes, None where its configuration does not say."""
+        """Return the largest number of tokens that the model accepts, or None if its configuration has none."""
         with self._explained():
             config = _transformers().AutoConfig.from_pretrained(self._source, revision=self._revision)
         return getattr(config, "max_position_embeddings", None)
@@ -139,7 +140,7 @@ class LanguageModel:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say in one line why a model cannot be had."""
+        """Turn an error of loading into an InputError of one line."""
         try:
             yield
         except InputError:
@@ -173,7 +174,7 @@ class LanguageModel:
 class TinyLanguageModel:
     """A small Llama with seeded random weights and a tokenizer of single bytes, for trials and tests without a network.
 
-    It has learnt nothing: what is measured with it shows that the machinery works, not that a method does.
+    It is untrained, so its results show only that the code works and say nothing about a method.
     """
 
     quantization: ClassVar[str] = "none"
@@ -201,7 +202,7 @@ class TinyLanguageModel:
         return byte_tokenizer()
 
     def load(self, device: str, dtype: str) -> nn.Module:
-        """Return the model in eval mode, without gradients: the same weights on every machine."""
+        """Return the model in eval mode, without gradients. Its weights are the same on every machine."""
         return _frozen(self._made().to(device, DTYPES[dtype]), self.gradient_checkpointing)
 
     def identity(self) -> dict[str, Any]:
@@ -210,7 +211,7 @@ class TinyLanguageModel:
         return {"model": "tiny", **settings, "weights": weights_hash(self._made()), "quantization": "none"}
 
     def context_length(self) -> int:
-        """Return the most tokens that the model takes."""
+        """Return the largest number of tokens that the model accepts."""
         return TINY_CONTEXT
 
     def _made(self) -> nn.Module:
@@ -223,7 +224,7 @@ class TinyLanguageModel:
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=TINY_CONTEXT,
-            initializer_range=0.1,  # of so small a width: logits that differ between tokens
+            initializer_range=0.1,  # Large, so that logits differ between tokens in spite of the small width.
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -234,7 +235,7 @@ class TinyLanguageModel:
 
 
 def byte_tokenizer() -> Any:
-    """Return a tokenizer whose tokens are the 256 bytes, <pad>, <s> and </s>; <s> begins every text."""
+    """Return a tokenizer with the 256 bytes, <pad>, <s> and </s> as tokens. Every text begins with <s>."""
     parts = needed("tokenizers")
     special = ["<pad>", "<s>", "</s>"]
     symbols = sorted(parts.pre_tokenizers.ByteLevel.alphabet())
@@ -251,16 +252,16 @@ def byte_tokenizer() -> Any:
 
 
 def is_quantised(model: nn.Module) -> bool:
-    """Whether weights are stored in 8 or 4 bits."""
+    """Return whether weights are stored in 8 or 4 bits."""
     return bool(getattr(model, "is_quantized", False))
 
 
 def _frozen(model: nn.Module, gradient_checkpointing: bool) -> nn.Module:
-    model.config.use_cache = False  # nothing is generated
+    model.config.use_cache = False  # The cache serves generation only.
     if gradient_checkpointing:
-        is_new = hasattr(model, "activation_checkpointing_enable")  # transformers has renamed it
+        is_new = hasattr(model, "activation_checkpointing_enable")  # Newer transformers use this name.
         enable = model.activation_checkpointing_enable if is_new else model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})  # the other form gives an adapter on a frozen embedding no gradients
+        enable({"use_reentrant": False})  # True would give an adapter on a frozen embedding no gradients.
     return model.eval().requires_grad_(False)
 
 
@@ -275,12 +276,12 @@ def _check_dtype(dtype: str) -> None:
 
 def _transformers() -> Any:
     library = needed("transformers")
-    library.utils.logging.disable_progress_bar()  # a bar for every shard tells nobody anything in a job's log
+    library.utils.logging.disable_progress_bar()  # One bar per shard would fill the log of a job.
     return library
 
 
 def _kinds(error: BaseException | None) -> set[str]:
-    """Return the class names of an error and of those it came from, their bases included."""
+    """Return the names of the classes of an error and of its causes, with their base classes."""
     kinds: set[str] = set()
     while error is not None:
         kinds |= {base.__name__ for base in type(error).__mro__}
@@ -301,6 +302,6 @@ def _folder_hash(folder: str) -> str:
 
 @lru_cache
 def _file_hash(path: str, size: int, changed: int) -> str:
-    """Return a file's SHA-256; size and time of change tell whether an earlier answer still holds."""
+    """Return the SHA-256 of a file. It is cached, and computed again if size or time of change differ."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""One pass of a language model over a corpus, batch by batch on disk: a killed pass goes on where it was.
+"""One pass of a language model over a corpus. Each batch is saved to disk, so that a killed pass can continue.
 
-Every finished batch is a file of its own, written by rename. Which samples a batch holds depends on the corpus alone,
-so that a pass taken up again, by as many processes or by fewer, gives bit-equal numbers on the CPU.
+Every finished batch is one file, written under another name and then renamed. The samples of a batch depend only on the
+corpus. So a pass that continues, with as many processes or with fewer, gives bit-equal numbers on the CPU.
 """
 
 import hashlib
@@ -25,15 +25,15 @@ from prunetune.base.publish import new_file, write_json
 from prunetune.instruct.model.processes import Processes
 
 log = logging.getLogger(__name__)
-Compute = Callable[[nn.Module, Tensor], Tensor]  # model, positions [B] -> [B, W] float64 on the CPU
+Compute = Callable[[nn.Module, Tensor], Tensor]  # Maps model and positions [B] to [B, W] float64 on the CPU.
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What a pass has given: values [N, W] float64 in pool order.
+    """The outcome of a pass.
 
-    seconds: of all its batches, over all processes. found_seconds: of those of this process' batches that an earlier
-    one had left.
+    values: [N, W] float64 in pool order. seconds: time of all batches, summed over all processes. found_seconds: time
+    of those batches of this process that an earlier attempt has computed.
     """
 
     values: Tensor
@@ -50,16 +50,16 @@ def run_pass(
     compute: Compute,
     processes: Processes,
 ) -> Pass:
-    """Compute what is not on disk yet, and return all of it, in every process.
+    """Compute the batches that are not on disk yet, and return the values of all batches in every process.
 
     Args:
-        folder: where the passes of a score live; processes share it.
-        name: for people; what counts is the key.
+        folder: the folder of the passes of a score, which all processes share.
+        name: a readable name. The key identifies the pass.
         key: everything that the numbers depend on, as plain JSON values.
         buckets: the positions of each batch, together 0 to N - 1.
-        network: gives the model, masked or as it is, for the time of the pass; not called when all is there.
-        compute: what one batch gives.
-        processes: the batches are dealt to them.
+        network: returns the model, masked or not, for the duration of the pass. It is not called if all batches exist.
+        compute: returns the values of one batch.
+        processes: the processes that share the batches.
 
     Raises:
         InputError: the folder is not writable.
@@ -77,7 +77,7 @@ def run_pass(
         except OSError as error:
             raise InputError(f"{place} cannot be written ({error}); pass results_dir=<folder>") from error
         if len(mine) < len(share):
-            log.info("%s: goes on, %d of %d batches are there", name, len(share) - len(mine), len(share))
+            log.info("%s: continues, %d of %d batches exist", name, len(share) - len(mine), len(share))
         with network() as model, torch.inference_mode():
             for index in track(mine, name, total=len(mine)):
                 start = time.perf_counter()
@@ -111,7 +111,7 @@ def _write(place: Path, index: int, values: Tensor, seconds: float) -> None:
 
 
 def _read(place: Path, index: int, rows: Tensor) -> tuple[Tensor, float] | None:
-    """Return a batch's values [B, W] and seconds; None where they are not there or damaged."""
+    """Return the values [B, W] and seconds of a batch, or None if its file is missing or damaged."""
     try:
         with _file(place, index).open("rb") as file, np.load(file, allow_pickle=False) as content:
             values, seconds = torch.from_numpy(content["values"]), float(content["seconds"])

@@ -1,4 +1,4 @@
-"""The processes that share one text run: one, or as many as `accelerate launch` has started."""
+"""The processes that share one text run. It is one process, unless `accelerate launch` has started several."""
 
 import os
 import tempfile
@@ -13,9 +13,10 @@ from prunetune.instruct.extra import needed
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among `size` of them.
+    """This process as one of several.
 
-    rank: its number, 0 to size - 1. device: where it computes, such as "cpu", "cuda" or "cuda:1".
+    rank: its number, 0 to size - 1. size: the number of processes. device: its device, such as "cpu", "cuda" or
+    "cuda:1".
     """
 
     rank: int
@@ -24,28 +25,28 @@ class Processes:
 
     @classmethod
     def current(cls, device: str) -> "Processes":
-        """Return this process; `device` is cpu or cuda, and each of several processes gets a GPU of its own.
+        """Return this process. device: cpu or cuda. With cuda, each of several processes gets another GPU.
 
         Raises:
-            InputError: several were started and accelerate is not installed.
+            InputError: several processes were started, and accelerate is not installed.
         """
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-            return cls(0, 1, device)  # no process group is made, and accelerate is not even imported
+            return cls(0, 1, device)  # A single process needs no process group and no accelerate.
         state = needed("accelerate").PartialState(cpu=device == "cpu")
         return cls(state.process_index, state.num_processes, str(state.device))
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes what all have made."""
+        """Whether this is the process that writes the common results."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Wait until every process has come here."""
+        """Wait until every process has called this method."""
         if self.size > 1:
             needed("accelerate").PartialState().wait_for_everyone()
 
     def share(self, count: int) -> range:
-        """Return which of `count` batches are this process's: every `size`-th, so that long and short ones mix."""
+        """Return the numbers of this process's batches: every `size`-th, so that each gets long and short ones."""
         return range(self.rank, count, self.size)
 
 
@@ -57,16 +58,16 @@ def shared_entry(
     key: dict[str, Any],
     make: Callable[[Path], dict[str, Any]],
 ) -> Path:
-    """Return an entry of the store that all processes make together and the first one writes; see `Store.entry`.
+    """Return a store entry that all processes compute together and the first one writes. See `Store.entry`.
 
-    The other processes may return before it is written: call `processes.wait()` before they read it.
+    The other processes may return before it is written. Call `processes.wait()` before they read it.
     """
     place = store.place(kind, prefix, key)
     if processes.is_main:
-        is_sound(place)  # a damaged one is removed before the others look
+        is_sound(place)  # It removes a damaged entry before the other processes look.
     processes.wait()
     is_there = place.is_dir()
-    processes.wait()  # all have looked before the first one writes
+    processes.wait()  # All processes must have looked before the first one writes.
     if processes.is_main:
         return store.entry(kind, prefix, key, make)
     if not is_there:

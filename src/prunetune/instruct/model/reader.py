@@ -1,4 +1,4 @@
-"""A corpus as a language model reads it."""
+"""A tokenized corpus together with its language model."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +9,7 @@ from prunetune.instruct.model.language_model import LanguageModel, TinyLanguageM
 
 @dataclass(frozen=True)
 class Reader:
-    """A language model, not yet loaded, its tokenizer, and N samples as the tokenizer reads them."""
+    """A language model that is not loaded yet, its tokenizer, and N samples in tokens."""
 
     llm: LanguageModel | TinyLanguageModel
     tokenizer: Any
@@ -17,7 +17,7 @@ class Reader:
 
     @property
     def pad_id(self) -> int:
-        """The id that fills the rows of a batch; it is never counted.
+        """The id of the padding token. Padding never counts in a loss.
 
         Raises:
             InputError: the tokenizer has neither a padding nor an EOS token.

@@ -1,4 +1,4 @@
-"""A language model with its smallest weights at zero, layer by layer, at exact counts; or with units dropped.
+"""Mask a language model: set exact numbers of the smallest weights of each layer to zero, or drop units.
 
 Source: arXiv 2402.05356 (text); absolute counts: docs/method_notes.md, Instruction data.
 """
@@ -20,12 +20,12 @@ from prunetune.networks.masking import MaskPath
 
 @dataclass(frozen=True)
 class TextMaskPath:
-    """How many weights of each linear layer are at zero at each of T levels.
+    """How many weights of each linear layer are zero at each of T levels.
 
-    schedule "compound": level k masks 1 - (1 - step)^k of a layer's weights; "released": every level after the first
-    masks the same share `step`, because the released code takes the smallest 20 % anew of weights whose smallest 20 %
-    are zero already. mask_lm_head: whether the output head is masked too, and with it the embedding where the two are
-    one tensor.
+    schedule: with "compound", level k masks the fraction 1 - (1 - step)^k of a layer's weights. With "released", every
+    level after the first masks the same fraction `step`: the released code masks the smallest 20 % again, and these are
+    zero already. mask_lm_head: whether to mask the output head too, which includes the embedding if both share their
+    weights.
     """
 
     schedule: str = "compound"
@@ -36,7 +36,7 @@ class TextMaskPath:
     def __post_init__(self) -> None:
         if self.schedule not in ("compound", "released"):
             raise InputError(f"text_scorer.schedule must be compound or released, got {self.schedule!r}")
-        MaskPath("compound", self.levels, self.step)  # checks levels and step
+        MaskPath("compound", self.levels, self.step)  # It raises an InputError if levels or step are not valid.
 
     def counts(self, total: int) -> list[int]:
         """Return the T masked counts out of a layer's `total` weights."""
@@ -46,21 +46,22 @@ class TextMaskPath:
         return counts
 
     def network(self, level: int) -> int:
-        """Return the first level that masks the same weights as this one: of released paths 0 or 1."""
+        """Return the first level that masks the same weights as this one. On released paths it is 0 or 1."""
         return min(level, 1) if self.schedule == "released" else level
 
     def key(self, level: int) -> dict[str, Any]:
-        """Return what the network of a level depends on beside the weights."""
+        """Return everything but the weights that the network of a level depends on."""
         level = self.network(level)
         if level == 0:
-            return {}  # the network as it is
+            return {}  # At this level nothing is masked.
         return {"masked": {**asdict(self), "schedule": "compound", "levels": level + 1, "level": level}}
 
 
 def linear_weights(model: nn.Module, with_head: bool = False) -> dict[str, nn.Parameter]:
-    """Return the weights of the linear layers by name: no bias, norm or embedding, the output head only on request.
+    """Return the weights of the linear layers by name, without bias, norm and embedding.
 
-    A head that is one tensor with the embedding is that tensor: masking it masks the embedding.
+    with_head: whether to include the output head. If it shares its weights with the embedding, masking it also masks
+    the embedding.
 
     Raises:
         InputError: the model is quantised or has no such layers.
@@ -81,7 +82,7 @@ def linear_weights(model: nn.Module, with_head: bool = False) -> dict[str, nn.Pa
 
 
 def _check_distinct(weights: list[nn.Parameter], path: TextMaskPath) -> None:
-    """Refuse a compound path on which two networks are the same, as on very small layers."""
+    """Refuse a compound path with two equal networks, which can happen if layers are very small."""
     totals = [sum(counts) for counts in zip(*(path.counts(weight.numel()) for weight in weights), strict=True)]
     if path.schedule == "compound" and len(set(totals)) < len(totals):
         raise InputError(
@@ -91,19 +92,20 @@ def _check_distinct(weights: list[nn.Parameter], path: TextMaskPath) -> None:
 
 
 def check_path(model: nn.Module, path: TextMaskPath) -> None:
-    """Refuse a path on which two networks of this model would be the same, before any is computed.
+    """Refuse a path on which two networks of this model would be equal, before anything is computed.
 
     Raises:
-        InputError: they would, or the model has nothing to mask.
+        InputError: two networks would be equal, or the model has nothing to mask.
     """
     _check_distinct(list(linear_weights(model, path.mask_lm_head).values()), path)
 
 
 def smallest(weight: Tensor, count: int) -> Tensor:
-    """Return which `count` entries are smallest in absolute value, a bool tensor of the weight's shape.
+    """Return the `count` entries with the smallest absolute values, as a bool tensor of the weight's shape.
 
-    Entries that are equally small go by their index. A threshold alone would not do: of the millions of weights of a
-    bfloat16 layer a few thousand values are different. The result is that of a stable sort, without its memory.
+    Of equal values, those with the smaller index come first. A threshold alone would not give the exact count, since
+    the millions of weights of a bfloat16 layer have only a few thousand different values. The result is that of a
+    stable sort, but needs less memory.
     """
     size = weight.detach().abs().flatten()
     if count == 0:
@@ -117,13 +119,13 @@ def smallest(weight: Tensor, count: int) -> Tensor:
 
 @contextmanager
 def masked(model: nn.Module, path: TextMaskPath, level: int) -> Iterator[nn.Module]:
-    """Yield the model with a level's weights at zero; they are back bit by bit at the end, also after an error.
+    """Yield the model with a level's weights set to zero. They are restored exactly at the end, also after an error.
 
-    In place: what was there is kept in host memory, as values and one bit per weight, and no second copy of the
-    weights exists. At 36 % in bfloat16 that is 0.85 byte per weight.
+    The model is changed in place, without a second copy of its weights. Host memory holds the masked values and one bit
+    per weight. With 36 % masked in bfloat16 that is 0.85 byte per weight.
 
     Raises:
-        InputError: the model cannot be masked, or two networks of a compound path are the same.
+        InputError: the model cannot be masked, or two networks of a compound path are equal.
     """
     weights = linear_weights(model, path.mask_lm_head)
     _check_distinct(list(weights.values()), path)
@@ -145,17 +147,17 @@ def masked(model: nn.Module, path: TextMaskPath, level: int) -> Iterator[nn.Modu
 
 @contextmanager
 def with_dropout(model: nn.Module, rate: float, seed: int) -> Iterator[nn.Module]:
-    """Yield the model with a share of the units dropped that enter each linear layer, the output head apart.
+    """Yield the model with a fraction of the input units of each linear layer dropped, except those of the output head.
 
-    v1 of the paper does not say where its dropout acts. Here: on the input of every linear layer of the blocks, scaled
-    by 1 / (1 - rate) as usual, and drawn once per layer instead of once per token, so that one network with fewer
-    units judges every token of every sample, and a score depends neither on the batch nor on the order. A unit that
-    one rate drops is dropped at every higher rate.
+    v1 of the paper does not say where its dropout acts. Here it acts on the input of every linear layer of the blocks
+    and scales by 1 / (1 - rate) as usual. Units are drawn once per layer, not once per token. So the same smaller
+    network reads every token of every sample, and a score does not depend on batches or order. A unit that is dropped
+    at one rate is also dropped at every higher rate.
 
     Args:
         model: a causal language model.
-        rate: probability of being dropped, in [0, 1).
-        seed: of the draws, which depend on it and on the layer's name.
+        rate: probability that a unit is dropped, in [0, 1).
+        seed: the seed of the draws, which also depend on the name of the layer.
     """
     head = model.get_output_embeddings()
     hooks = []
@@ -181,5 +183,5 @@ def _scaled_by(scale: Tensor) -> Any:
 
 
 def dropout_key(rate: float, seed: int) -> dict[str, Any]:
-    """Return what a network with dropped units depends on beside the weights."""
+    """Return everything but the weights that a network with dropped units depends on."""
     return {"dropout": rate, "draws": derive_seed("dropout", seed)}

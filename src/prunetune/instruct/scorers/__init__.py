@@ -1,1 +1,1 @@
-"""Scorers of text: one number for each sample."""
+"""Scorers of text, which give each sample one number."""

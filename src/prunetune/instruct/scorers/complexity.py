@@ -1,4 +1,4 @@
-"""Learning complexity of text: response losses on networks with fewer and fewer weights, or with fewer units."""
+"""Learning complexity of text: response losses of networks with masked weights or with dropped units."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,13 +15,13 @@ from prunetune.scorers.base import Scorer
 
 @dataclass(frozen=True, kw_only=True)
 class DLC(Scorer):
-    """The mean response-token loss, averaged over networks with 0, 20 and 36 % of each layer's weights at zero.
+    """The mean response-token loss, averaged over networks with 0, 20 and 36 % of each layer's weights set to zero.
 
     Source: arXiv 2402.05356 (text); layerwise, smallest absolute values first.
-    Differs from the released code, unless schedule is "released": absolute counts 0, .2, .36 instead of 0, .2, .2, and
-    the output head is left as it is, so that an embedding that shares its weights is too. Either way weights are
-    masked that are stored as such; the released code loads them in 8 bits, where masking is unlikely to act.
-    Cost: `levels` forward passes, of "released" two, as its later networks are all the same.
+    Differs from the released code, unless schedule is "released": it masks 0, 20 and 36 % instead of 0, 20 and 20 %,
+    and it does not mask the output head or an embedding that shares its weights. With both schedules the weights are
+    masked in bf16 or fp32; the released code loads them in 8 bits, where masking probably has no effect.
+    Cost: `levels` forward passes; two for "released", since its later networks are all equal.
 
     schedule, levels, step, mask_lm_head: see `TextMaskPath`.
     """
@@ -50,13 +50,13 @@ class DLC(Scorer):
 
 @dataclass(frozen=True, kw_only=True)
 class LCDropout(Scorer):
-    """1 - the mean of 1 / perplexity of the response over networks with dropout.
+    """One minus the mean of 1 / perplexity of the response over networks with dropout.
 
-    Source: arXiv 2402.05356v1, whose score is the mean itself, high = easy: a learning path of dropout rates .1 to .9.
-    It gives neither the number of networks nor where the dropout acts: here nine, and see `with_dropout`.
+    Source: arXiv 2402.05356v1, where the score is the mean itself and large means easy, for dropout rates .1 to .9. It
+    does not give the number of networks or where the dropout acts; here there are nine networks, see `with_dropout`.
     Cost: one forward pass per rate.
 
-    rates: of the networks, each in [0, 1).
+    rates: the dropout rate of each network, in [0, 1).
     """
 
     rates: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -74,7 +74,7 @@ class LCDropout(Scorer):
 
     @property
     def uses_seed(self) -> bool:
-        """Which units are dropped is drawn."""
+        """True, since the dropped units are drawn at random."""
         return True
 
     def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:

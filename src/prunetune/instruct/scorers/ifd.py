@@ -1,4 +1,4 @@
-"""Instruction-following difficulty: what the prompt is worth to the prediction of the response."""
+"""Instruction-following difficulty (IFD): how much the prompt helps to predict the response."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,20 +11,20 @@ from prunetune.data.pool import Pool
 from prunetune.instruct.scorers.signals import TextSignals
 from prunetune.scorers.base import Scorer
 
-LARGEST = 1e300  # a ratio of float64 without an infinity
+LARGEST = 1e300  # Infinite ratios are replaced by this number, since scores must be finite.
 
 
 @dataclass(frozen=True, kw_only=True)
 class IFD(Scorer):
-    """Loss (or perplexity) of the response with its prompt, divided by that without; the highest below 1 first.
+    """Loss (or perplexity) of the response with its prompt, divided by that without it; the highest below 1 first.
 
-    At 1 or above the prompt is of no help, which points to a sample that does not fit: these rank last, the highest of
-    them as the very last.
+    At 1 or above the prompt does not help, so prompt and response probably do not belong together. These samples come
+    last, in ascending order.
 
     Source: arXiv 2308.12032 ("Cherry", ratio of losses) and 2402.00530 ("Superfiltering", ratio of perplexities, by
     GPT-2).
-    Differs from their code: response tokens are found in one tokenisation of the whole sample, and the response alone
-    begins with BOS (or EOS where there is none), so that both losses are means over the same tokens.
+    Differs from their code: response tokens are found in one tokenisation of the whole sample, and the response without
+    prompt begins with BOS (or EOS if there is none), so that both losses are means over the same tokens.
     Cost: two forward passes, the second over the responses alone.
 
     ratio_of: losses | perplexities.
@@ -48,6 +48,6 @@ class IFD(Scorer):
 
 
 def below_one_first(ratios: Tensor) -> Tensor:
-    """Return scores of [N] ratios >= 0: the ratio itself below 1, and below all these what is 1 or more, or 0 / 0."""
+    """Return scores for [N] ratios >= 0. A ratio below 1 is its own score; others, and 0 / 0, score below all these."""
     ratios = ratios.nan_to_num(nan=1.0, posinf=LARGEST).clamp_max(LARGEST)
     return torch.where(ratios < 1, ratios, -ratios)

@@ -16,7 +16,7 @@ class Longest(Scorer):
     """The number of response tokens.
 
     Source: arXiv 2402.04833.
-    Cost: none, the tokens are there.
+    Cost: none, since the tokens are known.
     """
 
     name: ClassVar[str] = "longest"

@@ -1,4 +1,4 @@
-"""Perplexity of the language model as it is."""
+"""Perplexity under the unchanged language model."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,15 +14,15 @@ from prunetune.scorers.base import Scorer
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity(Scorer):
-    """The samples of the lowest, the middle or the highest perplexity first; which end is best depends on the corpus.
+    """The samples with the lowest, middle or highest perplexity first; which is best depends on the corpus.
 
     Source: arXiv 2405.20541.
     Differs from it: it reads whole texts of pretraining, which is tokens="all".
     Cost: one forward pass.
 
-    keep: low | mid | high; mid ranks by the distance from the middle of the corpus' ranking, so that a budget of M
-    keeps the M central samples; of each stratum, where there are strata, those nearest that middle. tokens: "response",
-    or "all" but the first.
+    keep: low | mid | high. mid ranks samples by their distance from the middle of the ranking of the whole corpus, so
+    that a budget of M keeps the M central samples. If there are strata, each stratum keeps its samples nearest to that
+    middle. tokens: "response", or "all" for all tokens but the first.
     """
 
     keep: str = "mid"

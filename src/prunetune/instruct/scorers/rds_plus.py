@@ -1,4 +1,4 @@
-"""Similarity of hidden states to those of a query set."""
+"""RDS+: similarity of the hidden states of samples to those of a query set."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,13 @@ from prunetune.scorers.base import Scorer
 class RDSPlus(Scorer):
     """An order in which the tasks of a query set take turns, each picking the sample most similar to its queries.
 
-    Source: RDS+, arXiv 2503.01807: last hidden states averaged with the position as weight, cosine, greatest over a
-    task's queries, round robin over tasks.
+    Source: RDS+, arXiv 2503.01807: mean of the last hidden states weighted by position, cosine similarity, maximum over
+    the queries of a task, round robin over tasks.
     Cost: one forward pass over the corpus and one over the queries.
 
-    queries: a json, jsonl or parquet file of samples as `LocalCorpus` reads them, prompt and response. source_column:
-    the column that names a query's task; null: all are one task. template: of the queries, best the corpus' own.
-    max_length: tokens of a query, the rest is cut.
+    queries: a json, jsonl or parquet file of samples with prompt and response, in a form that `LocalCorpus` reads.
+    source_column: the column that names the task of a query; null if all queries are one task. template: the template
+    of the queries, best that of the corpus. max_length: longer queries are cut after so many tokens.
     """
 
     queries: str = ""
@@ -41,8 +41,8 @@ class RDSPlus(Scorer):
     def __post_init__(self) -> None:
         if not self.queries or not Path(self.queries).expanduser().is_file():
             raise InputError(
-                "text_scorer.queries must be a json, jsonl or parquet file of samples like those the model shall "
-                f"answer, got {self.queries!r}"
+                "text_scorer.queries must be a json, jsonl or parquet file of samples like those that the model should "
+                f"learn to answer, got {self.queries!r}"
             )
         self._corpus()
 
@@ -54,7 +54,7 @@ class RDSPlus(Scorer):
         return in_pick_order(round_robin(similarities))
 
     def key(self) -> dict[str, Any]:
-        """The queries' content in the place of their path."""
+        """Return the key with the contents of the query file instead of its path."""
         return {**super().key(), "queries": self._corpus().identity()}
 
     def _corpus(self) -> LocalCorpus:
@@ -70,7 +70,7 @@ class RDSPlus(Scorer):
 def round_robin(similarities: Tensor) -> Tensor:
     """Return the order in which K tasks, taking turns, pick all samples, [N] int64.
 
-    Each takes its most similar sample that no task has picked before; ties to the smaller position.
+    A task picks its most similar sample that no task has picked before. Of equally similar ones it picks the first.
 
     Args:
         similarities: [N, K].

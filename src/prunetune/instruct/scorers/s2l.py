@@ -1,4 +1,4 @@
-"""Clusters of loss trajectories of a small proxy."""
+"""S2L: clusters of the loss trajectories of a small model."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,14 +17,14 @@ from prunetune.scorers.base import Scorer
 
 @dataclass(frozen=True, kw_only=True)
 class S2L(Scorer):
-    """A drawn order in which clusters of loss trajectories take turns: equal draws from each, small clusters whole.
+    """A random order in which clusters of loss trajectories take turns; small clusters are used up first.
 
     Source: arXiv 2403.07384: k-means on each sample's losses at the checkpoints of a small model's fine-tuning, 100
     clusters.
-    Differs from it: the small model is the scoring language model with an adapter; any smaller one can be it.
+    Differs from it: the small model is the scoring language model with an adapter; it can be any smaller model.
     Cost: a small fine-tuning and a forward pass per checkpoint.
 
-    clusters: how many; a smaller corpus has as many as samples.
+    clusters: the number of clusters; at most the number of samples.
     """
 
     clusters: int = 100
@@ -39,7 +39,7 @@ class S2L(Scorer):
 
     @property
     def uses_seed(self) -> bool:
-        """First centres and draws; the recorded fine-tuning is the same for all seeds."""
+        """True: the seed determines first centres and draws. All seeds share the recorded fine-tuning."""
         return True
 
     def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:

@@ -1,6 +1,6 @@
-"""What a text scorer may ask about a corpus: losses of responses, on networks with fewer weights too; pooled states.
+"""The signals of text: response losses of the model and of its masked copies, and pooled hidden states.
 
-Letters: N samples, T networks, E checkpoints, Q queries.
+Shapes: N samples, T networks, E checkpoints, Q queries.
 """
 
 import logging
@@ -32,10 +32,10 @@ Altered = Callable[[nn.Module], AbstractContextManager[nn.Module]]
 
 
 class Trajectory(Protocol):
-    """A small fine-tuning that records losses. key(): what they depend on beside corpus and model, as plain JSON."""
+    """A small fine-tuning that records losses. key(): all that they depend on but corpus and model, as plain JSON."""
 
     def __call__(self) -> tuple[Tensor, float]:
-        """Return [E, N] response losses, one row for each of E checkpoints, in pool order; and seconds they cost."""
+        """Return response losses [E, N], one row per checkpoint, in pool order, and the seconds that they took."""
         ...
 
     def key(self) -> dict[str, Any]: ...
@@ -43,35 +43,36 @@ class Trajectory(Protocol):
 
 @dataclass(frozen=True)
 class Level:
-    """One network of a path: what makes it from the language model, and the key by which its results are known."""
+    """One network of a path: how it is made from the language model, and the key of its results."""
 
     key: dict[str, Any] = field(default_factory=dict)
     alter: Altered = nullcontext
 
     @classmethod
     def of_path(cls, path: TextMaskPath, level: int) -> "Level":
-        """Return the network of a masking path's level, counted from 0."""
+        """Return the network of one level of a masking path. Levels count from 0."""
         return cls(path.key(level), lambda model: masked(model, path, level))
 
     @classmethod
     def of_dropout(cls, rate: float, seed: int) -> "Level":
-        """Return the network that has lost this share of its units."""
+        """Return the network without this fraction of its units."""
         return cls(dropout_key(rate, seed), lambda model: with_dropout(model, rate, seed))
 
 
 @dataclass(frozen=True)
 class Part:
-    """Tokens of N samples other than the corpus' own. ids: [L_i] int32 each; responses: [L_i] bool each."""
+    """Other tokens than those of the corpus, for N samples. ids: [L_i] int32 each. responses: [L_i] bool each."""
 
     ids: tuple[Tensor, ...]
     responses: tuple[Tensor, ...]
 
 
 class TextSignals:
-    """A corpus as a language model reads it. Everything is computed when it is asked for.
+    """The signals of a corpus under a language model. A signal is computed when a scorer asks for it.
 
-    products: tensors that a scorer wants kept beside its scores. charges: seconds of every pass, what an earlier,
-    killed process spent on it included; found_seconds: those. tokens: real tokens that every pass has read.
+    products: tensors that a scorer wants to keep beside its scores. charges: seconds of every pass, with those that an
+    earlier, killed process has spent. found_seconds: only the latter. tokens: number of tokens that each pass has read,
+    without padding.
     """
 
     def __init__(
@@ -83,15 +84,15 @@ class TextSignals:
         max_tokens: int = 16384,
         trajectory: Trajectory | None = None,
     ) -> None:
-        """Take the corpus and the model; neither is read yet.
+        """Keep the corpus and the model. The model is not loaded yet.
 
         Args:
-            reader: N samples and the model that scores.
-            dtype: of its weights, bf16 or fp32.
-            processes: those that share the passes, each on its device.
-            folder: where unfinished passes lie.
-            max_tokens: of a batch, padding included.
-            trajectory: gives the losses of a small fine-tuning.
+            reader: N samples and the scoring model.
+            dtype: the type of the model's weights, bf16 or fp32.
+            processes: the processes that share the passes, each on its device.
+            folder: the folder for unfinished passes.
+            max_tokens: tokens per batch, with padding.
+            trajectory: returns the losses of a small fine-tuning. None if there is none.
         """
         self.reader, self.dtype, self.processes, self.folder = reader, dtype, processes, folder
         self.max_tokens, self.trajectory = max_tokens, trajectory
@@ -102,7 +103,7 @@ class TextSignals:
         self._shared = _SharedModel(reader.llm, processes.device, dtype)
 
     def for_score(self, folder: Path) -> "TextSignals":
-        """Return signals of the same corpus and the same loaded model that keep their passes and charges apart."""
+        """Return signals of the same corpus and the same loaded model with separate passes and charges."""
         own = TextSignals(self.reader, self.dtype, self.processes, folder, self.max_tokens, self.trajectory)
         own._shared = self._shared
         return own
@@ -114,17 +115,17 @@ class TextSignals:
 
     @property
     def llm(self) -> LanguageModel | TinyLanguageModel:
-        """The language model, not loaded."""
+        """The description of the language model, which is not loaded."""
         return self.reader.llm
 
     @property
     def tokenizer(self) -> Any:
-        """Its tokenizer."""
+        """The tokenizer of the language model."""
         return self.reader.tokenizer
 
     @property
     def device(self) -> str:
-        """This process's device."""
+        """The device of this process."""
         return self.processes.device
 
     @property
@@ -134,40 +135,40 @@ class TextSignals:
 
     @property
     def model(self) -> nn.Module:
-        """The language model, loaded when it is first asked for."""
+        """The language model. It is loaded at the first use."""
         return self._shared.model
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What every result depends on: the language model with the type of its weights."""
+        """Return what every result depends on: the language model and the type of its weights."""
         return {"llm": self.llm.identity(), "dtype": self.dtype}
 
     def key(self) -> dict[str, Any]:
-        """Return what scores depend on beside the scorer: corpus, model, type of weights, and what they round by."""
+        """Return all but the scorer that scores depend on: corpus, model, type of weights, what changes rounding."""
         rounding = {"max_tokens": self.max_tokens, "device": self.device.split(":")[0]}
         return {"corpus": self.encoded.fingerprint, **self.identity, **rounding}
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Real tokens per second of all passes so far, over all processes; None before the first."""
+        """Tokens per second, without padding, of all passes so far in all processes. None before the first pass."""
         seconds = sum(self.charges[name] for name in self.tokens)
         return sum(self.tokens.values()) / seconds if seconds else None
 
     def keep(self, name: str, tensor: Tensor) -> None:
-        """Have a tensor stored as <name>.npy beside the scores."""
+        """Store a tensor as <name>.npy beside the scores."""
         self.products[name] = tensor
 
     def release(self) -> None:
-        """Let go of the model and its memory; it is loaded again when a pass needs it."""
+        """Free the memory of the model. The model is loaded again if a pass needs it."""
         self._shared.release()
 
     def response_losses(self, name: str = "losses", level: Level | None = None, part: Part | None = None) -> Tensor:
         """Return each sample's mean loss over its response tokens, [N] float64 nats.
 
         Args:
-            name: of the pass, for people.
-            level: the network, by default the language model as it is.
-            part: other tokens of the samples, by default all of them with their response marked.
+            name: the name of the pass in the log.
+            level: the network. The default is the unchanged language model.
+            part: other tokens of the samples. The default is all tokens of each sample.
 
         Raises:
             InputError: a sample has no response tokens.
@@ -181,12 +182,12 @@ class TextSignals:
         return self._pass(name, {"of": "losses"}, tokens, level, compute)[:, 0]
 
     def masked_losses(self, path: TextMaskPath) -> Tensor:
-        """Return the response losses on each network of a masking path, [T, N] float64.
+        """Return the response losses of each network of a masking path, [T, N] float64.
 
-        Two levels with the same network, as the released path has them, share one pass.
+        Levels with the same network, as on the released path, share one pass.
 
         Raises:
-            InputError: the model is quantised, or too small for networks that differ.
+            InputError: the model is quantised, or so small that two networks would be equal.
         """
         if self.llm.quantization != "none":
             raise InputError(f"weights stored in {self.llm.quantization} cannot be masked; pass llm.quantization=none")
@@ -196,22 +197,22 @@ class TextSignals:
         return torch.stack([losses[path.network(level)] for level in range(path.levels)])
 
     def dropout_losses(self, rates: Sequence[float], seed: int) -> Tensor:
-        """Return the response losses on networks that lack a share of their units, [len(rates), N] float64."""
+        """Return the response losses of networks without a fraction of their units, [len(rates), N] float64."""
         return torch.stack([self.response_losses(f"dropout{rate:g}", Level.of_dropout(rate, seed)) for rate in rates])
 
     def token_losses(self) -> Tensor:
-        """Return each sample's mean loss over all tokens but the first, the prompt's included, [N] float64 nats."""
+        """Return each sample's mean loss over prompt and response without the first token, [N] float64 nats."""
         every = tuple(torch.arange(len(ids)) > 0 for ids in self.encoded.ids)
         return self.response_losses("token_losses", part=Part(tuple(self.encoded.ids), every))
 
     def unprompted_losses(self) -> Tensor:
         """Return each sample's mean response loss without its prompt, [N] float64 nats.
 
-        The response follows the token that begins a text: BOS; where a tokenizer has none EOS, which ends the text
-        before. So all response tokens are predicted, as they are with the prompt.
+        The response is put after the token that begins a text: BOS, or EOS if the tokenizer has no BOS, since EOS ends
+        the text before. So every response token is predicted, as it is with the prompt.
 
         Raises:
-            InputError: the tokenizer has neither.
+            InputError: the tokenizer has neither BOS nor EOS.
         """
         first = self._first_token()
         ids = tuple(
@@ -227,11 +228,11 @@ class TextSignals:
         return self._pass("queries", key, queries, Level(), pooled_states).float()
 
     def similarities(self, queries: Encoded, tasks: Sequence[str]) -> Tensor:
-        """Return each sample's greatest cosine to the queries of each task, [N, len(tasks)] float64.
+        """Return each sample's largest cosine similarity to the queries of each task, [N, len(tasks)] float64.
 
         Args:
-            queries: Q samples; their sources are the tasks.
-            tasks: the names, in the order of the columns.
+            queries: Q samples. Their sources are the names of their tasks.
+            tasks: the names of the tasks, in the order of the columns.
         """
         states = self.query_states(queries)  # [Q, D]
         columns = [torch.tensor([source == task for source in queries.sources]) for task in tasks]
@@ -247,18 +248,20 @@ class TextSignals:
         """Return the response losses at the checkpoints of a small fine-tuning, [E, N] float64.
 
         Raises:
-            InputError: nothing here can fine-tune.
+            InputError: these signals were made without a trajectory.
         """
         if self.trajectory is None:
             raise InputError("s2l reads the losses of a small fine-tuning, which is missing; pass trajectory")
         start = time.perf_counter()
         losses, seconds = self.trajectory()
         self.charges["trajectory"] = seconds
-        self.found_seconds += max(0.0, seconds - (time.perf_counter() - start))  # what was recorded before
+        self.found_seconds += max(
+            0.0, seconds - (time.perf_counter() - start)
+        )  # The part that an earlier process recorded.
         return losses.double()
 
     def _pass(self, name: str, key: dict[str, Any], tokens: Tokens, level: Level, forward: Forward) -> Tensor:
-        """Return what `forward` gives for every sample, [len(tokens), W] float64, from disk or computed onto it."""
+        """Return the outcome of `forward` for every sample, [len(tokens), W] float64. Batches on disk are reused."""
         lengths = torch.tensor([len(ids) for ids in tokens.ids])
         num_tokens = int(lengths.sum())
         pad_id = self.reader.pad_id
@@ -281,7 +284,7 @@ class TextSignals:
             compute,
             self.processes,
         )
-        if not outcome.values.isfinite().all():  # a ranking would hide it
+        if not outcome.values.isfinite().all():  # A ranking would hide such values.
             bad = int((~outcome.values.isfinite()).any(dim=1).sum())
             raise InputError(
                 f"{name}: the language model gives {bad} of {len(lengths)} samples numbers that are not finite; "
@@ -301,7 +304,7 @@ class TextSignals:
 
 
 class _SharedModel:
-    """The model of several signals, loaded once."""
+    """The model that several signals share, so that it is loaded once."""
 
     def __init__(self, llm: LanguageModel | TinyLanguageModel, device: str, dtype: str) -> None:
         self._llm, self._device, self._dtype = llm, device, dtype
@@ -333,6 +336,6 @@ def _fitting(forward: Callable[[], Tensor], batch: Batch) -> Tensor:
     except torch.OutOfMemoryError:
         rows, length = batch.input_ids.shape
         raise InputError(
-            f"the device's memory does not hold a batch of {rows} samples of {length} tokens; lower max_tokens, or "
-            "corpus.max_length where it is a single sample"
+            f"the device has too little memory for a batch of {rows} samples of {length} tokens; lower max_tokens, or "
+            "corpus.max_length if it is a single sample"
         ) from None

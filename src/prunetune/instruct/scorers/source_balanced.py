@@ -1,4 +1,4 @@
-"""A draw that is balanced over the sources of a corpus."""
+"""Random selection with equally many samples from each source of a corpus."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +14,7 @@ from prunetune.scorers.base import Scorer
 
 @dataclass(frozen=True, kw_only=True)
 class SourceBalancedRandom(Scorer):
-    """A drawn order in which the sources take turns: any budget has equal draws of each, small sources whole.
+    """A random order in which the sources take turns; small sources are used up first.
 
     Source: arXiv 2410.09335.
     Cost: nothing.
@@ -27,7 +27,7 @@ class SourceBalancedRandom(Scorer):
 
     @property
     def uses_seed(self) -> bool:
-        """The order is drawn."""
+        """True, since the order is random."""
         return True
 
     def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:

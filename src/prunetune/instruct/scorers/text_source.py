@@ -1,4 +1,4 @@
-"""How scores of text are stored: by which key, computed by how many processes, and what is noted beside them."""
+"""How scores of text are stored: their key, the processes that compute them, and the entries of their meta.json."""
 
 import shutil
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from prunetune.scorers.from_file import FromFile
 
 
 class TextSource(ScoreSource):
-    """A corpus that is scored. Its passes are kept beside the store until the scores are in it.
+    """A corpus to score. The files of its passes are kept until the scores are in the store.
 
-    Several processes store scores together: all compute, the first one writes.
+    If there are several processes, all compute and the first one writes.
     """
 
     def __init__(self, signals: TextSignals, store: Store) -> None:
@@ -25,20 +25,21 @@ class TextSource(ScoreSource):
     def key(self, scorer: Scorer, seed: int | None) -> dict[str, Any]:
         own = scorer.key()
         if isinstance(scorer, FromFile):
-            own["suffix"] = scorer.suffix  # in the keys of text since before images had other files than CSV
+            # Keys of text have always had the suffix. Without it the keys would change, and stored scores be lost.
+            own["suffix"] = scorer.suffix
         key = {"text_scorer": own, "seed": seed, "corpus": self.signals.encoded.fingerprint}
         for part in scorer.reads:
             key |= self._parts[part]()
         return key
 
     def alone(self, place: Path) -> "TextSource":
-        """Return a source with the same loaded model, whose passes lie in a folder of their own."""
+        """Return a source with the same loaded model and a separate folder for its passes."""
         return TextSource(self.signals.for_score(self.store.root / "passes" / place.name), self.store)
 
     def cost(self, seconds: float) -> dict[str, Any]:
         signals = self.signals
         return {
-            # a killed process has paid for some batches: a score costs what it costs at one go
+            # An earlier, killed process may have computed some batches. The cost counts them too.
             "seconds": seconds + signals.found_seconds,
             "signals": signals.charges,
             "tokens_per_second": signals.tokens_per_second,
@@ -53,7 +54,7 @@ class TextSource(ScoreSource):
         self.signals.processes.wait()
 
     def finish(self) -> None:
-        """Delete the passes, once every process has read the last one."""
+        """Delete the files of the passes after every process has read the last one."""
         processes = self.signals.processes
         processes.wait()
         if processes.is_main:
@@ -61,7 +62,7 @@ class TextSource(ScoreSource):
 
     @property
     def _parts(self) -> dict[str, Callable[[], dict[str, Any]]]:
-        """What each word of `Scorer.reads` stands for in a key."""
+        """Return the part of a key that each word of `Scorer.reads` adds."""
         signals, trajectory = self.signals, self.signals.trajectory
         return {
             "network": signals.key,

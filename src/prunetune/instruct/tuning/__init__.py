@@ -1,1 +1,1 @@
-"""Fine-tuning by LoRA, and the questions that are asked afterwards."""
+"""Fine-tuning by LoRA, and the evaluation afterwards."""

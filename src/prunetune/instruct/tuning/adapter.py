@@ -1,4 +1,4 @@
-"""The LoRA adapter of a language model, through peft: put on, read, written and taken off."""
+"""The LoRA adapter of a language model: attach, detach, save and load it with peft."""
 
 import warnings
 from collections.abc import Iterator
@@ -14,22 +14,22 @@ from prunetune.base.seeding import seeded
 from prunetune.instruct.extra import needed
 from prunetune.instruct.tuning.sft_settings import SftSettings
 
-UNTUNED = "untuned"  # the file that stands for "no adapter" in a folder
+UNTUNED = "untuned"  # An empty file of this name means that a folder has no adapter.
 
 
 def attach(model: nn.Module, settings: SftSettings, seed: int) -> nn.Module:
-    """Put a new adapter on a frozen base model and return the two as one peft model.
+    """Attach a new adapter to a frozen base model, and return both as one peft model.
 
-    The adapter's first factor is drawn from the seed, the second is zero, so that the function does not change yet. Its
-    weights are float32 whatever the base is stored in. The base stays frozen. A base in 8 or 4 bit is prepared as peft
-    asks for it: what is not quantised becomes float32.
+    The first factor of the adapter is drawn from the seed and the second is zero, so that the outputs do not change
+    yet. The weights of the adapter are always float32. The base stays frozen. A base in 8 or 4 bits is prepared as peft
+    requires: its weights that are not quantised become float32.
 
     Raises:
-        InputError: no linear layer of the model has one of the wanted names, or the model carries an adapter already.
+        InputError: no linear layer of the model has one of the wanted names, or the model already has an adapter.
     """
     peft = needed("peft")
     if isinstance(model, peft.PeftModel):
-        raise InputError("the model carries an adapter already; take it off with adapter.detach(model)")
+        raise InputError("the model already has an adapter; remove it with adapter.detach(model)")
     _check_targets(model, settings.lora_targets)
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
@@ -39,29 +39,29 @@ def attach(model: nn.Module, settings: SftSettings, seed: int) -> nn.Module:
         target_modules=list(settings.lora_targets),
         bias="none",
     )
-    with seeded("sft", "adapter", seed), _up_to_date():  # peft draws from the global state
+    with seeded("sft", "adapter", seed), _up_to_date():  # peft uses the global random state.
         return peft.get_peft_model(_prepared(model, peft), config)
 
 
 def detach(model: nn.Module) -> nn.Module:
-    """Take the adapter off and return the base model, whose weights were never changed; a bare model as it is."""
+    """Remove the adapter, if there is one, and return the base model, whose weights have not changed."""
     if not hasattr(model, "unload"):
         return model
     base = model.unload()
-    vars(base).pop("peft_config", None)  # else the next adapter would be called a second one
+    vars(base).pop("peft_config", None)  # Otherwise peft would treat the next adapter as a second one.
     return base.requires_grad_(False).eval()
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return copies on the CPU of the adapter's tensors, which are the model's trainable ones, by name."""
+    """Return the tensors of the adapter by name, copied to the CPU. They are the trainable tensors of the model."""
     return {name: tensor.detach().cpu().clone() for name, tensor in trainable(model).items()}
 
 
 def load_adapter_state(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Write tensors that `adapter_state` has read into the adapter.
+    """Copy tensors from `adapter_state` into the adapter.
 
     Raises:
-        InputError: they are not this adapter's.
+        InputError: they belong to another adapter.
     """
     own = trainable(model)
     if {name: tensor.shape for name, tensor in own.items()} != {name: tensor.shape for name, tensor in state.items()}:
@@ -72,22 +72,22 @@ def load_adapter_state(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def save_adapter(model: nn.Module, folder: Path) -> None:
-    """Write the adapter into a folder in peft's own form, which peft's `from_pretrained` reads too.
+    """Write the adapter into a folder in the format of peft, which peft's `from_pretrained` can read.
 
-    A model without adapter (sft=none) leaves an empty file named untuned.
+    For a model without adapter (sft=none) it writes an empty file named untuned.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not isinstance(model, needed("peft").PeftModel):
         (folder / UNTUNED).touch()
         return
-    model.save_pretrained(str(folder), save_embedding_layers=False)  # "auto" would ask the hub about the base
+    model.save_pretrained(str(folder), save_embedding_layers=False)  # "auto" would contact the hub.
 
 
 def load_adapter(model: nn.Module, folder: Path) -> nn.Module:
-    """Return a frozen base model with the adapter that `save_adapter` has written, ready for evaluation.
+    """Return a frozen base model with the adapter that `save_adapter` has written, in evaluation mode.
 
     Raises:
-        InputError: the folder holds no adapter, or one of another model.
+        InputError: the folder has no adapter, or that of another model.
     """
     if (folder / UNTUNED).is_file():
         return model
@@ -102,13 +102,13 @@ def load_adapter(model: nn.Module, folder: Path) -> nn.Module:
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that are trained, by name."""
+    """Return the trainable parameters by name."""
     return {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
 
 
 @contextmanager
 def _up_to_date() -> Iterator[None]:
-    """Say nothing of names that transformers has changed and peft still uses."""
+    """Silence warnings about names that transformers has renamed and peft still uses."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing(_enable)?` is deprecated", FutureWarning)
         yield

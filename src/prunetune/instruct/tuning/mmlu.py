@@ -1,4 +1,4 @@
-"""Multiple-choice questions for a language model in memory, by lm-evaluation-harness: MMLU, or tasks of a folder."""
+"""Evaluate a language model on multiple-choice questions with lm-evaluation-harness: MMLU, or tasks of a folder."""
 
 import contextlib
 import copy
@@ -20,20 +20,22 @@ from prunetune.base.seeding import seeded
 from prunetune.instruct.extra import needed
 
 log = logging.getLogger(__name__)
-GROUPS = ("humanities", "social_sciences", "stem", "other")  # of MMLU; the harness counts anatomy as STEM
+GROUPS = ("humanities", "social_sciences", "stem", "other")  # Groups of MMLU. The harness puts anatomy into STEM.
 SPLITS = ("test", "validation")
-SHOT_SEED = 1234  # the harness's own, for tasks that draw their examples; MMLU takes the first of its dev split
+# The default seed of the harness, for tasks that draw their worked examples. MMLU uses the first ones of its dev split.
+SHOT_SEED = 1234
 METRIC = "acc"
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What a model is asked.
+    """How to evaluate a model.
 
-    tasks: names of tasks or groups that the harness or `tasks_folder` knows. num_fewshot: numbers of worked examples
-    before each question, one evaluation for each. tasks_folder: a folder of tasks in the harness's YAML form; their
-    relative data_files are looked up in it. batch_size: requests in a forward pass, or "auto" (the harness finds the
-    largest; for a GPU). limit: only the first questions of each task, for trying things out; None for all.
+    tasks: names of tasks or groups of the harness or of `tasks_folder`. num_fewshot: numbers of worked examples before
+    each question; there is one evaluation for each number. tasks_folder: a folder of tasks in the YAML format of the
+    harness; relative data_files are relative to this folder. batch_size: requests per forward pass, or "auto" (the
+    harness finds the largest one that fits on the GPU). limit: use only the first questions of each task, for trials;
+    None for all.
     """
 
     tasks: tuple[str, ...] = ("mmlu",)
@@ -65,7 +67,7 @@ class EvaluationSettings:
         return replace(self, num_fewshot=(num_fewshot,))
 
     def identity(self) -> dict[str, Any]:
-        """Return what the answers depend on as JSON: tasks and the contents of their folder, shots, limit, version."""
+        """Return all that the answers depend on as JSON: tasks, contents of their folder, shots, limit, version."""
         settings = asdict(self)
         for unimportant in ("batch_size", "tasks_folder"):
             del settings[unimportant]
@@ -75,12 +77,13 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The answers of a model with one number of worked examples; accuracies are fractions.
+    """The evaluation of a model with one number of worked examples. Accuracies are fractions.
 
-    accuracy: over all questions. groups: the accuracy of each group of tasks, weighted by their questions: MMLU's are
-    humanities, social_sciences, stem and other; a task outside any group is one of its own. per_task: of each task.
-    num_questions: in all; group_questions and task_questions: of each group and task. num_cut: requests that were
-    longer than the model's context and lost their beginning. seconds: the asking, without the loading of the tasks.
+    accuracy: over all questions. groups: accuracy of each group of tasks, over all its questions. The groups of MMLU
+    are humanities, social_sciences, stem and other; a task without a group is a group by itself. per_task: accuracy of
+    each task. num_questions, group_questions, task_questions: number of questions in all, per group and per task.
+    num_cut: number of requests that were longer than the model's context, so that their beginning was cut off. seconds:
+    the time of answering, without loading the tasks.
     """
 
     accuracy: float
@@ -97,22 +100,23 @@ class Evaluation:
 def evaluate(
     model: nn.Module, tokenizer: Any, settings: EvaluationSettings, *, split: str = "test"
 ) -> list[Evaluation]:
-    """Ask a model multiple-choice questions and return an evaluation for each number of shots, in their order.
+    """Evaluate a model on multiple-choice questions, and return one evaluation per number of shots, in their order.
 
-    An answer is the choice whose text has the highest summed log-probability after the question; of equal ones the
-    first. The log-softmax is taken in float32 also for a model in bfloat16, where the harness's own would make many
-    choices equal [choice]. The model is left in evaluation mode and on its device; no random state is changed.
+    The answer is the choice whose text has the highest summed log-probability after the question, the first one of
+    equals. The log-softmax is computed in float32 even for a model in bfloat16. This is our choice: in bfloat16, as in
+    the harness, many choices would be equal. The model stays on its device and is left in evaluation mode. No random
+    state is changed.
 
-    Source: lm-evaluation-harness 0.4.13, its tasks and its grouping.
+    Source: lm-evaluation-harness 0.4.13, with its tasks and groups.
 
     Args:
         model: causal language model in memory, with or without an adapter.
-        tokenizer: its tokenizer; it is not changed.
-        settings: tasks, shots, batches.
-        split: test, what the harness evaluates, or validation, on which a choice may be made.
+        tokenizer: its tokenizer, which is not changed.
+        settings: tasks, shots and batches.
+        split: "test", which the harness evaluates, or "validation", for choosing between models.
 
     Raises:
-        InputError: a task is unknown, its data is not there, it has no such split, too few examples or no accuracy.
+        InputError: a task is unknown, its data are missing, or it lacks the split, enough examples or an accuracy.
     """
     if split not in SPLITS:
         raise InputError(f"split must be test or validation, got {split!r}")
@@ -126,10 +130,10 @@ def evaluate(
 
 
 def check_tasks(settings: EvaluationSettings, *, split: str = "test") -> None:
-    """Refuse tasks that `evaluate` could not ask, and get their data into the cache: before hours of fine-tuning.
+    """Refuse tasks that `evaluate` would refuse, and download their data, before hours of fine-tuning.
 
     Raises:
-        InputError: as `evaluate` does.
+        InputError: for the same reasons as `evaluate`.
     """
     with _quiet():
         for task in _loaded(settings)["tasks"].values():
@@ -184,7 +188,7 @@ def _summary(
 
 
 def _accuracy(name: str, result: dict[str, Any]) -> float:
-    for key in sorted(result):  # "acc,none": the metric and the filter of the answers
+    for key in sorted(result):  # A key such as "acc,none" has the metric and the filter.
         if key.split(",")[0] == METRIC:
             return float(result[key])
     metrics = sorted({key.split(",")[0] for key in result if "," in key and "stderr" not in key})
@@ -194,7 +198,7 @@ def _accuracy(name: str, result: dict[str, Any]) -> float:
 
 
 def _members(tasks: dict[str, Any]) -> dict[str, list[str]]:
-    """Return the tasks of each group that holds tasks itself, under the group's name without its parent's."""
+    """Return the tasks of each group that directly contains tasks. The name of the parent group is left out."""
     children = tasks["group_map"]
     parents = {child: group for group, names in children.items() for child in names}
     members: dict[str, list[str]] = {}
@@ -222,7 +226,7 @@ def _loaded(settings: EvaluationSettings) -> dict[str, Any]:
 
 
 def _has_all(manager: Any, names: Iterable[str]) -> bool:
-    """Whether an index has these tasks, and the members of those that are groups."""
+    """Return whether an index has these tasks, and the members of those that are groups."""
     rest = list(names)
     while rest:
         entry = manager.task_index.get(rest.pop())
@@ -234,7 +238,7 @@ def _has_all(manager: Any, names: Iterable[str]) -> bool:
 
 
 def _manager(folder: Path | None, everything: bool) -> Any:
-    """Return the harness's index of tasks: MMLU's and the folder's, or after a quarter of a minute all there are."""
+    """Return an index of tasks: those of MMLU and of the folder, or all of the harness, which takes 15 seconds."""
     library = needed("lm_eval.tasks")
     digest = "" if folder is None else str(sorted(_contents(folder).items()))
     return _indexed(library, None if folder is None else str(folder), digest, everything)
@@ -250,9 +254,9 @@ def _indexed(library: Any, folder: str | None, digest: str, everything: bool) ->
 
 def _load(manager: Any, settings: EvaluationSettings, folder: Path | None) -> dict[str, Any]:
     try:
-        with contextlib.chdir(folder or "."):  # where relative data_files of the folder's tasks are
+        with contextlib.chdir(folder or "."):  # Relative data_files are relative to this folder.
             return manager.load(list(settings.tasks))
-    except Exception as error:  # of requests, huggingface_hub, datasets, pyarrow, jinja: nothing they share
+    except Exception as error:  # Five libraries can fail here, and their errors share no base class.
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(
             f"the data of {', '.join(settings.tasks)} could not be loaded ({reason}); run once with a network so "
@@ -265,38 +269,38 @@ def _check_task(task: Any, settings: EvaluationSettings) -> None:
     name, most = task.config.task, max(settings.num_fewshot)
     if task.OUTPUT_TYPE != "multiple_choice":
         raise InputError(f"the task {name} is of type {task.OUTPUT_TYPE}; ask multiple-choice tasks")
-    if most and task.config.num_fewshot == 0:  # the harness would go on without examples
+    if most and task.config.num_fewshot == 0:  # The harness would silently use no examples.
         raise InputError(f"the task {name} allows no worked examples; pass evaluation.num_fewshot=[0]")
-    is_shared = task.fewshot_cfg.split == task.config.test_split  # a question is no example of itself
+    is_shared = task.fewshot_cfg.split == task.config.test_split  # A question cannot be its own example.
     available = len(task.sampler.df) - is_shared if hasattr(task, "sampler") else 0
     if most > available:
         raise InputError(f"the task {name} has {available} worked examples, evaluation.num_fewshot asks for {most}")
 
 
 def _point(task: Any, split: str) -> None:
-    """Make a task ask the questions of a split."""
+    """Make a task use the questions of a split."""
     if split == "test":
         return
-    wanted = task.config.validation_split or "validation"  # MMLU has this split, the harness's YAML does not name it
+    wanted = task.config.validation_split or "validation"  # MMLU has this split, but its YAML does not name it.
     if task.config.test_split in (None, wanted) or wanted not in task.dataset:
         raise InputError(
             f"the task {task.config.task} has no validation questions apart from those it is judged on (splits: "
             f"{', '.join(sorted(task.dataset))}); name validation_split in its YAML, or pass a fixed sampler.gamma"
         )
-    # as test_split, because the harness keeps a question from being its own example in that one only
+    # Set it as test_split: only there does the harness prevent a question from being its own example.
     task.config.test_split = wanted
 
 
 def _harness(model: nn.Module, tokenizer: Any, settings: EvaluationSettings) -> Any:
-    """Return the model as the harness sees it."""
+    """Return the model wrapped for the harness."""
     model_class = needed("lm_eval.models.huggingface").HFLM
-    tokenizer = copy.deepcopy(tokenizer)  # it is given a padding token where it has none
+    tokenizer = copy.deepcopy(tokenizer)  # The harness adds a padding token if there is none.
     return model_class(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size, softmax_dtype="float32")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator["_Listener"]:
-    """Silence the harness: no bars and no chatter; its warnings go to a listener, its progress into our log."""
+    """Silence the harness. Its warnings go to a listener, and its progress bars become lines of our log."""
     bars = [needed(name) for name in ("lm_eval.api.task", "lm_eval.api.model", "lm_eval.models.huggingface")]
     datasets, harness_log, listener = needed("datasets"), logging.getLogger("lm_eval"), _Listener()
     before = [module.tqdm for module in bars], harness_log.propagate, harness_log.level
@@ -320,7 +324,7 @@ def _quiet() -> Iterator["_Listener"]:
 
 
 class _Listener(logging.Handler):
-    """Counts the requests that were too long for the model; what else the harness says is for debugging."""
+    """Counts the requests that were too long for the model. Other messages of the harness go to the debug log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -335,7 +339,7 @@ class _Listener(logging.Handler):
 
 
 class _Lines:
-    """Stands for tqdm: yields the items, or is told of them, and writes a line now and then."""
+    """A replacement of tqdm that logs a line from time to time instead of drawing a bar."""
 
     def __init__(self, items: Iterable[Any] = (), total: int | None = None, **_: Any) -> None:
         self.items, self.total, self.done, self.last = items, total, 0, time.monotonic()
@@ -350,10 +354,10 @@ class _Lines:
             log.info("answering: %d of %s requests", self.done, self.total)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, since nothing is open."""
 
 
 def _contents(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file below a folder of tasks, by its path in it."""
+    """Return the SHA-256 of every file below a folder of tasks, by its relative path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -1,8 +1,8 @@
 """Supervised fine-tuning of a language model's LoRA adapter on the kept samples.
 
-Letters: N samples in the corpus, M kept, B in a batch, L tokens of its longest one. A training is repeatable: the
-adapter's start follows from the seed, the order of the samples from (seed, epoch) and the dropout from (seed, step),
-so that one that was stopped goes on at its checkpoint as if nothing had happened, with as many processes.
+Shapes: N samples in the corpus, M kept, B in a batch, L tokens of the longest of these. A training is repeatable: the
+initial adapter depends on the seed, the order of samples on (seed, epoch) and the dropout on (seed, step). So an
+interrupted training continues from its checkpoint with the same result, if it has the same number of processes.
 """
 
 import logging
@@ -35,11 +35,11 @@ Observe = Callable[[int, nn.Module], None]
 
 @dataclass(frozen=True)
 class SftResult:
-    """What a training says of itself.
+    """The record of a training.
 
-    history: a dict for each optimiser step with step and epoch (counted from 1), learning_rate and train_loss (nats per
-    counted token of the step's samples, before the step). seconds: of the steps, over all interrupted parts.
-    tokens_per_second: real tokens, padding apart. num_trainable: numbers in the adapter.
+    history: a dict per optimiser step with step and epoch (both from 1), learning_rate and train_loss (nats per counted
+    token of the step's samples, before the step). seconds: time of all steps, also of those before an interruption.
+    tokens_per_second: without padding. num_trainable: number of trained weights.
     """
 
     history: list[dict[str, float]]
@@ -51,11 +51,11 @@ class SftResult:
 
 @dataclass(frozen=True)
 class SftJob:
-    """What is trained on, and how.
+    """A training: its samples and settings.
 
-    reader: the N samples of the corpus; its model is not used. subset: [M] int64 positions that are trained on; their
-    order does not matter. settings: epochs, batches, optimiser and adapter. seed: of the adapter's start, the order and
-    the dropout.
+    reader: the N samples of the corpus; its model is not used. subset: [M] int64 positions to train on; their order
+    does not matter. settings: epochs, batches, optimiser and adapter. seed: determines the initial adapter, the order
+    of samples and the dropout.
     """
 
     reader: Reader
@@ -74,25 +74,28 @@ def fine_tune(
 ) -> tuple[nn.Module, SftResult]:
     """Train a new LoRA adapter on a subset and return the base model with it, in evaluation mode.
 
-    The loss of a step is the mean over all counted tokens of its samples, however they are cut into micro-batches or
-    shared by processes (on several GPUs this is not measured; the gradients are summed over the processes). The base
-    model's weights stay as they are: `adapter.detach` gives it back. With no epoch it is returned without adapter.
+    The loss of a step is the mean over all counted tokens of its samples. It does not depend on how these are split
+    into micro-batches or processes: gradients are summed over the processes. (It was not measured on several GPUs.) The
+    weights of the base model do not change, and `adapter.detach` returns the base model. With epochs=0 it is returned
+    without an adapter.
 
-    Source: docs/method_notes.md, Instruction data. The schedule's values are transformers', AdamW's other settings
-    torch's.
+    Source: docs/method_notes.md, Instruction data. The learning rates are those of transformers, and the other settings
+    of AdamW are the defaults of torch.
 
     Args:
         model: frozen base model on the device of this process.
         job: samples, settings and seed.
         dtype: fp32 or bf16 (autocast); the adapter is float32 in both.
-        processes: those that share the training, each with a copy of the model.
-        checkpoint: where it is kept, and a key that names the base weights; one of another key, subset or setting is
-            not used. None for none. The caller deletes it with `sft_checkpoint.forget`.
-        observe: is called with the number of steps taken and the model: at the start, and after each step before its
-            checkpoint is kept. What it draws or how it sets the model's mode does not change the training.
+        processes: the processes that share the training, each with a copy of the model.
+        checkpoint: the place of the checkpoint, and a key that identifies the base weights. A checkpoint with another
+            key, subset or setting is not used. None writes no checkpoint. The caller deletes it with
+            `sft_checkpoint.forget`.
+        observe: is called with the number of steps taken and the model, at the start and after each step, before the
+            checkpoint is saved. It may use random numbers or change the mode of the model without any effect on the
+            training.
 
     Raises:
-        InputError: nothing to train on, a loss that is not finite, too little memory, or a checkpoint's full disk.
+        InputError: there is nothing to train on, the loss is not finite, memory is too small, or the disk is full.
     """
     if len(job.subset) == 0:
         raise InputError("fine-tuning needs at least one sample, and the subset is empty; raise the ratio")
@@ -112,15 +115,15 @@ def fine_tune(
 
 @torch.inference_mode()
 def held_out_loss(model: nn.Module, encoded: Encoded, pad_id: int, max_tokens: int, device: str) -> float:
-    """Return the mean loss of all response tokens of all samples, in nats per token; its exponential is a perplexity.
+    """Return the mean loss over all response tokens of all samples in nats. Its exponential is a perplexity.
 
-    Long responses weigh more than short ones. The model is left in evaluation mode.
+    Long responses count more than short ones. The model is left in evaluation mode.
 
     Args:
-        model: on the device.
-        encoded: N samples, none of which was trained on.
-        pad_id: fills the rows of a batch; never counted.
-        max_tokens: of a forward pass, padding included.
+        model: a causal language model on the device.
+        encoded: N samples that were not trained on.
+        pad_id: the id of the padding token.
+        max_tokens: tokens per forward pass, with padding.
         device: cpu, cuda or cuda:<n>.
     """
     model.eval()
@@ -137,17 +140,17 @@ def summed_loss(model: nn.Module, batch: Batch, loss_on: str) -> Tensor:
     Args:
         model: causal language model on the batch's device.
         batch: B samples.
-        loss_on: response, or all: every real token but the first, which nothing predicts.
+        loss_on: "response", or "all" for every token but padding and the first one, which is not predicted.
     """
     logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1]  # [B, L - 1, V]
     counted = batch.responses if loss_on == "response" else batch.attention_mask.bool()
     counted = counted[:, 1:]
-    # only the counted rows become float32: with a vocabulary of 256,000 the whole would not fit
+    # Convert only the counted rows to float32. With a vocabulary of 256,000 all rows would not fit into memory.
     return nn.functional.cross_entropy(logits[counted].float(), batch.input_ids[:, 1:][counted], reduction="sum")
 
 
 class _Training:
-    """One training: what its steps share."""
+    """The state that the steps of one training share."""
 
     def __init__(self, model: nn.Module, job: SftJob, dtype: str, processes: Processes) -> None:
         self.model, self.settings, self.seed, self.dtype = model, job.settings, job.seed, dtype
@@ -159,7 +162,7 @@ class _Training:
         self.optimizer = _optimizer(self.parameters, job.settings)
 
     def key(self) -> dict[str, Any]:
-        """Return what the outcome depends on apart from the base weights, as JSON."""
+        """Return all but the base weights that the outcome depends on, as JSON."""
         settings = asdict(self.settings)
         for unimportant in ("name", "checkpoint_every"):
             del settings[unimportant]
@@ -169,11 +172,11 @@ class _Training:
             "samples": self.encoded.fingerprint,
             "seed": self.seed,
             "dtype": self.dtype,
-            "processes": self.processes.size,  # each draws its own dropout
+            "processes": self.processes.size,  # Each process draws its own dropout.
         }
 
     def run(self, checkpoint: Checkpoint | None, observe: Observe | None) -> Position:
-        """Take the steps that are still to be taken and return where the training ends."""
+        """Take the remaining steps, and return the final position."""
         position = self._start(checkpoint)
         if position.step == 0 and observe is not None:
             observe(0, self.model)
@@ -190,7 +193,7 @@ class _Training:
     def _start(self, checkpoint: Checkpoint | None) -> Position:
         if self.num_steps <= self.settings.warmup_steps:
             log.warning(
-                "the training has %d steps, no more than its %d warm-up steps: its learning rate stays below %g",
+                "the training has %d steps, at most its %d warm-up steps, so its learning rate stays below %g",
                 self.num_steps,
                 self.settings.warmup_steps,
                 self.settings.learning_rate,
@@ -202,11 +205,11 @@ class _Training:
             where = "" if checkpoint is None else f" in {checkpoint.folder}"
             raise InputError(f"the processes do not see the same checkpoint{where}; use a folder that all share")
         if position.step:
-            log.info("fine-tuning goes on after step %d of %d", position.step, self.num_steps)
+            log.info("fine-tuning continues after step %d of %d", position.step, self.num_steps)
         return position
 
     def _take(self, step: int, position: Position) -> None:
-        """Take a step, counted from 0, and move the position on."""
+        """Take one step, counted from 0, and advance the position."""
         start = time.perf_counter()
         epoch, rows = self._rows(step)
         rate = self.settings.rate(step, self.num_steps)
@@ -235,7 +238,7 @@ class _Training:
         return epoch, self.subset[order[index * size : (index + 1) * size]]
 
     def _gradient(self, step: int, rows: Tensor) -> float:
-        """Set the gradient of the mean loss of all counted tokens of these samples, and return that loss."""
+        """Set the gradient of the mean loss over all counted tokens of these samples, and return this loss."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=False)
         own = rows[list(self.processes.share(len(rows)))]
@@ -255,7 +258,7 @@ class _Training:
             loss.backward()
         except torch.OutOfMemoryError as error:
             raise InputError(
-                f"the device's memory does not hold a micro-batch of {tuple(batch.input_ids.shape)} tokens; lower "
+                f"the device has too little memory for a micro-batch of {tuple(batch.input_ids.shape)} tokens; lower "
                 f"sft.micro_batch_tokens (now {self.settings.micro_batch_tokens}) or pass "
                 "llm.gradient_checkpointing=true"
             ) from error
@@ -268,7 +271,7 @@ class _Training:
 
     @contextmanager
     def _dropout(self, step: int) -> Iterator[None]:
-        """Draw a step's dropout from streams of its own, on the CPU and on this process's GPU."""
+        """Use separate random streams for the dropout of a step, on the CPU and on the GPU of this process."""
         name = ("sft", "dropout", self.seed, step, self.processes.rank)
         device = torch.device(self.device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), seeded(*name):
@@ -285,7 +288,7 @@ class _Training:
     def _sum_gradients(self) -> None:
         if self.processes.size < 2:
             return
-        for parameter in self.parameters:  # a process without a sample in a short last batch has none
+        for parameter in self.parameters:  # Without a sample in a short last batch it is None.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         flat = self._sum(torch.cat([parameter.grad.flatten() for parameter in self.parameters]))

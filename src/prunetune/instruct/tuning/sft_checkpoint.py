@@ -1,7 +1,7 @@
-"""Where a fine-tuning was when it was stopped: one file, replaced as a whole.
+"""The checkpoint of an interrupted fine-tuning. It is one file, which is replaced as a whole.
 
-It holds the adapter, the optimiser's state, the history and the number of steps taken. The learning rate, the order of
-the samples and the dropout of a step follow from its number and the seed, so no state of a random generator is stored.
+It holds the adapter, the state of the optimiser, the history and the number of steps taken. The learning rate, the
+order of samples and the dropout of a step depend only on its number and the seed, so no random state is stored.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ NAME = "sft-checkpoint.pt"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a checkpoint is kept, and what it belongs to: `key` is all that the training depends on, as plain JSON."""
+    """The place of a checkpoint. key: all that the training depends on, as plain JSON."""
 
     folder: Path
     key: dict[str, Any]
@@ -33,7 +33,7 @@ class Checkpoint:
 
 @dataclass
 class Position:
-    """How far a training is: steps taken, one history entry for each, seconds and real tokens so far."""
+    """The progress of a training: number of steps, their history, and seconds and tokens (without padding) so far."""
 
     step: int = 0
     seconds: float = 0.0
@@ -42,15 +42,15 @@ class Position:
 
 
 def digest(key: dict[str, Any]) -> str:
-    """Return the SHA-256 of a JSON key."""
+    """Return the SHA-256 of a key, written as JSON."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
 def save(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> None:
-    """Write the checkpoint beside its place and rename it into it, so that it is either the old one or the new one.
+    """Write the checkpoint under another name and rename it, so that the file is always complete.
 
     Raises:
-        InputError: the folder's disk is full or not writable.
+        InputError: the disk is full or not writable.
     """
     folder = checkpoint.folder
     content = {
@@ -62,21 +62,21 @@ def save(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimi
     try:
         with new_file(folder / NAME, synced=True) as partial, partial.open("wb") as file:
             torch.save(content, file)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the disk is full.
         raise InputError(f"the checkpoint could not be written to {folder} ({error}); free some space") from error
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
-    """Put adapter and optimiser back to the checkpoint and return where it was; None if there is none of this key.
+    """Restore adapter and optimiser from the checkpoint and return its position; None if there is no usable one.
 
-    A checkpoint of another training (key) or a damaged one is named in a warning and not used.
+    A checkpoint with another key or a damaged one gives a warning and is not used.
     """
     file = checkpoint.folder / NAME
     content = _read(file)
     if content is None:
         return None
     if content["key"] != digest(checkpoint.key):
-        log.warning("%s is of another training (model, subset or settings) and is not used", file)
+        log.warning("%s belongs to another training (model, subset or settings) and is not used", file)
         return None
     load_adapter_state(model, content["adapter"])
     optimizer.load_state_dict(content["optimizer"])

@@ -1,4 +1,4 @@
-"""How a language model is fine-tuned on the kept samples: the fields of configs/sft."""
+"""The settings of fine-tuning a language model on the kept samples, which are the fields of configs/sft."""
 
 import math
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class SftSettings:
 
     Source of the presets: docs/method_notes.md, Instruction data.
 
-    epochs: 0 leaves the base model untuned. batch_size: samples per optimiser step, over all processes; the last,
-    shorter batch of an epoch is kept. micro_batch_tokens: real and padding tokens in one forward pass, for memory.
-    warmup_steps: as published, also where training has fewer steps: the rate then never reaches its peak. clip_norm:
-    greatest L2 norm of the gradient, 0 for none. loss_on: response | all tokens. lora_targets: ends of the names of
-    the linear layers that get an adapter. checkpoint_every: optimiser steps between two checkpoints.
+    epochs: 0 does not fine-tune. batch_size: samples per optimiser step, over all processes; the last, shorter batch of
+    an epoch is kept. micro_batch_tokens: tokens per forward pass, with padding, to limit memory. warmup_steps: the
+    published number, which is not reduced for trainings with fewer steps; their rate never reaches its peak. clip_norm:
+    largest L2 norm of the gradient, 0 for no limit. loss_on: "response", or "all" tokens. lora_targets: the linear
+    layers whose names end like this get an adapter. checkpoint_every: optimiser steps between two checkpoints.
     """
 
     name: str
@@ -55,13 +55,13 @@ class SftSettings:
         object.__setattr__(self, "lora_targets", _names(self.lora_targets))
 
     def rate(self, step: int, num_steps: int) -> float:
-        """Return the learning rate of a step, counted from 0: a straight warm-up from 0, then half a cosine down to 0.
+        """Return the learning rate of a step: a linear warm-up from 0, then half a cosine down to 0.
 
-        The values are those of transformers' `get_cosine_schedule_with_warmup`, so the very first step has rate 0.
+        The values are those of `get_cosine_schedule_with_warmup` in transformers, so the first step has rate 0.
 
         Args:
-            step: below `num_steps`.
-            num_steps: of the whole training; with no more than `warmup_steps` of them the rate only rises.
+            step: number of the step, from 0 to `num_steps` - 1.
+            num_steps: number of steps of the training. If it is at most `warmup_steps`, the rate only rises.
         """
         if step < self.warmup_steps:
             return self.learning_rate * step / self.warmup_steps
@@ -70,7 +70,7 @@ class SftSettings:
 
 
 def needed_steps(settings: SftSettings, num_examples: int) -> int:
-    """Return the optimiser steps of a training on this many samples."""
+    """Return the number of optimiser steps of a training on this many samples."""
     return settings.epochs * math.ceil(num_examples / settings.batch_size)
 
 

@@ -1,4 +1,4 @@
-"""Losses of every sample along a fine-tuning on the whole corpus, which S2L clusters."""
+"""The losses of every sample during a fine-tuning on the whole corpus. S2L clusters them."""
 
 import shutil
 from collections.abc import Iterator
@@ -22,19 +22,20 @@ from prunetune.instruct.tuning.sft import SftJob, fine_tune
 from prunetune.instruct.tuning.sft_checkpoint import Checkpoint
 from prunetune.instruct.tuning.sft_settings import SftSettings, needed_steps
 
-SEED = 0  # of the recorded training, the same for all seeds of a run: they share one score
+SEED = 0  # The recorded training has this seed for all seeds of runs, so that they share one score.
 
 
 @dataclass(frozen=True)
 class FineTuningTrajectory:
-    """A fine-tuning of the scoring model, with the run's own recipe, on all N samples; nothing is trained until called.
+    """A fine-tuning of the scoring model on all N samples with the recipe of the run. It is trained when called.
 
-    Source: S2L (arXiv 2403.07384), which records a smaller model of the same family: pass `llm@scoring_llm=<name>`.
-    The recipe is the run's [choice]; S2L's is that of its target too.
+    Source: S2L (arXiv 2403.07384), which records a smaller model of the same family; pass `llm@scoring_llm=<name>` to
+    do so. The recipe is our choice; S2L also uses the recipe of its target model.
 
-    reader: the N samples and the scoring model. checkpoints: E, evenly spaced over the training and without its start.
-    dtype: of the model's weights, bf16 or fp32. max_tokens: of a pass that takes losses, padding included. store: where
-    the training's checkpoint and the losses wait until all are there; a killed training goes on there.
+    reader: the N samples and the scoring model. checkpoints: E, evenly spaced over the training, without its start.
+    dtype: the type of the model's weights, bf16 or fp32. max_tokens: tokens per forward pass for losses, with padding.
+    store: keeps the training's checkpoint and the losses until they are complete, so that a killed training can
+    continue.
     """
 
     reader: Reader
@@ -46,7 +47,7 @@ class FineTuningTrajectory:
     processes: Processes
 
     def key(self) -> dict[str, Any]:
-        """Return what the losses depend on beside corpus and model."""
+        """Return all but corpus and model that the losses depend on."""
         recipe = {key: value for key, value in asdict(self.settings).items() if key not in ("name", "checkpoint_every")}
         return {"sft": recipe, "checkpoints": self.checkpoints, "seed": SEED}
 
@@ -71,7 +72,7 @@ class FineTuningTrajectory:
         """Return the steps after which losses are recorded, ascending.
 
         Raises:
-            InputError: the training has fewer steps.
+            InputError: the training has fewer steps than checkpoints.
         """
         total = needed_steps(self.settings, len(self.reader.encoded))
         if not 1 <= self.checkpoints <= total:
@@ -82,8 +83,8 @@ class FineTuningTrajectory:
         return [total * (index + 1) // self.checkpoints for index in range(self.checkpoints)]
 
     def __call__(self) -> tuple[Tensor, float]:
-        """Return [E, N] float64 mean response losses in nats, in pool order, and the seconds that they cost."""
-        self.steps()  # before anything is looked up
+        """Return mean response losses [E, N] float64 in nats, in pool order, and the seconds that they took."""
+        self.steps()  # It raises an InputError if the training is too short, before anything is read.
 
         def make(folder: Path) -> dict[str, Any]:
             losses, seconds = self._recorded()
@@ -91,7 +92,7 @@ class FineTuningTrajectory:
             return {"seconds": seconds}
 
         place = shared_entry(self.store, self.processes, "trajectories", self._name, self._identity, make)
-        self.processes.wait()  # it is the first process that writes
+        self.processes.wait()  # Only the first process writes.
         if self.processes.is_main:
             shutil.rmtree(self._work, ignore_errors=True)
         return torch.from_numpy(np.load(place / "losses.npy")), read_meta(place)["seconds"]
@@ -118,7 +119,7 @@ class FineTuningTrajectory:
         return torch.stack([one.values[:, 0] for one in passes]), seconds
 
     def _losses(self, step: int, model: nn.Module | None) -> Pass:
-        """Return the losses after a step, values [N, 1] float64: those on disk, the others from this model."""
+        """Return the losses after a step, with values [N, 1] float64. Missing ones are computed with this model."""
 
         def compute(network: nn.Module, rows: Tensor) -> Tensor:
             return mean_losses(
