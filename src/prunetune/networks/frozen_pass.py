@@ -14,7 +14,7 @@ from prunetune.base.errors import InputError
 from prunetune.base.progress import track
 from prunetune.base.seeding import stream
 from prunetune.data.images.decoded import Decoded
-from prunetune.data.images.kept import KeptViews
+from prunetune.data.images.evaluation_views import EvaluationViews
 from prunetune.data.images.transforms import evaluation_view, training_view
 from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Network
@@ -22,7 +22,7 @@ from prunetune.networks.backbone import Network
 CPU_PIXELS = 8 * 224 * 224  # of a batch on the CPU: MobileNetV2 is three times faster so than with 64 images
 FETCHED_AT_ONCE = 8192  # images whose features wait on the device: to fetch them is to wait for it
 MOST_THREADS = 16  # that compute on parts of their own: with more, Python is what they wait for
-View = Callable[[int], Tensor]  # position -> [3, S, S] uint8
+ImageAt = Callable[[int], Tensor]  # position -> [3, S, S] uint8
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Passes:
     hardware: Hardware = Hardware()
 
 
-def evaluation(images: Decoded, size: int) -> View:
+def evaluation(images: Decoded, size: int) -> ImageAt:
     """Return the evaluation view of every image."""
     return lambda position: evaluation_view(images.decode(position), size)
 
 
-def training(images: Decoded, size: int, pool: Pool, *names: str | int) -> View:
+def training(images: Decoded, size: int, pool: Pool, *names: str | int) -> ImageAt:
     """Return one augmented view of every image: its crop is drawn from (names, sample_id) and nothing else."""
 
     def view(position: int) -> Tensor:
@@ -47,7 +47,7 @@ def training(images: Decoded, size: int, pool: Pool, *names: str | int) -> View:
     return view
 
 
-def batches(view: View, positions: Sequence[int], batch_size: int, pinned: bool = False) -> Iterator[Tensor]:
+def batches(image_at: ImageAt, positions: Sequence[int], batch_size: int, pinned: bool = False) -> Iterator[Tensor]:
     """Yield [B, 3, S, S] uint8; the next batch is prepared by threads while the caller computes on this one.
 
     pinned: in memory that a GPU copies from while the caller goes on.
@@ -56,9 +56,9 @@ def batches(view: View, positions: Sequence[int], batch_size: int, pinned: bool 
     with ThreadPoolExecutor() as workers:
 
         def prepare(chunk: Sequence[int]) -> Callable[[], Tensor]:
-            if isinstance(view, KeptViews) and view.has(chunk):
-                return workers.submit(lambda: _pinned(view.read(chunk), pinned)).result
-            futures = [workers.submit(view, position) for position in chunk]
+            if isinstance(image_at, EvaluationViews) and image_at.has(chunk):
+                return workers.submit(lambda: _pinned(image_at.read(chunk), pinned)).result
+            futures = [workers.submit(image_at, position) for position in chunk]
             return lambda: _pinned(torch.stack([future.result() for future in futures]), pinned)
 
         ahead = prepare(chunks[0]) if chunks else None
@@ -101,17 +101,17 @@ def _images_at_once(batch: Tensor, device: str) -> int:
 
 def embed(
     network: Network,
-    view: View,
+    image_at: ImageAt,
     positions: Sequence[int],
     passes: Passes,
     description: str,
     collapsed: bool = False,
 ) -> Tensor:
-    """Return the features [len(positions), D] float32 on the CPU of one view of these images.
+    """Return the features [len(positions), D] float32 on the CPU of these images.
 
     Args:
         network: on the device of the passes, in eval mode.
-        view: gives the images.
+        image_at: gives the image [3, S, S] uint8 at a position.
         positions: of the images that are shown.
         passes: batch size, device and precision.
         description: what is computed, for the progress line.
@@ -122,7 +122,7 @@ def embed(
     """
     forward = network.forward_collapsed if collapsed else network.forward
     batch_size, device = passes.batch_size, passes.hardware.device
-    shown = batches(view, positions, batch_size, pinned=device != "cpu")
+    shown = batches(image_at, positions, batch_size, pinned=device != "cpu")
     parts = _parts(track(shown, description, math.ceil(len(positions) / batch_size)), device)
     features = _Rows(len(positions), network.num_features)
     threads = torch.get_num_threads() if device == "cpu" else 1

@@ -18,10 +18,10 @@ from prunetune.base.store import Store, read_meta, write_stack
 from prunetune.data.images import transforms
 from prunetune.data.images.decode import ImageArrays
 from prunetune.data.images.decoded import Decoded, Decoding, ShownImages, decode_pool, decoded_key
-from prunetune.data.images.kept import KeptViews
+from prunetune.data.images.evaluation_views import EvaluationViews
 from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Network
-from prunetune.networks.frozen_pass import CPU_PIXELS, Passes, View, batches, embed, in_parts, training
+from prunetune.networks.frozen_pass import CPU_PIXELS, ImageAt, Passes, batches, embed, in_parts, training
 from prunetune.networks.masking import MaskPath, masked_networks
 from prunetune.signals.contract import PLAIN, FeatureKind, Signals
 from prunetune.signals.proxy import FULL_PROXY, ProbeProxy, Proxy, ProxyRecipe, ProxyTraining, moments, open_recorded
@@ -50,7 +50,7 @@ class Embedding:
     overlaps: bool | None = None
     _decoded: dict[str, tuple[Decoded, float]] = field(default_factory=dict, init=False, repr=False)
     _decoding: dict[str, Decoding] = field(default_factory=dict, init=False, repr=False)
-    _views: dict[tuple[str, int], KeptViews] = field(default_factory=dict, init=False, repr=False)
+    _views: dict[tuple[str, int], EvaluationViews] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def passes(self) -> Passes:
@@ -85,11 +85,11 @@ class Embedding:
         """Whether a first pass begins while images are still decoded: on a CPU both would want the same cores."""
         return self.device != "cpu" if self.overlaps is None else self.overlaps
 
-    def evaluation(self, pool: Pool, size: int | None = None) -> KeptViews:
+    def evaluation(self, pool: Pool, size: int | None = None) -> EvaluationViews:
         """Return the evaluation view of the pool's images, by default in the network's size; each is made once."""
         key = (pool.fingerprint, size or self.network.input_size)
         if key not in self._views:
-            self._views[key] = KeptViews(self.decoded(pool, wait=False), len(pool), key[1], self.store.root)
+            self._views[key] = EvaluationViews(self.decoded(pool, wait=False), len(pool), key[1], self.store.root)
         return self._views[key]
 
     def decode_seconds(self, pool: Pool) -> float:
@@ -264,14 +264,14 @@ class NetworkSignals(Signals):
         embedding = self.embedding
         return embed(
             embedding.network.to(embedding.device),
-            self._view(kind, level),
+            self._shown(kind, level),
             range(len(self.pool)),
             embedding.passes,
             description,
             collapsed=kind.pooling == "token_collapse",
         )
 
-    def _view(self, kind: FeatureKind, level: int) -> View:
+    def _shown(self, kind: FeatureKind, level: int) -> ImageAt:
         plain = self.embedding.evaluation(self.pool)
         if kind.transform == "evaluation":
             return plain

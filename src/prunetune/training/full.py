@@ -16,7 +16,7 @@ from prunetune.base.seeding import seeded
 from prunetune.data.images.decoded import ShownImages
 from prunetune.data.images.device_views import DeviceView, Source, free_share, sent
 from prunetune.networks.backbone import Network
-from prunetune.networks.frozen_pass import Passes, View, batches, evaluation, in_parts, training
+from prunetune.networks.frozen_pass import ImageAt, Passes, batches, evaluation, in_parts, training
 from prunetune.training.recipe import Epoch, FinetuneResult, Recipe, check_loss
 from prunetune.training.sample_order import Schedule, Static, Walk
 
@@ -70,7 +70,9 @@ def finetune_all(
     return FinetuneResult(predictions, tuple(history), time.perf_counter() - start, uses=walk.uses())
 
 
-def training_views(shown: ShownImages, size: int, device: str, *names: str | int) -> Callable[[int], View | DeviceView]:
+def training_views(
+    shown: ShownImages, size: int, device: str, *names: str | int
+) -> Callable[[int], ImageAt | DeviceView]:
     """Return the training views of every epoch, drawn from (names, epoch, sample_id).
 
     Args:
@@ -88,7 +90,7 @@ def training_views(shown: ShownImages, size: int, device: str, *names: str | int
 def train_epochs(
     model: nn.Module,
     shown: ShownImages,
-    view_of: Callable[[int], View | DeviceView],
+    view_of: Callable[[int], ImageAt | DeviceView],
     recipe: Recipe,
     walk: Walk,
     hardware: Hardware,
@@ -132,7 +134,7 @@ def train_epochs(
         yield epoch, loss
 
 
-def _batches(view: View | DeviceView, positions: list[int], batch_size: int) -> Iterator[Tensor]:
+def _batches(view: ImageAt | DeviceView, positions: list[int], batch_size: int) -> Iterator[Tensor]:
     """Return batches [B, 3, S, S] uint8 of a view."""
     if isinstance(view, DeviceView):
         return view.batches(positions, batch_size)

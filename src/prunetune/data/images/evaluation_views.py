@@ -22,7 +22,7 @@ from prunetune.data.images.transforms import evaluation_view
 log = logging.getLogger(__name__)
 
 
-class KeptViews:
+class EvaluationViews:
     """The evaluation views [3, S, S] uint8 of N images: made when they are first asked for, read afterwards.
 
     Threads may ask at the same time. Where the disk has no room the views are made anew every time.
