@@ -125,7 +125,7 @@ def check_sampler(sampler: Sampler) -> None:
     Raises:
         InputError: it reads features or a proxy, or chooses anew in every epoch.
     """
-    is_dynamic = type(sampler).schedule is not Sampler.schedule
+    is_dynamic = type(sampler).sample_order is not Sampler.sample_order
     if sampler.needs != "nothing" or sampler.budgets == "drop" or is_dynamic:
         raise InputError(
             f"{type(sampler).__name__} reads image features, a proxy's training or draws anew in every epoch, which a "

@@ -39,7 +39,7 @@ class Ready:
     @property
     def training(self) -> image_run.Training:
         """What is to be trained."""
-        return image_run.Training(self.pruned.subset, self.cell.run.seed, self.pruned.schedule)
+        return image_run.Training(self.pruned.subset, self.cell.run.seed, self.pruned.sample_order)
 
 
 def execute(grid: GridRun) -> None:

@@ -12,7 +12,7 @@ from prunetune.base.errors import InputError
 from prunetune.samplers.budgets import BUDGETS, ROUNDINGS, class_budgets
 from prunetune.signals.contract import Signals
 from prunetune.signals.label_odds import label_probabilities
-from prunetune.training.sample_order import Schedule
+from prunetune.training.sample_order import SampleOrder
 
 AUTO = " or (in a run) auto"  # of what a run may leave open, to choose it on held-out images
 
@@ -139,7 +139,7 @@ class Sampler(ABC):
             recall = signals.recall()
         return class_budgets(labels, ratio, self.min_per_class, self.rounding, self.budgets, recall)
 
-    def schedule(self, labels: Tensor, ratio: float, epochs: int) -> Schedule | None:
+    def sample_order(self, labels: Tensor, ratio: float, epochs: int) -> SampleOrder | None:
         """Return how a training of so many epochs shows the kept images; None: each of them once an epoch."""
         return None
 

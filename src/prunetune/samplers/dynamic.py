@@ -10,7 +10,7 @@ from torch import Tensor
 from prunetune.base.errors import InputError
 from prunetune.samplers.base import Sampler, check_ratio, check_shapes, class_budgets
 from prunetune.signals.contract import Signals
-from prunetune.training.sample_order import Schedule
+from prunetune.training.sample_order import SampleOrder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class DynamicSampler(Sampler):
         return torch.arange(len(scores))
 
     @abstractmethod
-    def schedule(self, labels: Tensor, ratio: float, epochs: int) -> Schedule:
+    def sample_order(self, labels: Tensor, ratio: float, epochs: int) -> SampleOrder:
         """Return how a training of so many epochs shows the pool, labels [N]."""
 
     def images_per_epoch(self, labels: Tensor, ratio: float) -> int:

@@ -36,6 +36,6 @@ class InfoBatch(DynamicSampler):
         checks.number("sampler.dropped", self.dropped, "[0, 1)")
         checks.number("sampler.whole_end", self.whole_end, "[0, 1]")
 
-    def schedule(self, labels: Tensor, ratio: float, epochs: int) -> ThinnedPasses:
+    def sample_order(self, labels: Tensor, ratio: float, epochs: int) -> ThinnedPasses:
         size = self.images_per_epoch(labels, ratio)
         return ThinnedPasses(len(labels), size, self.dropped, round(size * epochs * (1 - self.whole_end)))

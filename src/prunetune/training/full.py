@@ -18,7 +18,7 @@ from prunetune.data.images.device_views import DeviceView, Source, free_share, s
 from prunetune.networks.backbone import Network
 from prunetune.networks.frozen_pass import ImageAt, Passes, batches, evaluation, in_parts, training
 from prunetune.training.recipe import Epoch, FinetuneResult, Recipe, check_loss
-from prunetune.training.sample_order import Schedule, Static, Walk
+from prunetune.training.sample_order import SampleOrder, Static, Walk
 
 log = logging.getLogger(__name__)
 Watch = Callable[[Tensor, Tensor], None]
@@ -32,7 +32,7 @@ def finetune_all(
     recipe: Recipe,
     seed: int,
     hardware: Hardware,
-    schedule: Schedule | None = None,
+    sample_order: SampleOrder | None = None,
 ) -> FinetuneResult:
     """Train the network and a new head on the shown images, the subset, and evaluate on test.
 
@@ -46,7 +46,7 @@ def finetune_all(
         recipe: epochs, batches, optimiser.
         seed: of the head's weights, the batch order and the crops; it does not contain the method's name.
         hardware: device and precision of the training.
-        schedule: which of the M images are shown when, and how much each counts; None: all of them in every epoch.
+        sample_order: the order and weights of the M images; None shows all of them once in every epoch.
 
     Raises:
         InputError: the loss is not finite, or the device's memory does not hold a batch.
@@ -57,7 +57,7 @@ def finetune_all(
         model = nn.Sequential(network, nn.Linear(network.num_features, len(shown.pool.classes)))
         model = model.to(hardware.device)
         crops = training_views(shown, network.input_size, hardware.device, "crop", seed)
-        walk = Walk(schedule or Static(len(shown.positions)), generator, hardware.device)
+        walk = Walk(sample_order or Static(len(shown.positions)), generator, hardware.device)
         judge = _Judge(model, network.input_size, test, Passes(recipe.batch_size, hardware))
         epochs = train_epochs(model, shown, crops, recipe, walk, hardware)
         about = f"fine-tuning on {walk.images_per_epoch} images"

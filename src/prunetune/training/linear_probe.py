@@ -19,7 +19,7 @@ from prunetune.base.devices import exact_float32
 from prunetune.base.seeding import seeded
 from prunetune.data.images.device_views import sent
 from prunetune.training.recipe import Epoch, FinetuneResult, Recipe, check_loss
-from prunetune.training.sample_order import Schedule, Static, Walk
+from prunetune.training.sample_order import SampleOrder, Static, Walk
 
 TOGETHER_BYTES = {"cpu": 12 * 2**20, "cuda": 2**31}  # that a step touches: on a CPU what its caches hold
 LEAST_TOGETHER = 16  # a smaller group would wait for Python
@@ -32,7 +32,7 @@ Item = TypeVar("Item")
 class Probe:
     """One head to train. rows: [n] int64 rows of the bank. labels: [n]. test: features [N', D] float32, labels [N'].
 
-    schedule: which of its rows are shown when, and how much each counts; None: every row once an epoch.
+    sample_order: the order and weights of the rows; None shows every row once in every epoch.
     """
 
     rows: Tensor
@@ -40,12 +40,12 @@ class Probe:
     test_features: Tensor
     test_labels: Tensor
     seed: int
-    schedule: Schedule | None = None
+    sample_order: SampleOrder | None = None
 
     @property
-    def plan(self) -> Schedule:
-        """The schedule, that of ordinary training where none was given."""
-        return self.schedule or Static(len(self.rows))
+    def plan(self) -> SampleOrder:
+        """The sample order, that of ordinary training where none was given."""
+        return self.sample_order or Static(len(self.rows))
 
 
 def train_probes(
@@ -101,8 +101,8 @@ def _trained(
 def _groups(probes: Sequence[Probe], together: int) -> list[list[int]]:
     """Return which probes are trained together, at most `together`, those with the longest epochs first.
 
-    A probe whose schedule reads its losses is alone: their rounding, which the others change, can decide whether an
-    image counts as easy, and from there on the training is another one.
+    A probe whose sample order reads its losses is trained alone. Other probes in the batch would change the rounding of
+    its losses, which can decide whether an image counts as easy and so change the rest of the training.
     """
     longest_first = sorted(range(len(probes)), key=lambda p: -probes[p].plan.images_per_epoch)
     alone = [p for p in longest_first if probes[p].plan.reads_losses]
@@ -227,7 +227,7 @@ class _Heads:
         return sent(indices, self.device), None if weights is None else sent(weights, self.device)
 
     def _follow(self, view: Tensor, rate: float, totals: Tensor) -> None:
-        """Show an epoch of the one probe whose schedule reads the losses."""
+        """Show an epoch of the one probe whose sample order reads the losses."""
         [walk], left = self.walks, self.sizes[0]
         while left:
             indices, weights = walk.draw(min(self.recipe.batch_size, left))
