@@ -39,7 +39,7 @@ class Names:
         return f"{self.dataset} {self.backbone_folder} {self.scorer}-{self.sampler} {ratio:g} seed {seed}"
 
 
-def names(cfg: DictConfig) -> Names:
+def resolve_names(cfg: DictConfig) -> Names:
     """Resolve the names of a run, `auto` among them."""
     scoring = cfg.backbone if cfg.get("scoring_backbone") is None else cfg.scoring_backbone
     backbone, scoring_backbone = group_name(cfg.backbone, "model"), group_name(scoring, "model")
@@ -68,7 +68,7 @@ def reads_proxy(group: Mapping[str, Any]) -> bool:
 def run_folder(cfg: DictConfig) -> str:
     """Return the folder of a run (or of a grid) below its results, from names alone; never raises."""
     try:
-        called = names(cfg)
+        called = resolve_names(cfg)
         if "methods" in cfg:
             return grid_folder(called, cfg.methods, cfg.ratios, cfg.seeds, cfg.tag)
         return cell_folder(called, cfg.ratio, cfg.seed, cfg.tag)

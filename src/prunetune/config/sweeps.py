@@ -25,7 +25,7 @@ from prunetune.base.errors import InputError
 from prunetune.config.cells import PLURALS, compose_cell, shared_words
 from prunetune.config.explain import explain
 from prunetune.config.identity import recorded
-from prunetune.config.names import Names, cell_folder, grid_folder, names
+from prunetune.config.names import Names, cell_folder, grid_folder, resolve_names
 
 GRID = "grid"  # the root configuration of image runs
 LAST_STEP = "finetune"  # of image runs
@@ -212,7 +212,7 @@ def planned(jobs: Iterable[Job | SingleJob]) -> Iterator[PlannedRun]:
 
 def _describe(entry: str, words: tuple[str, ...]) -> _Described:
     cfg = compose_cell(entry, words)
-    return _Described(names(cfg), cfg.tag, Path(cfg.results_dir), recorded(cfg))
+    return _Described(resolve_names(cfg), cfg.tag, Path(cfg.results_dir), recorded(cfg))
 
 
 def _describe_single(kind: SingleRuns, words: tuple[str, ...]) -> _Described:
@@ -222,7 +222,7 @@ def _describe_single(kind: SingleRuns, words: tuple[str, ...]) -> _Described:
 
 def _describe_grid(words: tuple[str, ...]) -> _Described:
     cfg = _composed(GRID, words)
-    return _Described(names(cfg), cfg.tag, Path(cfg.results_dir), {})  # its cells are compared, it is not
+    return _Described(resolve_names(cfg), cfg.tag, Path(cfg.results_dir), {})  # its cells are compared, it is not
 
 
 def _composed(root: str, words: tuple[str, ...]) -> DictConfig:

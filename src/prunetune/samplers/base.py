@@ -136,7 +136,7 @@ class Sampler(ABC):
                     "sampler.budgets=drop reads the recall of held-out images; pass signals, "
                     "e.g. TensorSignals(features, pool=pool)"
                 )
-            recall = signals.recall()
+            recall = signals.class_recall()
         return class_budgets(labels, ratio, self.min_per_class, self.rounding, self.budgets, recall)
 
     def sample_order(self, labels: Tensor, ratio: float, epochs: int) -> SampleOrder | None:

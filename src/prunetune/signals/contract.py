@@ -136,10 +136,10 @@ class Signals(ABC):
         proxy = self.proxy()
         return proxy.features(proxy.num_epochs)
 
-    def recall(self) -> Tensor:
+    def class_recall(self) -> Tensor:
         """Return the recall of each class on held-out pool images, [C] float64: linear probes on a part of the pool."""
         if self.pool is None:
-            raise InputError("recall by class reads labels; pass pool=... beside the features")
+            raise InputError("the recall of each class needs labels; pass pool=... beside the features")
         from prunetune.signals.class_recall import held_out_recall  # trains probes, which few samplers ask for
 
         return held_out_recall(self.features(), self.pool.labels, len(self.pool.classes))
