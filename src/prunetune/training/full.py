@@ -22,7 +22,7 @@ from prunetune.training.sample_order import SampleOrder, Static, Walk
 
 log = logging.getLogger(__name__)
 Watch = Callable[[Tensor, Tensor], None]
-KEPT_BYTES = 2**28  # of the test set's evaluation views, on a CPU: every epoch looks at them
+KEPT_BYTES = 2**28  # most bytes of the test set's views that a CPU keeps, since every epoch reads them
 
 
 def finetune_all(
@@ -129,7 +129,7 @@ def train_epochs(
             images = _batches(view, positions.tolist(), recipe.batch_size)
             part = _Part(images, indices, sent(shown.pool.labels[positions], device), weights)
             total += _train_part(model, optimizer, part, micro_batch, hardware, look)
-        loss = total.item() / walk.images_per_epoch  # the epoch's one wait for a GPU
+        loss = total.item() / walk.images_per_epoch  # an epoch waits for the GPU here only
         check_loss(loss, epoch, recipe)
         yield epoch, loss
 
@@ -155,8 +155,8 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 class MicroBatch:
     """How many images go through the network at once.
 
-    When memory runs out it is halved, if that changes nothing: gradients of parts add up to the gradient of the whole
-    batch unless a layer reads statistics of the batch.
+    When memory runs out the number is halved, if that does not change the result: gradients of parts add up to the
+    gradient of the whole batch, unless a layer reads statistics of the batch.
     """
 
     def __init__(self, model: nn.Module, batch_size: int) -> None:
@@ -167,7 +167,7 @@ class MicroBatch:
         """Halve the size.
 
         Raises:
-            InputError: that is not exact for this network, or one image is too much.
+            InputError: halving would change the result for this network, or even one image does not fit.
         """
         if not self.is_exact or self.size == 1:
             raise InputError(
@@ -215,7 +215,7 @@ def _train_part(
     """Take a step per batch and return the summed loss, float64 on the device."""
     model.train()
     total, done = torch.zeros((), dtype=torch.float64, device=hardware.device), 0
-    with exact_float32(hardware.device):  # the crops that a GPU makes and the backward pass are inside too
+    with exact_float32(hardware.device):  # for the crops that a GPU makes and the backward pass too
         for images in part.images:
             here = slice(done, done + len(images))
             batch = Batch(images, part.labels[here], None if part.weights is None else part.weights[here])
@@ -259,7 +259,7 @@ def _summed_loss(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Ten
 
 
 class _Judge:
-    """Looks at the test set after an epoch; its views are made once and kept on the device, if they fit."""
+    """Evaluates the test set after an epoch; its views are made once and kept on the device, if they fit."""
 
     def __init__(self, model: nn.Module, size: int, test: ShownImages, passes: Passes) -> None:
         self.model, self.hardware = model, passes.hardware

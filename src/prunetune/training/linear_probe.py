@@ -21,10 +21,10 @@ from prunetune.data.images.device_views import sent
 from prunetune.training.recipe import Epoch, FinetuneResult, Recipe, check_loss
 from prunetune.training.sample_order import SampleOrder, Static, Walk
 
-TOGETHER_BYTES = {"cpu": 12 * 2**20, "cuda": 2**31}  # that a step touches: on a CPU what its caches hold
-LEAST_TOGETHER = 16  # a smaller group would wait for Python
-LOGITS_BYTES = {"cpu": 4 * 2**20, "cuda": 2**28}  # of the test set, at once
-DRAWING = threading.Lock()  # of initial weights, from torch's global state
+TOGETHER_BYTES = {"cpu": 12 * 2**20, "cuda": 2**31}  # most bytes that a step touches; on a CPU the caches hold them
+LEAST_TOGETHER = 16  # probes; in a smaller group the overhead of Python dominates
+LOGITS_BYTES = {"cpu": 4 * 2**20, "cuda": 2**28}  # most bytes of test logits at once
+DRAWING = threading.Lock()  # protects torch's global random state while initial weights are drawn
 Item = TypeVar("Item")
 
 
@@ -65,7 +65,7 @@ def train_probes(
         device: cpu or cuda.
     """
     width = bank.shape[2]
-    one = 4 * (recipe.batch_size * (width + num_classes) + 3 * num_classes * width)  # bytes that its step touches
+    one = 4 * (recipe.batch_size * (width + num_classes) + 3 * num_classes * width)  # bytes in a step of one probe
     together = max(1, TOGETHER_BYTES[device] // one)
     threads = torch.get_num_threads() if device == "cpu" else 1
     groups = _groups(probes, min(together, max(LEAST_TOGETHER, len(probes) // (2 * threads))))
@@ -219,7 +219,7 @@ class _Heads:
         return totals / torch.tensor(self.sizes).to(self.device)
 
     def _draw(self) -> tuple[Tensor, Tensor | None]:
-        """Return indices [P, M] int64 of an epoch and their weights, 0 behind its end; None where all count alike."""
+        """Return indices [P, M] int64 of an epoch and their weights, 0 after its end; None where all count alike."""
         parts = [walk.draw(size) for walk, size in zip(self.walks, self.sizes, strict=True)]
         indices, weights = _padded([indices for indices, _ in parts]), None
         if any(given is not None for _, given in parts):
@@ -245,7 +245,7 @@ class _Heads:
             view: [U, D] float32.
             rows: [P, b] int64 of the view.
             labels: [P, b] int64.
-            shares: [P, b] float32, of each image's loss in what is minimised, 0 where a batch is shorter than b.
+            shares: [P, b] float32 weights of the losses in the minimised sum, 0 where a batch is shorter than b.
             rate: learning rate.
         """
         active, labels, shares = len(rows), labels.unsqueeze(1), shares.unsqueeze(1)  # [P, 1, b]
@@ -291,7 +291,7 @@ class _Heads:
         return [predictions for part in parts for predictions in part.unbind()]
 
     def _logits(self, test: "_Test") -> Iterator[Tensor]:
-        """Yield [p, C, N'] for some of the heads that are judged by a test set after the other."""
+        """Yield logits [p, C, N'] on a test set, for a few of its heads at a time."""
         num_classes = self.weight.shape[1]
         at_once = max(1, LOGITS_BYTES[self.device] // (4 * num_classes * max(1, len(test.features))))
         for first in range(test.first, test.last, at_once):
@@ -302,7 +302,7 @@ class _Heads:
 
 @dataclass(frozen=True)
 class _Test:
-    """A test set, on the device, and the heads first .. last - 1 that it judges."""
+    """A test set on the device, and the heads first .. last - 1 that are evaluated on it."""
 
     features: Tensor
     labels: Tensor
@@ -311,7 +311,7 @@ class _Test:
 
 
 def _tests(probes: list[Probe], device: str) -> list[_Test]:
-    """Return the test sets of neighbours that have the same one together."""
+    """Return the test sets; successive probes with the same test set share one entry."""
     tests, first = [], 0
     for _, same in itertools.groupby(probes, lambda probe: (id(probe.test_features), id(probe.test_labels))):
         last = first + len(list(same))

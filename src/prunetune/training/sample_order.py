@@ -34,10 +34,10 @@ class SampleOrder(ABC):
 
     @abstractmethod
     def parts(self, generator: torch.Generator, losses: Tensor) -> Iterator[Part]:
-        """Yield one part of the way after the other, without end; no batch reaches over the end of a part.
+        """Yield one part of the order after another, without end; no batch spans two parts.
 
         Args:
-            generator: of the order.
+            generator: draws the order.
             losses: [n] float32, the loss of each image when it was last shown, NaN before; it changes meanwhile.
         """
 
@@ -64,10 +64,10 @@ class Static(SampleOrder):
 
 @dataclass(frozen=True, eq=False)
 class Slices(SampleOrder):
-    """In each epoch the next M images of a permutation of all n; when they run out, a new permutation goes on.
+    """In each epoch the next M images of a permutation of all n; when it is used up, a new permutation follows.
 
-    An epoch that lies across two permutations shows no image twice: those of the old one come last in the new one. With
-    M = n this is `Static`.
+    An epoch that spans two permutations shows no image twice: its images from the old permutation come last in the new
+    one. With M = n this is `Static`.
     """
 
     size: int
@@ -89,10 +89,10 @@ class Slices(SampleOrder):
 
 @dataclass(frozen=True, eq=False)
 class ThinnedPasses(SampleOrder):
-    """Passes over all n images, each without a part of those that are easy by then; epochs are cut from them.
+    """Passes over all n images, each of which leaves out some images that are easy when it begins.
 
-    A pass draws what it leaves out when it begins, and rarely begins where an epoch does. From image `whole_from` of
-    the training on, passes are whole: a thinned pass ends there, and a whole one begins.
+    Epochs are cut from the sequence of passes, so that a pass rarely begins where an epoch does. From image
+    `whole_from` of the training on, passes are whole: a thinned pass ends there, and a whole one begins.
 
     size: M. dropped: fraction of the easy images that a pass leaves out. whole_from: number of images shown before
     the whole passes.
@@ -130,7 +130,7 @@ def thinned_weights(losses: Tensor, dropped: float, generator: torch.Generator) 
     Args:
         losses: [n] float32, NaN where an image has not been shown yet: such an image is not easy.
         dropped: fraction of the easy images, those below the mean loss, that is left out; rounded down.
-        generator: of the draw.
+        generator: draws the images that are left out.
 
     Returns:
         [n] float32: 0 left out, 1 / (1 - dropped) the other easy images where any is left out, 1 the rest.
@@ -153,7 +153,7 @@ class Walk:
         self._losses = torch.full((order.num_images if self.reads_losses else 0,), torch.nan, device=device)
         self._parts = order.parts(generator, self._losses)
         self._indices, self._weights, self._at = torch.empty(0, dtype=torch.int64), None, 0
-        self._begun = torch.zeros(order.num_images, dtype=torch.int64)  # parts that have the image
+        self._begun = torch.zeros(order.num_images, dtype=torch.int64)  # how many parts so far contain the image
 
     def draw(self, count: int) -> Part:
         """Return the next images, at most `count` and fewer where a part ends, and their weights, on the device."""
