@@ -24,7 +24,7 @@ from prunetune.config.build import build, class_of
 from prunetune.config.identity import recorded
 from prunetune.config.methods import METHODS
 from prunetune.config.named import SAMPLERS
-from prunetune.config.names import names, run_folder
+from prunetune.config.names import resolve_names, run_folder
 from prunetune.config.parse import (
     parse_candidates,
     parse_image_run,
@@ -120,13 +120,13 @@ def test_auto_takes_the_sampler_that_the_scorer_names(name, needs):
     cfg = cfg_of(f"scorer={name}", *needs.get(f"scorer/{name}", []))
     own = build(cfg.scorer).own_sampler
     assert cfg.scorer.own_sampler == own
-    assert names(cfg).sampler == own
+    assert resolve_names(cfg).sampler == own
     assert parse_candidates(cfg) == {"": SAMPLERS[own]}
 
 
 def test_a_scorer_may_have_another_sampler_of_its_own_and_an_unknown_one_is_refused():
     cfg = cfg_of("scorer=herding", "scorer.own_sampler=window")
-    assert (names(cfg).sampler, parse_candidates(cfg)) == ("window", {"": Window()})
+    assert (resolve_names(cfg).sampler, parse_candidates(cfg)) == ("window", {"": Window()})
     assert recorded(cfg)["sampler"] == recorded(cfg_of("scorer=herding", "sampler=window"))["sampler"]
     with pytest.raises(InputError, match=r"there is no sampler 'windw'\. Did you mean 'window'\?"):
         recorded(cfg_of("scorer=herding", "scorer.own_sampler=windw"))
@@ -191,10 +191,10 @@ def test_the_default_proxies_are_those_of_the_library():
 
 
 def test_a_score_from_another_proxy_than_the_papers_says_so_in_its_name():
-    assert names(cfg_of("scorer=el2n")).scorer == "el2n"
-    assert names(cfg_of("scorer=el2n", "proxy=linear_probe")).scorer == "el2n_probe"
-    assert names(cfg_of("scorer=el2n", "proxy=deepcore")).scorer == "el2n_scratch"
-    assert names(cfg_of("scorer=dlc", "proxy=linear_probe")).scorer == "dlc"
+    assert resolve_names(cfg_of("scorer=el2n")).scorer == "el2n"
+    assert resolve_names(cfg_of("scorer=el2n", "proxy=linear_probe")).scorer == "el2n_probe"
+    assert resolve_names(cfg_of("scorer=el2n", "proxy=deepcore")).scorer == "el2n_scratch"
+    assert resolve_names(cfg_of("scorer=dlc", "proxy=linear_probe")).scorer == "dlc"
 
 
 def test_a_proxy_that_nothing_reads_does_not_tell_runs_apart():
@@ -234,10 +234,10 @@ def test_the_recipe_of_the_first_version_differs_from_the_second_as_its_paper_sa
 
 def test_a_score_from_fine_tuned_features_names_its_proxy_and_is_told_apart_by_it():
     words = ["method=herding", "scorer.features=finetuned"]
-    assert names(cfg_of(*words)).scorer == "herding"
-    assert names(cfg_of(*words, "proxy=linear_probe")).scorer == "herding_probe"
+    assert resolve_names(cfg_of(*words)).scorer == "herding"
+    assert resolve_names(cfg_of(*words, "proxy=linear_probe")).scorer == "herding_probe"
     assert recorded(cfg_of(*words))["proxy"]["name"] == "full"
-    assert names(cfg_of("method=herding", "proxy=linear_probe")).scorer == "herding"
+    assert resolve_names(cfg_of("method=herding", "proxy=linear_probe")).scorer == "herding"
 
 
 @pytest.mark.parametrize(("name", "kind"), [("slurm", SlurmQueueConf), ("local", LocalQueueConf)])
@@ -363,16 +363,16 @@ def test_a_scoring_backbone_joins_the_backbones_folder():
 def test_a_grid_takes_a_scoring_backbone_and_its_settings_as_a_single_run_does():
     words = ["backbone=resnet18", "backbone@scoring_backbone=timm", "scoring_backbone.model=vit_tiny_patch16_224"]
     cfg = compose("grid", overrides=words)
-    assert names(cfg).backbone_folder == "resnet18_scored_by_vit_tiny_patch16_224"
+    assert resolve_names(cfg).backbone_folder == "resnet18_scored_by_vit_tiny_patch16_224"
     assert compose("grid", overrides=["backbone=resnet18"]).scoring_backbone is None
 
 
 def test_a_scoring_backbone_of_the_same_name_and_other_settings_is_refused():
     cfg = cfg_of("backbone@scoring_backbone=resnet18", "scoring_backbone.checkpoint=other.safetensors")
     with pytest.raises(InputError, match=r"both are called 'resnet18'; pass scoring_backbone\.name="):
-        names(cfg)
+        resolve_names(cfg)
     cfg.scoring_backbone.name = "resnet18_other"
-    assert names(cfg).backbone_folder == "resnet18_scored_by_resnet18_other"
+    assert resolve_names(cfg).backbone_folder == "resnet18_scored_by_resnet18_other"
 
 
 def test_names_are_safe_in_paths_and_open_names_come_from_folder_model_and_file(tmp_path):
@@ -386,9 +386,9 @@ def test_names_are_safe_in_paths_and_open_names_come_from_folder_model_and_file(
         "scorer=from_file",
         f"scorer.path='{tmp_path}/scores of el2n.csv'",
     )
-    called = names(cfg)
+    called = resolve_names(cfg)
     assert (called.dataset, called.backbone, called.scorer) == ("my_photos__2_", "vit_tiny", "scores_of_el2n")
-    assert names(cfg_of("dataset=image_folder", "dataset.root=.")).dataset == Path.cwd().name
+    assert resolve_names(cfg_of("dataset=image_folder", "dataset.root=.")).dataset == Path.cwd().name
 
 
 def test_a_run_folder_never_raises():

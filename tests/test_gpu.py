@@ -82,11 +82,11 @@ def test_a_grid_of_probes_trains_as_each_alone_on_the_cpu(device):
     labels = torch.arange(90) % 5
     bank = torch.randn(3, 90, 16, generator=generator) + 2 * nn.functional.one_hot(labels, 16)
     subsets = [torch.randperm(90, generator=generator)[: 9 * n] for n in range(1, 10)]
-    schedules = [None] * 9 + [Slices(90, 31), ThinnedPasses(90, 40, 0.5, 200)]
+    orders = [None] * 9 + [Slices(90, 31), ThinnedPasses(90, 40, 0.5, 200)]
     subsets += [torch.arange(90)] * 2
     probes = [
-        Probe(rows, labels[rows], bank[0], labels, seed, schedule)
-        for rows, schedule in zip(subsets, schedules, strict=True)
+        Probe(rows, labels[rows], bank[0], labels, seed, order)
+        for rows, order in zip(subsets, orders, strict=True)
         for seed in (0, 1)
     ]
     recipe = Recipe("linear_probe", epochs=6, batch_size=16)

@@ -11,7 +11,7 @@ import torch
 
 from made_data import make_image_folder, make_image_lists
 from prunetune.base.errors import InputError
-from prunetune.config.names import names, run_folder
+from prunetune.config.names import resolve_names, run_folder
 from prunetune.config.parse import parse_image_run
 from prunetune.runs import image_run, records
 from prunetune.samplers import class_budgets
@@ -281,9 +281,9 @@ def test_another_network_can_score_and_gets_a_folder_of_its_own(first, results):
 
 def test_the_samplers_own_name_stands_for_auto(results):
     cfg = compose_here(results, *SMALL, "scorer=random")
-    assert (names(cfg).scorer, names(cfg).sampler) == ("random", "random")
+    assert (resolve_names(cfg).scorer, resolve_names(cfg).sampler) == ("random", "random")
     assert run_folder(cfg) == "textures/micro/linear_probe/random-random/ratio_0.1/seed_0/default"
-    assert names(compose_here(results, *SMALL, "sampler=topk")).sampler == "topk"
+    assert resolve_names(compose_here(results, *SMALL, "sampler=topk")).sampler == "topk"
 
 
 def test_a_random_draw_depends_on_seed_and_ratio_and_not_on_the_method_or_the_order_of_runs(results, tmp_path):

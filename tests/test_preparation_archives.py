@@ -15,7 +15,7 @@ import pytest
 
 from made_data import cut_in_half
 from prunetune.base.errors import InputError
-from prunetune.data.prepare.archives import extract, inside, names
+from prunetune.data.prepare.archives import extract, inside, member_names
 from prunetune.data.prepare.disk import explained, link_or_copy, staging
 
 Make = Callable[[Path, dict[str, bytes]], Path]
@@ -63,7 +63,7 @@ def test_chosen_members_are_written_where_they_belong(tmp_path: Path, make: Make
         "a/1.png": b"one",
         "b.txt": b"two",
     }
-    assert names(archive) == ["top/a/1.png", "top/b.txt", "top/.hidden", "x"]
+    assert member_names(archive) == ["top/a/1.png", "top/b.txt", "top/.hidden", "x"]
 
 
 @pytest.mark.parametrize("make", [make_tar, make_zip])
@@ -83,7 +83,7 @@ def test_an_unsafe_member_refuses_the_archive_even_if_it_is_not_chosen(tmp_path:
     with pytest.raises(InputError, match="is refused"):
         extract(archive, tmp_path, lambda member: member if member == "good" else None)
     with pytest.raises(InputError, match="is refused"):
-        names(archive)
+        member_names(archive)
 
 
 @pytest.mark.parametrize(
@@ -119,9 +119,9 @@ def test_a_truncated_archive_is_one_line(tmp_path: Path, make: Make) -> None:
 def test_a_text_file_and_a_missing_file_are_no_archives(tmp_path: Path) -> None:
     (tmp_path / "page.zip").write_text("<html>")
     with pytest.raises(InputError, match="is not a readable tar or zip archive"):
-        names(tmp_path / "page.zip")
+        member_names(tmp_path / "page.zip")
     with pytest.raises(InputError, match="expected an archive at .*, found no file"):
-        names(tmp_path / "missing.zip")
+        member_names(tmp_path / "missing.zip")
 
 
 def test_a_full_disk_during_extraction_is_one_line_and_leaves_nothing(

@@ -43,7 +43,7 @@ def reference(bank: Tensor, probe: Probe, recipe: Recipe) -> tuple[list[float], 
     optimiser = torch.optim.SGD(
         head.parameters(), recipe.learning_rate, recipe.momentum, 0, recipe.weight_decay, recipe.nesterov
     )
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, list(recipe.milestones), recipe.decay)
+    learning_rates = torch.optim.lr_scheduler.MultiStepLR(optimiser, list(recipe.milestones), recipe.decay)
     losses, rates = [], []
     for epoch in range(recipe.epochs):
         view, total = bank[epoch % len(bank)].float(), 0.0
@@ -55,7 +55,7 @@ def reference(bank: Tensor, probe: Probe, recipe: Recipe) -> tuple[list[float], 
             loss.backward()
             optimiser.step()
             total += loss.item() * len(batch)
-        schedule.step()
+        learning_rates.step()
         losses.append(total / len(probe.rows))
     return losses, rates, head(probe.test_features).argmax(dim=1)
 

@@ -277,7 +277,7 @@ def test_the_contract_notices_a_sampler_that_breaks_it():
 class Judged(TensorSignals):
     """Signals of a pool whose recall is known: .9, .8, ..."""
 
-    def recall(self):
+    def class_recall(self):
         return 0.9 - torch.arange(len(self.pool.classes), dtype=torch.float64) / 10
 
 
@@ -311,7 +311,7 @@ def test_every_subset_meets_its_budgets_whatever_the_listing_order(
     chosen, everyone = [], list(range(sum(sizes)))
     for order in (everyone, shuffle.sample(everyone, len(everyone))):
         pool, scores, signals = listed_pool(sizes, order)
-        expected = class_budgets(pool.labels, ratio, least, rounding, budgets, signals.recall())
+        expected = class_budgets(pool.labels, ratio, least, rounding, budgets, signals.class_recall())
         if not any(expected.values()):
             continue
         kept = sampler.select(scores, pool.labels, ratio, stream("draw"), signals)

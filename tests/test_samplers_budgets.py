@@ -32,7 +32,7 @@ class Judged(TensorSignals):
         super().__init__(torch.zeros(size, 2), None, None)
         self._recall = torch.tensor(recall, dtype=torch.float64)
 
-    def recall(self) -> torch.Tensor:
+    def class_recall(self) -> torch.Tensor:
         return self._recall
 
 
@@ -196,4 +196,4 @@ def test_the_probes_are_those_that_judge_samplers():
 def test_signals_tell_the_recall_of_their_features():
     signals = made_signals(labels_of(12, 9, 6))
     expected = held_out_recall(signals.features(), signals.pool.labels, 3)
-    assert torch.equal(signals.recall(), expected)
+    assert torch.equal(signals.class_recall(), expected)

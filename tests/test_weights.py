@@ -213,7 +213,7 @@ def watched(monkeypatch) -> list[Tensor | None]:
     seen, train = [], image_run.train_probes
 
     def watch(bank, probes, *rest):
-        seen.extend(probe.schedule.weights for probe in probes)
+        seen.extend(probe.sample_order.weights for probe in probes)
         return train(bank, probes, *rest)
 
     monkeypatch.setattr(image_run, "train_probes", watch)

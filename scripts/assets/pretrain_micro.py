@@ -27,7 +27,7 @@ from scripts.assets.pretraining_images import Alphabet, draw_class, make_alphabe
 log = logging.getLogger("pretrain_micro")
 SEED = 0
 BATCH = 128
-LEARNING_RATE = 4e-3  # peak of the one-cycle schedule, AdamW
+LEARNING_RATE = 4e-3  # peak of the one-cycle learning rate of AdamW
 WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.1
 NUM_HELD_OUT = 50  # images of each class, never trained on
@@ -76,7 +76,7 @@ def train(model: nn.Module, maps: Tensor, labels: Tensor, epochs: int, generator
     """Train in place; maps [N, 32, 32] uint8, labels [N]."""
     num_steps = len(maps) // BATCH
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * num_steps)
+    learning_rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * num_steps)
     model.train()
     for epoch in range(1, epochs + 1):
         order = torch.randperm(len(maps), generator=generator)[: num_steps * BATCH].reshape(num_steps, BATCH)
@@ -89,7 +89,7 @@ def train(model: nn.Module, maps: Tensor, labels: Tensor, epochs: int, generator
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            schedule.step()
+            learning_rates.step()
             total += loss.item()
         log.info("epoch %d of %d: loss %.3f", epoch, epochs, total / num_steps)
 

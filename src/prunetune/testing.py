@@ -224,7 +224,7 @@ class _SamplerTrial:
 
     def budgets_are_kept(self) -> None:
         sampler = self.sampler
-        recall = self.signals.recall() if sampler.budgets == "drop" else None
+        recall = self.signals.class_recall() if sampler.budgets == "drop" else None
         for ratio in RATIOS:
             budgets = class_budgets(
                 self.labels, ratio, sampler.min_per_class, sampler.rounding, sampler.budgets, recall

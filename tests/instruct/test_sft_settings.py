@@ -65,12 +65,12 @@ def test_the_rate_rises_from_zero_and_falls_by_half_a_cosine():
 @pytest.mark.parametrize(("warmup", "total"), [(0, 7), (3, 10), (100, 250)])
 def test_the_rate_is_that_of_transformers(warmup, total):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=5e-4)
-    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, total)
+    learning_rates = get_cosine_schedule_with_warmup(optimizer, warmup, total)
     settings = SftSettings("x", learning_rate=5e-4, warmup_steps=warmup)
     for step in range(total):
         assert settings.rate(step, total) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
         optimizer.step()
-        schedule.step()
+        learning_rates.step()
 
 
 def test_a_training_shorter_than_the_warm_up_never_reaches_the_peak():

@@ -14,7 +14,7 @@ from prunetune.config.build import build, class_of
 from prunetune.instruct import registration  # noqa: F401  registers the schema of text runs
 from prunetune.instruct.identity import text_recorded
 from prunetune.instruct.methods import TEXT_METHODS
-from prunetune.instruct.names import text_names, text_run_folder
+from prunetune.instruct.names import resolve_text_names, text_run_folder
 from prunetune.instruct.parse import parse_text_run
 from prunetune.instruct.schema import EvaluationConfig, SftConfig
 from prunetune.instruct.tuning.mmlu import EvaluationSettings
@@ -76,7 +76,7 @@ def test_a_file_states_all_settings_of_its_class(path):
 @pytest.mark.parametrize("name", catalogue.entries("text_scorers"))
 def test_a_scorers_own_sampler_is_that_of_its_class(name, needs):
     cfg = cfg_of(f"text_scorer={name}", *needs.get(f"text_scorer/{name}", []))
-    assert build(cfg.text_scorer).own_sampler == cfg.text_scorer.own_sampler == text_names(cfg).sampler
+    assert build(cfg.text_scorer).own_sampler == cfg.text_scorer.own_sampler == resolve_text_names(cfg).sampler
 
 
 @pytest.mark.parametrize("path", files("sft"))

@@ -38,7 +38,7 @@ def whole_number(
     what: str = "",
     otherwise: str = "",
 ) -> None:
-    """Refuse what is not a whole number in a range; true and false are none.
+    """Refuse anything but a whole number in a range; true and false are refused too.
 
     Args:
         key: as the user writes it.
@@ -50,7 +50,7 @@ def whole_number(
         otherwise: what the key takes beside a number in another place, such as " or auto".
 
     Raises:
-        InputError: it is none.
+        InputError: the value is no such number.
     """
     if (or_none and value is None) or (is_whole_number(value, least) and (most is None or value <= most)):
         return
@@ -60,7 +60,7 @@ def whole_number(
 
 
 def number(key: str, value: Any, interval: str, or_none: bool = False, what: str = "", otherwise: str = "") -> None:
-    """Refuse what is not a finite number in an interval; true and false are none.
+    """Refuse anything but a finite number in an interval; true and false are refused too.
 
     Args:
         key: as the user writes it.
@@ -71,7 +71,7 @@ def number(key: str, value: Any, interval: str, or_none: bool = False, what: str
         otherwise: what the key takes beside a number in another place, such as " or (in a run) auto".
 
     Raises:
-        InputError: it is none.
+        InputError: the value is no such number.
     """
     if (or_none and value is None) or (is_number(value) and _is_inside(value, interval)):
         return
@@ -82,12 +82,12 @@ def number(key: str, value: Any, interval: str, or_none: bool = False, what: str
 
 
 def is_whole_number(value: Any, least: int | None = 1) -> bool:
-    """Whether this is an int of at least `least`, of any size for None; true and false are none."""
+    """Return whether this is an int of at least `least` (None: any int), and not true or false."""
     return isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a finite int or float; true and false are none."""
+    """Return whether this is a finite int or float, and not true or false."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_highest = 0  # bytes, before the counter was last put back
+_highest = 0  # the peak in bytes before the last reset of the counter
 
 
 def peak_memory() -> int:
@@ -18,9 +18,9 @@ def peak_memory() -> int:
 
 @contextmanager
 def measured() -> Iterator[Callable[[], int]]:
-    """Measure a step: what this yields returns the most memory that the process has held since, in bytes.
+    """Measure a step: yield a function that returns the most memory held since the step began, in bytes.
 
-    Where the system's counter cannot be put back (anything but Linux) that is the peak of the whole process.
+    Only Linux can reset its counter. On other systems the function returns the peak of the whole process.
     """
     global _highest
     _highest = peak_memory()

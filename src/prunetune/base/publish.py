@@ -22,7 +22,7 @@ class TakenError(Exception):
 def new_file(path: Path, synced: bool = False) -> Iterator[Path]:
     """Yield a path to write to, and rename that file to `path` when the block ends without an error.
 
-    What was at `path` stays as it is until then. Folders that lack are made.
+    What was at `path` stays as it is until then. Missing folders are created.
 
     Args:
         path: the place of the file.
@@ -39,7 +39,7 @@ def new_file(path: Path, synced: bool = False) -> Iterator[Path]:
             _sync(partial)
         os.replace(partial, path)
     finally:
-        with suppress(OSError):  # what hinders this has been raised above
+        with suppress(OSError):  # the block above has raised any error of the disk
             partial.unlink(missing_ok=True)
 
 
@@ -51,7 +51,7 @@ def new_folder(place: Path, synced: bool = False) -> Iterator[Path]:
     that makes a folder there removes it.
 
     Args:
-        place: of the folder; an empty folder in this place is replaced.
+        place: where the folder goes; an empty folder in this place is replaced.
         synced: wait until the files of the folder are on the disk, so that a power cut leaves no empty ones.
 
     Raises:

@@ -2,8 +2,9 @@
 
 An entry is a folder `<root>/<kind>/<prefix>-<16 hex>/` with `key.json` (what it was made from), its product and
 `meta.json` (seconds, device, versions). It is written beside its place and renamed into it, so that it is either
-absent or whole, and no lock is needed: of two writers the second finds the place taken and reads the first one's.
-What a broken disk or a copy cut short has damaged all the same is found when it is opened, named, and made again.
+absent or whole. No lock is needed: if two processes write the same entry, the second one finds it and reads it.
+An entry that a broken disk or an interrupted copy has damaged is detected when it is opened; the log names it, and it
+is made again.
 """
 
 import hashlib
@@ -75,9 +76,9 @@ def read_meta(entry: Path) -> dict[str, Any]:
 
 
 def is_sound(entry: Path) -> bool:
-    """Whether an entry is there and whole; a damaged one is named in one line and removed.
+    """Return whether an entry exists and is whole; a damaged one is logged in one line and removed.
 
-    Looked at are the names and sizes of its files, its JSON and the headers of its arrays, but not all their bytes.
+    This checks the names and sizes of the files, the JSON and the headers of the arrays, but not every byte.
     """
     if not entry.is_dir():
         return False
@@ -100,7 +101,7 @@ def discard(entry: Path, fault: str) -> None:
 def _fault(entry: Path) -> str | None:
     try:
         json.loads((entry / "key.json").read_text())
-        sizes = json.loads((entry / "meta.json").read_text()).get(SIZES, {})  # older stores note none
+        sizes = json.loads((entry / "meta.json").read_text()).get(SIZES, {})  # older stores have no sizes
     except (OSError, ValueError, AttributeError) as error:
         return f"key.json or meta.json: {error}"
     for name, size in sizes.items():
@@ -124,7 +125,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 def write_stack(path: Path, arrays: Iterable[np.ndarray], shape: tuple[int, ...], dtype: type) -> None:
     """Write arrays [...] one after another as one `.npy` file of this shape [T, ...].
 
-    By plain writes: on a full disk a memory map kills the process instead of raising an error.
+    It uses plain writes, since on a full disk a memory map kills the process instead of raising an error.
     """
     with path.open("wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}

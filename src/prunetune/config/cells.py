@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from prunetune.base.errors import InputError
 from prunetune.config.explain import explain
 from prunetune.config.identity import recorded
-from prunetune.config.names import Names, names, run_folder
+from prunetune.config.names import Names, resolve_names, run_folder
 from prunetune.config.parse import ImageRun, parse_image_run
 
 PLURALS = ("methods", "ratios", "seeds")
@@ -72,7 +72,7 @@ def parse_grid(cfg: DictConfig, overrides: Sequence[str]) -> GridRun:
         cell.ratio, cell.seed = ratio, seed
         cells.append(Cell(parse_image_run(cell), Path(cell.results_dir) / "runs" / run_folder(cell)))
     _check_folders(cells)
-    return GridRun(names(cfg), tuple(cells), cfg.wandb, Path(cfg.results_dir), recorded(cfg))
+    return GridRun(resolve_names(cfg), tuple(cells), cfg.wandb, Path(cfg.results_dir), recorded(cfg))
 
 
 def shared_words(overrides: Sequence[str]) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ class Names:
         return f"{self.dataset} {self.backbone_folder} {self.scorer}-{self.sampler} {ratio:g} seed {seed}"
 
 
-def names(cfg: DictConfig) -> Names:
+def resolve_names(cfg: DictConfig) -> Names:
     """Return the names of a run. The sampler `auto` is replaced by the name of the scorer's own sampler."""
     scoring = cfg.backbone if cfg.get("scoring_backbone") is None else cfg.scoring_backbone
     backbone, scoring_backbone = group_name(cfg.backbone, "model"), group_name(scoring, "model")
@@ -66,7 +66,7 @@ def reads_proxy(group: Mapping[str, Any]) -> bool:
 def run_folder(cfg: DictConfig) -> str:
     """Return the folder of a run below <results_dir>/runs, or of a grid below <results_dir>/grids. It never raises."""
     try:
-        called = names(cfg)
+        called = resolve_names(cfg)
         if "methods" in cfg:
             return grid_folder(called, cfg.methods, cfg.ratios, cfg.seeds, cfg.tag)
         return cell_folder(called, cfg.ratio, cfg.seed, cfg.tag)

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from prunetune.base.errors import InputError
 from prunetune.config.build import build, check_keys
 from prunetune.config.identity import recorded, sampler_settings
-from prunetune.config.names import Names, names
+from prunetune.config.names import Names, resolve_names
 from prunetune.data.pool import Dataset
 from prunetune.networks.backbone import Backbone
 from prunetune.samplers.base import Sampler, check_ratio
@@ -90,7 +90,7 @@ def parse_image_run(cfg: DictConfig) -> ImageRun:
     if not cfg.results_dir:
         raise InputError("results_dir is the folder of runs and store and must not be empty; pass results_dir=<folder>")
     return ImageRun(
-        names=names(cfg),
+        names=resolve_names(cfg),
         ratio=cfg.ratio,
         seed=cfg.seed,
         tag=cfg.tag,

@@ -25,7 +25,7 @@ from prunetune.base.errors import InputError
 from prunetune.config.cells import PLURALS, compose_cell, shared_words
 from prunetune.config.explain import explain
 from prunetune.config.identity import recorded
-from prunetune.config.names import Names, cell_folder, grid_folder, names
+from prunetune.config.names import Names, cell_folder, grid_folder, resolve_names
 
 GRID = "grid"  # The root configuration of sweeps of image runs.
 LAST_STEP = "finetune"  # The last step of an image run.
@@ -217,7 +217,7 @@ def planned(jobs: Iterable[Job | SingleJob]) -> Iterator[PlannedRun]:
 
 def _describe(entry: str, words: tuple[str, ...]) -> _Described:
     cfg = compose_cell(entry, words)
-    return _Described(names(cfg), cfg.tag, Path(cfg.results_dir), recorded(cfg))
+    return _Described(resolve_names(cfg), cfg.tag, Path(cfg.results_dir), recorded(cfg))
 
 
 def _describe_single(kind: SingleRuns, words: tuple[str, ...]) -> _Described:
@@ -227,7 +227,7 @@ def _describe_single(kind: SingleRuns, words: tuple[str, ...]) -> _Described:
 
 def _describe_grid(words: tuple[str, ...]) -> _Described:
     cfg = _composed(GRID, words)
-    return _Described(names(cfg), cfg.tag, Path(cfg.results_dir), {})  # A grid is compared by its cells only.
+    return _Described(resolve_names(cfg), cfg.tag, Path(cfg.results_dir), {})  # A grid is compared by its cells only.
 
 
 def _composed(root: str, words: tuple[str, ...]) -> DictConfig:

@@ -23,8 +23,8 @@ class Pool:
     """N labelled images in one fixed order: a pool sorts itself by sample_id, and positions count in that order.
 
     labels: [N] int64 class indices into `classes`. sample_ids: N different relative paths. splits: N names,
-    "train", "val" or "test". images: None for a pool of precomputed tensors. order: [N] int64, where each image stood
-    when it was given: `features[pool.order]` are in the pool's order.
+    "train", "val" or "test". images: None for a pool of precomputed tensors. order: [N] int64, the position at which
+    each image was given; `features[pool.order]` brings rows that were given in that order into the pool's order.
     """
 
     name: str
@@ -130,7 +130,7 @@ class Dataset(ABC):
 
 def require_folder(root: str | Path, name: str, fix: str) -> Path:
     """Return the folder, or say in one line how to get it."""
-    folder = Path(str(root)).expanduser()  # a folder called 2024 comes as a number
+    folder = Path(str(root)).expanduser()  # YAML reads a folder called 2024 as a number
     if not folder.is_dir():
         raise InputError(f"{name} is not in {root}; {fix}")
     return folder

@@ -13,7 +13,7 @@ def is_text(cfg: Mapping[str, Any]) -> bool:
     return "corpus" in cfg
 
 
-def text_names(cfg: DictConfig) -> Names:
+def resolve_text_names(cfg: DictConfig) -> Names:
     """Return the names of a text run. The sampler `auto` is replaced by the name of the scorer's own sampler."""
     llm, sampler = group_name(cfg.llm, "model"), group_name(cfg.sampler, "name")
     return Names(
@@ -29,6 +29,6 @@ def text_names(cfg: DictConfig) -> Names:
 def text_run_folder(cfg: DictConfig) -> str:
     """Return the folder of a text run below <results_dir>/runs. It never raises."""
     try:
-        return cell_folder(text_names(cfg), cfg.ratio, cfg.seed, cfg.tag)
+        return cell_folder(resolve_text_names(cfg), cfg.ratio, cfg.seed, cfg.tag)
     except Exception:  # Hydra evaluates this before the package's own checks, which explain the error better.
         return "unnamed"

@@ -16,7 +16,7 @@ from prunetune.instruct.corpus.corpora import Corpus
 from prunetune.instruct.corpus.strata import STRATA
 from prunetune.instruct.identity import text_recorded
 from prunetune.instruct.model.language_model import LanguageModel, TinyLanguageModel
-from prunetune.instruct.names import text_names
+from prunetune.instruct.names import resolve_text_names
 from prunetune.instruct.schema import InstructConfig
 from prunetune.instruct.tuning.mmlu import EvaluationSettings
 from prunetune.instruct.tuning.sft_settings import SftSettings
@@ -96,7 +96,7 @@ def parse_text_run(cfg: DictConfig) -> TextRun:
     if not cfg.results_dir:
         raise InputError("results_dir is the folder of runs and store and must not be empty; pass results_dir=<folder>")
     return TextRun(
-        names=text_names(cfg),
+        names=resolve_text_names(cfg),
         ratio=cfg.ratio,
         seed=cfg.seed,
         tag=cfg.tag,
@@ -125,7 +125,7 @@ def check_sampler(sampler: Sampler) -> None:
     Raises:
         InputError: the sampler reads features or a proxy, or chooses images anew in every epoch.
     """
-    is_dynamic = type(sampler).schedule is not Sampler.schedule
+    is_dynamic = type(sampler).sample_order is not Sampler.sample_order
     if sampler.needs != "nothing" or sampler.budgets == "drop" or is_dynamic:
         raise InputError(
             f"{type(sampler).__name__} reads image features or a proxy, or draws anew in every epoch, which a text run "

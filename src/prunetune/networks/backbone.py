@@ -17,7 +17,7 @@ from prunetune.networks.checkpoint import load_into, load_weights, weights_hash
 from prunetune.networks.masking import MODULES
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NUM_LAYERS = 4  # of a network that `forward_layers` reads
+NUM_LAYERS = 4  # layers that `forward_layers` reads
 PACKAGED = {"prunetune_micro": micro.WEIGHTS}  # networks whose weights come with the package
 
 
@@ -29,12 +29,12 @@ class Network(nn.Module):
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float], input_size: int) -> None:
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)  # convolutions are faster so, others do not mind
+        self.model = model.to(memory_format=torch.channels_last)  # this layout makes convolutions faster
         self.input_size = input_size
-        self.num_features: int = getattr(model, "head_hidden_size", model.num_features)  # of the pre-logits feature
+        self.num_features: int = getattr(model, "head_hidden_size", model.num_features)  # of pre-logits features
         self.mask_modules = "all"
         self.identity: dict[str, Any] = {}  # what a stored product depends on: model, weights, statistics
-        self.origin: Backbone | None = None  # what it was loaded by
+        self.origin: Backbone | None = None  # the backbone that loaded it
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -48,9 +48,9 @@ class Network(nn.Module):
         return features
 
     def forward_collapsed(self, images: Tensor) -> Tensor:
-        """Return [B, 1]: the token tensor [B, tokens, D] averaged as if it were one image, as the released code does.
+        """Return [B, 1]: the mean over tokens and features of the token tensor [B, tokens, D], as in the released code.
 
-        Where the last feature map is no token tensor this is `forward`, as it is there.
+        If the last feature map is no token tensor, return `forward`, as the released code does.
         """
         tokens = self.model.forward_features(self.normalise(images))
         return tokens.mean(dim=(1, 2)).unsqueeze(1) if tokens.ndim == 3 else self.forward(images)
@@ -58,8 +58,8 @@ class Network(nn.Module):
     def forward_layers(self, images: Tensor) -> list[Tensor]:
         """Return features of growing depth, [B, D_l] float32 each, of images [B, 3, S, S] uint8.
 
-        They are the outputs of the last four stages of a network whose maps shrink; of one of equal blocks those of
-        blocks 1/4, 2/4, 3/4 and 4/4, before any final norm. A map is averaged; where there is a class token it is read.
+        A network whose maps shrink gives the outputs of its last four stages. A network of equal blocks gives those of
+        blocks 1/4, 2/4, 3/4 and 4/4, before any final norm. A map is averaged; a class token is read instead of it.
         """
         has_class_token = getattr(self.model, "cls_token", None) is not None
         outputs = self._intermediates(self.normalise(images), has_class_token)
@@ -133,7 +133,7 @@ class Backbone:
         """Return the network in eval mode on the CPU.
 
         Raises:
-            InputError: the weights cannot be had, read or fitted, or the model refuses its arguments.
+            InputError: the weights cannot be fetched or read, do not fit, or the model refuses its arguments.
         """
         self._check_published()
         file = self.checkpoint or (PACKAGED.get(self.model) if self.pretrained else None)
@@ -160,7 +160,7 @@ class Backbone:
         return network
 
     def _check_published(self) -> None:
-        """Say where weights are published that nothing fetches, if they are not where they are expected."""
+        """Refuse missing weights that nothing here fetches, and say where they are published."""
         if self.published_at and not (self.checkpoint and Path(self.checkpoint).expanduser().is_file()):
             raise InputError(
                 f"the weights of {self.name} are expected in {self.checkpoint}, which is not a file; they are "
@@ -178,7 +178,7 @@ class Backbone:
         return network.eval()
 
     def _try(self, network: Network) -> None:
-        """Show the network one black image, so that a wrong input size is told before anything else is done."""
+        """Run the network on one black image, so that a wrong input size is reported before anything else is done."""
         size = network.input_size
         try:
             with torch.inference_mode():

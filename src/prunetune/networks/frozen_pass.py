@@ -14,15 +14,15 @@ from prunetune.base.errors import InputError
 from prunetune.base.progress import track
 from prunetune.base.seeding import stream
 from prunetune.data.images.decoded import Decoded
-from prunetune.data.images.kept import KeptViews
+from prunetune.data.images.evaluation_views import EvaluationViews
 from prunetune.data.images.transforms import evaluation_view, training_view
 from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Network
 
-CPU_PIXELS = 8 * 224 * 224  # of a batch on the CPU: MobileNetV2 is three times faster so than with 64 images
-FETCHED_AT_ONCE = 8192  # images whose features wait on the device: to fetch them is to wait for it
-MOST_THREADS = 16  # that compute on parts of their own: with more, Python is what they wait for
-View = Callable[[int], Tensor]  # position -> [3, S, S] uint8
+CPU_PIXELS = 8 * 224 * 224  # pixels of a batch on a CPU: MobileNetV2 is three times faster than with 64 images
+FETCHED_AT_ONCE = 8192  # images; copying features to the CPU blocks, so it is done once for this many
+MOST_THREADS = 16  # threads, each with its own part; beyond this number the GIL is the bottleneck
+ImageAt = Callable[[int], Tensor]  # position -> image [3, S, S] uint8
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Passes:
     hardware: Hardware = Hardware()
 
 
-def evaluation(images: Decoded, size: int) -> View:
+def evaluation(images: Decoded, size: int) -> ImageAt:
     """Return the evaluation view of every image."""
     return lambda position: evaluation_view(images.decode(position), size)
 
 
-def training(images: Decoded, size: int, pool: Pool, *names: str | int) -> View:
+def training(images: Decoded, size: int, pool: Pool, *names: str | int) -> ImageAt:
     """Return one augmented view of every image: its crop is drawn from (names, sample_id) and nothing else."""
 
     def view(position: int) -> Tensor:
@@ -47,18 +47,18 @@ def training(images: Decoded, size: int, pool: Pool, *names: str | int) -> View:
     return view
 
 
-def batches(view: View, positions: Sequence[int], batch_size: int, pinned: bool = False) -> Iterator[Tensor]:
+def batches(image_at: ImageAt, positions: Sequence[int], batch_size: int, pinned: bool = False) -> Iterator[Tensor]:
     """Yield [B, 3, S, S] uint8; the next batch is prepared by threads while the caller computes on this one.
 
-    pinned: in memory that a GPU copies from while the caller goes on.
+    pinned: put them into page-locked memory, from which a GPU copies without blocking the caller.
     """
     chunks = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
     with ThreadPoolExecutor() as workers:
 
         def prepare(chunk: Sequence[int]) -> Callable[[], Tensor]:
-            if isinstance(view, KeptViews) and view.has(chunk):
-                return workers.submit(lambda: _pinned(view.read(chunk), pinned)).result
-            futures = [workers.submit(view, position) for position in chunk]
+            if isinstance(image_at, EvaluationViews) and image_at.has(chunk):
+                return workers.submit(lambda: _pinned(image_at.read(chunk), pinned)).result
+            futures = [workers.submit(image_at, position) for position in chunk]
             return lambda: _pinned(torch.stack([future.result() for future in futures]), pinned)
 
         ahead = prepare(chunks[0]) if chunks else None
@@ -73,9 +73,9 @@ def _pinned(images: Tensor, pinned: bool) -> Tensor:
 
 
 def in_parts(forward: Callable[[Tensor], Tensor], images: Tensor, device: str) -> Tensor:
-    """Return what a frozen network gives for images [B, 3, S, S], as [B, ...] float32 on the CPU.
+    """Return the outputs of a frozen network for images [B, 3, S, S], [B, ...] float32 on the CPU.
 
-    Where the device's memory does not hold them all, halves of them, which changes nothing in evaluation.
+    If the device runs out of memory the batch is split into halves, which does not change the outputs in eval mode.
 
     Raises:
         InputError: not even one image fits.
@@ -84,7 +84,7 @@ def in_parts(forward: Callable[[Tensor], Tensor], images: Tensor, device: str) -
 
 
 def _on_device(forward: Callable[[Tensor], Tensor], images: Tensor, device: str) -> Tensor:
-    """Return the same, still on the device, so that nothing waits for it."""
+    """Return the same outputs, still on the device, so that this process need not wait for them."""
     try:
         return forward(images.to(device, non_blocking=True)).float()
     except torch.OutOfMemoryError:
@@ -95,34 +95,34 @@ def _on_device(forward: Callable[[Tensor], Tensor], images: Tensor, device: str)
 
 
 def _images_at_once(batch: Tensor, device: str) -> int:
-    """Return how many images of [B, 3, S, S] go through the network at once: on a CPU what its caches hold."""
+    """Return how many images of [B, 3, S, S] go through the network at once; on a CPU they must fit its caches."""
     return len(batch) if device != "cpu" else max(1, CPU_PIXELS // (batch.shape[2] * batch.shape[3]))
 
 
 def embed(
     network: Network,
-    view: View,
+    image_at: ImageAt,
     positions: Sequence[int],
     passes: Passes,
     description: str,
     collapsed: bool = False,
 ) -> Tensor:
-    """Return the features [len(positions), D] float32 on the CPU of one view of these images.
+    """Return the features [len(positions), D] float32 on the CPU of these images.
 
     Args:
         network: on the device of the passes, in eval mode.
-        view: gives the images.
-        positions: of the images that are shown.
+        image_at: gives the image [3, S, S] uint8 at a position.
+        positions: those of the images.
         passes: batch size, device and precision.
         description: what is computed, for the progress line.
-        collapsed: the released code's [.., 1] feature of token networks instead.
+        collapsed: return the released code's [.., 1] feature of token networks instead.
 
     Raises:
         InputError: the device's memory does not hold one image.
     """
     forward = network.forward_collapsed if collapsed else network.forward
     batch_size, device = passes.batch_size, passes.hardware.device
-    shown = batches(view, positions, batch_size, pinned=device != "cpu")
+    shown = batches(image_at, positions, batch_size, pinned=device != "cpu")
     parts = _parts(track(shown, description, math.ceil(len(positions) / batch_size)), device)
     features = _Rows(len(positions), network.num_features)
     threads = torch.get_num_threads() if device == "cpu" else 1
@@ -133,11 +133,11 @@ def embed(
     return features.values
 
 
-Part = tuple[int, Tensor]  # which row it begins at; images [b, 3, S, S] or their features [b, D]
+Part = tuple[int, Tensor]  # its first row; images [b, 3, S, S] or their features [b, D]
 
 
 def _parts(shown: Iterator[Tensor], device: str) -> Iterator[Part]:
-    """Yield what goes through the network at once."""
+    """Yield the parts that go through the network at once."""
     start = 0
     for batch in shown:
         for part in batch.split(_images_at_once(batch, device)):
@@ -146,7 +146,7 @@ def _parts(shown: Iterator[Tensor], device: str) -> Iterator[Part]:
 
 
 class _Rows:
-    """Rows that threads fill in any order; how wide they are the first ones tell."""
+    """Rows that threads fill in any order; the first ones determine the width."""
 
     def __init__(self, count: int, width_if_none: int) -> None:
         self.values, self._count, self._lock = torch.empty(0, width_if_none), count, threading.Lock()
@@ -160,10 +160,10 @@ class _Rows:
 
 
 def _run(forward: Callable[[Tensor], Tensor], parts: Iterable[Part], features: _Rows, hardware: Hardware) -> None:
-    """Put every part through the network; what a device gives waits there until FETCHED_AT_ONCE images are done."""
+    """Run every part through the network; features stay on the device until FETCHED_AT_ONCE images are done."""
     waiting: list[Part] = []
     num_waiting = 0
-    with torch.inference_mode(), hardware.arithmetic():  # around all parts: autocast casts the weights once in it
+    with torch.inference_mode(), hardware.arithmetic():  # around all parts, so that autocast casts the weights once
         for start, images in parts:
             waiting.append((start, _on_device(forward, images, hardware.device)))
             num_waiting += len(images)
@@ -178,8 +178,8 @@ def _run_in_threads(
 ) -> None:
     """Do the same on a CPU with as many parts at a time as it has threads, one thread each (up to MOST_THREADS parts).
 
-    Threads that share a part wait for each other after every operation, all the longer the smaller the part and the
-    busier the machine. Alone, they also round alike however many there are.
+    Threads that share a part wait for each other after every operation, and longest with small parts or on a busy
+    machine. With one thread per part the rounding also does not depend on the number of threads.
     """
     num_workers = min(threads, MOST_THREADS)
     lock, is_over = threading.Lock(), threading.Event()
@@ -193,7 +193,7 @@ def _run_in_threads(
             yield part
 
     def work() -> None:
-        torch.set_num_threads(threads // num_workers)  # of this thread, and of those that start before it is put back
+        torch.set_num_threads(threads // num_workers)  # for this thread and those that start before the reset
         try:
             _run(forward, take(), features, hardware)
         finally:

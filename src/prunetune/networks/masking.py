@@ -66,7 +66,7 @@ class MaskPath:
     def key(self, seed: int) -> dict[str, Any]:
         """Return what the masks depend on beside the weights.
 
-        It still names the scope, an option of earlier versions, so that what a store holds of them is found.
+        It still contains the scope, an option of earlier versions, so that entries of older stores are found.
         """
         return {**asdict(self), "scope": "global", "seed": seed if self.masking == "random" else None}
 
@@ -94,7 +94,8 @@ def first_masked_level(weights: list[Tensor], path: MaskPath, seed: int) -> list
     One byte a weight, or int32 where T is above 255.
 
     Raises:
-        InputError: two levels would mask the same weights, or one none although the unmasked network is left out.
+        InputError: two levels would mask the same weights, or a level would mask none although the unmasked network is
+            left out.
     """
     sizes = [weight.numel() for weight in weights]
     counts = path.counts(sum(sizes))
@@ -114,13 +115,13 @@ def first_masked_level(weights: list[Tensor], path: MaskPath, seed: int) -> list
 def _first_level(importance: Tensor, counts: list[int]) -> Tensor:
     """Return the first level k at which a weight is among the counts[k] least important, [P].
 
-    Only the values at the cuts are needed, which a sort of values alone gives many times faster than one of positions.
-    Of weights that tie at a cut the first in `importance` [P], which is not negative, come first, as if all had been
-    ranked by a stable sort.
+    Only the values at the cuts are needed, and sorting values is many times faster than sorting positions. Weights
+    with equal values at a cut are taken in the order of `importance` [P] (at least 0), as a stable sort would rank
+    them.
     """
     ascending = _sorted(importance)
     cuts = torch.stack([ascending[count - 1] if count else ascending.new_tensor(-1.0) for count in counts])  # [T]
-    level = torch.bucketize(importance, cuts, out_int32=True)  # [P]: right but where a cut goes through ties
+    level = torch.bucketize(importance, cuts, out_int32=True)  # [P], correct except where a cut splits equal values
     level = level.to(torch.uint8 if len(counts) <= 255 else torch.int32)
     ends = torch.tensor(counts, device=importance.device)
     first, after = torch.searchsorted(ascending, cuts), torch.searchsorted(ascending, cuts, right=True)
@@ -140,8 +141,8 @@ def _sorted(values: Tensor) -> Tensor:
 def masked_networks(model: nn.Module, path: MaskPath, seed: int = 0) -> Iterator[Iterator[int]]:
     """Mask a network in place, level by level: iterate over what this yields, and use `model` after each step.
 
-    One copy of the maskable weights is kept, none of the network; they are back bit by bit when the block ends, also
-    after an error.
+    Only the maskable weights are copied, not the network. They are restored bit by bit when the block ends, also after
+    an error.
     """
     weights = list(maskable_weights(model, path.modules).values())
     levels = first_masked_level([weight.data for weight in weights], path, seed)

@@ -39,7 +39,7 @@ class Ready:
     @property
     def training(self) -> image_run.Training:
         """The training that this cell still needs."""
-        return image_run.Training(self.pruned.subset, self.cell.run.seed, self.pruned.schedule)
+        return image_run.Training(self.pruned.subset, self.cell.run.seed, self.pruned.sample_order)
 
 
 def execute(grid: GridRun) -> None:

@@ -27,7 +27,7 @@ from prunetune.signals.view_bank import view_bank
 from prunetune.training.full import finetune_all
 from prunetune.training.linear_probe import Probe, share_seconds, train_probes
 from prunetune.training.recipe import FinetuneResult
-from prunetune.training.sample_order import Schedule, Static
+from prunetune.training.sample_order import SampleOrder, Static
 
 log = logging.getLogger(__name__)
 
@@ -55,21 +55,21 @@ class Task:
 class Pruned:
     """The outcome of the first two steps of one run.
 
-    subset: [M] int64 positions, ascending. weights: [M] float64 > 0, None if all images have the same weight. schedule:
-    which images each epoch of the training uses. sample_seconds: the time of the second step.
+    subset: [M] int64 positions, ascending. weights: [M] float64 > 0, None if all images have the same weight.
+    sample_order: which images each epoch of the training uses. sample_seconds: the time of the second step.
     """
 
     scores: Scores
     choice: sampler_search.Choice
     subset: Tensor
     weights: Tensor | None
-    schedule: Schedule
+    sample_order: SampleOrder
     sample_seconds: float
 
     @property
     def is_dynamic(self) -> bool:
         """Whether the training chooses its images anew during training. The subset is then the whole pool."""
-        return not isinstance(self.schedule, Static)
+        return not isinstance(self.sample_order, Static)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Training:
 
     subset: Tensor
     seed: int
-    schedule: Schedule
+    sample_order: SampleOrder
 
 
 def execute(run: ImageRun, out_dir: Path) -> None:
@@ -107,7 +107,7 @@ class ImageSteps(steps.Steps[Pruned, FinetuneResult]):
         write_pruned(out_dir, self.task, pruned)
 
     def finetune(self, pruned: Pruned) -> FinetuneResult:
-        [outcome] = finetune(self.run, self.task, [Training(pruned.subset, self.run.seed, pruned.schedule)])
+        [outcome] = finetune(self.run, self.task, [Training(pruned.subset, self.run.seed, pruned.sample_order)])
         return outcome
 
     def write(self, pruned: Pruned, tuned: FinetuneResult, out_dir: Path, tracker: Tracker) -> dict[str, Any]:
@@ -205,20 +205,21 @@ def _select(run: ImageRun, task: Task, scores: Scores, choice: sampler_search.Ch
     weights = weigh(run.scorer, sampler, run.ratio, task.scoring, subset) if len(subset) else None
     if weights is not None:
         subset, weights = subset[weights > 0], weights[weights > 0]
-    schedule = sampler.schedule(labels, run.ratio, run.recipe.epochs) or Static(len(subset), weights)
+    sample_order = sampler.sample_order(labels, run.ratio, run.recipe.epochs) or Static(len(subset), weights)
     seconds = time.perf_counter() - start + asked
-    if not schedule.images_per_epoch:
+    if not sample_order.images_per_epoch:
         raise InputError(
             f"nothing is kept of {len(task.pool)} images at ratio {run.ratio:g}; raise it or sampler.min_per_class"
         )
-    pruned = Pruned(scores, choice, subset, weights, schedule, seconds)
+    pruned = Pruned(scores, choice, subset, weights, sample_order, seconds)
     log.info("%s, with %s", _summary(pruned, task.pool), run.names.sampler)
     return pruned
 
 
 def _summary(pruned: Pruned, pool: Pool) -> str:
     if pruned.is_dynamic:
-        return f"every epoch shows {pruned.schedule.images_per_epoch} of {len(pool)}, subset.csv comes with the result"
+        shown = pruned.sample_order.images_per_epoch
+        return f"every epoch shows {shown} of {len(pool)}, subset.csv comes with the result"
     counts = torch.bincount(pool.labels[pruned.subset], minlength=len(pool.classes))
     per_class = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     weighted = "" if pruned.weights is None else ", weighted"
@@ -240,7 +241,7 @@ def finetune(run: ImageRun, task: Task, trainings: Sequence[Training]) -> list[F
     bank = view_bank(task.tuned, torch.cat([training.subset for training in trainings]).unique(), run.recipe.views)
     labels = task.pool.labels
     probes = [
-        Probe(bank.rows(one.subset), labels[one.subset], features, task.test.labels, one.seed, one.schedule)
+        Probe(bank.rows(one.subset), labels[one.subset], features, task.test.labels, one.seed, one.sample_order)
         for one in trainings
     ]
     outcomes = train_probes(bank.values, probes, len(task.pool.classes), run.recipe, task.device)
@@ -256,7 +257,7 @@ def _finetune_all(run: ImageRun, task: Task, training: Training) -> FinetuneResu
         run.recipe,
         training.seed,
         embedding.training_hardware,
-        training.schedule,
+        training.sample_order,
     )
 
 
@@ -276,7 +277,7 @@ def describe(run: ImageRun, task: Task, pruned: Pruned, outcome: FinetuneResult)
         "num_classes": len(task.pool.classes),
         "num_pool": len(task.pool),
         "num_kept": len(pruned.subset),
-        "images_per_epoch": pruned.schedule.images_per_epoch if pruned.is_dynamic else None,
+        "images_per_epoch": pruned.sample_order.images_per_epoch if pruned.is_dynamic else None,
         "num_test": len(task.test),
         "dataset_fingerprint": task.pool.fingerprint,
         "test_fingerprint": task.test.fingerprint,

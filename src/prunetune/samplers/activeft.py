@@ -1,4 +1,4 @@
-"""ActiveFT: centres that are optimised to lie as the features do, and the images nearest to them."""
+"""ActiveFT: centres that are optimised to follow the distribution of the features, and their nearest images."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,13 +14,13 @@ CENTRES_AT_ONCE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class ActiveFT(Sampler):
-    """The nearest unused image of each of B unit centres, which Adam moves near the features and apart. Reads no score.
+    """The nearest unused image of each of B unit centres, which Adam moves near features and apart. Reads no score.
 
     Source: arXiv 2303.14382 and its code (yichen928/ActiveFT@0687b00), for each class by itself. With u_i the cosine of
-    an image and its nearest centre k(i) over tau, mean_i u_i - ln(e^{u_i} + sum_j e^{c_j . c_k(i) / tau}) is maximised
-    from drawn images on. As in the code, j runs over all centres, k(i) among them, and a centre is pushed away from the
-    others as if they stood still. Differs: a step sees at most `batch_size` images of a class (the original all), so
-    that it scales; centres are put back to unit length after every step.
+    an image and its nearest centre k(i) over tau, mean_i u_i - ln(e^{u_i} + sum_j e^{c_j . c_k(i) / tau}) is maximised,
+    starting from drawn images. As in the code, j runs over all centres including k(i), and the centres c_j are
+    constants in the gradient. Differs: a step reads at most `batch_size` images of a class (the original all), so that
+    it scales; centres are scaled to unit length after every step.
     Reads: features. Cost: about 4 batch_size B D operations a step; minutes for large classes.
 
     steps, learning_rate: of Adam. tau: temperature.
@@ -65,9 +65,9 @@ class ActiveFT(Sampler):
 def gradient(features: Tensor, centres: Tensor, tau: float) -> Tensor:
     """Return the gradient [B, D] of mean_i ln(e^{u_i} + sum_j e^{c_j . c_k(i) / tau}) - u_i on the sphere.
 
-    It is by c_k(i) alone: the c_j that push it stand still. With q_i the weight of e^{u_i} in its sum and a_kj the
-    softmax over j of c_j . c_k / tau, image i moves its centre by (1 - q_i) (h_i - sum_j a_kj c_j), less the part along
-    the centre.
+    It is the gradient by c_k(i) alone; the other c_j are constants. With q_i the weight of e^{u_i} in its sum and a_kj
+    the softmax over j of c_j . c_k / tau, image i moves its centre by (1 - q_i) (h_i - sum_j a_kj c_j), minus the part
+    along the centre.
 
     Args:
         features: [n, D] of unit length.
@@ -75,7 +75,7 @@ def gradient(features: Tensor, centres: Tensor, tau: float) -> Tensor:
         tau: temperature.
     """
     cosines, owners = (features @ centres.T).max(dim=1)  # [n]
-    used, places = owners.unique(return_inverse=True)  # centres that own images, and which of them is whose
+    used, places = owners.unique(return_inverse=True)  # centres that own images, and for each image which
     moved = centres[used]
     between = moved @ centres.T / tau  # [used, B]
     pulls = (between.logsumexp(dim=1)[places] - cosines / tau).sigmoid()  # [n], 1 - q_i
@@ -87,7 +87,7 @@ def gradient(features: Tensor, centres: Tensor, tau: float) -> Tensor:
 
 
 def nearest_unused(features: Tensor, centres: Tensor) -> Tensor:
-    """Return for each centre in turn the nearest image that none before it has, [B] int64; ties to the smaller index.
+    """Return for each centre in turn its nearest unused image, [B] int64; ties to the smaller index.
 
     Args:
         features: [n, D] of unit length.

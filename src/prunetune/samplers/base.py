@@ -12,26 +12,26 @@ from prunetune.base.errors import InputError
 from prunetune.samplers.budgets import BUDGETS, ROUNDINGS, class_budgets
 from prunetune.signals.contract import Signals
 from prunetune.signals.label_odds import label_probabilities
-from prunetune.training.sample_order import Schedule
+from prunetune.training.sample_order import SampleOrder
 
-AUTO = " or (in a run) auto"  # of what a run may leave open, to choose it on held-out images
+AUTO = " or (in a run) auto"  # in messages on settings that a run can choose on held-out images
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(ABC):
     """Chooses which images are kept, given their scores. Unrelated to torch's Sampler.
 
-    name: what `sampler=<name>` calls it. reads_scores: whether the scores matter; where they do not, scorer=none
-    stands beside it. reads_hardness: whether they must be hardness; False: any order will do. needs: what it reads
-    beside them: "nothing", the "features" [N, D] of the pool, or its "probabilities" [N] float64, each image's mean
-    probability of its label over the first `epochs` of the proxy (None: all of them). in_runs: what a run's
-    configuration says in the place of a default. The defaults of the fields and of these class variables must be
-    literals: `prunetune.config` reads them from the source of the class, which so is their only home.
+    name: its name in `sampler=<name>`. reads_scores: whether the scores matter; if not, scorer=none goes with it.
+    reads_hardness: whether scores must measure hardness; False: any order is allowed. needs: what it reads in addition:
+    "nothing", the "features" [N, D] of the pool, or its "probabilities" [N] float64, each image's mean probability of
+    its label over the first `epochs` of the proxy (None: all of them). in_runs: values that a run's configuration has
+    instead of a default. The defaults of the fields and of these class variables must be literals, since
+    `prunetune.config` reads them from the source of the class.
 
     min_per_class: the least that a class keeps (0 restores the sources, where a small class can vanish). rounding:
     "half_even" rounds each class by itself, "largest_remainder" meets the total round(N * ratio). budgets:
-    "proportional" to the size of a class; "equal" for all; "drop": the more the less of a class is recognised when it
-    is held out (DRoP). The last two hand on what a class cannot use and keep as many images in all as the first.
+    "proportional" to the size of a class; "equal" for all; "drop": a class with a lower recall on held-out images keeps
+    more (DRoP). The last two keep as many images in all as the first: other classes get what a class cannot use.
     """
 
     name: ClassVar[str]
@@ -60,7 +60,7 @@ class Sampler(ABC):
             labels: [N] int64 class indices.
             ratio: fraction of each class that is kept, in (0, 1]. 1 keeps all and draws nothing.
             generator: for random draws.
-            signals: of these N images: what the sampler reads beside the scores, if it does.
+            signals: of these N images, for a sampler that reads more than the scores.
 
         Raises:
             InputError: the ratio is outside (0, 1], scores and labels do not fit, a score is not finite, or signals are
@@ -73,7 +73,7 @@ class Sampler(ABC):
         needed = self._needed(labels, signals)
         budgets = self._class_budgets(labels, ratio, signals)
         sampler = self.settled(scores.double(), labels, budgets, needed)
-        # marked in place: small picks kept between the classes' large arrays would break up the heap, by gigabytes
+        # marked in place: small results between the large arrays of classes would fragment the heap by gigabytes
         is_kept = torch.zeros(len(labels), dtype=torch.bool)
         for label, budget in budgets.items():
             members = torch.nonzero(labels == label).flatten()  # [n], ascending
@@ -94,13 +94,13 @@ class Sampler(ABC):
         Args:
             scores: [n] float64.
             budget: how many are kept.
-            ratio: the fraction that is kept; where budgets are not proportional, that of this class.
+            ratio: the fraction that is kept; if budgets are not proportional, the fraction of this class.
             generator: for random draws.
-            needed: the class's rows of what `needs` names: features [n, D], or probabilities [n].
+            needed: features [n, D] or probabilities [n] of the class, as `needs` says.
         """
 
     def settled(self, scores: Tensor, labels: Tensor, budgets: dict[int, int], needed: Tensor | None) -> "Sampler":
-        """Return the sampler with the numbers that are read off the whole pool; most have none and return themselves.
+        """Return the sampler with its numbers that depend on the whole pool; most have none and return themselves.
 
         Args:
             scores: [N] float64.
@@ -136,11 +136,11 @@ class Sampler(ABC):
                     "sampler.budgets=drop reads the recall of held-out images; pass signals, "
                     "e.g. TensorSignals(features, pool=pool)"
                 )
-            recall = signals.recall()
+            recall = signals.class_recall()
         return class_budgets(labels, ratio, self.min_per_class, self.rounding, self.budgets, recall)
 
-    def schedule(self, labels: Tensor, ratio: float, epochs: int) -> Schedule | None:
-        """Return how a training of so many epochs shows the kept images; None: each of them once an epoch."""
+    def sample_order(self, labels: Tensor, ratio: float, epochs: int) -> SampleOrder | None:
+        """Return the order in which a training of so many epochs shows the kept images; None: each once an epoch."""
         return None
 
 

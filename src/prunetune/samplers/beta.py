@@ -25,8 +25,8 @@ class Beta(Sampler):
     Reads: the probabilities of the proxy, over the same first epochs as DUAL.
     Cost: one training of the proxy, which DUAL shares.
 
-    power: c; the larger, the later the density moves to easier images as the ratio falls. epochs: how many of the
-    proxy's are averaged over, its first; a shorter proxy is read whole.
+    power: c; with a larger c the density moves to easier images only at smaller ratios. epochs: how many of the
+    proxy's first epochs are averaged; of a shorter proxy all.
     """
 
     name: ClassVar[str] = "beta"
@@ -66,10 +66,10 @@ def beta_log_weights(scores: Tensor, probabilities: Tensor, dropped: float, powe
 
 
 def draw_weighted(log_weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return `count` indices drawn one after the other, each in proportion to the weights that are left.
+    """Return `count` indices drawn one after another, each in proportion to the remaining weights.
 
-    Done at once: the largest of log weight + Gumbel noise are such a draw (Efraimidis and Spirakis 2006). Weights of 0
-    come last, the smaller index first.
+    All are drawn at once: the largest of log weight + Gumbel noise are such a draw (Efraimidis and Spirakis 2006).
+    Weights of 0 come last, the smaller index first.
 
     Args:
         log_weights: [n] float64.

@@ -21,12 +21,12 @@ def class_budgets(
 
     Source: docs/method_notes.md, Class budgets. The product n * ratio is a Python float (a float32 product rounds
     otherwise, e.g. for n = 45, ratio = 0.7), rounded half to even, then at least min_per_class and at most n. The other
-    two rules hand out the total of this one.
+    two rules distribute the same total.
 
     Args:
         labels: [N] int64.
         ratio: fraction kept.
-        min_per_class: the least that a class keeps, or all it has.
+        min_per_class: the least that a class keeps; a smaller class keeps all its images.
         rounding: "half_even" or "largest_remainder".
         budgets: "proportional" to the size of the class, "equal" or "drop".
         recall: [C] float64 in [0, 1] on held-out images, for "drop".
@@ -59,14 +59,14 @@ def check_recall(recall: Tensor | None, num_classes: int) -> None:
 def whole_shares(sizes: dict[int, int], shares: dict[int, float], total: int, least: int) -> dict[int, int]:
     """Return shares as whole numbers that meet a total: floors, then the largest remainders, ties to the lower class.
 
-    Classes below `least` (or their size) are raised to it; the largest budgets pay for that. Where all are at their
-    least, the total grows.
+    Classes below `least` (or their size) are raised to it, and the largest budgets are lowered by as much. If all are
+    at their least, the total grows.
 
     Args:
         sizes: images of each class.
         shares: at most the size, in sum the total.
         total: of the budgets.
-        least: that a class keeps.
+        least: the least that a class keeps.
     """
     budgets = {label: int(shares[label]) for label in sizes}
     by_remainder = sorted(sizes, key=lambda label: (budgets[label] - shares[label], label))
@@ -83,9 +83,9 @@ def whole_shares(sizes: dict[int, int], shares: dict[int, float], total: int, le
 
 
 def equal_budgets(sizes: dict[int, int], total: int) -> dict[int, int]:
-    """Return the same number for every class, at most its size; what a class cannot use is handed on.
+    """Return the same number for every class, at most its size; other classes get what a class cannot use.
 
-    Those that are not used up differ by at most one, ties to the lower class.
+    Budgets of classes that are not kept whole differ by at most one; lower classes get the larger ones.
 
     Args:
         sizes: images of each class.
@@ -105,9 +105,9 @@ def equal_budgets(sizes: dict[int, int], total: int) -> dict[int, int]:
 def drop_shares(sizes: dict[int, int], total: int, recall: Tensor) -> dict[int, float]:
     """Return what each class keeps by DRoP, not yet whole: its density is proportional to 1 - recall.
 
-    Source: arXiv 2404.05579: d_c = d (1 - r_c) / Z with Z such that the total is met; a class whose density would
-    exceed 1 is kept whole and what it cannot use is handed on in the same way. Where only classes without an error are
-    left the rest is shared out by size.
+    Source: arXiv 2404.05579: d_c = d (1 - r_c) / Z with Z such that the total is met. A class whose density would
+    exceed 1 is kept whole, and the others get what it cannot use in the same way. If only classes without an error
+    remain, the rest is distributed by size.
 
     Args:
         sizes: images of each class.

@@ -1,4 +1,4 @@
-"""BWS: the window of the ranking from which a ridge regression learns most of the pool."""
+"""BWS: the window of the ranking on which a ridge regression is trained that is right on most of the pool."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,8 +18,8 @@ ROWS = 16384  # images whose features and class values are held at once
 class BWS(Sampler):
     """The same window of every class's ranking, its start chosen by ridge regression.
 
-    For each start the class labels are regressed on the features of the windows' images; the start whose regression
-    classifies most of the whole pool right is taken, of equals the one nearest the middle.
+    For each start the class labels are regressed on the features of the images in the windows. The start whose
+    regression classifies most of the pool correctly is taken; of equals the one nearest to the middle.
 
     Source: arXiv 2406.03057, best-window selection. Differs: windows are those of each class; features are the
     pretrained network's (the paper's come from a short training on the pool); the regression is linear and its ridge
@@ -64,7 +64,7 @@ def best_start(
     starts: Sequence[float],
     ridge: float,
 ) -> float:
-    """Return the start whose windows teach a ridge regression most of the pool, of equals the nearest to .5.
+    """Return the start whose windows give the best ridge regression on the pool; of equals the nearest to .5.
 
     Args:
         features: [N, D] float32.
@@ -85,15 +85,15 @@ def best_start(
 
 
 def ridge_accuracy(features: Tensor, labels: Tensor, kept: Tensor, ridge: float) -> float:
-    """Return the fraction of the pool that a ridge regression on some of its images classifies right.
+    """Return the fraction of the pool that a ridge regression on some of its images classifies correctly.
 
-    Features and one-hot labels are centred at their means over the kept images; the largest class value decides, of
-    equals the lower class.
+    Features and one-hot labels are centred at their means over the kept images; the class with the largest value
+    is predicted; of equals the lower class.
 
     Args:
         features: [N, D] float32.
         labels: [N] int64.
-        kept: [M] int64 positions that are learned from.
+        kept: [M] int64 positions of the images that it is trained on.
         ridge: penalty in units of the mean diagonal entry of the kept images' scatter matrix.
     """
     num_classes, width = int(labels.max()) + 1, features.shape[1]

@@ -1,4 +1,4 @@
-"""The samplers that a run chooses between where it leaves a number open: gamma, the cut-off beta, or the end."""
+"""The samplers among which a run chooses a setting: gamma, the cut-off beta, or the end."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from prunetune.base.errors import InputError
 from prunetune.samplers.base import Sampler
 
-OPEN = ("gamma", "end", "beta")  # what a sampler may leave open (auto) to a search on held-out data
+OPEN = ("gamma", "end", "beta")  # settings that can be "auto", to be chosen on held-out data
 
 
 @dataclass(frozen=True)
 class Search:
-    """How the open number of a sampler is settled.
+    """How a setting of a sampler that is "auto" is chosen on held-out images.
 
     grid: gammas to try; betas: cut-offs to try. repeats: splits of the pool, each with its own draw and head.
-    held_out: fraction of each class that judges. views: augmented views that the
-    judging probes train on; 0 takes the evaluation view.
+    held_out: fraction of each class that is held out to evaluate. views: augmented views that the probes train on; 0
+    takes the evaluation view.
     """
 
     grid: tuple[float, ...] = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
@@ -34,7 +34,7 @@ class Search:
 
 
 def gammas(grid: Sequence[float], ratio: float) -> list[float]:
-    """Return the gammas of the grid that are valid at this ratio, 0.5 alone where none is."""
+    """Return the gammas of the grid that are valid at this ratio; 0.5 alone if none is."""
     return [gamma for gamma in grid if ratio / 2 <= gamma <= 1 - ratio / 2] or [0.5]
 
 
@@ -45,7 +45,7 @@ def gamma_candidates(make: Callable[[float], Sampler], search: Search, ratio: fl
 
 
 def beta_candidates(make: Callable[[float], Sampler], search: Search, ratio: float) -> dict[str, Sampler]:
-    """Return the sampler at every cut-off that leaves the budget, the smallest first: it wins ties."""
+    """Return the sampler at every cut-off that leaves enough images, the smallest first: it wins ties."""
     feasible = [beta for beta in sorted(search.betas) if beta + ratio < 1 + 1e-9] or [0.0]
     return {f"{beta:g}": make(beta) for beta in feasible}
 

@@ -1,4 +1,4 @@
-"""CCS: the hardest are dropped, the rest is drawn from strata of the score as evenly as they allow."""
+"""CCS: the hardest images are dropped, and the kept ones are drawn from strata of the score as evenly as possible."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,14 +14,14 @@ from prunetune.samplers.base import AUTO, Sampler, draw, easiest_first
 class CCS(Sampler):
     """Coverage-centric selection: equal-width strata of each class's score, without its hardest images.
 
-    Source: arXiv 2210.15809; reads AUM there, which its code (at b37f166) takes of probabilities: scorer
+    Source: arXiv 2210.15809. The paper reads AUM, and its code (at b37f166) computes AUM from probabilities: scorer
     aum_probability, method ccs_probability. Differs: the cut-off and the strata are those of each class, and the
-    cut-off is capped so that the class budget is met. Published cut-offs depend on data and
-    ratio: .3 on CIFAR-10 and ImageNet at ratio .1, .2 on ImageNet at .2.
+    cut-off is capped so that the class budget is met. Published cut-offs depend on data and ratio: .3 on CIFAR-10 and
+    ImageNet at ratio .1, .2 on ImageNet at .2.
     Cost: a sort of the scores.
 
     beta: fraction of a class, its hardest, that is dropped; in a run also auto, chosen on held-out pool images.
-    num_strata: intervals of equal width between the least and the largest score that are left.
+    num_strata: intervals of equal width between the smallest and the largest remaining score.
     """
 
     name: ClassVar[str] = "ccs"
@@ -51,7 +51,7 @@ def without_hardest(scores: Tensor, budget: int, beta: float) -> Tensor:
 
 
 def num_cut(size: int, budget: int, beta: float) -> int:
-    """Return how many of the hardest of a class of `size` are dropped: beta of them, but the budget must be left."""
+    """Return how many of the hardest of a class of `size` are dropped: a share beta, as far as the budget allows."""
     return min(round(size * beta), size - budget)
 
 
@@ -68,9 +68,9 @@ def strata_of(scores: Tensor, num_strata: int) -> Tensor:
 
 
 def strata_budgets(sizes: Tensor, budget: int) -> list[int]:
-    """Return what each stratum gives: the smallest first, each the whole share of what is left, or all it has.
+    """Return how many images each stratum gives: the smallest first, each an equal share of the rest, or all it has.
 
-    Nothing is left over: the last, the largest, takes the remainder.
+    The last and largest stratum takes the remainder.
 
     Args:
         sizes: [S] int64 images in each stratum; ties to the lower.

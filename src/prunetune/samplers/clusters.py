@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor
 
-MANY = 2**23  # images times centres: beyond, k-means starts from drawn images and takes few rounds
+MANY = 2**23  # images times centres; above it k-means starts from drawn images and takes few rounds
 ROUNDS, FEW_ROUNDS = 100, 10
 
 
@@ -17,7 +17,7 @@ def k_means(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
         count: number of clusters, at most n.
         generator: draws the first centres.
     """
-    from sklearn.cluster import KMeans  # 110 MB and a second that few methods need
+    from sklearn.cluster import KMeans  # takes 110 MB and a second, and few methods need it
     from sklearn.exceptions import ConvergenceWarning
 
     seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
@@ -30,7 +30,7 @@ def k_means(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def first_of_clusters(clusters: Tensor, costs: Tensor, count: int) -> Tensor:
-    """Return the cheapest image of each cluster; where that is not enough, the next of each, largest cluster first.
+    """Return the cheapest image of each cluster; if more are needed, the next of each, largest cluster first.
 
     Args:
         clusters: [n] int64.

@@ -1,4 +1,4 @@
-"""D2 pruning: scores passed along a graph of nearest neighbours, so that picks are hard and apart."""
+"""D2 pruning: scores spread on a graph of nearest neighbours, so that picks are hard and far from each other."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,18 +15,18 @@ from prunetune.selection.neighbours import nearest
 
 @dataclass(frozen=True, kw_only=True)
 class D2(Sampler):
-    """Greedy picks by a score that neighbours raise beforehand and that falls near every pick.
+    """Greedy picks by a score that neighbours raise in advance and that every pick lowers around it.
 
     Source: arXiv 2310.07931. Each image gains exp(-d) times the scores of its k nearest neighbours; then the largest is
     picked, again and again, and its neighbours lose exp(-gamma_r d) times its score. Differs: the graph is that of a
     class; d is Euclidean between features of unit length, so that it means the same for every network; scores that
-    begin below 0 are raised to begin at 0. Its code (adymaharana/d2pruning@bf1ea46) first drops the hardest by AUM and
+    begin below 0 are shifted to begin at 0. Its code (adymaharana/d2pruning@bf1ea46) first drops the hardest by AUM and
     takes other settings for every ratio (at .1 of CIFAR-10 a share of .4, gamma_r .1): `beta` drops them by the score
     itself, and is 0 by default, as the paper's formulas are.
     Reads: features. Cost: for a class of n images n^2 D operations and n k numbers.
 
     beta: fraction of a class, its hardest, that is dropped before, as far as the class budget is left. neighbours: k.
-    gamma_r: 0 lets a pick take its whole score off its neighbours, the larger the less it takes.
+    gamma_r: with 0 a pick subtracts its whole score from its neighbours, with larger values less.
     """
 
     name: ClassVar[str] = "d2"
@@ -60,7 +60,7 @@ def pick_by_messages(scores: Tensor, distances: Tensor, indices: Tensor, count: 
         distances: [n, k] float64 to the neighbours.
         indices: [n, k] int64 of the neighbours.
         count: number of picks, at most n.
-        gamma_r: how fast what a pick takes falls with distance.
+        gamma_r: how fast the amount that a pick subtracts falls with distance.
     """
     values = (scores + ((-distances).exp() * scores[indices]).sum(dim=1)).numpy()
     taken, near = (-gamma_r * distances).exp().numpy(), indices.numpy()

@@ -13,7 +13,7 @@ from prunetune.samplers.ccs import num_cut
 
 @dataclass(frozen=True, kw_only=True)
 class DoubleEnd(Sampler):
-    """The hardest images of each class but for the very hardest; ties to the smaller id.
+    """The hardest images of each class except the very hardest; ties to the smaller id.
 
     Source: arXiv 2409.04273. Differs: ranks are those of each class, and the cut-off is capped as in CCS.
     Cost: a sort of the scores.

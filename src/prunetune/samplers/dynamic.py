@@ -1,4 +1,4 @@
-"""Samplers that choose anew while the network is trained, at the compute of a subset of the same ratio."""
+"""Samplers that choose anew during training; the compute is that of a subset of the same ratio."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from torch import Tensor
 from prunetune.base.errors import InputError
 from prunetune.samplers.base import Sampler, check_ratio, check_shapes, class_budgets
 from prunetune.signals.contract import Signals
-from prunetune.training.sample_order import Schedule
+from prunetune.training.sample_order import SampleOrder
 
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicSampler(Sampler):
-    """Keeps the whole pool and says how a training walks over it; reads no score.
+    """Keeps the whole pool and determines the order in which a training shows it; reads no score.
 
     An epoch shows M images, the sum of the class budgets at the ratio, so that a training of E epochs shows M * E like
-    one on a subset, under the same learning rates. What was shown is known afterwards: a run's subset.csv lists the
-    images that were used, weight = how often, and comes with the result. With until=prune there is none.
+    one on a subset, under the same learning rates. Which images were shown is known afterwards: a run's subset.csv
+    lists them, with the number of uses as weight, and is written with the result. With until=prune there is none.
 
     min_per_class and rounding only count here: they say how many images an epoch shows. budgets can only be
     proportional, since images are drawn from the whole pool.
@@ -49,8 +49,8 @@ class DynamicSampler(Sampler):
         return torch.arange(len(scores))
 
     @abstractmethod
-    def schedule(self, labels: Tensor, ratio: float, epochs: int) -> Schedule:
-        """Return how a training of so many epochs shows the pool, labels [N]."""
+    def sample_order(self, labels: Tensor, ratio: float, epochs: int) -> SampleOrder:
+        """Return the order in which a training of so many epochs shows the pool with these labels [N]."""
 
     def images_per_epoch(self, labels: Tensor, ratio: float) -> int:
         """Return M."""

@@ -14,12 +14,12 @@ from prunetune.samplers.clusters import k_means
 
 @dataclass(frozen=True, kw_only=True)
 class EasyDiverse(Sampler):
-    """The easiest of each of a few k-means clusters of each class.
+    """The easiest images of every k-means cluster of each class.
 
     Source: arXiv 2402.05356v1, which takes k in {8, 12, 16, 20, 24} by validation, on the features of the layer with
-    the best nearest-neighbour accuracy, and does not say how much a cluster keeps. Here: clusters of each class, as
-    many as it keeps images at most, on the network's last features; a cluster keeps in proportion to its size, by
-    largest remainder, and at least one.
+    the best nearest-neighbour accuracy, and does not say how much a cluster keeps. Here each class is clustered on
+    the network's last features, into at most as many clusters as it keeps images; a cluster keeps in proportion to its
+    size, by largest remainder, and at least one image.
     Reads: features. Cost: k-means of the class.
 
     num_clusters: k.

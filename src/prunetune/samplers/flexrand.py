@@ -17,7 +17,7 @@ class FlexRand(Sampler):
     """Random sampling from an easy and a hard part of each class, split at the gamma-quantile of the score.
 
     Source: arXiv 2402.05356, section on sampling; exact counts: docs/method_notes.md, FlexRand.
-    Differs from the released code: the second part's share is what the first leaves of the budget.
+    Differs from the released code: the second part gives what the first leaves of the budget.
     Cost: a sort of the scores.
 
     gamma: the easy fraction; .5 is stratified random, below it easy images are kept more often; in a run also auto,
@@ -62,8 +62,8 @@ class FlexRand(Sampler):
 def shares(size: int, budget: int, ratio: float, gamma: float) -> tuple[int, int]:
     """Return how many images of a class come from its easy and from its hard part.
 
-    Source: docs/method_notes.md, FlexRand. The smaller part's share is rounded; the other is the remainder of the
-    budget, never rounded on its own; what exceeds its part moves back.
+    Source: docs/method_notes.md, FlexRand. The smaller part's share is rounded. The other part gives the remainder
+    of the budget, which is never rounded on its own; what it cannot give comes from the smaller part.
 
     Args:
         size: n, images in the class.
@@ -84,10 +84,10 @@ def shares(size: int, budget: int, ratio: float, gamma: float) -> tuple[int, int
 
 @dataclass(frozen=True, kw_only=True)
 class FlexRandReleased(Sampler):
-    """FlexRand as the released code rounds it: both shares by themselves, so a class can miss its budget by one.
+    """FlexRand as the released code rounds it: each share by itself, so that a class can miss its budget by one.
 
     Source: ml-stat-Sustech/Efficient-Dataset-Pruning@6767d0e, read for behaviour (docs/method_notes.md, FlexRand). The
-    class budget takes no part: a class can end up empty. Exempt from the count contract by name.
+    class budget is not used, and a class can end up empty. The contract tests do not check its counts.
     Cost: a sort of the scores.
 
     twentieths: gamma in twentieths, 1..19 (5 is gamma .25). The code multiplies by 0.05, which for some class sizes
@@ -144,7 +144,7 @@ class FlexRandReleased(Sampler):
 def released_shares(size: int, ratio: float, gamma: float) -> tuple[int, int]:
     """Return the two shares of a class of `size` images, each rounded on its own, as the released code does.
 
-    Where a share exceeds its part the released code stops with an error; here the part is kept whole.
+    If a share exceeds its part, the released code stops with an error; here the part is kept whole.
     """
     num_easy = round(size * gamma)
     smaller = min(gamma, 1 - gamma, 0.5 * ratio)

@@ -12,17 +12,17 @@ from prunetune.training.sample_order import ThinnedPasses
 
 @dataclass(frozen=True, kw_only=True)
 class InfoBatch(DynamicSampler):
-    """Passes over the pool without a random half of the images whose last loss is below the mean, the others double.
+    """Passes that leave out a random half of the images with a last loss below the mean and double the other half.
 
     Source: Qin et al. 2024, "InfoBatch" (arXiv 2303.04947). A loss is the one that an image had when it was last
     trained on; the mean is that of all images shown so far, and an image not shown yet is in every pass.
-    Differs from it: the compute is given. M images are shown per epoch and M * E in all, however long a pass is, and
+    Differs from it: the compute is given. M images are shown per epoch and M * E in all, for any length of a pass, and
     the learning rate follows the images shown. The last `whole_end` of them come from whole passes, the first of which
-    interrupts the thinned pass before it. Where M * E is at most N, no image is shown twice and none is left out: it
-    is one pass over a random part of the pool; it begins to leave out after N images.
+    interrupts the thinned pass before it. Images are left out only after the first N. So if M * E is at most N, no
+    image is shown twice: the training is one pass over a random part of the pool.
     Cost: nothing beside the training.
 
-    dropped: fraction of the easy images that a pass leaves out; the others of them weigh 1 / (1 - dropped). whole_end:
+    dropped: fraction of the easy images that a pass leaves out; the other easy ones weigh 1 / (1 - dropped). whole_end:
     fraction of the training, at its end, whose passes are whole.
     """
 
@@ -36,6 +36,6 @@ class InfoBatch(DynamicSampler):
         checks.number("sampler.dropped", self.dropped, "[0, 1)")
         checks.number("sampler.whole_end", self.whole_end, "[0, 1]")
 
-    def schedule(self, labels: Tensor, ratio: float, epochs: int) -> ThinnedPasses:
+    def sample_order(self, labels: Tensor, ratio: float, epochs: int) -> ThinnedPasses:
         size = self.images_per_epoch(labels, ratio)
         return ThinnedPasses(len(labels), size, self.dropped, round(size * epochs * (1 - self.whole_end)))

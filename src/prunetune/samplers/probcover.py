@@ -1,4 +1,4 @@
-"""ProbCover: as few balls of one radius as are kept, covering as many images as they can."""
+"""ProbCover: balls of one radius around the kept images, which cover as many images as possible."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -10,23 +10,23 @@ from torch import Tensor
 from prunetune.base import checks
 from prunetune.samplers.base import Sampler, draw, unit
 
-NUMBERS_AT_ONCE = 2**24  # of a block of cosines: 64 MiB
-SLACK = 1e-6  # of a cosine in float32: an image is in its own ball, and in that of its double
+NUMBERS_AT_ONCE = 2**24  # numbers in a block of cosines: 64 MiB
+SLACK = 1e-6  # rounding of a float32 cosine: an image must be in its own ball and in that of a copy
 WIDEST = 2.0  # distance of two features of unit length
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbCover(Sampler):
-    """Greedy cover of each class: every pick has the most images around it that no ball covers yet. Reads no score.
+    """Greedy cover of each class: every pick has the most uncovered images in its ball. Reads no score.
 
     Source: arXiv 2205.11320: the radius delta is the largest at which a fraction of at least `purity` of all balls hold
-    images of one class only. Differs: purity is told by the labels, which are known here (the paper clusters), delta
-    is one for the pool and balls cover their own class; features are the pretrained network's, of unit length; picks
-    that cover nothing new are drawn uniformly (the paper leaves them open).
+    images of one class only. Differs: purity is measured by the labels, which are known here (the paper clusters);
+    delta is the same for the whole pool, and balls cover their own class; features are the pretrained network's, of
+    unit length; picks that cover nothing new are drawn uniformly (the paper does not define them).
     Reads: features. Cost: 2 n^2 D operations for a class of n images and no n x n numbers; for delta the distances of
     `num_judged` images, evenly spaced, to all others.
 
-    delta: Euclidean radius; None: by purity.
+    delta: Euclidean radius; None chooses it by purity.
     """
 
     name: ClassVar[str] = "probcover"
@@ -78,7 +78,7 @@ def gaps_to_other_classes(features: Tensor, labels: Tensor, judged: Tensor) -> T
 
 
 def pure_radius(gaps: Tensor, purity: float) -> float:
-    """Return the largest radius at which enough balls are pure: those whose gap to another class it does not exceed.
+    """Return the largest radius at which enough balls are pure, that is, reach no image of another class.
 
     Args:
         gaps: [n] float64 distances to the nearest image of another class.
@@ -89,14 +89,14 @@ def pure_radius(gaps: Tensor, purity: float) -> float:
 
 
 def cover(features: Tensor, delta: float, count: int) -> Tensor:
-    """Return the picks of a greedy cover, at most `count` int64: fewer where all images are covered by fewer.
+    """Return the picks of a greedy cover, at most `count` int64: fewer if they cover all images.
 
-    How many uncovered images each ball holds is counted once and then kept up to date: when an image is first covered,
-    all balls that hold it lose one. So every pair is looked at twice, and none is stored.
+    The uncovered images of each ball are counted once and then updated: when an image is first covered, all balls that
+    hold it lose one. So every pair is computed twice, and none is stored.
 
     Args:
         features: [n, D] float32 of unit length.
-        delta: Euclidean radius; closed.
+        delta: Euclidean radius of closed balls.
         count: number of picks.
     """
     least = 1 - min(delta, WIDEST) ** 2 / 2 - SLACK  # cosine of images in one ball

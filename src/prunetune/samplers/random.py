@@ -13,7 +13,7 @@ from prunetune.samplers.base import Sampler, draw
 class RandomSampler(Sampler):
     """Uniform without replacement in each class; reads no score.
 
-    Source: the baseline of every pruning paper; class budgets as all others (DeepCore's default is global).
+    Source: the baseline of every pruning paper; class budgets as in all other samplers (DeepCore's default is global).
     Cost: nothing.
     """
 

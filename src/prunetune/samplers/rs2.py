@@ -21,5 +21,5 @@ class RS2(DynamicSampler):
 
     name: ClassVar[str] = "rs2"
 
-    def schedule(self, labels: Tensor, ratio: float, epochs: int) -> Slices:
+    def sample_order(self, labels: Tensor, ratio: float, epochs: int) -> Slices:
         return Slices(len(labels), self.images_per_epoch(labels, ratio))

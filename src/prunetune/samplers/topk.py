@@ -47,7 +47,7 @@ class TopKFlexible(Sampler):
     """The better of the two ends.
 
     Source: arXiv 2402.05356, "T-F", which takes the better one on test per data set and ratio.
-    Differs from it: `end` "auto" is settled on held-out pool images (`gamma_search`) before this class is made.
+    Differs from it: `end` "auto" is chosen on held-out pool images (`gamma_search`) before this class is made.
     Cost: a sort of the scores; in a run also the trainings of the search.
     """
 

@@ -11,20 +11,20 @@ from prunetune.samplers.base import Sampler, unit
 from prunetune.samplers.clusters import first_of_clusters, k_means
 from prunetune.selection.neighbours import nearest
 
-MOST_CLUSTERS, SMALL = 500, 5  # of the released code: clusters of a class, and images of one that is passed over
+MOST_CLUSTERS, SMALL = 500, 5  # in the released code: clusters of a class; images of a cluster that is skipped
 
 
 @dataclass(frozen=True, kw_only=True)
 class TypiClust(Sampler):
-    """k-means into B clusters; of each the image that is nearest to its neighbours. Reads no score.
+    """The image of each of B k-means clusters that is nearest to its neighbours. Reads no score.
 
     Source: arXiv 2202.02794: typicality is 1 / (mean distance to the 20 nearest neighbours in the cluster).
     Differs: a class is clustered by itself, since labels are known; there are always B clusters (the paper stops at
     500) and every one gives an image; features are the pretrained network's, of unit length.
-    Reads: features. Cost: k-means of the class, n B D operations a round; where n B is beyond 8 million it starts from
+    Reads: features. Cost: k-means of the class, n B D operations a round; if n B is above 8 million, it starts from
     drawn images and takes at most 10 rounds.
 
-    neighbours: that typicality is measured by; a smaller cluster has fewer.
+    neighbours: how many of them measure typicality; a smaller cluster has fewer.
     """
 
     name: ClassVar[str] = "typiclust"
@@ -47,12 +47,12 @@ class TypiClust(Sampler):
 
 @dataclass(frozen=True, kw_only=True)
 class TypiClustReleased(TypiClust):
-    """TypiClust as its code runs it: only large clusters give images, and more than one each where that is needed.
+    """TypiClust as its code runs it: only large clusters give images, and more than one each if needed.
 
-    Source: avihu111/TypiClust@4097a71. At most 500 clusters of a class; those of up to 5 images are passed over; the
-    others give their most typical image in turn, the largest first, again and again; typicality is by squared distances
-    to min(neighbours, n / 2) of the n images that are left in the cluster. Differs: a class by itself, unit features,
-    and where the large clusters are used up (the code fails there) the small ones follow.
+    Source: avihu111/TypiClust@4097a71. A class has at most 500 clusters, and those of up to 5 images are skipped. The
+    others give their most typical image in turn, the largest first, in repeated rounds; typicality uses the squared
+    distances to min(neighbours, n / 2) of the n images that are left in the cluster. Differs: each class is clustered
+    by itself, features have unit length, and small clusters follow when the large ones are used up (the code fails).
     Reads: features. Cost: as TypiClust, and a neighbour search of a cluster for every pick.
     """
 
@@ -95,7 +95,7 @@ def _most_typical(features: Tensor, neighbours: int) -> int:
 
 
 def atypicality(features: Tensor, clusters: Tensor, neighbours: int) -> Tensor:
-    """Return each image's mean distance to its nearest neighbours in its cluster, [n] float64; 0 for one alone.
+    """Return each image's mean distance to its nearest neighbours in its cluster, [n] float64; 0 if it is alone.
 
     Args:
         features: [n, D] float32.

@@ -11,7 +11,7 @@ from prunetune.samplers.base import Sampler, hardest_first
 
 @dataclass(frozen=True, kw_only=True)
 class Window(Sampler):
-    """The images in the middle of each class's ranking; an odd one out of the middle is a harder one.
+    """The images in the middle of each class's ranking; if no window is central, the harder one is taken.
 
     Source: Xia et al. 2023, "Moderate Coreset" (ICLR), which ranks the distance to the class median.
     Differs: the original ranks the pool at once, here each class is ranked.
@@ -28,12 +28,12 @@ class Window(Sampler):
 
 
 def window(scores: Tensor, budget: int, start: float) -> Tensor:
-    """Return `budget` successive places of the ranking of scores [n] from the hardest, [budget] int64.
+    """Return the indices of `budget` successive images in the ranking of scores [n] from the hardest, [budget] int64.
 
     Args:
         scores: [n] float64.
         budget: B.
         start: in [0, 1]: 0 is the window of the hardest, 1 that of the easiest, .5 the central one.
     """
-    first = round((len(scores) - budget) * start - 1e-9)  # half a place goes to the harder side
+    first = round((len(scores) - budget) * start - 1e-9)  # half a place is rounded to the harder side
     return hardest_first(scores)[first : first + budget]

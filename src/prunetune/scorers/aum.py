@@ -22,7 +22,7 @@ class AUM(Scorer):
     Direction: larger is harder.
     Cost: one training of the proxy.
 
-    of: margins of "logits", or of "probabilities", which the code of CCS (arXiv 2210.15809, at b37f166) calls AUM.
+    of: margins of "logits" or of "probabilities"; the code of CCS (arXiv 2210.15809, at b37f166) uses the latter.
     """
 
     of: str = "logits"
@@ -41,7 +41,7 @@ class AUM(Scorer):
 
 
 def mean_probability_margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean over epochs of p_label - max of the others, as `mean_margin` does of logits."""
+    """Return the mean over epochs of p_label - max of the others, like `mean_margin` for probabilities."""
     return mean_margin(logits.double().softmax(dim=2), labels)
 
 

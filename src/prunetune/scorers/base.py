@@ -9,24 +9,24 @@ from torch import Tensor
 
 from prunetune.data.pool import Pool
 
-VARIANTS = ("fixed", "deepcore", "released")  # the correct method, and what published code does instead
+VARIANTS = ("fixed", "deepcore", "released")  # "fixed" is the correct method; the others do what published code does
 
 
 class Scorer(ABC):
     """Computes [N] scores. Subclasses are frozen dataclasses of hyperparameters that learn nothing.
 
-    A scorer asks its signals for what it reads. Most scorers ask for something that only images have, or only text, and
-    are for one of the two. A scorer that asks for nothing serves both.
+    A scorer asks its signals for what it reads. Most scorers read something that only images have, or only texts. A
+    scorer that reads nothing serves both.
 
     name: the default label. higher_means: "harder", "picked earlier" or "nothing". own_sampler: what
     `sampler=auto` takes. version: raised when scores change. uses_seed: whether they depend on the seed. reads_proxy:
-    whether every setting of the scorer reads the proxy. reads: what scores of text depend on beside the samples, of
-    "network", "sources" and "trajectory"; stored scores of text are known by it, those of images by the network
-    whatever the scorer reads. in_runs: what a run's configuration says in the place of `name` or of a default, such as
+    whether every setting of the scorer reads the proxy. reads: which of "network", "sources" and "trajectory" scores of
+    text depend on beside the samples; it decides what the key of stored text scores contains. The key of image scores
+    always contains the network. in_runs: values that a run's configuration has instead of `name` or a default, such as
     {"fraction": "${ratio}"}.
 
-    The defaults of the fields, and of these class variables but higher_means, must be literals: `prunetune.config`
-    reads them from the source of the class, which so is their only home.
+    The defaults of the fields and of these class variables (except higher_means) must be literals, since
+    `prunetune.config` reads them from the source of the class.
     """
 
     name: ClassVar[str]

@@ -1,4 +1,4 @@
-"""CAL: images that the network sees otherwise than their nearest neighbours."""
+"""CAL: images whose prediction differs from those of their nearest neighbours."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +13,7 @@ from prunetune.scorers.picks import class_members
 from prunetune.selection.neighbours import nearest
 from prunetune.signals.contract import Signals
 
-NUMBERS_AT_ONCE = 2**22  # of a chunk's [n, k, C] float64: 32 MiB
+NUMBERS_AT_ONCE = 2**22  # numbers in a chunk [n, k, C] float64: 32 MiB
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class CAL(Scorer):
     Cost: the proxy; exact neighbours, O(n^2 D) for a class of n.
 
     variant "deepcore" (DeepCore at commit 74ec709): (KL(p_j, p_i) + KL(p_i, p_j)) / 2, neighbours in pretrained
-    features, and it keeps the LOWEST: the score is the negative mean. There a probability of exactly 0 gives NaN; here
-    logarithms come from the logits, which has no such case.
+    features, and it keeps the LOWEST: the score is the negative mean. In its code a probability of exactly 0 gives NaN;
+    here logarithms are computed from the logits and are always finite.
 
-    variant: "fixed" or "deepcore". neighbours: how many, at most the class without the image; an image that is alone in
+    variant: "fixed" or "deepcore". neighbours: how many, at most all others of the class; an image that is alone in
     its class scores 0. features: "finetuned" (the proxy's, last epoch) or "pretrained".
     """
 

@@ -1,4 +1,4 @@
-"""Contextual Diversity: farthest-first picks by how differently the proxy sees two images."""
+"""Contextual Diversity: farthest-first picks by the difference between the predictions of the proxy."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -28,7 +28,7 @@ class ContextualDiversity(Scorer):
     Cost: a proxy, its logits at the last epoch, then O(n * picks * C) time; 4 * n * C float64 of a class in memory.
     """
 
-    variant: str = "fixed"  # fixed | deepcore | released
+    variant: str = "fixed"  # fixed: the correct method | deepcore | released
     depth: float = 1.0  # fraction of each class that is ordered; at least the largest ratio wanted
 
     name: ClassVar[str] = "contextual_diversity"

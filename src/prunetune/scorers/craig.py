@@ -1,4 +1,4 @@
-"""CRAIG: images whose weighted gradients stand for those of their class."""
+"""CRAIG: images whose weighted gradients represent those of their class."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,7 +18,7 @@ from prunetune.selection.neighbours import Geometry
 from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import Proxy
 
-NUMBERS_AT_ONCE = 2**23  # of a chunk's distances to the kept images, float64: 64 MiB
+NUMBERS_AT_ONCE = 2**23  # distances in a chunk, float64: 64 MiB
 OFFSET = 1e-3  # that DeepCore adds to every similarity
 
 
@@ -26,7 +26,7 @@ OFFSET = 1e-3  # that DeepCore adds to every similarity
 class Craig(Scorer):
     """Order of a greedy run of facility location on max d - d, d the distance of last-layer gradients, class by class.
 
-    A kept image weighs as many images as have it as their nearest kept one: the weights of a class sum to its n.
+    The weight of a kept image is the number of images whose nearest kept image it is: the weights of a class sum to n.
 
     Source: Mirzasoleiman et al. 2020 (arXiv 1906.01827), gradients of the last layer, proxy's last epoch.
     Direction: larger is picked earlier.
@@ -93,8 +93,8 @@ def cell_sizes(geometry: Geometry, kept: Tensor, keeps_own: bool = True) -> Tens
 
     Args:
         geometry: distances of the n images.
-        kept: [m] int64 indices, ascending; the first of equally near ones has the image.
-        keeps_own: a kept image belongs to its own cell, also where another one coincides with it.
+        kept: [m] int64 indices, ascending; of equally near ones the first gets the image.
+        keeps_own: whether a kept image always belongs to its own cell, also if another one has the same gradient.
     """
     owners = torch.cat(
         [

@@ -13,8 +13,8 @@ from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.signals.contract import Signals
 
-SMALLEST_NORM = 1e-12  # of a gradient: no step is longer than |f| / this
-LONGER = 3.0  # how much longer a slope may have become since it was last taken; inf: each is taken at every step
+SMALLEST_NORM = 1e-12  # lower bound of the norm of a gradient in a division
+LONGER = 3.0  # assumed largest growth of a slope since its last evaluation; inf: evaluate all at every step
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,18 @@ class DeepFool(Scorer):
     """Negative length of the shortest perturbation that DeepFool finds to change an image's predicted class.
 
     Source: Moosavi-Dezfooli et al. 2016 (arXiv 1511.04599), as an acquisition score by Ducoffe and Precioso 2018
-    (arXiv 1802.09841): images near a boundary are kept, so the nearest score highest. Steps to the nearest of the
-    linearised boundaries, 50 at most, each time stretched by the overshoot to get across; the length is that of the
-    steps without it, L2, in the network's normalised input. The `candidates` classes with the highest logits are tried.
+    (arXiv 1802.09841): images near a boundary are kept, so the nearest score highest. At most `iterations` steps lead
+    to the nearest linearised boundary, and the overshoot stretches them to cross it. The length is the L2 norm of the
+    steps without the overshoot, in the network's normalised input. The `candidates` classes with the highest logits
+    are tried.
     Direction: larger is harder.
     Cost: the proxy's last epoch; per image at the first step one backward pass per candidate, at later steps one for
-    each class whose boundary would be the nearest with a slope LONGER times as long as when it was last taken.
+    each class whose boundary could be the nearest if its slope were LONGER times as long as at its last evaluation.
 
     variant "deepcore" (DeepCore at commit 74ec709): no overshoot, the squared length, all classes (candidates: null).
 
-    variant: "fixed" or "deepcore". iterations: most steps. overshoot: share. candidates: classes that are tried, the
-    predicted one among them; null for all.
+    variant: "fixed" or "deepcore". iterations: largest number of steps. overshoot: share of the length. candidates: how
+    many classes are tried, including the predicted one; null for all.
     """
 
     variant: str = "fixed"
@@ -76,9 +77,9 @@ def perturbation_lengths(
     Args:
         classify: images [B, ...] float32 to logits [B, C], C at least 2; rows must not depend on each other.
         images: [B, ...] float32, as the network reads them.
-        iterations: most steps; what has not crossed a boundary by then has the length that it came to.
+        iterations: largest number of steps; an image that has crossed no boundary by then gets the length so far.
         overshoot: each point is the image plus (1 + overshoot) times the steps so far.
-        candidates: classes that are tried, None for all.
+        candidates: how many classes are tried; None for all.
 
     Returns:
         [B] float64 L2 lengths of the steps.
@@ -88,7 +89,7 @@ def perturbation_lengths(
     with torch.no_grad():
         logits = classify(images)
     ranking = logits.argsort(dim=1, descending=True, stable=True)[:, :candidates]  # [B, m], the predicted class first
-    norms = torch.full_like(logits.gather(1, ranking)[:, 1:], torch.inf)  # of slopes when last taken; inf: never
+    norms = torch.full_like(logits.gather(1, ranking)[:, 1:], torch.inf)  # last norms of slopes; inf: none
     for _ in range(iterations):
         points = images[remaining] + (1 + overshoot) * total[remaining]
         step, norms[remaining] = _step(classify, points, ranking[remaining], norms[remaining])
@@ -106,25 +107,25 @@ def _step(
 ) -> tuple[Tensor, Tensor]:
     """Return the shortest step [B, ...] to a linearised boundary of the first class of ranking [B, m].
 
-    norms: [B, m - 1] lengths of the slopes of the other classes when they were last taken. They are returned renewed
-        where a slope was taken: as long as a boundary may be nearer than the nearest so far.
+    norms: [B, m - 1] lengths of the slopes of the other classes at their last evaluation. They are returned with new
+        values where a slope was evaluated, which happens while its boundary may be nearer than the nearest so far.
     """
     rows = torch.arange(len(points), device=points.device)  # those in the graph
     some, margins = _margins(classify, points, ranking)
     sizes = margins.detach().abs()  # [B, m - 1]
-    norms, least = norms.clone(), sizes / (LONGER * norms)  # least: no nearer can a boundary be; inf: slope taken
+    norms, least = norms.clone(), sizes / (LONGER * norms)  # least: lower bounds of distances; inf: evaluated
     best, step = torch.full_like(sizes[:, 0], torch.inf), torch.zeros_like(points)
     while True:
         is_open = least.min(1).values < best
         if not is_open.any():
             return step, norms
-        if 2 * is_open.sum() <= len(rows):  # a graph of fewer images costs a forward pass and saves backward ones
+        if 2 * is_open.sum() <= len(rows):  # a graph of fewer images costs one forward pass and saves backward passes
             rows = is_open.nonzero().squeeze(1)
             some, margins = _margins(classify, points[rows], ranking[rows])
         columns = least[rows].argmin(1)
         chosen = margins.gather(1, columns.unsqueeze(1)).sum()
         (slopes,) = torch.autograd.grad(chosen, some, retain_graph=True)
-        asked = is_open[rows]  # others say nothing, so that an image's step is the same in any batch
+        asked = is_open[rows]  # others are ignored, so that the step does not depend on the batch
         images, columns, slopes = rows[asked], columns[asked], slopes[asked]
         lengths = slopes.flatten(1).norm(dim=1).clamp_min(SMALLEST_NORM)
         distances = sizes[images, columns] / lengths
@@ -136,7 +137,7 @@ def _step(
 
 
 def _margins(classify: Callable[[Tensor], Tensor], points: Tensor, ranking: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the points [B, ...] as a graph's inputs, and how far the other classes [B, m - 1] are behind the first."""
+    """Return the points [B, ...] as inputs of a graph, and the other logits minus the first one, [B, m - 1]."""
     inputs = points.detach().requires_grad_(True)
     with torch.enable_grad():
         logits = classify(inputs).gather(1, ranking)  # [B, m]

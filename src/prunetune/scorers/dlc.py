@@ -19,9 +19,9 @@ ROWS = 4096  # images whose distances are held at once
 class DLC(Scorer):
     """Mean loss over T masked networks, with class means of pretrained features as the classifier.
 
-    Source: arXiv 2402.05356 (ICLR 2025); details: docs/method_notes.md, Learning complexity. The published
-    path is "2 %, ..., 98 %", and its ablation finds 5 networks as good as 50: the default is 5 with the released step
-    rule.
+    Source: arXiv 2402.05356 (ICLR 2025); details: docs/method_notes.md, Learning complexity. The published path is
+    "2 %, ..., 98 %". The paper's ablation finds 5 networks as good as 50, so the default is 5, with the step rule of
+    the released code.
     Direction: larger is harder.
     Cost: T forward passes over the pool, the first of which is the plain feature pass. No training.
     """
@@ -58,7 +58,7 @@ class DLC(Scorer):
         return learning_complexity(losses)
 
     def key(self) -> dict[str, Any]:
-        """Return what stored scores depend on, with two options of earlier versions, so that their scores are found."""
+        """Return what stored scores depend on; two options of earlier versions keep older scores valid."""
         return {**super().key(), "scope": "global", "prototypes": "unmasked"}
 
     def _path(self, modules: str) -> MaskPath:
@@ -91,7 +91,7 @@ def prototype_losses(features: Tensor, prototypes: Tensor, labels: Tensor) -> Te
         [N] float64 nats, >= 0.
     """
     present = ~prototypes.isnan().any(dim=1)  # [C]
-    column = present.cumsum(0) - 1  # [C], where each class is found among the present ones
+    column = present.cumsum(0) - 1  # [C], the index of each class among the present ones
     centres = prototypes[present].double()
     losses = []
     for rows, row_labels in zip(features.split(ROWS), labels.split(ROWS), strict=True):
@@ -105,7 +105,6 @@ def learning_complexity(losses: Tensor) -> Tensor:
     """Average the loss of each image over the masked networks.
 
     Source: arXiv 2402.05356, the Monte Carlo form of the integral over the learning path.
-    Differs from the released code: does not.
 
     Args:
         losses: [T, N] cross-entropy in nats.

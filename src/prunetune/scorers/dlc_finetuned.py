@@ -21,10 +21,10 @@ ROWS = 4096  # images whose logits are held at once
 class DLCFinetuned(Scorer):
     """Mean cross-entropy over T masked copies of the proxy after its last epoch; the head is not masked.
 
-    Source: arXiv 2402.05356, an ablation of its authors' working copy: masks on the fully fine-tuned model, and its
-    own head in place of class means. Not free of training.
+    Source: arXiv 2402.05356, an ablation in its authors' unpublished copy: masks on the fully fine-tuned model, and its
+    own head instead of class means. It needs a training.
     Direction: larger is harder.
-    Cost: one training of the proxy and T forward passes over the pool. Of a linear-probe proxy the masked network is
+    Cost: one training of the proxy and T forward passes over the pool. With a linear-probe proxy the masked network is
     the pretrained one, and the passes are those of DLC.
     """
 
@@ -62,7 +62,7 @@ class DLCFinetuned(Scorer):
         return learning_complexity(losses)
 
     def key(self) -> dict[str, Any]:
-        """Return what stored scores depend on, with an option of earlier versions, so that their scores are found."""
+        """Return what stored scores depend on; an option of earlier versions keeps older scores valid."""
         return {**super().key(), "scope": "global"}
 
     def _path(self, modules: str) -> MaskPath:

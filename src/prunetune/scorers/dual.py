@@ -22,8 +22,8 @@ class DUAL(Scorer):
     Direction: larger is harder.
     Cost: one training of the proxy up to `epochs`.
 
-    epochs: how many are read, the proxy's first; a shorter proxy is read whole. It must have two. window: J >= 2; with
-    fewer epochs there is one window.
+    epochs: how many of the proxy's first epochs are read; of a shorter proxy all. It must have two. window: J >= 2;
+    with fewer epochs there is one window.
     """
 
     epochs: int = 30
@@ -49,7 +49,7 @@ class DUAL(Scorer):
 def uncertain_and_hard(log_odds: Tensor, window: int) -> Tensor:
     """Return the mean over windows of std(p) (1 - mean(p)), [B] float64, of the label's log odds [E, B] float64.
 
-    1 - p is taken from the odds, where it does not round to 0.
+    1 - p is computed from the odds, so that it does not round to 0.
     """
     missing = windows_of(log_odds.neg().sigmoid(), window)  # [windows, B, J], 1 - p: its deviation is that of p
     return (missing.std(dim=2) * missing.mean(dim=2)).mean(dim=0)

@@ -1,4 +1,4 @@
-"""Dyn-Unc: how much the label's probability moves within short windows of the training."""
+"""Dyn-Unc: the variation of the label's probability within short windows of the training."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,8 +18,8 @@ from prunetune.signals.label_odds import label_probabilities
 class DynUnc(Scorer):
     """The mean over windows of J successive epochs of the standard deviation of the label's probability.
 
-    Source: arXiv 2306.05175. Every window of J epochs counts, its deviation has J - 1 below; the proxy's E epochs take
-    the place of the whole training.
+    Source: arXiv 2306.05175. Every window of J epochs counts, and its variance is divided by J - 1; the proxy's E
+    epochs take the place of the whole training.
     Direction: larger is harder.
     Cost: one training of the proxy.
 
@@ -48,9 +48,9 @@ def mean_deviation(probabilities: Tensor, window: int) -> Tensor:
 
 
 def windows_of(values: Tensor, window: int, least: int = 2) -> Tensor:
-    """Return every run of `window` successive epochs of values [E, ...], as a view [E - window + 1, ..., window].
+    """Return every run of `window` successive epochs of values [E, ...], [E - window + 1, ..., window].
 
-    Fewer epochs are one window.
+    Nothing is copied. If there are fewer epochs, they form one window.
 
     Raises:
         InputError: there are fewer than `least` epochs.

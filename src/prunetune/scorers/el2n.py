@@ -1,4 +1,4 @@
-"""EL2N: how far the predicted probabilities are from the label, early in training."""
+"""EL2N: the distance of the predicted probabilities from the label, early in training."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,9 +22,10 @@ class EL2N(Scorer):
     Direction: larger is harder.
     Cost: `repeats` trainings of the proxy up to `epoch`.
 
-    epoch: null is the proxy's last; a proxy that is shorter is read at its last. repeats: trainings that are averaged.
-    The variants are numbers only: "released" is one network after epoch 50. DeepCore has no EL2N; "deepcore" is its
-    GraNd without the factor sqrt(1 + ||h||^2) / batch length of the last layer: ten networks at the end of training.
+    epoch: null is the proxy's last, and a shorter proxy is also read at its last. repeats: trainings that are
+    averaged. The variants differ in numbers only: "released" is one network after epoch 50. DeepCore has no EL2N;
+    "deepcore" is its GraNd without the factor sqrt(1 + ||h||^2) / batch length of the last layer: ten networks at the
+    end of training.
     """
 
     epoch: int | None = 5

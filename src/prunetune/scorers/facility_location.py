@@ -1,4 +1,4 @@
-"""Facility location on pretrained features: the training-free rival."""
+"""Facility location on pretrained features: a rival of DLC that also needs no training."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,7 +18,7 @@ from prunetune.signals.contract import Signals
 class FacilityLocation(Scorer):
     """Order of a greedy run on sum_i max_{j kept} max(0, cosine(i, j)) of pretrained features, class by class.
 
-    Every image should have a kept image that looks like it. Greedy is within 1 - 1/e of the best set.
+    A good set holds, for every image, a similar kept image. The greedy set reaches at least 1 - 1/e of the best value.
 
     Source: facility location (Nemhauser et al. 1978) on a graph of nearest neighbours (Wei et al. 2015, "Submodularity
     in data subset selection and active learning", ICML).
@@ -26,7 +26,7 @@ class FacilityLocation(Scorer):
     Cost: one forward pass over the pool; then for a class of n images n^2 D operations and, up to `max_dense` images,
     n^2 numbers in memory, beyond n (neighbours + 1).
 
-    neighbours: of an image that can stand for it, in classes of more than max_dense images; see
+    neighbours: how many of them can cover an image, in classes of more than max_dense images; see
     `greedy.facility_location`. depth: fraction of each class that is ordered.
     """
 

@@ -1,4 +1,4 @@
-"""Which features a scorer reads that takes the pretrained or the fine-tuned ones."""
+"""The features of a scorer that can read the pretrained or the fine-tuned ones."""
 
 from torch import Tensor
 

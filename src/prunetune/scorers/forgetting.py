@@ -14,19 +14,19 @@ from prunetune.signals.contract import Signals
 
 @dataclass(frozen=True)
 class Forgetting(Scorer):
-    """How often an image is right after one epoch and wrong after the next; one that is never right counts E.
+    """How often an image is right after one epoch and wrong after the next; one that is never right scores E.
 
-    Source: arXiv 1812.05159. What is recorded is up to the proxy: epoch ends by default, or the training batches just
-    before their updates (`proxy.record=online`), as in the paper.
+    Source: arXiv 1812.05159. The proxy decides which predictions are recorded: by default those at the end of an epoch,
+    with `proxy.record=online` those of training batches just before their updates, as in the paper.
     Direction: larger is harder.
     Cost: one training of the proxy.
 
-    variants "deepcore" and "released" count 0 for an image that is never right, so that it looks easiest. DeepCore
-    records online in training mode: run it with proxy=deepcore. Both cut ties by a reversed unstable sort, which
-    nothing else reproduces: here ties go to the smaller sample_id.
+    variants "deepcore" and "released" give 0 to an image that is never right, so that it looks easiest. DeepCore
+    records online in training mode: run it with proxy=deepcore. Both break ties by a reversed unstable sort, which
+    cannot be reproduced: here ties go to the smaller sample_id.
     """
 
-    variant: str = "fixed"  # fixed | deepcore | released
+    variant: str = "fixed"  # fixed: the correct method | deepcore | released
 
     name: ClassVar[str] = "forgetting"
     higher_means: ClassVar[str] = "harder"
@@ -49,7 +49,7 @@ def forgetting_events(is_right: Tensor, never_learned: int) -> Tensor:
 
     Args:
         is_right: [E, B] bool.
-        never_learned: what an image counts that is right at no epoch.
+        never_learned: the value of an image that is right at no epoch.
     """
     events = (is_right[:-1] & ~is_right[1:]).sum(dim=0)
     return events.where(is_right.any(dim=0), torch.tensor(never_learned))

@@ -18,11 +18,12 @@ from prunetune.scorers.score_file import read_score_file
 class FromFile(Scorer):
     """Scores of images or text, read from a csv, jsonl or parquet file with sample_id and score.
 
-    Source: the file. So do methods enter that are not here, such as LESS (arXiv 2402.04333) and Deita (2312.15685).
+    Source: the file. It can hold scores of methods that are not part of this package, such as LESS (arXiv 2402.04333)
+    and Deita (2312.15685).
     Direction: larger must mean harder.
-    Cost: none that is known here.
+    Cost: unknown.
 
-    path: of the file; its stem is what a run calls the scorer, unless scorer.name says another.
+    path: of the file; its stem is the name of the scorer in a run, unless scorer.name is set.
     """
 
     path: str = ""
@@ -59,7 +60,7 @@ class FromFile(Scorer):
         return self._file.suffix
 
     def key(self) -> dict[str, Any]:
-        """Return the content of the file in the place of its path."""
+        """Return a key with the content of the file instead of its path."""
         content = hashlib.sha256(self._file.read_bytes()).hexdigest()
         return {"scorer": "FromFile", "version": self.version, "content": content}
 

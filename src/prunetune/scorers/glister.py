@@ -25,14 +25,14 @@ Target = Callable[[Tensor], Tensor]  # summed gradient of the picks [C, D + 1] -
 
 @dataclass(frozen=True)
 class Glister(Scorer):
-    """Order of a greedy run on <g, validation gradient>, which is taken anew after a gradient step on the picks.
+    """Order of a greedy run on <g, validation gradient>, computed anew after a gradient step on the picks.
 
     Source: Killamsetty et al. 2021 (arXiv 2012.10630), Taylor approximation on the last layer of the proxy's last
     epoch, one run per class. Adding image e to the picks S changes the validation loss by about
-    -eta <g_e, g_val(theta - eta sum_S g)>; on the last layer the step has a closed form. The paper takes the
-    validation gradient anew a few times only (its released code: 15 times, whatever the budget); here that happens
-    when the picks have grown by `growth`, so that the order of the first picks depends on no budget. Validation data:
-    the images of the class themselves, since everything outside the test set may be kept.
+    -eta <g_e, g_val(theta - eta sum_S g)>; on the last layer the step has a closed form. The paper computes the
+    validation gradient anew only a few times (its released code: 15 times for any budget); here it is computed when
+    the picks have grown by `growth`, so that the order of the first picks does not depend on the budget. Validation
+    data are the images of the class themselves, since every image outside the test set may be kept.
     Direction: larger is picked earlier.
     Cost: the proxy; then per class of n with k picks about log(k) / growth passes of O(n C D).
 
@@ -41,8 +41,8 @@ class Glister(Scorer):
     (`batch_size`, within the class).
 
     variant: "fixed" or "deepcore". eta: rate of the step. growth: share by which the picks grow between two
-    evaluations, at least one image; 0 takes the gradient anew after every pick. depth: fraction of each class that is
-    ordered. batch_size: read by "deepcore" only.
+    evaluations, at least one image; 0 computes the gradient anew after every pick. depth: fraction of each class that
+    is ordered. batch_size: read by "deepcore" only.
     """
 
     variant: str = "fixed"
@@ -83,7 +83,7 @@ class Glister(Scorer):
 
 
 def order_greedily(gradients: LastLayerGradients, target: Target, count: int, growth: float) -> Tensor:
-    """Order images by their gain, which is taken anew when the picks have grown by a share.
+    """Order images by their gain, which is computed anew when the picks have grown by a share.
 
     Args:
         gradients: of n images.
@@ -118,4 +118,4 @@ def gradient_after(logits: Tensor, labels: Tensor, hidden: Tensor, step: Tensor,
     """
     step = step.to(hidden.dtype)
     moved = logits - eta * torch.addmm(step[:, 0], hidden, step[:, 1:].T)
-    return LastLayerGradients(logit_gradients(moved, labels), hidden).mean(hidden.dtype)  # the most time goes here
+    return LastLayerGradients(logit_gradients(moved, labels), hidden).mean(hidden.dtype)  # the slowest line

@@ -17,12 +17,12 @@ from prunetune.selection.last_layer_gradients import LastLayerGradients, best_fi
 from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import Proxy
 
-COLUMNS = 2**25  # numbers: up to 256 MiB of inner products are kept rather than recomputed
+COLUMNS = 2**25  # inner products up to this number (256 MiB) are kept instead of computed anew
 LONGEST_COLUMN = 2**13
 MOST_PICKS = 20_000  # of one class: the inverse [picks, picks] then takes 3.2 GB
-ROUNDING = 1e-10  # of the largest inner product with the target: below it a correlation is no reason to go on
-FIT_GROWTH = 0.03  # where only the weights matter: the order of the picks does not change them
-LEAST_WEIGHT = 1e-3  # of the mean weight, for kept images that the fit has no use for
+ROUNDING = 1e-10  # share of the largest inner product with the target; smaller correlations count as 0
+FIT_GROWTH = 0.03  # for fits of weights alone, which the order of the picks does not change
+LEAST_WEIGHT = 1e-3  # share of the mean weight, given to kept images whose fitted weight is smaller
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,21 @@ class GradMatch(Scorer):
 
     Source: Killamsetty et al. 2021 (arXiv 2103.00123), per class, on the last-layer gradients of the proxy's last
     epoch, ridge 0.5. Each step picks the image whose gradient has the largest inner product with the residual, then
-    fits non-negative ridge weights of all picks anew. Where no inner product is above 0 any more, the other images
-    follow by it; the original fills up at random. Of many picks several are made at once (`growth`).
+    fits non-negative ridge weights of all picks anew. When no inner product is above 0 any more, the other images
+    follow in the order of the inner product; the original fills up at random. In large classes several picks are made
+    at once (`growth`).
     Direction: larger is picked earlier.
     Cost: the proxy; then per class of n with k picks O(n C D) for every fit, O(k^3) in all, and a matrix [k, k].
 
     variant "deepcore" (DeepCore at commit 74ec709, its NumPy path): the weights may be negative while picking, ridge 1
     whatever its argument says, gradients divided by the length of their batch (`batch_size`, within the class).
-    DeepCore then drops the picks whose weight a non-negative least-squares fit makes 0. That depends on the class
-    budget, so no score can say it: scores are the order before the drop, and `weights` has 0 for what DeepCore drops.
+    DeepCore then drops the picks that get weight 0 in a non-negative least-squares fit. That depends on the class
+    budget, so a score cannot express it: scores are the order before the drop, and `weights` is 0 for dropped images.
 
-    variant: "fixed" or "deepcore". ridge: times the squared weights, added to the squared error. growth: share by which
-    the picks of a class grow before they are fitted anew, at least one image (so 0.01 is exact for 200 picks); 0 is
-    exact for all. depth: fraction of each class that is ordered. batch_size: read by "deepcore" only.
+    variant: "fixed" or "deepcore". ridge: factor of the squared weights that are added to the squared error.
+    growth: share by which the picks of a class grow before they are fitted anew, at least one image (so 0.01 is exact
+    for 200 picks); 0 is exact for all. depth: fraction of each class that is ordered. batch_size: read by "deepcore"
+    only.
     """
 
     variant: str = "fixed"
@@ -76,9 +78,9 @@ class GradMatch(Scorer):
     def weights(self, pool: Pool, signals: Signals, subset: Tensor) -> Tensor:
         """Return the ridge weights of the kept images, [M] float64.
 
-        "fixed": non-negative, times the size of the class, so that every class stands for all of its gradient; at
-        least a thousandth of the class's mean, so that no kept image is lost. "deepcore": its own, where 0 is an
-        image that DeepCore drops.
+        "fixed": non-negative weights times the size of the class, so that each class represents its whole gradient,
+        and at least a thousandth of the mean of the class, so that no kept image is lost. "deepcore": its own weights,
+        where 0 marks an image that DeepCore drops.
         """
         proxy, weights = signals.proxy(), torch.zeros(len(pool), dtype=torch.float64)
         is_kept = torch.zeros(len(pool), dtype=torch.bool)
@@ -140,7 +142,7 @@ def pursue(
         order.
 
     Raises:
-        InputError: more picks than a dense fit is for.
+        InputError: there are too many picks for a dense fit.
     """
     if count > MOST_PICKS:
         raise InputError(
@@ -167,7 +169,7 @@ def pursue(
 
 
 def _settle(fit: "_RidgeFit", picks: "_Columns | _Factors") -> None:
-    """Let the picks whose weight is 0 come back while the residual asks for them (Lawson and Hanson's outer loop)."""
+    """Free picks held at 0 while they correlate with the residual (the outer loop of Lawson and Hanson)."""
     fit.keep_nonnegative()
     for _ in range(3 * fit.size):
         if bool(fit.is_free.all()):
@@ -183,7 +185,7 @@ def _settle(fit: "_RidgeFit", picks: "_Columns | _Factors") -> None:
 class _RidgeFit:
     """Ridge weights of the picks, of which some are held at 0, with the inverse of their normal matrix.
 
-    b picks that come or go change the inverse by a matrix of rank b, so that nothing is ever solved afresh.
+    Adding or removing b picks changes the inverse by a matrix of rank b, so that no system is ever solved anew.
     """
 
     def __init__(self, count: int, ridge: float) -> None:
@@ -208,7 +210,7 @@ class _RidgeFit:
         return self._goals[: self.size] / self._first_norm if self._first_norm > 0 else self.weights
 
     def extend(self, inner: Tensor, goals: Tensor) -> None:
-        """Add b picks: their inner products [k + b, b] with all picks, themselves last, and [b] with the target."""
+        """Add b picks by their inner products [k + b, b] with all picks, old ones first, and [b] with the target."""
         self._first_norm = self._first_norm if self.size else float(inner[0, 0])
         fresh = torch.arange(self.size, self.size + len(goals))
         self._goals[fresh] = goals
@@ -233,7 +235,7 @@ class _RidgeFit:
         self.weights.add_((change.T @ steps).squeeze(1))
 
     def keep_nonnegative(self) -> None:
-        """Hold picks at 0 until the weights of all others are above it (Lawson and Hanson's inner loop)."""
+        """Hold picks at 0 until all other weights are above 0 (the inner loop of Lawson and Hanson)."""
         previous = self._previous
         while bool((below := self.is_free & (self.weights <= 0)).any()):
             ratios = (previous / (previous - self.weights)).nan_to_num(0.0).masked_fill(~below, torch.inf)
@@ -244,7 +246,7 @@ class _RidgeFit:
             previous[reached] = 0
 
     def hold(self, slots: Tensor) -> None:
-        """Fit the weights without picks [b], whose own become 0."""
+        """Fit the weights without picks [b], whose weights become 0."""
         inverse = self._inverse[: self.size, : self.size]
         columns = inverse[:, slots]  # [k, b]
         factor = torch.linalg.cholesky(columns[slots])
@@ -258,7 +260,7 @@ class _RidgeFit:
 
 
 class _Columns:
-    """Picks whose inner products with all n images are kept."""
+    """Picks with their inner products with all n images."""
 
     def __init__(self, gradients: LastLayerGradients, target: Tensor, count: int) -> None:
         self.order = torch.empty(0, dtype=torch.int64)
@@ -267,7 +269,7 @@ class _Columns:
         self._columns = torch.zeros(count, len(gradients), dtype=torch.float64)
 
     def add(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Take images [b]; return their inner products with all picks [k, b], themselves last, and with the target."""
+        """Add images [b] and return their inner products with all picks [k, b], old ones first, and with the target."""
         fresh = torch.arange(len(self.order), len(self.order) + len(images))
         self._columns[fresh] = self._gradients.take(images).inner(self._gradients)
         self.order = torch.cat([self.order, images])
@@ -287,7 +289,7 @@ class _Columns:
 
 
 class _Factors:
-    """Picks of which only the factors are kept, in float64; inner products with the n images are taken in theirs."""
+    """Picks of which only the float64 factors are kept; inner products use the dtype of the gradients."""
 
     def __init__(self, gradients: LastLayerGradients, target: Tensor, count: int) -> None:
         self.order = torch.empty(0, dtype=torch.int64)
@@ -296,7 +298,7 @@ class _Factors:
         self._hidden = torch.ones(count, gradients.hidden.shape[1] + 1, dtype=torch.float64)  # (1, h)
 
     def add(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Take images [b]; return their inner products with all picks [k, b], themselves last, and with the target."""
+        """Add images [b] and return their inner products with all picks [k, b], old ones first, and with the target."""
         fresh = torch.arange(len(self.order), len(self.order) + len(images))
         self._deltas[fresh] = self._gradients.deltas[images].double()
         self._hidden[fresh, 1:] = self._gradients.hidden[images].double()

@@ -1,4 +1,4 @@
-"""GraNd: the length of the gradient that an image's loss has early in training."""
+"""GraNd: the norm of the gradient of an image's loss, early in training."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from prunetune.selection.last_layer_gradients import proxy_gradients
 from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import Proxy
 
-NUMBERS_AT_ONCE = 2**26  # of gradients of single images: 256 MiB
-LOGITS_AT_ONCE = 2**23  # of a chunk whose last-layer gradients are made from their factors
+NUMBERS_AT_ONCE = 2**26  # numbers in the gradients of single images: 256 MiB
+LOGITS_AT_ONCE = 2**23  # numbers in a chunk of last-layer gradients
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Grand(Scorer):
 
     variant "released" (ml-stat-Sustech/Efficient-Dataset-Pruning at 6767d0e) differs in numbers only: epoch 50, 1
     proxy. variant "deepcore" (DeepCore at commit 74ec709): the last layer at the end of the proxy, 10 repeats, the
-    norm divided by the length of the batch that the image falls into, which inflates the images of a short last
-    batch. So it depends on the order of the pool, here that of the sample_ids, and on `batch_size`.
+    norm divided by the length of the batch that holds the image, which raises the scores of a short last batch. So it
+    depends on the order of the pool, here that of the sample_ids, and on `batch_size`.
 
     variant: "fixed", "released" or "deepcore". parameters: "all" or "last". epoch: from 1, null for the last; a proxy
     that ends earlier is read at its end. repeats: proxies. batch_size: read by "deepcore" only.
@@ -116,7 +116,7 @@ def gradient_norms(model: nn.Sequential, batches: Iterator[Tensor], labels: Tens
 def per_image_norms(classify: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """Return the norm of each image's gradient, [B] float64, for float inputs [B, ...] and targets [B] int64.
 
-    Gradients of all images are taken at once where every operation of the network allows it, else one by one.
+    The gradients of all images are computed at once if every operation of the network allows it, else one by one.
     """
     parameters = {name: parameter.detach() for name, parameter in classify.named_parameters()}
     buffers = dict(classify.named_buffers())
@@ -127,7 +127,7 @@ def per_image_norms(classify: nn.Module, inputs: Tensor, targets: Tensor) -> Ten
 
     gradient = torch.func.grad(loss)
     try:
-        with sdpa_kernel(SDPBackend.MATH):  # of the kinds of attention only this one is known to vmap
+        with sdpa_kernel(SDPBackend.MATH):  # vmap is known to work with this kind of attention
             gradients = torch.func.vmap(gradient, in_dims=(None, 0, 0))(parameters, inputs, targets)
     except RuntimeError:  # e.g. a contiguous() with a memory format, or an update in place
         rows = [gradient(parameters, image, target) for image, target in zip(inputs, targets, strict=True)]
@@ -136,5 +136,5 @@ def per_image_norms(classify: nn.Module, inputs: Tensor, targets: Tensor) -> Ten
 
 
 def _norm(gradients: dict[str, Tensor]) -> Tensor:
-    """Return the norm over all parameters, [B] float64, of gradients [B, ...] by name; they are never put together."""
+    """Return the norm over all parameters, [B] float64, of gradients [B, ...] by name; they are never concatenated."""
     return sum(part.flatten(1).double().square().sum(1) for part in gradients.values()).sqrt()

@@ -23,15 +23,15 @@ class Herding(Scorer):
     t = (i + 1) * mean - sum of the picked ones.
     Differs: `deepcore` and `released` take the image farthest from t, which is the opposite of herding.
     Features: `pretrained`, or `finetuned`: the proxy's at its last epoch. DeepCore trains a ResNet-18 of its own
-    (run with proxy=deepcore). The released selector reads the last epoch's features and, of a token network, one
-    number per image (the mean of its tokens and channels), which `released` does too. Of convolutional networks
+    (run with proxy=deepcore). The released selector reads the last epoch's features and, for a token network, one
+    number per image (the mean of its tokens and channels), which `released` does too. For convolutional networks
     `deepcore` and `released` agree.
     Direction: larger is picked earlier.
     Cost: the features, then one product of the class's features with a vector per pick: O(n * picks * D) time,
-    three times the class's features in memory. Lower `depth` to the largest ratio that is wanted of large classes.
+    three times the class's features in memory. For large classes, lower `depth` to the largest ratio that is needed.
     """
 
-    variant: str = "fixed"  # fixed | deepcore | released
+    variant: str = "fixed"  # fixed: the correct method | deepcore | released
     features: str = "pretrained"  # pretrained | finetuned: the proxy's at its last epoch
     depth: float = 1.0  # fraction of each class that is ordered; at least the largest ratio wanted
 
@@ -60,10 +60,10 @@ def herd(features: Tensor, count: int, is_farthest: bool = False) -> Tensor:
         is_farthest: pick the image farthest from the target instead of the closest.
     """
     mean = features.mean(dim=0, dtype=torch.float64)
-    centred = (features - mean.float()).T.contiguous()  # [D, n]: this way round a product with a vector is fastest
+    centred = (features - mean.float()).T.contiguous()  # [D, n]: the product with a vector is fastest in this layout
     sign = -1 if is_farthest else 1
     costs = sign * centred.square().sum(dim=0, dtype=torch.float64)  # [n], infinite once picked
-    lag = torch.zeros_like(mean)  # [D], target - mean: small, whatever the number of picks
+    lag = torch.zeros_like(mean)  # [D], target - mean: it stays small for any number of picks
     order = torch.empty(count, dtype=torch.int64)
     for i in range(count):
         products = torch.mv(centred.T, lag.float())  # [n]

@@ -28,13 +28,13 @@ class KCenter(Scorer):
     Source: arXiv 1708.00489 (farthest-first, within twice the smallest possible radius). The first image of each
     class is drawn, keyed by seed and class name.
     Differs: `deepcore` is the same rule on pretrained features (its command line trains them first: pass
-    features=finetuned with proxy=deepcore). `released` reads the proxy's last epoch and, of a token network, one
+    features=finetuned with proxy=deepcore). `released` reads the proxy's last epoch and, for a token network, one
     number per image. DeepCore and the released code draw the first image from other streams.
     Direction: larger is picked earlier.
     Cost: the features, then O(n * picks * D) time in blocks of picks, twice the class's features in memory.
     """
 
-    variant: str = "fixed"  # fixed | deepcore | released
+    variant: str = "fixed"  # fixed: the correct method | deepcore | released
     features: str = "pretrained"  # pretrained | finetuned: the proxy's at its last epoch
     depth: float = 1.0  # fraction of each class that is ordered; at least the largest ratio wanted
 
@@ -64,14 +64,14 @@ class KCenter(Scorer):
 
 
 def first_centre(pool: Pool, members: Tensor, seed: int) -> int:
-    """Draw one of the members [n] of a class: it depends on the class's name and size, not on the other classes."""
+    """Draw one of the members [n] of a class; the draw depends on the name and size of this class only."""
     name = pool.classes[int(pool.labels[members[0]])]
     return int(torch.randint(len(members), (1,), generator=stream("first centre", seed, name)))
 
 
 def squared_distances(features: Tensor) -> Metric:
     """Return the squared Euclidean distances of features [n, D] float32 as a metric."""
-    shifted = features - features[0]  # into the cloud, against cancellation; whole numbers stay exact
+    shifted = features - features[0]  # an origin among the points reduces cancellation; whole numbers stay exact
     squares = shifted.square().sum(dim=1)
 
     def metric(rows: Tensor | slice, centres: Tensor) -> Tensor:
@@ -84,9 +84,9 @@ def squared_distances(features: Tensor) -> Metric:
 def farthest_first(metric: Metric, size: int, first: int, count: int, block: int = BLOCK) -> Tensor:
     """Return farthest-first picks, [count] int64: each is the image whose distance to all earlier ones is largest.
 
-    Distances to the nearest pick only shrink. So picks are made among the `block` images that are farthest now, as
-    long as they stay beyond what all others had; then the distances of all are brought up to date in one product.
-    The order is that of one pick at a time, ties to the smaller position.
+    Distances to the nearest pick never grow. So picks are made among the `block` images that are farthest now, as long
+    as they stay farther than all others were; then all distances are updated in one product. The order is that of
+    single picks, with ties to the smaller position.
 
     Args:
         metric: distances between images.
@@ -106,7 +106,7 @@ def farthest_first(metric: Metric, size: int, first: int, count: int, block: int
 
 
 def _update(nearest: Tensor, metric: Metric, centres: Tensor) -> None:
-    """Lower the distances [n] to the nearest pick by new picks [b]."""
+    """Update the distances [n] to the nearest pick after new picks [b]."""
     for start in range(0, len(nearest), ROWS):
         rows = slice(start, start + ROWS)
         nearest[rows] = torch.minimum(nearest[rows], metric(rows, centres).min(dim=1).values)
@@ -114,7 +114,7 @@ def _update(nearest: Tensor, metric: Metric, centres: Tensor) -> None:
 
 
 def _picks_in_block(nearest: Tensor, metric: Metric, newest: int, count: int, block: int) -> list[int]:
-    """Return up to `count` further picks that are certain although distances [n] do not know the newest one yet."""
+    """Return up to `count` further picks that are certain before distances [n] are updated by the newest pick."""
     nearest = nearest.index_fill(0, torch.tensor([newest]), -1)
     values, candidates = nearest.topk(min(block + 1, len(nearest)))
     ceiling = float(values[-1]) if len(nearest) > block else -1.0  # no other image is farther than this

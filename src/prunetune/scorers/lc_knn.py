@@ -28,7 +28,7 @@ class LCKnn(Scorer):
     Direction: larger is harder.
     Cost: one forward pass over the pool and the neighbour search in each layer, exact up to 100,000 images.
 
-    neighbours: how many; a smaller pool gives all it has. Features that came as tensors are one layer.
+    neighbours: how many, at most all other images. Features that came as tensors count as one layer.
     """
 
     neighbours: int = 20

@@ -14,7 +14,7 @@ from prunetune.signals.label_odds import label_losses
 
 @dataclass(frozen=True)
 class LCOptimisation(Scorer):
-    """The mean over epochs of the cross-entropy; the path that DLC's masks stand for.
+    """The mean over epochs of the cross-entropy, which the masks of DLC approximate.
 
     Source: arXiv 2402.05356, learning path t = fine-tuning time; the methods `cle` and `clh` are its easiest and its
     hardest end. Differs from the released code: it reads the evaluation view, not crops.

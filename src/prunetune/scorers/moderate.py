@@ -1,4 +1,4 @@
-"""Moderate: how far an image is from the middle of its class."""
+"""Moderate: the distance of an image from the median of its class."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,10 +20,10 @@ ROWS = 16384  # images whose distances are taken at once, in float64
 class Moderate(Scorer):
     """Euclidean distance from an image's feature to the median feature of its class.
 
-    Source: Xia et al. 2023, "Moderate Coreset" (ICLR). It keeps images at the middle of this ranking: that is the
-    `window` sampler's; by itself the score is kept from the top, far images first.
+    Source: Xia et al. 2023, "Moderate Coreset" (ICLR). It keeps images in the middle of this ranking, as the `window`
+    sampler does; with `topk` far images are kept first.
     Differs: the original ranks the whole pool at once; samplers here rank each class.
-    Direction: larger is harder: farther from the middle.
+    Direction: larger is harder, that is farther from the median.
     Cost: the features. No training.
     """
 
@@ -47,6 +47,6 @@ def distances_to_class_median(features: Tensor, labels: Tensor) -> Tensor:
 
 
 def median_feature(features: Tensor) -> Tensor:
-    """Return the median of each dimension of features [n, D], [D] float64; of an even n the mean of the two middle."""
+    """Return the median of each dimension of features [n, D], [D] float64; the mean of two for an even n."""
     parts = [np.median(part.double().numpy(), axis=0) for part in features.split(COLUMNS, dim=1)]
     return torch.from_numpy(np.concatenate(parts))

@@ -1,6 +1,6 @@
-"""Pick orders: set-based scorers answer with the order in which a greedy run picks the images of each class.
+"""Pick orders: scorers that choose sets return the order in which a greedy run picks the images of each class.
 
-One run serves every ratio, since any class budget is a prefix of its order.
+One run serves every ratio, since the picks for any class budget are a prefix of the order.
 """
 
 import math
@@ -15,7 +15,7 @@ Pick = Callable[[Tensor, int], Tensor]  # members [n] int64, count -> [count] in
 
 
 def pick_scores(labels: Tensor, depth: float, pick: Pick) -> Tensor:
-    """Return (n - rank) / n for the images that a class of n picks, 0 for those that it does not come to.
+    """Return (n - rank) / n for the images that are picked in a class of n, and 0 for the others.
 
     Args:
         labels: [N] int64.
@@ -34,7 +34,7 @@ def pick_scores(labels: Tensor, depth: float, pick: Pick) -> Tensor:
 
 
 def num_picks(size: int, depth: float) -> int:
-    """Return how many images of a class of `size` are ordered: no budget at a ratio up to `depth` asks for more."""
+    """Return how many images of a class of `size` are ordered, enough for any ratio up to `depth`."""
     return size if depth == 1 else min(size, math.floor(size * depth) + 1)
 
 

@@ -68,7 +68,7 @@ def _jsonl(path: Path) -> list[Row]:
 
 
 def _parquet(path: Path) -> list[Row]:
-    import pandas  # takes half a second, which csv and jsonl files are spared
+    import pandas  # takes half a second, and csv and jsonl files do not need it
 
     table = pandas.read_parquet(path)
     _check_columns(path, list(map(str, table.columns)))

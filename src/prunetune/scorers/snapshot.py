@@ -1,4 +1,4 @@
-"""Statistics of a proxy's predictions at one epoch, for scores that look at one moment of its training."""
+"""Statistics of a proxy's predictions after one epoch of its training."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ Snapshot = Callable[[Tensor, Tensor], Tensor]  # logits [B, C] float32, labels [
 
 
 def snapshot_statistic(proxy: Proxy, function: Snapshot, labels: Tensor, epoch: int) -> Tensor:
-    """Return what a function makes of every image's logits at the end of an epoch, [N] float64.
+    """Return a function of every image's logits at the end of an epoch, [N] float64.
 
     Args:
         proxy: of N images; its `snapshot` is read.

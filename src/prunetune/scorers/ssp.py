@@ -1,4 +1,4 @@
-"""Prototype distances: how little an image points where the nearest cluster, or its own class, points."""
+"""Prototype distances: the cosine distance of an image to the nearest cluster centre, or to its class mean."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -24,8 +24,8 @@ class SSP(Scorer):
     Differs: k-means runs on features of unit length, as the distance is a cosine; the paper does not say. Its
     features come from self-supervised pretraining, ours from the backbone.
     Direction: larger is harder.
-    Cost: the features; k-means with k = number of classes on at most `num_fitted` images (drawn beyond that), whose
-    centres serve all. No training.
+    Cost: the features; k-means with k = number of classes on at most `num_fitted` images (a random sample of larger
+    pools), whose centres are used for all images. No training.
     """
 
     supervised: bool = False  # true: the distance to the mean of the image's class
@@ -82,8 +82,8 @@ def cluster_centres(features: Tensor, num_centres: int, num_fitted: int, generat
     Args:
         features: [N, D] float32.
         num_centres: clusters; at most as many as images.
-        num_fitted: images that k-means sees, drawn where the pool has more.
-        generator: draws them and the first centres.
+        num_fitted: images that k-means sees; a larger pool is sampled.
+        generator: draws the sample and the first centres.
 
     Raises:
         InputError: more centres than images that k-means sees.

@@ -30,9 +30,9 @@ class Submodular(Scorer):
     n k (C + D) + n k^2 / 2 and n k numbers (float32 beyond `max_dense` images: 1 GB for 5,000 of 50,000).
 
     variant "deepcore" (DeepCore at commit 74ec709, one run per class): gc counts the first sum once, not twice, and so
-    is not monotone. logdet has the wrong sign: it picks what is explained MOST by the picks before, and the first image
-    first. Under DeepCore's own optimisers, which are lazy (`greedy: lazy`), gains that grow are never looked at again,
-    and the picks are the class in the order of its listing; `greedy: naive` looks at every gain. fl is the same.
+    is not monotone. logdet has the wrong sign: it picks the image that earlier picks explain MOST, and begins with the
+    first image. DeepCore's own optimisers are lazy (`greedy: lazy`): they never evaluate gains again that have grown,
+    and so pick the images in the order of the listing. `greedy: naive` evaluates every gain. fl is the same.
 
     function: "fl", "gc" or "logdet". variant: "fixed" or "deepcore". greedy: "naive" or "lazy", which differ for logdet
     of "deepcore" only. neighbours, max_dense: see `FacilityLocation`. depth: fraction of each class that is ordered.

@@ -1,4 +1,4 @@
-"""TDDS: how unevenly the predicted distribution moves, within windows and over the training."""
+"""TDDS: how unevenly the predicted distribution changes within windows and over the training."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,25 +13,25 @@ from prunetune.scorers.base import Scorer
 from prunetune.scorers.dyn_unc import windows_of
 from prunetune.signals.contract import Signals
 
-LEAST = 3  # epochs: two movements, of which one alone does not deviate from its mean
+LEAST = 3  # epochs: they give two movements, and a single one would always equal its mean
 
 
 @dataclass(frozen=True)
 class TDDS(Scorer):
-    """An exponential average over windows of how much an image's movements between epochs differ in a window.
+    """An exponential average over windows of the variation of an image's movements between epochs.
 
-    A movement is sum_c |p' ln(p' / p)| from one epoch to the next; J epochs have J - 1 of them, and a window counts
-    the norm of their differences from their mean.
+    A movement is sum_c |p' ln(p' / p)| from one epoch to the next. J epochs have J - 1 movements, and the value of a
+    window is the norm of their differences from their mean.
 
-    Source: arXiv 2311.13613 and its released script. Differs from the script: logarithms of probabilities come from
-    logits, nothing is added to them; weights add up to 1; a window keeps 0.9 of its weight for the one before it, while
-    the script keeps 0.1, which leaves little but the last window (`decay=0.1` restores it).
+    Source: arXiv 2311.13613 and its released script. Differs from the script: logarithms of probabilities are computed
+    from logits, and nothing is added to them; weights add up to 1; each window weighs 0.9 times as much as the next
+    one, while the script has 0.1, so that hardly more than the last window counts (`decay=0.1` restores it).
     Direction: larger is harder.
     Cost: one training of the proxy up to `epochs`.
 
-    epochs: how many are read, the proxy's first; null reads all (the paper chooses them for every ratio). window: J >=
-    3. decay: what a window counts, relative to the next one, in [0, 1]. With fewer epochs than J there is one window;
-    three are needed.
+    epochs: how many of the proxy's first epochs are read; null reads all (the paper chooses the number for every
+    ratio). window: J >= 3. decay: weight of a window relative to the next one, in [0, 1]. With fewer epochs than J
+    there is one window; at least three epochs are needed.
     """
 
     epochs: int | None = None
@@ -65,7 +65,7 @@ def movements(logits: Tensor) -> Tensor:
     """
     before = logits[0].double().log_softmax(dim=1)  # [B, C]
     moved = []
-    for now in logits[1:]:  # one epoch at a time: the chunk in float64 would be twice as large and out of the cache
+    for now in logits[1:]:  # one epoch at a time, since a whole chunk in float64 would not fit the cache
         after = now.double().log_softmax(dim=1)
         probabilities = after.exp()
         terms = torch.where(probabilities > 0, probabilities * (after - before).abs(), 0)
@@ -80,7 +80,7 @@ def weighted_unevenness(moved: Tensor, window: int, decay: float) -> Tensor:
     Args:
         moved: [E - 1, B] movements.
         window: epochs of a window, one more than its movements.
-        decay: what a window counts, relative to the next one.
+        decay: weight of a window relative to the next one.
     """
     runs = windows_of(moved, window - 1)  # [windows, B, J - 1]
     unevenness = (runs - runs.mean(dim=2, keepdim=True)).norm(dim=2)  # [windows, B]

@@ -1,7 +1,7 @@
 """Uncertainty of the trained proxy: least confidence, entropy and margin.
 
-Released code and DeepCore number confidence instead, and do not agree with the papers on which end is kept. A variant
-that keeps confident images has their end high: `topk` keeps what the source keeps.
+The released code and DeepCore compute confidence instead, and differ from the papers in which end they keep. In a
+variant that keeps confident images these score high, so that `topk` keeps what the source keeps.
 """
 
 from collections.abc import Callable
@@ -32,15 +32,15 @@ class LeastConfidence(Scorer):
 
     Source: Lewis and Gale 1994; in pruning after arXiv 2204.08499 (DeepCore).
     Cost: one training of the proxy.
-    Direction: uncertain images are high, but for the variants named below.
+    Direction: uncertain images score high, except in the variants below.
 
-    variant "deepcore" reads the largest logit, not probability, and keeps the small ones where its flag balance is set
-    (`balanced`), the LARGE ones where it is not; then it also ranks the whole pool, here classes are ranked. "released"
-    keeps the largest probability, the most confident end.
+    variant "deepcore" reads the largest logit, not the probability. With its flag "balance" (`balanced`) it keeps small
+    values, without it LARGE ones; in that case it also ranks the whole pool, while here each class is ranked.
+    "released" keeps the largest probabilities, that is the most confident images.
     """
 
-    variant: str = "fixed"  # fixed | deepcore | released
-    balanced: bool = True  # read by deepcore only: its flag balance, which turns the direction
+    variant: str = "fixed"  # fixed: the correct method | deepcore | released
+    balanced: bool = True  # read by deepcore only: its flag "balance", which reverses the direction
 
     name: ClassVar[str] = "least_confidence"
     higher_means: ClassVar[str] = "harder"
@@ -61,15 +61,14 @@ class Entropy(Scorer):
 
     Source: Shannon entropy; in pruning after arXiv 2204.08499 (DeepCore).
     Cost: one training of the proxy.
-    Direction: uncertain images are high, but for the variants named below.
+    Direction: uncertain images score high, except in the variants below.
 
-    variant "deepcore" sums p ln(p + 1e-6) in float32 and keeps the uncertain end where its flag balance is set
-    (`balanced`), the CONFIDENT end of the whole pool where it is not. "released" adds 1e-10 and keeps the confident
-    end.
+    variant "deepcore" sums p ln(p + 1e-6) in float32. With its flag "balance" (`balanced`) it keeps uncertain images,
+    without it the CONFIDENT ones of the whole pool. "released" adds 1e-10 and keeps confident images.
     """
 
-    variant: str = "fixed"  # fixed | deepcore | released
-    balanced: bool = True  # read by deepcore only: its flag balance, which turns the direction
+    variant: str = "fixed"  # fixed: the correct method | deepcore | released
+    balanced: bool = True  # read by deepcore only: its flag "balance", which reverses the direction
 
     name: ClassVar[str] = "entropy"
     higher_means: ClassVar[str] = "harder"
@@ -90,14 +89,14 @@ class Margin(Scorer):
 
     Source: Scheffer et al. 2001; in pruning after arXiv 2204.08499 (DeepCore).
     Cost: one training of the proxy.
-    Direction: uncertain images are high, but for the variants named below.
+    Direction: uncertain images score high, except in the variants below.
 
-    variant "deepcore" keeps small margins where its flag balance is set (`balanced`), the LARGE ones of the whole pool
-    where it is not. "released" keeps the largest margins.
+    variant "deepcore" keeps small margins with its flag "balance" (`balanced`), without it the LARGE ones of the whole
+    pool. "released" keeps the largest margins.
     """
 
-    variant: str = "fixed"  # fixed | deepcore | released
-    balanced: bool = True  # read by deepcore only: its flag balance, which turns the direction
+    variant: str = "fixed"  # fixed: the correct method | deepcore | released
+    balanced: bool = True  # read by deepcore only: its flag "balance", which reverses the direction
 
     name: ClassVar[str] = "margin"
     higher_means: ClassVar[str] = "harder"
@@ -149,7 +148,7 @@ def _score(
     uncertainty: Callable[[Tensor], Tensor],
     confidences: dict[str, Callable[[Tensor], Tensor]],
 ) -> Tensor:
-    """Return [N] float64: the uncertainty, or a variant's confidence with the end high that its source keeps."""
+    """Return [N] float64: the uncertainty, or for a variant the confidence, signed so that kept images score high."""
     proxy = signals.proxy()
     function = uncertainty if scorer.variant == "fixed" else confidences[scorer.variant]
     values = snapshot_statistic(proxy, lambda logits, _: function(logits), pool.labels, proxy.num_epochs)

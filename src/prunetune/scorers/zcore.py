@@ -1,4 +1,4 @@
-"""ZCore: how often an image is the one that covers a random place of the feature space, less its redundancy."""
+"""ZCore: how often an image is the nearest one to a random point of the feature space, minus its redundancy."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,27 +16,27 @@ from prunetune.scorers.base import Scorer
 from prunetune.signals.contract import Signals
 
 Array = np.ndarray
-DENSE = 12_000  # images up to which looking at all of them is faster than searching sorted dimensions
-NUMBERS_AT_ONCE = 2**21  # of distances [m, N] in a small pool
-WINDOW = 512  # images next to a point in one dimension: the nearest of them is not much farther than the nearest of all
-PROBED = 8192  # images of a large pool that the radius around its neighbours is guessed from
-SORTED_BYTES = 3 * 2**28  # for sorted dimensions of a large pool
-BYTES = 12  # of one number in a sorted dimension: its value twice and its position
+DENSE = 12_000  # images up to which comparing all of them is faster than searching sorted dimensions
+NUMBERS_AT_ONCE = 2**21  # distances [m, N] of a small pool
+WINDOW = 512  # images next to a point in one dimension; the nearest of them bounds the distance to the nearest of all
+PROBED = 8192  # images of a large pool from which the radius around its neighbours is estimated
+SORTED_BYTES = 3 * 2**28  # most bytes of sorted dimensions of a large pool
+BYTES = 12  # bytes of one number in a sorted dimension: its value twice and its position
 
 
 @dataclass(frozen=True)
 class ZCore(Scorer):
-    """Coverage less redundancy in random planes of the feature space, higher = kept by topk; no labels are read.
+    """Coverage minus redundancy in random planes of the feature space; no labels are read.
 
-    Source: arXiv 2411.15349; voxel51/zcore@5fe8048 for what the paper leaves open. `repeats` times: draw two
-    dimensions and a point whose coordinates follow triangular(min, median, max) of them; the nearest image (sum of
-    absolute differences) gains 1, its `neighbours` nearest images lose 1 / d**exponent, scaled to a sum of 1, or an
-    image in the same place loses 1. Starts from U(0, 1).
-    Differs: one stream of random numbers (the public code gives all its processes the same one); images as far as the
-    last neighbour are neighbours too; the last scaling to [0, 1], which changes no order, is left out.
+    Source: arXiv 2411.15349; voxel51/zcore@5fe8048 for what the paper leaves open. Scores start from U(0, 1). Then
+    `repeats` times, two dimensions are drawn, and a point whose coordinates follow triangular(min, median, max) of
+    them. The nearest image (by the sum of absolute differences) gains 1, and its `neighbours` nearest images lose
+    1 / d**exponent, scaled to a sum of 1; if an image is in the same place, that image alone loses 1.
+    Differs: one stream of random numbers (in the public code all processes use the same one); images as far away as
+    the last neighbour are neighbours too; the final scaling to [0, 1], which changes no order, is left out.
     Direction: larger is harder.
-    Cost: the features, then `repeats` searches for the nearest images in a plane. Exact at every size: a small pool
-    is looked at as a whole, plane by plane, a large one through its sorted dimensions (0.75 GiB of them at a time).
+    Cost: the features, then `repeats` searches for the nearest images in a plane. The search is exact at every
+    size: a small pool is compared as a whole, a large one is searched in sorted dimensions (0.75 GiB at a time).
     """
 
     repeats: int = 1_000_000
@@ -69,7 +69,7 @@ def draw_points(features: Tensor, repeats: int, generator: torch.Generator) -> t
     Args:
         features: [N, D] float32, D at least 2.
         repeats: R draws.
-        generator: where they come from.
+        generator: draws them.
 
     Returns:
         planes [R, 2] int64, two different dimensions, ascending; points [R, 2] float32, their coordinates.
@@ -106,15 +106,15 @@ def triangular(uniform: Tensor, low: Tensor, mode: Tensor, high: Tensor) -> Tens
 def coverage_less_redundancy(
     features: Tensor, planes: Tensor, points: Tensor, neighbours: int, exponent: int, dense: int = DENSE
 ) -> Tensor:
-    """Return how often each image is nearest to a point, less what it loses as a neighbour of the nearest.
+    """Return how often each image is nearest to a point, minus what it loses as a neighbour of the nearest.
 
     Args:
         features: [N, D] float32.
         planes: [R, 2] int64, ascending in each row.
         points: [R, 2] float32, in their planes.
-        neighbours: of the nearest image that lose.
+        neighbours: how many neighbours of the nearest image lose.
         exponent: of their distance.
-        dense: images up to which all are looked at; larger pools are searched through sorted dimensions.
+        dense: images up to which all are compared; larger pools are searched in sorted dimensions.
 
     Returns:
         [N] float64.
@@ -127,7 +127,7 @@ def coverage_less_redundancy(
         winners, counts = np.unique(plane.nearest(own_points), return_counts=True)
         np.add.at(total, winners, counts)
         plane.lower(total, winners, counts, neighbours, exponent)
-        del plane  # or it holds its dimensions while the next ones are sorted
+        del plane  # else its dimensions stay in memory while the next ones are sorted
     return torch.from_numpy(total)
 
 
@@ -135,8 +135,8 @@ def losses(distances: Array, neighbours: int, exponent: int) -> Array:
     """Return what images lose as neighbours, [m, n] float64, rows with a sum of 1.
 
     Args:
-        distances: [m, n] float32 to m images, ascending in nothing; infinite to the image itself.
-        neighbours: how many lose, and those as far as the last of them.
+        distances: [m, n] float32 to m images, in any order; infinite to the image itself.
+        neighbours: how many lose; images as far away as the last of them lose too.
         exponent: of the distance.
     """
     closest = distances.min(axis=1, keepdims=True)  # [m, 1]
@@ -164,7 +164,7 @@ class Plane:
         return np.concatenate([self._distances(part).argmin(axis=1) for part in self._parts(points)])
 
     def lower(self, total: Array, winners: Array, counts: Array, neighbours: int, exponent: int) -> None:
-        """Take from the totals [N] what the neighbours of winners [m], each met counts [m] times, lose."""
+        """Subtract from the totals [N] the losses of the neighbours of winners [m], each counts [m] times."""
         for part, times in zip(self._parts(winners), self._parts(counts), strict=True):
             distances = self._distances(np.stack([self._x[part], self._y[part]], axis=1))
             distances[np.arange(len(part)), part] = np.inf
@@ -198,7 +198,7 @@ class SortedDimension:
         return self.positions[starts.clip(0, len(self.values) - size)[:, np.newaxis] + np.arange(size)]
 
     def between(self, middles: Array, radii: Array) -> tuple[Array, Array]:
-        """Return from where to where in `ascending` values within radii [m] of middles [m] lie, a little more."""
+        """Return the ends of the range in `ascending` that holds all values within radii [m] of middles [m]."""
         slack = 1e-5 * radii + 1e-6 * np.abs(middles)  # float32 distances are rounded
         reach = radii + slack
         return self._rank(middles - reach, "left"), self._rank(middles + reach, "right")
@@ -208,7 +208,7 @@ class SortedDimension:
 
 
 class SortedPlane:
-    """All images of a large pool in two sorted dimensions: only those near a place in one of them are looked at."""
+    """All images of a large pool in two sorted dimensions; a search reads only images near a place in one of them."""
 
     def __init__(self, x: SortedDimension, y: SortedDimension) -> None:
         self._dimensions = x, y
@@ -224,7 +224,7 @@ class SortedPlane:
         return np.array([_first_nearest(*found) for found in self._within(points, distances.min(axis=1))])
 
     def lower(self, total: Array, winners: Array, counts: Array, neighbours: int, exponent: int) -> None:
-        """Take from the totals [N] what the neighbours of winners [m], each met counts [m] times, lose."""
+        """Subtract from the totals [N] the losses of the neighbours of winners [m], each counts [m] times."""
         places = np.stack([dimension.values[winners] for dimension in self._dimensions], axis=1)
         probed = self._to_probed(places)
         rank = min(probed.shape[1] - 1, 4 + neighbours * 5 // (4 * self._step))
@@ -245,7 +245,7 @@ class SortedPlane:
             radius = max(1.5 * radius, self._to_probed(place[np.newaxis]).max() / PROBED)
 
     def _within(self, places: Array, radii: Array) -> Iterator[tuple[Array, Array]]:
-        """Yield positions and distances of images that hold all within each radius [m] of places [m, 2]."""
+        """Yield positions and distances of images that include all within each radius [m] of places [m, 2]."""
         x, y = self._dimensions
         (x_from, x_to), (y_from, y_to) = x.between(places[:, 0], radii), y.between(places[:, 1], radii)
         for i, (x_place, y_place) in enumerate(places):
@@ -277,7 +277,7 @@ def _first_nearest(positions: Array, distances: Array) -> int:
 def _by_plane(
     features: Tensor, planes: Array, points: Array, is_sorted: bool
 ) -> Iterator[tuple[Plane | SortedPlane, Array]]:
-    """Yield every plane that occurs in planes [R, 2] and its points [m, 2], blocks of dimensions after each other."""
+    """Yield every plane that occurs in planes [R, 2] and its points [m, 2], one block of dimensions after another."""
     num_images, width = features.shape
     size = max(1, SORTED_BYTES // (2 * BYTES * num_images)) if is_sorted else width
     blocks = planes // size
@@ -305,6 +305,6 @@ def _dimensions(features: Tensor, columns: slice, is_sorted: bool) -> list[Array
         positions[row] = values[row].argsort(kind="stable")
         ascending[row] = values[row][positions[row]]
 
-    with ThreadPoolExecutor() as workers:  # sorting leaves the interpreter to the others
+    with ThreadPoolExecutor() as workers:  # sorting releases the GIL
         list(workers.map(sort, range(len(values))))
     return [SortedDimension(*rows) for rows in zip(values, ascending, positions, strict=True)]

@@ -1,4 +1,4 @@
-"""How far the last-layer gradients of images are from each other."""
+"""Distances between the last-layer gradients of images."""
 
 import torch
 from torch import Tensor
@@ -8,9 +8,9 @@ from prunetune.selection.neighbours import NUMBERS_AT_ONCE, Geometry, check_metr
 
 
 class GradientPoints(Geometry):
-    """Images at their last-layer gradients, which are never made: only their factors delta and (1, h).
+    """Images placed at their last-layer gradients, of which only the factors delta and (1, h) are held.
 
-    gradients: of N images. metric: "euclidean" or "cosine" (1 - cosine, where a gradient of zero has the cosine 0).
+    gradients: those of N images. metric: "euclidean" or "cosine" (1 - cosine; a gradient of zero has the cosine 0).
     """
 
     def __init__(self, gradients: LastLayerGradients, metric: str) -> None:
@@ -47,16 +47,17 @@ class GradientPoints(Geometry):
     def block(self, rows: Tensor, columns: Tensor) -> Tensor:
         inner = self._deltas[rows].double() @ self._deltas[columns].double().T
         inner *= self._inputs[rows].double() @ self._inputs[columns].double().T
-        if self._is_cosine:  # float32 factors are not quite of unit length
+        if self._is_cosine:  # float32 factors only nearly have unit length
             lengths = self._squares.sqrt().clamp_min(1e-30)
             return 1 - inner / lengths[rows].unsqueeze(1) / lengths[columns]
         squares = self._squares[rows].unsqueeze(1) + self._squares[columns] - 2 * inner
         return without_own(squares.clamp_min_(0).sqrt_(), rows, columns)
 
     def _squared_gaps(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return ||g - g'||^2, [n, m] float64, from what the factors differ by: small ones are right, and symmetric.
+        """Return ||g - g'||^2, [n, m] float64, from the differences of the factors.
 
-        With u = delta, v = (1, h) and means over the two images, g - g' = (u - u') mean(v)^T + mean(u) (v - v')^T.
+        So small distances are accurate, and the result is symmetric. With u = delta, v = (1, h) and means over the two
+        images, g - g' = (u - u') mean(v)^T + mean(u) (v - v')^T.
         """
         gaps_u, u, gap_u = self._gaps(self._deltas, self._lengths[0], rows, columns)
         gaps_v, v, gap_v = self._gaps(self._inputs, self._lengths[1], rows, columns)

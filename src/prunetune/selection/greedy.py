@@ -15,11 +15,11 @@ from prunetune.selection.last_layer_gradients import LastLayerGradients, best_fi
 from prunetune.selection.neighbours import Geometry, nearest_in
 
 Similarity = Callable[[Tensor, float], Tensor]  # distances (float64) and the farthest of them -> similarities >= 0
-UNITS = 2.0**40  # of the largest similarity; sums of whole numbers are exact, and so are ties
+UNITS = 2.0**40  # units in the largest similarity; sums of whole numbers are exact, and so are ties
 TAKEN = -(2**62)
-SAMPLE = 1024  # images that stand for a large class where its mean similarity is asked for
-PERIOD = 64  # picks between two looks at the whole class
-CANDIDATES = 512  # images that are looked at in between, for the log-determinant
+SAMPLE = 1024  # images of a large class from which its mean similarity is estimated
+PERIOD = 64  # picks before the gains of the whole class are updated
+CANDIDATES = 512  # images among which the log-determinant picks in between
 ROWS = 512
 
 
@@ -28,15 +28,15 @@ def facility_location(
 ) -> Tensor:
     """Pick images one by one that add most to sum_i max_{j picked} s_ij.
 
-    Up to `max_dense` images every pair counts: n^2 numbers, and exact greedy gains. Beyond, image i can be covered by
-    itself and its k nearest neighbours only, and counts all others as similar as an average image is to it: n k
-    numbers. (At 0, the usual choice, an image near by would hardly count more than one of the last neighbours.)
+    Up to `max_dense` images all pairs are used: n^2 numbers, and exact greedy gains. In larger classes only image i
+    itself and its k nearest neighbours can cover it; all others have the similarity of an average image to it. That
+    takes n k numbers. (With 0, the usual choice, a close neighbour would hardly count more than the last of the k.)
 
-    Gains are kept up to date in whole numbers: no pick depends on the order in which they were added.
+    Gains are whole numbers, so that no pick depends on the order in which they were added.
 
     Args:
         geometry: distances of the n images.
-        similarity: falls with distance.
+        similarity: a function that falls with distance.
         count: number of picks, at most n.
         neighbours: k.
         max_dense: n up to which all pairs count.
@@ -57,7 +57,7 @@ class _AllPairs:
         distances = torch.cat([geometry.block(rows, everyone) for rows in everyone.split(ROWS)])  # [n, n]
         similarities = similarity(distances, float(distances.max())).clamp_min_(0)
         units = _units(similarities, float(similarities.max()))
-        self._units = np.minimum(units, units.T)  # the two ways round may be rounded differently
+        self._units = np.minimum(units, units.T)  # s_ij and s_ji may be rounded differently
         self.floor = np.zeros(geometry.size, dtype=np.int64)
 
     def gains(self) -> np.ndarray:
@@ -85,7 +85,7 @@ class _Graph:
         most = float(similarities.max())
         self._columns = torch.cat([everyone.unsqueeze(1), near.indices], dim=1).numpy()
         self._units = _units(similarities, most)
-        is_whole = self._columns.shape[1] == size  # nobody is outside
+        is_whole = self._columns.shape[1] == size  # the neighbours are the whole class
         self.floor = np.zeros(size, dtype=np.int64) if is_whole else _units(usual, most)
         order = self._columns.ravel().argsort(kind="stable")
         self._coverers, self._their_units = order // self._columns.shape[1], self._units.ravel()[order]
@@ -106,7 +106,10 @@ class _Graph:
 
 
 def _cover(table: _AllPairs | _Graph, count: int) -> Tensor:
-    """Pick by the largest gain; when image i's best rises from `old` to `new`, all who could cover it lose by that."""
+    """Pick by the largest gain.
+
+    When the best similarity of image i rises from `old` to `new`, every image that could cover i loses that gain.
+    """
     best, gains = table.floor.copy(), table.gains()
     picks = np.empty(count, dtype=np.int64)
     for step in range(count):
@@ -121,7 +124,7 @@ def _cover(table: _AllPairs | _Graph, count: int) -> Tensor:
 
 
 def _units(similarities: Tensor, most: float) -> np.ndarray:
-    """Return similarities as whole numbers, `most` as UNITS."""
+    """Return similarities as whole numbers; `most` becomes UNITS."""
     return (similarities * (UNITS / most if most > 0 else 0.0)).round_().long().numpy()
 
 
@@ -138,7 +141,7 @@ def graph_cut(gradients: LastLayerGradients, weight: float, count: int) -> Tenso
     """Pick images one by one that add most to weight * sum_i sum_{j picked} s_ij - sum_{j, k picked} s_jk.
 
     s = (1 + cosine) / 2 of last-layer gradients, of which only sums are needed: O(n C D), then O(n (C + D)) a pick.
-    No gain falls by more than 2 at a pick, so that for some picks the images at the top are enough to look at.
+    A pick lowers no gain by more than 2, so that for some picks it is enough to examine the images with large gains.
 
     Returns:
         [count] int64, first pick first; ties to the smaller index.
@@ -172,15 +175,15 @@ def log_determinant(
 ) -> Tensor:
     """Pick images one by one that add most to log det(K_S + jitter I), K = (1 + cosine) / 2 of last-layer gradients.
 
-    The gain is the log of the Schur complement: of what the picks leave unexplained of an image. It never grows, so
-    that for some picks the images at the top are enough to look at; then all are brought up to date at once. Rows of
-    the Cholesky factor are kept: n x count numbers in the dtype of the gradients, O(n count^2) time.
+    The gain is the log of the Schur complement, the part of an image that the picks leave unexplained. It never grows,
+    so that for some picks it is enough to examine the images with large gains; then all gains are updated at once. Rows
+    of the Cholesky factor are kept: n x count numbers in the dtype of the gradients, O(n count^2) time.
 
     Args:
         gradients: of n images.
         count: number of picks.
         jitter: on the diagonal.
-        takes_explained: pick what is explained MOST by the picks before (a published sign error), without jitter.
+        takes_explained: pick the image that earlier picks explain MOST (a published sign error), without jitter.
 
     Returns:
         [count] int64, first pick first; ties to the smaller index.
@@ -188,13 +191,13 @@ def log_determinant(
     unit = gradients.scaled(1 / gradients.norms().clamp_min(1e-30))
     own = (1 + (unit.squared_norms() > 0.5).double()) / 2  # [n], 1/2 for a gradient of zero
     least = 0.0 if takes_explained else jitter
-    left = own + least  # unexplained
+    left = own + least  # the unexplained part of each image
     factor = unit.deltas.new_empty(len(unit), count)
     picks = torch.empty(0, dtype=torch.int64)
     while (done := len(picks)) < count:
         worth = own - left if takes_explained else left.clone()
         worth[picks] = -torch.inf
-        num_top = 1 if takes_explained else min(CANDIDATES, len(unit) - done)  # what is explained grows with a pick
+        num_top = 1 if takes_explained else min(CANDIDATES, len(unit) - done)  # the explained part grows with picks
         ranked = best_first(worth, num_top + 1)
         top = ranked[:num_top].sort().values
         bound = float(worth[ranked[num_top]]) if len(ranked) > num_top else -torch.inf
@@ -203,7 +206,7 @@ def log_determinant(
         slots, corner = _pivots(schur, left[top], least, bound, min(PERIOD, count - done, num_top))
         chosen = top[slots]
         others, their, start = unit.take(chosen), factor[chosen, :done], 0
-        for part in unit.chunks():  # [n, b] at once would break up the heap
+        for part in unit.chunks():  # in parts, since [n, b] at once would fragment the heap
             rows = slice(start, start := start + len(part))
             block = _unexplained(part, others, factor[rows, :done], their)
             block = torch.linalg.solve_triangular(corner.T, block, upper=True, left=False)
@@ -215,18 +218,18 @@ def log_determinant(
 
 
 def _unexplained(some: LastLayerGradients, others: LastLayerGradients, factor: Tensor, their: Tensor) -> Tensor:
-    """Return K [n, m] of unit gradients less what earlier picks explain of it, given their rows [n, k] and [m, k]."""
+    """Return K [n, m] of unit gradients minus the part that earlier picks explain, from rows [n, k] and [m, k]."""
     return ((1 + some.inner(others)) / 2).sub_(factor @ their.T)
 
 
 def _pivots(schur: Tensor, left: Tensor, least: float, bound: float, count: int) -> tuple[Tensor, Tensor]:
-    """Pick up to `count` of m images while the best of them is above a bound, one at least.
+    """Pick up to `count` of m images while the best of them is above a bound, and at least one.
 
     Args:
-        schur: [m, m] what is unexplained of K.
+        schur: [m, m] the unexplained part of K.
         left: [m] its diagonal, with jitter.
-        least: what is always left.
-        bound: what another image may have left.
+        least: lower bound of the diagonal.
+        bound: the largest unexplained part among the other images of the class.
         count: at most m.
 
     Returns:

@@ -1,8 +1,8 @@
-"""Last-layer gradients of many images, read through the two factors that they are made of.
+"""Last-layer gradients of many images, held as their two factors.
 
 With p = softmax(logits), delta = p - onehot(label) and h the input of the last linear layer, the gradient of an
 image's cross-entropy is g = [delta ; delta h^T], C (D + 1) numbers. With a 1 put in front of h this is the outer
-product delta (1, h)^T, so that <g, g'> = <delta, delta'> (1 + <h, h'>): nothing here holds g for all images.
+product delta (1, h)^T, so that <g, g'> = <delta, delta'> (1 + <h, h'>), and g itself is never computed for all images.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prunetune.signals.proxy import Proxy
 
-ROWS = 4096  # images that are worked on at once
+ROWS = 4096  # images that are processed at once
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class LastLayerGradients:
     """The last-layer gradients of n images.
 
     deltas: [n, C] float32 (or float64), the gradients of the bias. hidden: [n, D], the inputs of the layer. A matrix
-    [C, D + 1] has the gradient of the bias in column 0 and that of the weight behind it.
+    [C, D + 1] has the gradient of the bias in column 0, followed by that of the weight.
     """
 
     deltas: Tensor
@@ -48,7 +48,7 @@ class LastLayerGradients:
         return LastLayerGradients(self.deltas * factors.to(self.deltas.dtype).unsqueeze(1), self.hidden)
 
     def chunks(self) -> Iterator["LastLayerGradients"]:
-        """Yield the images in order, ROWS at a time, as views."""
+        """Yield the images in order, ROWS at a time, without copying them."""
         for deltas, hidden in zip(self.deltas.split(ROWS), self.hidden.split(ROWS), strict=True):
             yield LastLayerGradients(deltas, hidden)
 
@@ -70,7 +70,7 @@ class LastLayerGradients:
     def squared_distances(self, others: "LastLayerGradients") -> Tensor:
         """Return ||g_i - g'_j||^2 >= 0, [n, m], in the dtype of the gradients.
 
-        It comes from norms and inner products: in float32 a distance is good to about 3e-4 of the norms.
+        It is computed from norms and inner products: a float32 distance is accurate to about 3e-4 of the norms.
         """
         norms = self.squared_norms().unsqueeze(1) + others.squared_norms()
         return (norms.to(self.deltas.dtype) - 2 * self.inner(others)).clamp_min_(0)
@@ -105,7 +105,7 @@ class LastLayerGradients:
 def logit_gradients(logits: Tensor, labels: Tensor) -> Tensor:
     """Return delta = softmax(logits) - onehot(label), [n, C] in the dtype of the logits.
 
-    The difference is taken in float64: that of a sure prediction from 1 would have few digits left in float32.
+    The difference is taken in float64: for a sure prediction, 1 - p would keep few digits in float32.
 
     Args:
         logits: [n, C].

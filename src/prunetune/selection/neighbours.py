@@ -1,4 +1,4 @@
-"""The k nearest neighbours of many images: exact in chunks of rows, by an inverted file where that takes too long.
+"""The k nearest neighbours of many images: exact search up to a size, an inverted file beyond it.
 
 Letters: N images, D feature width, n rows of a chunk, m candidates, k neighbours.
 """
@@ -15,8 +15,8 @@ from prunetune.base.seeding import stream
 
 METRICS = ("euclidean", "cosine")
 EXACT_UP_TO = 100_000  # images; 1e10 pairs of 384 numbers are a few minutes on one core
-NUMBERS_AT_ONCE = 2**25  # of a chunk's [n, N] float32: 128 MiB
-SPARE = 16  # candidates beyond k that are measured again, because the first look is rounded
+NUMBERS_AT_ONCE = 2**25  # numbers in a chunk [n, N] float32: 128 MiB
+SPARE = 16  # candidates beyond k that are measured exactly, since the first search is rounded
 CELL = 1000  # images per cell of the inverted file, on average
 PROBES = 32  # cells that are searched for the images of one cell
 MOST_CANDIDATES = 2 * PROBES * CELL
@@ -36,21 +36,21 @@ class Neighbours:
 
 
 class Geometry(ABC):
-    """How far N images are from each other, without ever holding N x N numbers."""
+    """Distances between N images, without ever holding N x N numbers."""
 
     size: int  # N
 
     @abstractmethod
     def closeness(self, rows: Tensor) -> Tensor:
-        """Return [n, N] float32 for rows [n] int64: in a row, larger = nearer, up to `noise`."""
+        """Return [n, N] float32 for rows [n] int64; within a row larger means nearer, up to an error of `noise`."""
 
     @abstractmethod
     def noise(self, rows: Tensor, closeness: Tensor) -> Tensor:
-        """Return how far float32 arithmetic may move values of `closeness` [n] in rows [n], [n]."""
+        """Return bounds [n] of the float32 rounding error of values of `closeness` [n] in rows [n]."""
 
     @abstractmethod
     def distances(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Return the distances of rows [n] to columns [n, m], [n, m] float32, the same in whatever chunk."""
+        """Return the distances of rows [n] to columns [n, m], [n, m] float32; the chunk does not change them."""
 
     @abstractmethod
     def block(self, rows: Tensor, columns: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class Geometry(ABC):
 
 
 class Points(Geometry):
-    """Images at their features.
+    """Images placed at their features.
 
     features: [N, D]. metric: "euclidean", or "cosine": 1 - cosine, where a row of zeros has the cosine 0 to all.
     """
@@ -68,7 +68,7 @@ class Points(Geometry):
         self.size, self._is_cosine = len(features), metric == "cosine"
         self._points = _placed(features, metric)  # [N, D] float32
         self._squares = self._points.square().sum(1)  # [N]
-        # [N], what half a squared gap to a row of zeros lacks to 1 - cosine
+        # [N], 1 - cosine minus half the squared distance; it is not 0 for rows of zeros only
         self._lacks = (self._squares == 0).float() / 2
 
     def closeness(self, rows: Tensor) -> Tensor:
@@ -92,36 +92,41 @@ class Points(Geometry):
 
     def block(self, rows: Tensor, columns: Tensor) -> Tensor:
         some, others = self._points[rows].double(), self._points[columns].double()
-        if self._is_cosine:  # float32 rows are not quite of unit length
+        if self._is_cosine:  # float32 rows only nearly have unit length
             return 1 - torch.nn.functional.normalize(some, dim=1) @ torch.nn.functional.normalize(others, dim=1).T
         return without_own(torch.cdist(some, others), rows, columns)
 
 
 def longest_near(squares: Tensor, closeness: Tensor) -> Tensor:
-    """Return |y|^2, [n], of the longest y at a closeness c = <x, y> - |y|^2 / 2 to x, of |x|^2 [n] and c [n].
+    """Return an upper bound of |y|^2, [n], for points y at closeness c = <x, y> - |y|^2 / 2 to x.
 
-    Their gap is |x|^2 - 2 c, squared. Where images differ much in length, this is far below the largest |y|^2 of all.
+    Their squared distance is |x|^2 - 2 c. If lengths differ much, the bound is far below the largest |y|^2 of all.
+
+    Args:
+        squares: [n] |x|^2.
+        closeness: [n] c.
     """
     return (squares.sqrt() + (squares - 2 * closeness).clamp_min(0).sqrt()).square()
 
 
 def without_own(distances: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Put the distance of an image to itself, which rounding leaves near 0, to 0 in a block [n, m]; return it."""
+    """Set the distance of an image to itself to exactly 0 in a block [n, m], and return the block."""
     return distances.masked_fill_(rows.unsqueeze(1) == columns, 0)
 
 
 def nearest(features: Tensor, k: int, metric: str = "euclidean", exact: bool | None = None) -> Neighbours:
     """Return the k nearest other images of every image.
 
-    Up to 100,000 images every pair is looked at: N^2 D operations, 128 MiB of distances at once. Beyond, images are
-    put into cells by k-means (1,000 in a cell on average) and those of one cell are compared with those of the 32
-    cells that its images are nearest to. That misses some neighbours, the more the less the features cluster.
+    Up to 100,000 images all pairs are compared: N^2 D operations, 128 MiB of distances at once. Larger sets are
+    divided into cells by k-means (1,000 images in a cell on average), and the images of one cell are compared with
+    those of the 32 cells that its images are nearest to. This misses some neighbours, and more of them if the features
+    form no clusters.
 
     Args:
         features: [N, D] float, finite.
         k: at least 1; with N images there are min(k, N - 1).
         metric: "euclidean" or "cosine" (1 - cosine).
-        exact: True or False to insist; by default up to 100,000 images.
+        exact: whether to compare all pairs; by default up to 100,000 images.
 
     Raises:
         InputError: k or metric is not one of these.
@@ -134,7 +139,7 @@ def nearest(features: Tensor, k: int, metric: str = "euclidean", exact: bool | N
 
 
 def nearest_in(geometry: Geometry, k: int) -> Neighbours:
-    """Return the k nearest other images of every image of any geometry; every pair is looked at."""
+    """Return the k nearest other images of every image of any geometry; all pairs are compared."""
     return _search(geometry, torch.arange(geometry.size), k)
 
 
@@ -144,7 +149,7 @@ def check_metric(metric: str) -> None:
 
 
 def _placed(features: Tensor, metric: str) -> Tensor:
-    """Return [N, D] float32: unit rows for cosine, centred for euclidean, which makes float32 lose less."""
+    """Return [N, D] float32: unit rows for cosine, centred rows for euclidean, which round less in float32."""
     if metric == "cosine":
         lengths = torch.cat([rows.double().norm(dim=1) for rows in features.split(4096)] or [torch.zeros(0)])
         return (features / lengths.clamp_min(1e-30).unsqueeze(1).to(features.dtype)).float()
@@ -154,7 +159,7 @@ def _placed(features: Tensor, metric: str) -> Tensor:
 
 
 def _mean(features: Tensor) -> Tensor:
-    """Return the mean row [D], added up in float64 by chunks: the whole of `features` would be copied at once."""
+    """Return the mean row [D], summed in float64 by chunks, since one sum would copy all of `features`."""
     total = torch.zeros(features.shape[1], dtype=torch.float64)
     for rows in features.split(16384):
         total += rows.sum(0, dtype=torch.float64)
@@ -183,7 +188,7 @@ def _search_chunk(geometry: Geometry, rows: Tensor, k: int) -> tuple[Tensor, Ten
     distances, indices = _ranked(geometry, rows, candidates, k)
     if count < geometry.size - 1:
         border = values[:, k - 1] - 2 * geometry.noise(rows, values[:, k - 1])
-        for row in torch.nonzero(values[:, -1] >= border).flatten().tolist():  # more than SPARE look alike
+        for row in torch.nonzero(values[:, -1] >= border).flatten().tolist():  # more than SPARE may be equally near
             wide = torch.nonzero(closeness[row] >= border[row]).T  # [1, m], ascending
             distances[row], indices[row] = (part[0] for part in _ranked(geometry, rows[row : row + 1], wide, k))
     return distances, indices
@@ -196,7 +201,7 @@ def _ranked(geometry: Geometry, rows: Tensor, candidates: Tensor, k: int) -> tup
 
 
 def _inverted_file(features: Tensor, k: int, metric: str) -> Neighbours:
-    """Return neighbours that are searched for in a few cells only."""
+    """Return approximate neighbours, searched for in a few cells only."""
     shift = _mean(features) if metric == "euclidean" else 0
     place = torch.nn.functional.normalize if metric == "cosine" else lambda rows: rows - shift
     centres = _centres(features, place)
@@ -234,7 +239,7 @@ def _nearest_centres(rows: Tensor, centres: Tensor, count: int) -> Tensor:
 
 
 def _cells(features: Tensor, centres: Tensor, place: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Return each image's cell [N] and, for each pair of cells, how many images of one have the other near by."""
+    """Return each image's cell [N] and, for pairs of cells, how many images of one are also near the other."""
     num_cells = len(centres)
     cells, votes = [], torch.zeros(num_cells * num_cells, dtype=torch.int64)
     for rows in features.split(16384):
@@ -253,7 +258,7 @@ def _by_votes(votes: Tensor, centres: Tensor, cell: int) -> list[int]:
 def _candidates(members: list[Tensor], order: list[int], cell: int, least: int) -> Tensor:
     """Return the images that are compared with those of a cell, ascending: those of the first cells of an order.
 
-    These are PROBES cells; fewer where they are large, more where they do not hold `least` images.
+    These are PROBES cells; fewer if they are large, more if they hold fewer than `least` images.
     """
     chosen, count = [members[cell]], len(members[cell])
     for rank, other in enumerate(order):

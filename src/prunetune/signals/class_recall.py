@@ -1,4 +1,4 @@
-"""How much of each class is recognised when it is held out: what DRoP's class budgets read."""
+"""The recall of each class on held-out images, which DRoP's class budgets read."""
 
 import torch
 from torch import Tensor
@@ -7,19 +7,19 @@ from prunetune.base.seeding import derive_seed, stream
 from prunetune.training.linear_probe import Probe, train_probes
 from prunetune.training.recipe import Recipe
 
-RECIPE = Recipe("linear_probe", views=0, evaluate_every=50)  # that of the judges of sampler.gamma=auto
+RECIPE = Recipe("linear_probe", views=0, evaluate_every=50)  # as for the probes that choose sampler.gamma=auto
 REPEATS = 3
 HELD_OUT = 0.2
-MOST_IMAGES = 200_000  # of a larger pool as many are drawn: 50 epochs of a million would take longer than a score
+MOST_IMAGES = 200_000  # a larger pool is sampled: 50 epochs on a million images would take longer than a score
 
 
 def held_out_recall(features: Tensor, labels: Tensor, num_classes: int, device: str = "cpu") -> Tensor:
     """Return the fraction of each class's held-out images that a linear probe on the others gets right.
 
-    A fifth of each class is held out, at least one image and never all of them, three times with another draw and
-    another head; a class's images are counted together. A class with one image, or none, is not judged and gets the
-    mean of those that are (0 if none is). Of more than 200,000 images as many are drawn, as many of each class as its
-    size is worth and at least two.
+    A fifth of each class is held out, at least one image and never all of them. This is done three times, with other
+    draws and heads, and the counts are added. A class with one image, or none, is not judged and gets the mean recall
+    of the classes that are (0 if none is). From a pool of more than 200,000 images that many are drawn, each class in
+    proportion to its size and at least two of it.
 
     Args:
         features: [N, D] float32, in sample_id order.

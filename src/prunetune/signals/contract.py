@@ -25,7 +25,7 @@ class FeatureKind:
     """Which features are meant.
 
     transform "training_on_train": images of the train split pass the training transform anew at every level, as in
-    the released code. pooling "token_collapse": its one number per image of a token network.
+    the released code. pooling "token_collapse": the released code's single number per image for token networks.
     """
 
     transform: str = "evaluation"
@@ -44,9 +44,9 @@ class Signals(ABC):
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.products: dict[str, Tensor] = {}  # what a scorer found on its way and wants kept beside the scores
-        self.charges: dict[str, float] = {}  # seconds of each signal that was asked for, whoever computed it
-        self.spent: dict[str, float] = {}  # seconds that this process waited for it
+        self.products: dict[str, Tensor] = {}  # tensors of a scorer that are stored beside its scores
+        self.charges: dict[str, float] = {}  # seconds that each signal cost when it was computed, in any run
+        self.spent: dict[str, float] = {}  # seconds that this process itself waited for each signal
 
     @property
     def seconds(self) -> float:
@@ -61,11 +61,11 @@ class Signals(ABC):
     def masked_features(self, path: MaskPath, seed: int = 0, kind: FeatureKind = PLAIN) -> Iterator[Tensor]:
         """Yield T tensors [N, D] float32 CPU, one at a time: the features at each level of the path.
 
-        `path.modules` "backbone" is not known here: pass one of conv2d, linear, all, or use `mask_modules`.
+        `path.modules` must be conv2d, linear or all; `mask_modules` gives the choice of the backbone.
         """
 
     def seconds_of_features(self) -> float:
-        """Return what the pass of `features()` cost when it was made; nothing is known of tensors from elsewhere."""
+        """Return the seconds that `features()` cost when they were computed; 0 for tensors computed elsewhere."""
         return 0.0
 
     @abstractmethod
@@ -73,9 +73,9 @@ class Signals(ABC):
         """Return one training of the run's proxy on this pool; it is trained when it is first asked for.
 
         Args:
-            repeat: another number, another head, order and crops.
-            until: epochs that are needed, the first of the recipe's; by default all. Only they are charged.
-            logits_only: whether no features or network of epoch `until` are needed, so that any longer record serves.
+            repeat: another number gives another head, order and crops.
+            until: how many of the recipe's first epochs are needed; by default all. Only these are charged.
+            logits_only: features and network of epoch `until` are not needed, so that any longer recording serves.
         """
 
     def images(self, positions: Tensor | None = None) -> Iterator[Tensor]:
@@ -89,12 +89,12 @@ class Signals(ABC):
     def per_image(
         self, key: dict[str, Any], function: Callable[[Iterator[Tensor], Tensor], Tensor], description: str
     ) -> Tensor:
-        """Return what a function gives for each image, [N] float64 CPU.
+        """Return the value of a function for each image, [N] float64 CPU.
 
-        Where there is a store, it keeps what is done part by part, so that a run that was cut off goes on from there.
+        If there is a store, it keeps finished parts, so that an interrupted run continues from there.
 
         Args:
-            key: all that the numbers depend on beside the images, the backbone and the proxy, as plain JSON values.
+            key: all that the values depend on beside the images, the backbone and the proxy, as plain JSON values.
             function: batches as `images` yields them, and the positions [n] int64 of their rows, to [n] float64 CPU.
             description: what is computed, for the progress line.
 
@@ -130,17 +130,17 @@ class Signals(ABC):
     def collapsed_features(self) -> Tensor:
         """Return the features after the proxy's last epoch with tokens collapsed, [N, 1] or [N, D] float32 CPU.
 
-        Of a token network this is the released code's one number per image, of others the features. Signals that came
-        as tensors have no network to ask: there they are the proxy's features as they came.
+        For a token network this is the released code's single number per image, for others the features. Signals that
+        came as tensors have no network: they return the proxy's features unchanged.
         """
         proxy = self.proxy()
         return proxy.features(proxy.num_epochs)
 
-    def recall(self) -> Tensor:
+    def class_recall(self) -> Tensor:
         """Return the recall of each class on held-out pool images, [C] float64: linear probes on a part of the pool."""
         if self.pool is None:
-            raise InputError("recall by class reads labels; pass pool=... beside the features")
-        from prunetune.signals.class_recall import held_out_recall  # trains probes, which few samplers ask for
+            raise InputError("the recall of each class needs labels; pass pool=... beside the features")
+        from prunetune.signals.class_recall import held_out_recall  # loads the training code, which few samplers need
 
         return held_out_recall(self.features(), self.pool.labels, len(self.pool.classes))
 
@@ -151,12 +151,12 @@ class Signals(ABC):
 
     @property
     def device(self) -> str:
-        """Where networks are run: move a proxy's network there."""
+        """The device on which networks run; a proxy's network must be moved there."""
         return "cpu"
 
     @property
     def network(self) -> Network | None:
-        """The pretrained network that the features come from, None where they came as tensors."""
+        """The pretrained network that made the features; None for features that came as tensors."""
         return None
 
     @property

@@ -1,4 +1,4 @@
-"""The odds of an image's label, from which its probability and its loss follow without rounding away."""
+"""The odds of an image's label, which give its probability and its loss without a loss of precision."""
 
 import torch
 from torch import Tensor
@@ -7,8 +7,8 @@ from torch import Tensor
 def label_log_odds(logits: Tensor, labels: Tensor) -> Tensor:
     """Return ln(p_label / (1 - p_label)) = z_label - logsumexp of the others, [E, B] float64.
 
-    The probability is its sigmoid, the loss minus the logarithm of that. In float32 all probabilities of images that
-    are well learned are 1; their odds still differ.
+    The probability is the sigmoid of this, and the loss is minus the logarithm of the probability. In float32 the
+    probabilities of well learned images are all 1, but their odds still differ.
 
     Args:
         logits: [E, B, C].

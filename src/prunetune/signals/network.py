@@ -18,16 +18,16 @@ from prunetune.base.store import Store, read_meta, write_stack
 from prunetune.data.images import transforms
 from prunetune.data.images.decode import ImageArrays
 from prunetune.data.images.decoded import Decoded, Decoding, ShownImages, decode_pool, decoded_key
-from prunetune.data.images.kept import KeptViews
+from prunetune.data.images.evaluation_views import EvaluationViews
 from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Network
-from prunetune.networks.frozen_pass import CPU_PIXELS, Passes, View, batches, embed, in_parts, training
+from prunetune.networks.frozen_pass import CPU_PIXELS, ImageAt, Passes, batches, embed, in_parts, training
 from prunetune.networks.masking import MaskPath, masked_networks
 from prunetune.signals.contract import PLAIN, FeatureKind, Signals
 from prunetune.signals.proxy import FULL_PROXY, ProbeProxy, Proxy, ProxyRecipe, ProxyTraining, moments, open_recorded
 from prunetune.signals.proxy_training import open_probe, write_full, write_probe
 
-PART = 128  # images whose numbers are stored together
+PART = 128  # images whose values are stored in one entry
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Embedding:
     overlaps: bool | None = None
     _decoded: dict[str, tuple[Decoded, float]] = field(default_factory=dict, init=False, repr=False)
     _decoding: dict[str, Decoding] = field(default_factory=dict, init=False, repr=False)
-    _views: dict[tuple[str, int], KeptViews] = field(default_factory=dict, init=False, repr=False)
+    _views: dict[tuple[str, int], EvaluationViews] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def passes(self) -> Passes:
@@ -65,8 +65,8 @@ class Embedding:
     def decoded(self, pool: Pool, wait: bool = True) -> Decoded:
         """Return the pool's decoded images.
 
-        wait: until all are decoded. Without it, and where the network runs beside the processor that decodes
-        (`overlaps`), each image comes as soon as it is there, so that a first pass overlaps decoding.
+        wait: whether to wait until all are decoded. If not, and if `overlaps` allows it, each image can be read as soon
+        as it is decoded, so that a first pass runs at the same time.
         """
         mark = pool.fingerprint
         if mark in self._decoded:
@@ -82,14 +82,14 @@ class Embedding:
 
     @property
     def does_overlap(self) -> bool:
-        """Whether a first pass begins while images are still decoded: on a CPU both would want the same cores."""
+        """Whether a first pass begins while images are still decoded; on a CPU both would compete for the cores."""
         return self.device != "cpu" if self.overlaps is None else self.overlaps
 
-    def evaluation(self, pool: Pool, size: int | None = None) -> KeptViews:
+    def evaluation(self, pool: Pool, size: int | None = None) -> EvaluationViews:
         """Return the evaluation view of the pool's images, by default in the network's size; each is made once."""
         key = (pool.fingerprint, size or self.network.input_size)
         if key not in self._views:
-            self._views[key] = KeptViews(self.decoded(pool, wait=False), len(pool), key[1], self.store.root)
+            self._views[key] = EvaluationViews(self.decoded(pool, wait=False), len(pool), key[1], self.store.root)
         return self._views[key]
 
     def decode_seconds(self, pool: Pool) -> float:
@@ -115,7 +115,7 @@ class NetworkSignals(Signals):
     Args:
         pool: the N images.
         embedding: the network, and how it is run.
-        proxy: how the proxy is trained that scores from training dynamics read.
+        proxy: how to train the proxy network that EL2N, forgetting and others read.
         keeps_masked: whether masked features are stored too, for a scorer that is asked about parts of the pool.
     """
 
@@ -128,11 +128,11 @@ class NetworkSignals(Signals):
         self._features: dict[FeatureKind, Tensor] = {}
 
     def fresh(self) -> "NetworkSignals":
-        """Return the same signals without charges: they tell what the next scorer or sampler asks for."""
+        """Return the same signals without charges, to see what the next scorer or sampler asks for."""
         return NetworkSignals(self.pool, self.embedding, self._proxy_recipe, self._keeps_masked)
 
     def proxy_key(self) -> dict[str, Any]:
-        """Return what every number that is read from a proxy depends on, beside the key of the embedding."""
+        """Return what every value read from a proxy depends on, in addition to the key of the embedding."""
         return {**self._proxy_recipe.key(), "precision": self.embedding.training_precision}
 
     @property
@@ -154,7 +154,7 @@ class NetworkSignals(Signals):
     def features(self, kind: FeatureKind = PLAIN) -> Tensor:
         if kind not in self._features:
             start = time.perf_counter()
-            self.embedding.decoded(self.pool, wait=False)  # decoding has its own clock
+            self.embedding.decoded(self.pool, wait=False)  # decoding is timed separately
             key = {**self.embedding.key(self.pool), **asdict(kind)}
             entry = self.embedding.store.entry(
                 "features", self.pool.name, key, lambda folder: self._write_features(folder, kind)
@@ -168,7 +168,7 @@ class NetworkSignals(Signals):
         return self.charges[f"features {PLAIN}"]
 
     def masked_features(self, path: MaskPath, seed: int = 0, kind: FeatureKind = PLAIN) -> Iterator[Tensor]:
-        self.features(kind)  # before any weight is masked, also for a scorer that asks for it in between
+        self.features(kind)  # before any weight is masked, since a scorer may ask for it in between
         embedding, key = self.embedding, self._masked_key(path, seed, kind)
         if self._keeps_masked or embedding.store.place("masked", self.pool.name, key).is_dir():
             start = time.perf_counter()
@@ -185,7 +185,7 @@ class NetworkSignals(Signals):
         total = recipe.training.epochs
         until = min(until or total, total)
         is_probe = recipe.training.trained == "head"
-        features = self.features() if is_probe else None  # before the clock: they have their own charge
+        features = self.features() if is_probe else None  # before the timer starts: they are charged separately
         self.embedding.decoded(self.pool)
         start = time.perf_counter()
         entry = self._proxy_entry(repeat, until, features, logits_only)
@@ -205,7 +205,7 @@ class NetworkSignals(Signals):
         self, key: dict[str, Any], function: Callable[[Iterator[Tensor], Tensor], Tensor], description: str
     ) -> Tensor:
         embedding, parts = self.embedding, torch.arange(len(self.pool)).split(PART)
-        embedding.decoded(self.pool)  # it has its own clock
+        embedding.decoded(self.pool)  # decoding is timed separately
         key = {**embedding.key(self.pool), "proxy": self.proxy_key(), "function": key}
 
         def values(rows: Tensor) -> Tensor:
@@ -223,7 +223,7 @@ class NetworkSignals(Signals):
         return torch.cat([values(rows) for rows in track(parts, f"{description}, {PART} images each", len(parts))])
 
     def _proxy_entry(self, repeat: int, until: int, features: Tensor | None, logits_only: bool) -> Path:
-        """Return the recording: that of the whole training where it exists and kept what is asked for, else a short."""
+        """Return the recording of the whole training if it exists and holds what is asked for, else a shorter one."""
         embedding, store = self.embedding, self.embedding.store
         total = self._proxy_recipe.training.epochs
         serves = features is not None or logits_only or until in moments(total)
@@ -264,14 +264,14 @@ class NetworkSignals(Signals):
         embedding = self.embedding
         return embed(
             embedding.network.to(embedding.device),
-            self._view(kind, level),
+            self._shown(kind, level),
             range(len(self.pool)),
             embedding.passes,
             description,
             collapsed=kind.pooling == "token_collapse",
         )
 
-    def _view(self, kind: FeatureKind, level: int) -> View:
+    def _shown(self, kind: FeatureKind, level: int) -> ImageAt:
         plain = self.embedding.evaluation(self.pool)
         if kind.transform == "evaluation":
             return plain

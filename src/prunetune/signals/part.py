@@ -46,7 +46,7 @@ class PartSignals(Signals):
         return (level[self._positions] for level in self._parent.masked_features(path, seed, kind))
 
     def proxy(self, repeat: int = 0, until: int | None = None, logits_only: bool = False) -> Proxy:
-        """Train a linear probe anew on the part; a full proxy is the whole pool's, read at the part."""
+        """Train a linear probe anew on the part; for a full proxy, return that of the whole pool, read at the part."""
         whole = self._parent.proxy(repeat, until, logits_only)
         if not isinstance(whole, ProbeProxy):
             return whole.take(self._positions)

@@ -21,8 +21,8 @@ from prunetune.base.errors import InputError
 from prunetune.networks.backbone import Network
 from prunetune.training.recipe import Recipe
 
-EARLY_EPOCH = 5  # of 50: where grand, grand_last and el2n look (docs/method_notes.md, Baselines)
-NUMBERS_AT_ONCE = 2**23  # of a chunk's [E, B, C] logits: 32 MiB
+EARLY_EPOCH = 5  # of 50, the epoch that grand, grand_last and el2n read (docs/method_notes.md, Baselines)
+NUMBERS_AT_ONCE = 2**23  # numbers in a chunk of logits [E, B, C]: 32 MiB
 Statistic = Callable[[Tensor, Tensor], Tensor]  # logits [E, B, C] float32, labels [B] int64 -> [B]
 
 
@@ -60,8 +60,8 @@ class ProxyRecipe:
 class ProxyTraining:
     """One training of a proxy.
 
-    repeat: names the head, the order, the crops and, for a fresh network, its weights. until: epochs that are trained,
-    the first of the recipe.
+    repeat: determines the random head, the order, the crops and, for a fresh network, its weights. until: how many of
+    the recipe's epochs are trained, from the first.
     """
 
     recipe: ProxyRecipe
@@ -92,7 +92,7 @@ class Proxy(ABC):
 
     @abstractmethod
     def features(self, epoch: int, positions: Tensor | None = None) -> Tensor:
-        """Return [n, D] float32 CPU: what the last linear layer read after an epoch.
+        """Return [n, D] float32 CPU: the input of the last linear layer after an epoch.
 
         Raises:
             InputError: features of this epoch were not kept (a full proxy keeps those of epoch 5 and of the last).
@@ -112,8 +112,8 @@ class Proxy(ABC):
     def snapshot(self, epoch: int, positions: Tensor | None = None) -> Tensor:
         """Return [n, C] float32 logits of the evaluation view after an epoch, for scores that look at one moment.
 
-        Where features and head were kept they come from these: exact also where the record is rounded to float16 or
-        holds training batches. Elsewhere they are `logits`.
+        If features and head were kept, the logits are computed from them and are exact. The recorded `logits`, which
+        are returned otherwise, are rounded to float16 and can be those of training batches.
         """
         try:
             weight, bias = self.head(epoch)
@@ -122,7 +122,7 @@ class Proxy(ABC):
         return torch.addmm(bias, self.features(epoch, positions), weight.T)
 
     def statistic(self, function: Statistic, labels: Tensor, epochs: Sequence[int] | None = None) -> Tensor:
-        """Return what a function makes of every image's logits over the epochs, [N] float64.
+        """Return a function of every image's logits over the epochs, [N] float64.
 
         Args:
             function: logits [E, B, C] float32 and labels [B] of a chunk of images to [B]; rows do not mix.
@@ -133,7 +133,7 @@ class Proxy(ABC):
         for epoch in epochs:
             self.check_epoch(epoch)
         size = max(1, NUMBERS_AT_ONCE // (len(epochs) * self.num_classes))
-        # written in place: small results kept between freed chunks would break up the heap, by gigabytes
+        # written in place: small results between freed chunks would fragment the heap by gigabytes
         values = torch.empty(self.num_images, dtype=torch.float64)
         for positions in torch.arange(self.num_images).split(size):
             logits = torch.stack([self.logits(epoch, positions) for epoch in epochs])  # [E, B, C]
@@ -205,7 +205,7 @@ class ProbeProxy(Proxy):
 
 @dataclass
 class RecordedProxy(Proxy):
-    """A proxy of which some epochs are at hand.
+    """A proxy whose epochs were recorded.
 
     recorded: E logits [N, C], tensors or memory-mapped arrays. kept: features [N, D] by epoch. heads: (weight [C, D],
     bias [C]) by epoch. load_model: gives the network after an epoch.

@@ -15,7 +15,7 @@ from prunetune.base.seeding import derive_seed, seeded
 from prunetune.base.store import write_stack
 from prunetune.data.images.decoded import ShownImages
 from prunetune.networks.backbone import Network
-from prunetune.networks.frozen_pass import Passes, View, embed
+from prunetune.networks.frozen_pass import ImageAt, Passes, embed
 from prunetune.signals.proxy import ProbeProxy, ProxyRecipe, ProxyTraining, Recorder
 from prunetune.training.full import train_epochs, training_views
 from prunetune.training.linear_probe import head_path
@@ -69,7 +69,7 @@ def open_probe(folder: Path, num_epochs: int, features: Tensor, network: Network
 
 
 def write_full(
-    folder: Path, network: Network, whole: ShownImages, views: View, training: ProxyTraining, hardware: Hardware
+    folder: Path, network: Network, whole: ShownImages, views: ImageAt, training: ProxyTraining, hardware: Hardware
 ) -> dict[str, Any]:
     """Train a copy of the network and a head on the whole pool, and record it; return what the store notes of it.
 
@@ -88,7 +88,7 @@ def write_full(
         view_of = training_views(whole, network.input_size, device, "proxy crop", repeat)
     else:
 
-        def view_of(epoch: int) -> View:
+        def view_of(epoch: int) -> ImageAt:
             return views
 
     def watch(positions: Tensor, logits: Tensor) -> None:
@@ -113,8 +113,8 @@ def _untrained(network: Network, recipe: ProxyRecipe, repeat: int, num_classes: 
 
 
 @torch.inference_mode()
-def _look(model: nn.Sequential, view: View, count: int, passes: Passes) -> tuple[Tensor, Tensor]:
-    """Return features [N, D] and logits [N, C] of the evaluation view, float32 on the CPU."""
+def _look(model: nn.Sequential, image_at: ImageAt, count: int, passes: Passes) -> tuple[Tensor, Tensor]:
+    """Return features [N, D] and logits [N, C] of all images, float32 on the CPU."""
     model.eval()
-    hidden = embed(model[0], view, range(count), passes, "recording")
+    hidden = embed(model[0], image_at, range(count), passes, "recording")
     return hidden, hidden @ model[1].weight.cpu().T + model[1].bias.cpu()

@@ -12,7 +12,7 @@ from prunetune.signals.contract import PLAIN, FeatureKind, Signals
 from prunetune.signals.proxy import LINEAR_PROBE, Proxy, ProxyRecipe, ProxyTraining
 from prunetune.signals.proxy_training import train_probe
 
-ROWS_AT_ONCE = 2**16  # of features that are checked
+ROWS_AT_ONCE = 2**16  # rows of features that are checked at once
 
 
 class TensorSignals(Signals):
@@ -74,12 +74,12 @@ class TensorSignals(Signals):
         return self._trained[repeat, until]
 
     def layer_features(self) -> Iterator[Tensor]:
-        """Yield the features: of a network that came as tensors they are the only layer."""
+        """Yield the features, the only layer that is known of signals that came as tensors."""
         return iter([self._features])
 
 
 def _matrix(values: Tensor, name: str, shape: tuple[int, int] | None) -> Tensor:
-    """Return [N, D] float32, refused where it is not of that shape (-1: any width) or not finite."""
+    """Return [N, D] float32; refuse another shape (-1: any width) and numbers that are not finite."""
     matrix = torch.as_tensor(values)
     rows, width = shape or (-1, -1)
     if matrix.ndim != 2 or rows not in (-1, len(matrix)) or width not in (-1, matrix.shape[1]):

@@ -1,4 +1,4 @@
-"""The bank of augmented views: with a frozen backbone, the features of a training view are data.
+"""The bank of augmented views: their features are stored, since a frozen backbone never changes them.
 
 View v of image i is drawn from (v, sample_id) alone, so that all scorers, ratios and seeds share it. Rows are filled
 when a run needs them: every fill is one more entry of the store, and a reader puts the entries together.
@@ -45,7 +45,7 @@ def view_bank(signals: Signals, positions: Tensor, num_views: int) -> ViewBank:
         num_views: V; 0 takes the evaluation view alone, which costs nothing more.
 
     Returns:
-        V = num_views views in float16 (an augmented feature needs no more), or one view in float32 for 0.
+        V = num_views views in float16 (which is precise enough for augmented features), or one in float32 for 0.
     """
     if num_views == 0:
         bank = signals.features()[positions].unsqueeze(0)  # [1, U, D]
@@ -98,7 +98,7 @@ def _fill(signals: NetworkSignals, positions: Tensor, num_views: int) -> None:
 
 
 def _assemble(parts: Sequence[Path], positions: Tensor, num_views: int, num_features: int) -> ViewBank:
-    """Put the parts together; each row is charged what it cost when it was made, whoever asked for it then."""
+    """Put the parts together; each row is charged its original cost, whichever run computed it."""
     values = torch.empty(num_views, len(positions), num_features, dtype=torch.float16)
     is_missing = torch.ones(len(positions), dtype=torch.bool)
     seconds = 0.0

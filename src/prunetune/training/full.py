@@ -16,13 +16,13 @@ from prunetune.base.seeding import seeded
 from prunetune.data.images.decoded import ShownImages
 from prunetune.data.images.device_views import DeviceView, Source, free_share, sent
 from prunetune.networks.backbone import Network
-from prunetune.networks.frozen_pass import Passes, View, batches, evaluation, in_parts, training
+from prunetune.networks.frozen_pass import ImageAt, Passes, batches, evaluation, in_parts, training
 from prunetune.training.recipe import Epoch, FinetuneResult, Recipe, check_loss
-from prunetune.training.sample_order import Schedule, Static, Walk
+from prunetune.training.sample_order import SampleOrder, Static, Walk
 
 log = logging.getLogger(__name__)
 Watch = Callable[[Tensor, Tensor], None]
-KEPT_BYTES = 2**28  # of the test set's evaluation views, on a CPU: every epoch looks at them
+KEPT_BYTES = 2**28  # most bytes of the test set's views that a CPU keeps, since every epoch reads them
 
 
 def finetune_all(
@@ -32,7 +32,7 @@ def finetune_all(
     recipe: Recipe,
     seed: int,
     hardware: Hardware,
-    schedule: Schedule | None = None,
+    sample_order: SampleOrder | None = None,
 ) -> FinetuneResult:
     """Train the network and a new head on the shown images, the subset, and evaluate on test.
 
@@ -46,7 +46,7 @@ def finetune_all(
         recipe: epochs, batches, optimiser.
         seed: of the head's weights, the batch order and the crops; it does not contain the method's name.
         hardware: device and precision of the training.
-        schedule: which of the M images are shown when, and how much each counts; None: all of them in every epoch.
+        sample_order: the order and weights of the M images; None shows all of them once in every epoch.
 
     Raises:
         InputError: the loss is not finite, or the device's memory does not hold a batch.
@@ -57,7 +57,7 @@ def finetune_all(
         model = nn.Sequential(network, nn.Linear(network.num_features, len(shown.pool.classes)))
         model = model.to(hardware.device)
         crops = training_views(shown, network.input_size, hardware.device, "crop", seed)
-        walk = Walk(schedule or Static(len(shown.positions)), generator, hardware.device)
+        walk = Walk(sample_order or Static(len(shown.positions)), generator, hardware.device)
         judge = _Judge(model, network.input_size, test, Passes(recipe.batch_size, hardware))
         epochs = train_epochs(model, shown, crops, recipe, walk, hardware)
         about = f"fine-tuning on {walk.images_per_epoch} images"
@@ -70,7 +70,9 @@ def finetune_all(
     return FinetuneResult(predictions, tuple(history), time.perf_counter() - start, uses=walk.uses())
 
 
-def training_views(shown: ShownImages, size: int, device: str, *names: str | int) -> Callable[[int], View | DeviceView]:
+def training_views(
+    shown: ShownImages, size: int, device: str, *names: str | int
+) -> Callable[[int], ImageAt | DeviceView]:
     """Return the training views of every epoch, drawn from (names, epoch, sample_id).
 
     Args:
@@ -88,7 +90,7 @@ def training_views(shown: ShownImages, size: int, device: str, *names: str | int
 def train_epochs(
     model: nn.Module,
     shown: ShownImages,
-    view_of: Callable[[int], View | DeviceView],
+    view_of: Callable[[int], ImageAt | DeviceView],
     recipe: Recipe,
     walk: Walk,
     hardware: Hardware,
@@ -127,12 +129,12 @@ def train_epochs(
             images = _batches(view, positions.tolist(), recipe.batch_size)
             part = _Part(images, indices, sent(shown.pool.labels[positions], device), weights)
             total += _train_part(model, optimizer, part, micro_batch, hardware, look)
-        loss = total.item() / walk.images_per_epoch  # the epoch's one wait for a GPU
+        loss = total.item() / walk.images_per_epoch  # an epoch waits for the GPU here only
         check_loss(loss, epoch, recipe)
         yield epoch, loss
 
 
-def _batches(view: View | DeviceView, positions: list[int], batch_size: int) -> Iterator[Tensor]:
+def _batches(view: ImageAt | DeviceView, positions: list[int], batch_size: int) -> Iterator[Tensor]:
     """Return batches [B, 3, S, S] uint8 of a view."""
     if isinstance(view, DeviceView):
         return view.batches(positions, batch_size)
@@ -153,8 +155,8 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 class MicroBatch:
     """How many images go through the network at once.
 
-    When memory runs out it is halved, if that changes nothing: gradients of parts add up to the gradient of the whole
-    batch unless a layer reads statistics of the batch.
+    When memory runs out the number is halved, if that does not change the result: gradients of parts add up to the
+    gradient of the whole batch, unless a layer reads statistics of the batch.
     """
 
     def __init__(self, model: nn.Module, batch_size: int) -> None:
@@ -165,7 +167,7 @@ class MicroBatch:
         """Halve the size.
 
         Raises:
-            InputError: that is not exact for this network, or one image is too much.
+            InputError: halving would change the result for this network, or even one image does not fit.
         """
         if not self.is_exact or self.size == 1:
             raise InputError(
@@ -213,7 +215,7 @@ def _train_part(
     """Take a step per batch and return the summed loss, float64 on the device."""
     model.train()
     total, done = torch.zeros((), dtype=torch.float64, device=hardware.device), 0
-    with exact_float32(hardware.device):  # the crops that a GPU makes and the backward pass are inside too
+    with exact_float32(hardware.device):  # for the crops that a GPU makes and the backward pass too
         for images in part.images:
             here = slice(done, done + len(images))
             batch = Batch(images, part.labels[here], None if part.weights is None else part.weights[here])
@@ -257,7 +259,7 @@ def _summed_loss(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Ten
 
 
 class _Judge:
-    """Looks at the test set after an epoch; its views are made once and kept on the device, if they fit."""
+    """Evaluates the test set after an epoch; its views are made once and kept on the device, if they fit."""
 
     def __init__(self, model: nn.Module, size: int, test: ShownImages, passes: Passes) -> None:
         self.model, self.hardware = model, passes.hardware

@@ -19,12 +19,12 @@ from prunetune.base.devices import exact_float32
 from prunetune.base.seeding import seeded
 from prunetune.data.images.device_views import sent
 from prunetune.training.recipe import Epoch, FinetuneResult, Recipe, check_loss
-from prunetune.training.sample_order import Schedule, Static, Walk
+from prunetune.training.sample_order import SampleOrder, Static, Walk
 
-TOGETHER_BYTES = {"cpu": 12 * 2**20, "cuda": 2**31}  # that a step touches: on a CPU what its caches hold
-LEAST_TOGETHER = 16  # a smaller group would wait for Python
-LOGITS_BYTES = {"cpu": 4 * 2**20, "cuda": 2**28}  # of the test set, at once
-DRAWING = threading.Lock()  # of initial weights, from torch's global state
+TOGETHER_BYTES = {"cpu": 12 * 2**20, "cuda": 2**31}  # most bytes that a step touches; on a CPU the caches hold them
+LEAST_TOGETHER = 16  # probes; in a smaller group the overhead of Python dominates
+LOGITS_BYTES = {"cpu": 4 * 2**20, "cuda": 2**28}  # most bytes of test logits at once
+DRAWING = threading.Lock()  # protects torch's global random state while initial weights are drawn
 Item = TypeVar("Item")
 
 
@@ -32,7 +32,7 @@ Item = TypeVar("Item")
 class Probe:
     """One head to train. rows: [n] int64 rows of the bank. labels: [n]. test: features [N', D] float32, labels [N'].
 
-    schedule: which of its rows are shown when, and how much each counts; None: every row once an epoch.
+    sample_order: the order and weights of the rows; None shows every row once in every epoch.
     """
 
     rows: Tensor
@@ -40,12 +40,12 @@ class Probe:
     test_features: Tensor
     test_labels: Tensor
     seed: int
-    schedule: Schedule | None = None
+    sample_order: SampleOrder | None = None
 
     @property
-    def plan(self) -> Schedule:
-        """The schedule, that of ordinary training where none was given."""
-        return self.schedule or Static(len(self.rows))
+    def plan(self) -> SampleOrder:
+        """The sample order, that of ordinary training where none was given."""
+        return self.sample_order or Static(len(self.rows))
 
 
 def train_probes(
@@ -65,7 +65,7 @@ def train_probes(
         device: cpu or cuda.
     """
     width = bank.shape[2]
-    one = 4 * (recipe.batch_size * (width + num_classes) + 3 * num_classes * width)  # bytes that its step touches
+    one = 4 * (recipe.batch_size * (width + num_classes) + 3 * num_classes * width)  # bytes in a step of one probe
     together = max(1, TOGETHER_BYTES[device] // one)
     threads = torch.get_num_threads() if device == "cpu" else 1
     groups = _groups(probes, min(together, max(LEAST_TOGETHER, len(probes) // (2 * threads))))
@@ -101,8 +101,8 @@ def _trained(
 def _groups(probes: Sequence[Probe], together: int) -> list[list[int]]:
     """Return which probes are trained together, at most `together`, those with the longest epochs first.
 
-    A probe whose schedule reads its losses is alone: their rounding, which the others change, can decide whether an
-    image counts as easy, and from there on the training is another one.
+    A probe whose sample order reads its losses is trained alone. Other probes in the batch would change the rounding of
+    its losses, which can decide whether an image counts as easy and so change the rest of the training.
     """
     longest_first = sorted(range(len(probes)), key=lambda p: -probes[p].plan.images_per_epoch)
     alone = [p for p in longest_first if probes[p].plan.reads_losses]
@@ -219,7 +219,7 @@ class _Heads:
         return totals / torch.tensor(self.sizes).to(self.device)
 
     def _draw(self) -> tuple[Tensor, Tensor | None]:
-        """Return indices [P, M] int64 of an epoch and their weights, 0 behind its end; None where all count alike."""
+        """Return indices [P, M] int64 of an epoch and their weights, 0 after its end; None where all count alike."""
         parts = [walk.draw(size) for walk, size in zip(self.walks, self.sizes, strict=True)]
         indices, weights = _padded([indices for indices, _ in parts]), None
         if any(given is not None for _, given in parts):
@@ -227,7 +227,7 @@ class _Heads:
         return sent(indices, self.device), None if weights is None else sent(weights, self.device)
 
     def _follow(self, view: Tensor, rate: float, totals: Tensor) -> None:
-        """Show an epoch of the one probe whose schedule reads the losses."""
+        """Show an epoch of the one probe whose sample order reads the losses."""
         [walk], left = self.walks, self.sizes[0]
         while left:
             indices, weights = walk.draw(min(self.recipe.batch_size, left))
@@ -245,7 +245,7 @@ class _Heads:
             view: [U, D] float32.
             rows: [P, b] int64 of the view.
             labels: [P, b] int64.
-            shares: [P, b] float32, of each image's loss in what is minimised, 0 where a batch is shorter than b.
+            shares: [P, b] float32 weights of the losses in the minimised sum, 0 where a batch is shorter than b.
             rate: learning rate.
         """
         active, labels, shares = len(rows), labels.unsqueeze(1), shares.unsqueeze(1)  # [P, 1, b]
@@ -291,7 +291,7 @@ class _Heads:
         return [predictions for part in parts for predictions in part.unbind()]
 
     def _logits(self, test: "_Test") -> Iterator[Tensor]:
-        """Yield [p, C, N'] for some of the heads that are judged by a test set after the other."""
+        """Yield logits [p, C, N'] on a test set, for a few of its heads at a time."""
         num_classes = self.weight.shape[1]
         at_once = max(1, LOGITS_BYTES[self.device] // (4 * num_classes * max(1, len(test.features))))
         for first in range(test.first, test.last, at_once):
@@ -302,7 +302,7 @@ class _Heads:
 
 @dataclass(frozen=True)
 class _Test:
-    """A test set, on the device, and the heads first .. last - 1 that it judges."""
+    """A test set on the device, and the heads first .. last - 1 that are evaluated on it."""
 
     features: Tensor
     labels: Tensor
@@ -311,7 +311,7 @@ class _Test:
 
 
 def _tests(probes: list[Probe], device: str) -> list[_Test]:
-    """Return the test sets of neighbours that have the same one together."""
+    """Return the test sets; successive probes with the same test set share one entry."""
     tests, first = [], 0
     for _, same in itertools.groupby(probes, lambda probe: (id(probe.test_features), id(probe.test_labels))):
         last = first + len(list(same))

@@ -41,13 +41,13 @@ class Recipe:
         return self.learning_rate * self.decay ** sum(epoch > milestone for milestone in self.milestones)
 
     def evaluates(self, epoch: int) -> bool:
-        """Whether the test set is looked at after this epoch, counted from 1."""
+        """Return whether the test set is evaluated after this epoch, counted from 1."""
         return epoch % self.evaluate_every == 0 or epoch == self.epochs
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of history.csv; test_accuracy is None where the test set was not looked at."""
+    """One line of history.csv; test_accuracy is None where the test set was not evaluated."""
 
     epoch: int
     learning_rate: float
@@ -57,7 +57,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What a run learned, seen on the test set.
+    """The result of a training, evaluated on the test set.
 
     predictions: [N'] int64 at the last epoch. seconds: this run's share. trained_together: probes in the batch. uses:
     [n] int64, how many times each of the given images was shown.

@@ -1,7 +1,8 @@
-"""Which images a training shows, in which order and with which weights: a schedule is the plan, a walk follows it.
+"""Which images a training shows, in which order and with which weights.
 
-An epoch of every schedule shows the same number of images, M, so that E epochs of any two cost the same. Letters: n
-images to choose from, M shown per epoch, E epochs.
+A `SampleOrder` is the plan, and a `Walk` follows it in one training. Every epoch of a plan shows the same number of
+images, M, so that two plans with the same M cost the same. Letters: n images to choose from, M shown per epoch, E
+epochs.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +17,7 @@ Part = tuple[Tensor, Tensor | None]  # indices in 0 .. n - 1, in the order of sh
 
 
 @dataclass(frozen=True, eq=False)
-class Schedule(ABC):
+class SampleOrder(ABC):
     """A plan over n images, good for any number of trainings.
 
     reads_losses: whether what is shown depends on the losses so far. If not, every part is an epoch of M images.
@@ -33,16 +34,16 @@ class Schedule(ABC):
 
     @abstractmethod
     def parts(self, generator: torch.Generator, losses: Tensor) -> Iterator[Part]:
-        """Yield one part of the way after the other, without end; no batch reaches over the end of a part.
+        """Yield one part of the order after another, without end; no batch spans two parts.
 
         Args:
-            generator: of the order.
+            generator: draws the order.
             losses: [n] float32, the loss of each image when it was last shown, NaN before; it changes meanwhile.
         """
 
 
 @dataclass(frozen=True, eq=False)
-class Static(Schedule):
+class Static(SampleOrder):
     """Every image once in each epoch, in a new order: ordinary training on a subset.
 
     weights: [n] float64 > 0 or None. They are divided by their mean, so that an epoch's sum to n.
@@ -62,11 +63,11 @@ class Static(Schedule):
 
 
 @dataclass(frozen=True, eq=False)
-class Slices(Schedule):
-    """In each epoch the next M images of a permutation of all n; when they run out, a new permutation goes on.
+class Slices(SampleOrder):
+    """In each epoch the next M images of a permutation of all n; when it is used up, a new permutation follows.
 
-    An epoch that lies across two permutations shows no image twice: those of the old one come last in the new one. With
-    M = n this is `Static`.
+    An epoch that spans two permutations shows no image twice: its images from the old permutation come last in the new
+    one. With M = n this is `Static`.
     """
 
     size: int
@@ -87,11 +88,11 @@ class Slices(Schedule):
 
 
 @dataclass(frozen=True, eq=False)
-class ThinnedPasses(Schedule):
-    """Passes over all n images, each without a part of those that are easy by then; epochs are cut from them.
+class ThinnedPasses(SampleOrder):
+    """Passes over all n images, each of which leaves out some images that are easy when it begins.
 
-    A pass draws what it leaves out when it begins, and rarely begins where an epoch does. From image `whole_from` of
-    the training on, passes are whole: a thinned pass ends there, and a whole one begins.
+    Epochs are cut from the sequence of passes, so that a pass rarely begins where an epoch does. From image
+    `whole_from` of the training on, passes are whole: a thinned pass ends there, and a whole one begins.
 
     size: M. dropped: fraction of the easy images that a pass leaves out. whole_from: number of images shown before
     the whole passes.
@@ -129,7 +130,7 @@ def thinned_weights(losses: Tensor, dropped: float, generator: torch.Generator) 
     Args:
         losses: [n] float32, NaN where an image has not been shown yet: such an image is not easy.
         dropped: fraction of the easy images, those below the mean loss, that is left out; rounded down.
-        generator: of the draw.
+        generator: draws the images that are left out.
 
     Returns:
         [n] float32: 0 left out, 1 / (1 - dropped) the other easy images where any is left out, 1 the rest.
@@ -144,15 +145,15 @@ def thinned_weights(losses: Tensor, dropped: float, generator: torch.Generator) 
 
 
 class Walk:
-    """One training's way through a schedule, batch by batch."""
+    """One training's way through a sample order, batch by batch."""
 
-    def __init__(self, schedule: Schedule, generator: torch.Generator, device: str = "cpu") -> None:
-        self.images_per_epoch, self.reads_losses = schedule.images_per_epoch, schedule.reads_losses
+    def __init__(self, order: SampleOrder, generator: torch.Generator, device: str = "cpu") -> None:
+        self.images_per_epoch, self.reads_losses = order.images_per_epoch, order.reads_losses
         self._device = device
-        self._losses = torch.full((schedule.num_images if self.reads_losses else 0,), torch.nan, device=device)
-        self._parts = schedule.parts(generator, self._losses)
+        self._losses = torch.full((order.num_images if self.reads_losses else 0,), torch.nan, device=device)
+        self._parts = order.parts(generator, self._losses)
         self._indices, self._weights, self._at = torch.empty(0, dtype=torch.int64), None, 0
-        self._begun = torch.zeros(schedule.num_images, dtype=torch.int64)  # parts that have the image
+        self._begun = torch.zeros(order.num_images, dtype=torch.int64)  # how many parts so far contain the image
 
     def draw(self, count: int) -> Part:
         """Return the next images, at most `count` and fewer where a part ends, and their weights, on the device."""

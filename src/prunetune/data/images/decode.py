@@ -21,8 +21,8 @@ from prunetune.base.progress import track
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # by content; Pillow would hand an EPS to Ghostscript
-UNREADABLE_NAMED = 20  # files that the log names one by one; the error counts them all
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # told by content; Pillow runs Ghostscript on EPS
+UNREADABLE_NAMED = 20  # the log names at most this many files; the error counts all of them
 
 
 class UnreadableImage(InputError):
@@ -172,7 +172,7 @@ def decode_image(image: Image.Image) -> Tensor:
 
 
 def _refuse_bomb(image: Image.Image) -> None:
-    """Pillow itself only warns between its limit and twice its limit, and refuses above."""
+    """Refuse an image above Pillow's limit of pixels; Pillow itself only warns up to twice that limit."""
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError
 
@@ -190,7 +190,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    """Return why, without the path, which the message has already."""
+    """Return the reason without the path, since the message names the path already."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "its content is no " + ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]}"
     if isinstance(error, OSError) and error.strerror:

@@ -29,7 +29,7 @@ class Decoded(Protocol):
 class ShownImages:
     """Some images of a pool, and where their pixels come from.
 
-    pool: N images. pixels: of all N. positions: [n] int64, those that a training or a pass is shown.
+    pool: N images. pixels: those of all N images. positions: [n] int64, the images that a training or a pass reads.
     """
 
     pool: Pool
@@ -77,9 +77,9 @@ def decode_pool(pool: Pool, store: Store, short_side: int | None) -> tuple[Decod
 
 
 class Decoding:
-    """Images that a thread is decoding into the store: each can be had as soon as it is there.
+    """Images that a background thread decodes into the store.
 
-    So a first pass over them computes while the rest is decoded.
+    Each image can be read as soon as it is decoded, so that a first pass runs while the rest is decoded.
     """
 
     def __init__(self, pool: Pool, store: Store, short_side: int | None) -> None:
@@ -91,10 +91,10 @@ class Decoding:
         self._thread.start()
 
     def decode(self, position: int) -> Tensor:
-        """Return the image as [3, height, width] uint8, when it is there.
+        """Wait until an image is decoded and return it as [3, height, width] uint8.
 
         Raises:
-            InputError: it, or what comes before it, cannot be read or written.
+            InputError: this image or an earlier one cannot be read, or the store cannot be written.
         """
         with self._news:
             self._news.wait_for(lambda: position in self._places or self._is_over)
@@ -106,13 +106,13 @@ class Decoding:
         return torch.frombuffer(flat, dtype=torch.uint8).view(3, height, width)
 
     def join(self) -> None:
-        """Wait for the end; what went wrong is found when the images are decoded again."""
+        """Wait until the thread ends; an error in it is raised when the images are decoded again."""
         self._thread.join()
 
     def _run(self, pool: Pool, store: Store, short_side: int | None) -> None:
         try:
             entry = _entry(pool, store, short_side, self._note)
-            if self._descriptor is None:  # it was there, or another process made it
+            if self._descriptor is None:  # the entry existed, or another process made it
                 shapes = np.load(entry / "shapes.npy")
                 starts = np.concatenate([[0], np.cumsum(3 * shapes.prod(axis=1))]).tolist()
                 self._descriptor = os.open(entry / "pixels.bin", os.O_RDONLY)
@@ -141,7 +141,7 @@ def decoded_key(pool: Pool, short_side: int | None) -> dict[str, Any]:
     return {"dataset": pool.fingerprint, "short_side": short_side}
 
 
-Note = Callable[[Path, int, int, int, int], None]  # is told of every image: file, position, start, height, width
+Note = Callable[[Path, int, int, int, int], None]  # called with file, position, start, height, width
 
 
 def _entry(pool: Pool, store: Store, short_side: int | None, note: Note | None = None) -> Path:

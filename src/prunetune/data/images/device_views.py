@@ -1,8 +1,9 @@
-"""Training views made where the network is trained: crop, resize and flip of a whole batch at once.
+"""Training views that the device of the network makes itself: crop, resize and flip of a whole batch at once.
 
-They are the views of `features.training`, drawn from the same names, but for rounding: the antialiased resize is two
-matrix products, with the intermediate rounded to whole numbers as torchvision's kernel does. A GPU that gets its images
-from threads on the CPU would wait for them. Letters: B batch, n images of the source, S pixels of a view.
+A GPU would wait for views that threads make on the CPU. These views are drawn from the same names as those of
+`frozen_pass.training` and differ from them by rounding only: the antialiased resize is two matrix products, and the
+intermediate is rounded to whole numbers, as in torchvision's kernel. Letters: B batch, n images of the source, S side
+of a view in pixels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,10 +17,10 @@ from prunetune.base.seeding import stream
 from prunetune.data.images.decoded import Decoded
 from prunetune.data.images.transforms import crop_box
 
-PIXELS_AT_ONCE = 2**24  # of the padded crops, in each channel: about half a GiB of indices and numbers
+PIXELS_AT_ONCE = 2**24  # pixels per channel of the padded crops; with their indices they take half a GiB
 RESIDENT_SHARE = 0.4  # of the device's free memory that decoded images may take
 CHANNELS = 3
-LARGEST_WEIGHT = 2**15 - 0.5  # torch's kernel for uint8 keeps a side's weights as 16-bit numbers, all scaled alike
+LARGEST_WEIGHT = 2**15 - 0.5  # torch's uint8 kernel stores the weights of one side as 16-bit integers of one scale
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,10 @@ class Source:
 
     @staticmethod
     def of(images: Decoded, positions: Tensor, device: str, resident_bytes: int | None = None) -> "Source":
-        """Read the images [n] int64; `resident_bytes`: what they may take of the device, by default of what is free."""
+        """Read the images at these positions [n] int64.
+
+        resident_bytes: device memory that the images may take; by default a share of what is free.
+        """
         shapes = torch.tensor([images.decode(position).shape[1:] for position in positions.tolist()])
         sizes = CHANNELS * shapes.prod(dim=1)
         ends = sizes.cumsum(0)
@@ -69,7 +73,7 @@ def free_share(device: str) -> float:
 
 
 def sent(tensor: Tensor, device: str) -> Tensor:
-    """Return a CPU tensor on the device; neither it nor this process waits for a GPU to receive it."""
+    """Return a CPU tensor on the device; the copy to a GPU does not block this process."""
     return tensor if device == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
@@ -126,7 +130,7 @@ def _resized(pixels: Tensor, numbers: Tensor, height: int, width: int, size: int
     start, image_height, image_width, top, left, crop_height, crop_width, flips = numbers.view(-1, 8, 1, 1).unbind(1)
     down = torch.arange(height, device=pixels.device).view(1, -1, 1)  # [1, h, 1]
     across = torch.arange(width, device=pixels.device).view(1, 1, -1)  # [1, 1, w]
-    rows = top + torch.minimum(down, crop_height - 1)  # [B, h, 1]; what lies behind a crop weighs nothing
+    rows = top + torch.minimum(down, crop_height - 1)  # [B, h, 1]; pixels beyond a crop get weight 0 below
     columns = left + torch.minimum(across, crop_width - 1)  # [B, 1, w]
     places = start + rows * image_width + columns  # [B, h, w]
     area = image_height * image_width
@@ -150,8 +154,8 @@ def resize_weights(lengths: Tensor, longest: int, size: int) -> Tensor:
     that torch has for uint8.
 
     Args:
-        lengths: [B] int64 pixels of the sides; what lies behind them weighs 0.
-        longest: of them.
+        lengths: [B] int64 side lengths in pixels; pixels beyond them get weight 0.
+        longest: the largest of the lengths.
         size: S.
     """
     lengths = lengths.view(-1, 1, 1).float()

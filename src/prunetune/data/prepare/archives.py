@@ -53,7 +53,7 @@ def extract(archive: Path, folder: Path, place: Callable[[str], str | None]) -> 
     return written
 
 
-def names(archive: Path) -> list[str]:
+def member_names(archive: Path) -> list[str]:
     """Return the relative POSIX paths of all files in an archive, after the same checks as `extract`."""
     with _readable(archive):
         return [name for name, _ in _members(archive)]

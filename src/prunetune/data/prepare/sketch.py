@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from prunetune.base.errors import InputError
 from prunetune.data.counts import check_counts
-from prunetune.data.prepare.archives import names
+from prunetune.data.prepare.archives import member_names
 from prunetune.data.prepare.arrangement import arrange, files_below, tail
 from prunetune.data.prepare.command import Place, drop_archive, get_archive
 from prunetune.data.prepare.download import checksum, source
@@ -67,4 +67,4 @@ def choose(paths: list[str], split_seed: int, check: bool) -> list[Row]:
 def _found(images: Path) -> list[str]:
     if images.is_dir():
         return [path.relative_to(images).as_posix() for path in files_below(images)]
-    return names(images)
+    return member_names(images)

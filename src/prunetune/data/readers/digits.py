@@ -1,7 +1,8 @@
 """scikit-learn's handwritten digits: 1797 grey images of 8 x 8 that come with the library.
 
-Every digit is painted in two colours of its own, light on dark or dark on light. White on black they hardly need a
-network: a linear classifier of the 64 grey levels has 97 % of the test images right, and 25 % of the painted ones.
+Every digit is painted in two colours of its own, light on dark or dark on light. White digits on black hardly need a
+network: a linear classifier of the 64 grey levels is right on 97 % of their test images, and on 25 % of the painted
+ones.
 """
 
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Digits(Dataset):
     def pool(self, part: str) -> Pool:
         if part not in ("train", "test"):
             raise InputError(f"digits: part must be 'train' or 'test', got {part!r}")
-        from sklearn.datasets import load_digits  # slow to import, and only this needs it
+        from sklearn.datasets import load_digits  # a slow import that only this data set needs
 
         bunch = load_digits()
         splits = [_split(number) for number in range(len(bunch.target))]

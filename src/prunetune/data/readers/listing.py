@@ -81,7 +81,7 @@ def scan_class_folders(folder: Path, root: Path, name: str, split: str, skip: Pa
     links are followed.
 
     Raises:
-        InputError: a class folder without images.
+        InputError: a class folder has no images.
     """
     listed: list[ListedImage] = []
     ignored: Counter[str] = Counter()
@@ -110,7 +110,7 @@ def _walk(folder: Path, ignored: Counter[str]) -> list[Path]:
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        if real in seen:  # a link to a folder above would go round for ever
+        if real in seen:  # a link to a parent folder would cause an endless loop
             continue
         seen.add(real)
         for name in files:

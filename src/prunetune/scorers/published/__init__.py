@@ -1,1 +1,1 @@
-"""What the code of DeepCore and of the paper does instead of the published rule."""
+"""The behaviour of the code of DeepCore and of the paper where it differs from the published rule."""

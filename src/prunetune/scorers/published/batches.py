@@ -1,4 +1,4 @@
-"""Gradients as DeepCore takes them: each divided by the length of the batch that its image falls into."""
+"""Gradients as DeepCore computes them: each is divided by the length of the batch that holds its image."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,10 @@ from prunetune.selection.last_layer_gradients import LastLayerGradients
 
 
 def batch_lengths(count: int, batch_size: int) -> Tensor:
-    """Return the length of the batch that each of `count` images falls into, [count] int64, taken in order.
+    """Return the length of the batch that holds each of `count` images in order, [count] int64.
 
     Source: DeepCore at commit 74ec709. It differentiates the mean loss of a batch and so divides every gradient by
-    this: the images of a short last batch look larger than they are.
+    this length, which makes the gradients of a short last batch too large.
     """
     start = torch.arange(count) // batch_size * batch_size
     return (count - start).clamp_max(batch_size)

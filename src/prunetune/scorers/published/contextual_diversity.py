@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def published_picks(probabilities: Tensor, first: int, count: int) -> Tensor:
-    """Return DeepCore's picks, [count] int64, NaN included: argmax takes the first NaN before any number.
+    """Return DeepCore's picks, [count] int64; argmax returns the first NaN before any number, as there.
 
     Source: DeepCore at commit 74ec709. The released code picks in the same way.
 
@@ -14,7 +14,7 @@ def published_picks(probabilities: Tensor, first: int, count: int) -> Tensor:
         first: the first pick.
         count: picks, at most n.
     """
-    nearest = torch.full((len(probabilities),), torch.inf)  # [n], NaN once an exact 0 has met it
+    nearest = torch.full((len(probabilities),), torch.inf)  # [n]; it becomes NaN where a probability is exactly 0
     order = torch.empty(count, dtype=torch.int64)
     order[0] = first
     for i in range(1, count):

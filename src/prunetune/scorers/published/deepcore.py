@@ -24,19 +24,19 @@ class DeepCore(Scorer):
     """1 for the images that a method of DeepCore selects at `fraction`, 0 for the others.
 
     Source: PatrickZH/DeepCore at commit 74ec709 (arXiv 2204.08499), run from a checkout: none of it is part of this
-    package, and PyPI's `deepcore` is another program. What it does differently from the papers is told by the
-    `deepcore` variants of our own scorers. It selects for one fraction, so it serves this ratio only, and always with
-    its `balance`, which means class-proportional. The weights that some methods give are not used.
+    package, and PyPI's `deepcore` is another program. The `deepcore` variants of our own scorers document where it
+    differs from the papers. It selects for one fraction, so it serves this ratio only, and always with its `balance`,
+    which means class-proportional. The weights that some methods return are not used.
     Direction: larger is picked earlier.
     Cost: its own training of our network on the whole pool (GraNd: `repeats` of them), then its selection, which holds
     matrices [n, n] and [n, C (D + 1)].
 
     path: folder of the checkout. method: class name, such as Herding, kCenterGreedy, Craig. fraction: kept of each
-    class; must be the ratio. epochs, batch_size, learning_rate: of its training, by DeepCore's rules; the numbers are
-    those of its command line. initial: "random" or "pretrained" weights of our network. function: of Uncertainty
+    class; must be the ratio. epochs, batch_size, learning_rate: of its training, by DeepCore's rules; the defaults
+    are those of its command line. initial: "random" or "pretrained" weights of our network. function: of Uncertainty
     (LeastConfidence, Entropy, Margin) and Submodular (FacilityLocation, GraphCut, LogDeterminant). greedy: optimiser of
-    Submodular, Craig and Glister. repeats: trainings of GraNd, 10 by default. null: DeepCore's default. Where several
-    of its methods stand in one table, give each a name of its own, such as scorer.name=deepcore_craig.
+    Submodular, Craig and Glister. repeats: trainings of GraNd, 10 by default. null: DeepCore's default. If one
+    table holds several of its methods, give each its own name, such as scorer.name=deepcore_craig.
     """
 
     path: str = ""

@@ -70,7 +70,7 @@ def fingerprint(checkout: Path) -> str:
 
 
 def load_package(checkout: Path) -> ModuleType:
-    """Import a checkout's package under a private name; what newer libraries broke in it is repaired in memory.
+    """Import a checkout's package under a private name, and repair in memory what newer libraries have broken.
 
     Raises:
         InputError: it cannot be imported.
@@ -97,7 +97,7 @@ def load_package(checkout: Path) -> ModuleType:
 
 
 class Renewed:
-    """A library with the names that it has lost since."""
+    """A library together with old names that its newer versions lack."""
 
     def __init__(self, library: ModuleType, **lost: Any) -> None:
         self._library = library
@@ -108,7 +108,7 @@ class Renewed:
 
 
 def _repair(name: str) -> None:
-    """Give modules of a loaded package what they need of older libraries; nothing is written to the checkout."""
+    """Give modules of a loaded package the functions of older libraries; the checkout is not changed."""
     centres, matching, fool = (
         sys.modules.get(f"{name}.methods.{stem}") for stem in ("kcentergreedy", "gradmatch", "deepfool")
     )
@@ -116,7 +116,7 @@ def _repair(name: str) -> None:
         centres.np = Renewed(np, in1d=np.isin)
     if matching is not None:  # torch 1.13 dropped lstsq(b, a), which was asked for square a only
         matching.torch = Renewed(torch, lstsq=lambda b, a: (torch.linalg.solve(a, b), None))
-    if fool is not None:  # it adds to its input in place, which a leaf on the CPU does not allow
+    if fool is not None:  # it adds to its input in place, which autograd forbids for a leaf on the CPU
         deep_fool = fool.DeepFool.deep_fool
         fool.DeepFool.deep_fool = lambda self, inputs: deep_fool(self, inputs.requires_grad_(True).clone())
 
@@ -167,7 +167,7 @@ class Call:
         return SimpleNamespace(
             model=OUR_NETWORK,
             channel=3,
-            im_size=(224, 224),  # what its own networks would need; with any other size it would resize our images
+            im_size=(224, 224),  # the size of its own networks; with another one it would resize our images
             num_classes=num_classes,
             device=self.device,
             gpu=None,
@@ -189,8 +189,8 @@ def select(package: ModuleType, signals: NetworkSignals, call: Call) -> Tensor:
     """Run a method on the images and the network of signals.
 
     Returns:
-        [M] int64 positions that it selects, ascending; M is round(fraction * n) summed over the classes where the
-        method keeps to that.
+        [M] int64 positions that it selects, ascending; M is round(fraction * n) summed over the classes, unless the
+        method deviates from that.
 
     Raises:
         InputError: the signals have no network, there is no such method, or it refuses the pool.
@@ -211,12 +211,12 @@ def run_method(package: ModuleType, images: Any, maker: Callable[..., nn.Module]
 
     Args:
         package: a loaded package.
-        images: what DeepCore takes for a data set, with `targets` [N] int64 and `classes`.
+        images: a data set in the form that DeepCore reads, with `targets` [N] int64 and `classes`.
         maker: makes its network, called as DeepCore calls its own.
         call: the method and its settings.
 
     Returns:
-        Its answer: `indices` in no order, and what else it gives, such as `weights` or `scores`.
+        Its answer: `indices` in no order, and further entries such as `weights` or `scores`.
 
     Raises:
         InputError: there is no such method, or it refuses the pool.
@@ -224,7 +224,7 @@ def run_method(package: ModuleType, images: Any, maker: Callable[..., nn.Module]
     chosen_class = method_class(package, call.method)
     setattr(package.nets, OUR_NETWORK, maker)
     seed = call.seed % LARGEST_SEED
-    # pinned memory without a GPU warns, and each step is printed
+    # DeepCore warns of pinned memory without a GPU and prints each step
     with seeded("deepcore", seed), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
@@ -249,7 +249,7 @@ def run_method(package: ModuleType, images: Any, maker: Callable[..., nn.Module]
 
 
 def _least(images: Any, call: Call) -> str:
-    """Return which class would keep least: many methods cannot keep none of a class, k-center not one."""
+    """Describe the class that keeps fewest images: many methods fail at 0 images of a class, k-center at 1."""
     sizes = torch.bincount(images.targets, minlength=len(images.classes)).tolist()
     label = min(range(len(sizes)), key=lambda label: round(call.fraction * sizes[label]))
     return f"{round(call.fraction * sizes[label])} of {sizes[label]} images of class {images.classes[label]}"
@@ -281,7 +281,7 @@ class PoolImages(torch.utils.data.Dataset):
 class RecordingModel(nn.Module):
     """A network and a linear layer with what DeepCore expects of its own models.
 
-    recorder: DeepCore's `EmbeddingRecorder`, which keeps what the layer reads.
+    recorder: DeepCore's `EmbeddingRecorder`, which keeps the inputs of the layer.
     """
 
     def __init__(self, body: nn.Module, head: nn.Linear, recorder: nn.Module, no_grad: bool = False) -> None:
@@ -299,7 +299,7 @@ class RecordingModel(nn.Module):
 
 
 def model_maker(package: ModuleType, network: Network, initial: str) -> Callable[..., nn.Module]:
-    """Return what makes our network with a fresh head when DeepCore asks for one, which it does once per training.
+    """Return a function that makes our network with a fresh head; DeepCore calls it once per training.
 
     initial: "random" draws fresh weights each time, from the seed that DeepCore has just set.
     """

@@ -1,4 +1,4 @@
-"""Features as the released code reads them: of a token network one number for each image."""
+"""Features as the released code reads them: one number for each image if the network has tokens."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""GradMatch: how DeepCore weighs its picks."""
+"""GradMatch: the weights that DeepCore gives its picks."""
 
 import torch
 from torch import Tensor
@@ -17,9 +17,9 @@ def deepcore_weights(gradients: LastLayerGradients, kept: Tensor, ridge: float) 
         ridge: above 0.
 
     Returns:
-        [k] float64 >= 0; 0 is an image that DeepCore drops.
+        [k] float64 >= 0; 0 marks an image that DeepCore drops.
     """
-    from scipy.optimize import nnls  # slow to import, and only this needs it
+    from scipy.optimize import nnls  # a slow import that only this function needs
 
     if len(kept) == 1:
         return torch.ones(1, dtype=torch.float64)

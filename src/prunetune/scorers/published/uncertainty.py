@@ -1,23 +1,23 @@
-"""Uncertainty: what DeepCore and the released code number instead of it, their confidence."""
+"""Confidence, which DeepCore and the released code compute instead of uncertainty."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-ADDED = {"deepcore": 1e-6, "released": 1e-10}  # to a probability before its logarithm
+ADDED = {"deepcore": 1e-6, "released": 1e-10}  # added to a probability before its logarithm
 
 
 def with_kept_end_high(confidences: Tensor, variant: str, balanced: bool) -> Tensor:
-    """Return confidences [N] as scores: the end that the source keeps is high.
+    """Return confidences [N] as scores, signed so that the images that the source keeps score high.
 
-    DeepCore keeps the uncertain end where its flag balance is set; without it, and in the released code, the most
-    confident images are kept.
+    With its flag "balance" DeepCore keeps uncertain images. Without it, and in the released code, the most confident
+    images are kept.
     """
     return -confidences if variant == "deepcore" and balanced else confidences
 
 
 def largest_logit(logits: Tensor) -> Tensor:
-    """Return the largest of logits [B, C], [B]: what DeepCore calls confidence."""
+    """Return the largest of logits [B, C], [B], which DeepCore calls confidence."""
     return logits.amax(dim=1)
 
 
@@ -29,7 +29,7 @@ def largest_probability(logits: Tensor) -> Tensor:
 def negative_entropy(logits: Tensor, added: float) -> Tensor:
     """Return sum p ln(p + added) of logits [B, C], [B] float32.
 
-    By NumPy, as the sources do it: its sums round otherwise than torch's, and the confident end is all rounding.
+    It uses NumPy like the sources, since torch rounds sums differently, and rounding decides among confident images.
     """
     probabilities = logits.softmax(dim=1).numpy()
     return torch.from_numpy((probabilities * np.log(probabilities + added)).sum(axis=1))

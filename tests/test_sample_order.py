@@ -17,7 +17,7 @@ from prunetune.samplers import RS2, InfoBatch, TopK, class_budgets
 from prunetune.training.full import finetune_all
 from prunetune.training.linear_probe import Probe, train_probes
 from prunetune.training.recipe import Recipe
-from prunetune.training.sample_order import Schedule, Slices, Static, ThinnedPasses, Walk, thinned_weights
+from prunetune.training.sample_order import SampleOrder, Slices, Static, ThinnedPasses, Walk, thinned_weights
 from runs import SMALL, grid_here, lasting, parsed_here, read_result, read_rows, run_here
 
 NUM, WIDTH, NUM_CLASSES = 23, 5, 3
@@ -26,9 +26,9 @@ RECIPE = Recipe("probe", epochs=9, batch_size=4, learning_rate=0.1, milestones=(
 DYNAMIC = {"rs2": RS2(), "infobatch": InfoBatch()}
 
 
-def shown(schedule: Schedule, epochs: int, losses: Tensor | None = None) -> list[list[int]]:
+def shown(sample_order: SampleOrder, epochs: int, losses: Tensor | None = None) -> list[list[int]]:
     """Return what each epoch shows; every image's loss is the given one once it has been shown."""
-    walk, way = Walk(schedule, stream("walk")), []
+    walk, way = Walk(sample_order, stream("walk")), []
     for _ in range(epochs):
         way.append([])
         for indices, _ in walk.epoch():
@@ -58,7 +58,7 @@ def test_slices_are_drawn_over_the_pool_and_shuffled_anew():
     assert first != second
 
 
-def test_slices_of_the_whole_are_the_static_schedule():
+def test_slices_of_the_whole_are_the_static_order():
     assert shown(Slices(NUM, NUM), 3) == shown(Static(NUM), 3)
 
 
@@ -102,7 +102,7 @@ def test_the_weights_of_a_pass_are_two_for_easy_images_and_none_in_whole_passes(
 
 
 def test_a_training_shorter_than_a_pass_is_a_random_part_of_the_pool_shown_once():
-    [*epochs] = shown(InfoBatch().schedule(torch.zeros(100, dtype=torch.int64), 0.1, 9), 9, torch.rand(100))
+    [*epochs] = shown(InfoBatch().sample_order(torch.zeros(100, dtype=torch.int64), 0.1, 9), 9, torch.rand(100))
     assert len(set(sum(epochs, []))) == 90  # the whole end begins at 79 and does not interrupt a whole pass
 
 
@@ -120,10 +120,10 @@ def test_a_walk_stops_at_the_end_of_a_part_and_counts_what_was_drawn():
 def test_a_dynamic_sampler_keeps_the_pool_and_shows_what_a_subset_would(sampler, ratio):
     kept = sampler.select(torch.zeros(NUM), LABELS, ratio, stream())
     assert torch.equal(kept, torch.arange(NUM))
-    schedule = sampler.schedule(LABELS, ratio, epochs=6)
-    assert schedule.num_images == NUM
-    assert schedule.images_per_epoch == sum(class_budgets(LABELS, ratio).values())
-    assert TopK().schedule(LABELS, ratio, 6) is None
+    sample_order = sampler.sample_order(LABELS, ratio, epochs=6)
+    assert sample_order.num_images == NUM
+    assert sample_order.images_per_epoch == sum(class_budgets(LABELS, ratio).values())
+    assert TopK().sample_order(LABELS, ratio, 6) is None
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def bank_of(num_views: int) -> Tensor:
     return torch.randn(num_views, NUM, WIDTH, generator=stream("bank")) + 2 * nn.functional.one_hot(LABELS, WIDTH)
 
 
-def probe_of(schedule: Schedule | None, seed: int = 0, num: int = NUM) -> Probe:
-    return Probe(torch.arange(num), LABELS[:num], bank_of(4)[3], LABELS, seed, schedule)
+def probe_of(sample_order: SampleOrder | None, seed: int = 0, num: int = NUM) -> Probe:
+    return Probe(torch.arange(num), LABELS[:num], bank_of(4)[3], LABELS, seed, sample_order)
 
 
 def reference(bank: Tensor, sampler: RS2 | InfoBatch, ratio: float, recipe: Recipe, seed: int) -> tuple:
@@ -205,19 +205,19 @@ def losses_of(result) -> list[float]:
 @pytest.mark.parametrize("sampler", DYNAMIC.values(), ids=DYNAMIC)
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 1.0])
 def test_a_dynamic_probe_is_the_loop_written_out(sampler, ratio):
-    schedule = sampler.schedule(LABELS, ratio, RECIPE.epochs)
-    [result] = train_probes(bank_of(3), [probe_of(schedule)], NUM_CLASSES, RECIPE, "cpu")
+    sample_order = sampler.sample_order(LABELS, ratio, RECIPE.epochs)
+    [result] = train_probes(bank_of(3), [probe_of(sample_order)], NUM_CLASSES, RECIPE, "cpu")
     history, predictions, uses = reference(bank_of(3), sampler, ratio, RECIPE, seed=0)
     assert result.uses.tolist() == uses
     assert losses_of(result) == pytest.approx(history, abs=1e-5)
     assert torch.equal(result.predictions, predictions)
-    assert result.uses.sum() == schedule.images_per_epoch * RECIPE.epochs
+    assert result.uses.sum() == sample_order.images_per_epoch * RECIPE.epochs
     assert [epoch.learning_rate for epoch in result.history] == [RECIPE.rate(epoch) for epoch in range(1, 10)]
 
 
 def test_dynamic_and_static_probes_trained_together_are_those_trained_alone():
-    schedules = [sampler.schedule(LABELS, ratio, 9) for sampler in DYNAMIC.values() for ratio in (0.3, 0.7, 1.0)]
-    probes = [probe_of(schedule, seed) for schedule in schedules for seed in (0, 1)]
+    orders = [sampler.sample_order(LABELS, ratio, 9) for sampler in DYNAMIC.values() for ratio in (0.3, 0.7, 1.0)]
+    probes = [probe_of(sample_order, seed) for sample_order in orders for seed in (0, 1)]
     probes += [probe_of(None, 2, num=10), probe_of(Static(NUM, torch.rand(NUM).double() + 0.1), 3)]
     together = train_probes(bank_of(3), probes, NUM_CLASSES, RECIPE, "cpu")
     assert [result.trained_together for result in together] == [8] * 6 + [1] * 6 + [8] * 2
@@ -228,16 +228,16 @@ def test_dynamic_and_static_probes_trained_together_are_those_trained_alone():
         assert torch.equal(result.uses, alone.uses)
 
 
-@pytest.mark.parametrize("schedule", [Slices(NUM, NUM), ThinnedPasses(NUM, NUM, 0.0, NUM)], ids=["rs2", "infobatch"])
-def test_at_ratio_one_with_nothing_left_out_it_is_ordinary_training(schedule):
-    [dynamic] = train_probes(bank_of(3), [probe_of(schedule)], NUM_CLASSES, RECIPE, "cpu")
+@pytest.mark.parametrize("order", [Slices(NUM, NUM), ThinnedPasses(NUM, NUM, 0.0, NUM)], ids=["rs2", "infobatch"])
+def test_at_ratio_one_with_nothing_left_out_it_is_ordinary_training(order):
+    [dynamic] = train_probes(bank_of(3), [probe_of(order)], NUM_CLASSES, RECIPE, "cpu")
     [ordinary] = train_probes(bank_of(3), [probe_of(None)], NUM_CLASSES, RECIPE, "cpu")
     assert dynamic.history == ordinary.history
     assert torch.equal(dynamic.predictions, ordinary.predictions)
     assert dynamic.uses.tolist() == ordinary.uses.tolist() == [RECIPE.epochs] * NUM
 
 
-def test_whole_networks_follow_the_same_schedules_as_probes(monkeypatch):
+def test_whole_networks_follow_the_same_orders_as_probes(monkeypatch):
     """A network without layers in front of the head, on views that are the features, is the probe."""
     dataset = Textures(num_pool=100, num_test=100, size=16)
     pool, test = dataset.pool("train"), dataset.pool("test")
@@ -253,8 +253,8 @@ def test_whole_networks_follow_the_same_schedules_as_probes(monkeypatch):
     monkeypatch.setattr("prunetune.training.full.training", lambda images, *_: images.decode)
     recipe = Recipe("both", epochs=6, batch_size=8, learning_rate=0.3, milestones=(3,), views=0)
     for sampler in DYNAMIC.values():
-        schedule = sampler.schedule(pool.labels, 0.5, recipe.epochs)
-        probe = Probe(torch.arange(100), pool.labels, test_features, test.labels, 4, schedule)
+        sample_order = sampler.sample_order(pool.labels, 0.5, recipe.epochs)
+        probe = Probe(torch.arange(100), pool.labels, test_features, test.labels, 4, sample_order)
         [expected] = train_probes(features.unsqueeze(0), [probe], 10, recipe, "cpu")
         result = finetune_all(
             Pixels(),
@@ -263,7 +263,7 @@ def test_whole_networks_follow_the_same_schedules_as_probes(monkeypatch):
             recipe,
             4,
             Hardware(),
-            schedule,
+            sample_order,
         )
         assert losses_of(result) == pytest.approx(losses_of(expected), abs=1e-4)
         assert torch.equal(result.uses, expected.uses)
@@ -275,12 +275,12 @@ def test_a_whole_network_at_ratio_one_under_rs2_is_ordinary_training():
     pool, test = dataset.pool("train"), dataset.pool("test")
     recipe = Recipe("full", trained="all", epochs=2, batch_size=16, learning_rate=0.05, views=0)
 
-    def tuned(schedule):
+    def tuned(sample_order):
         network = Backbone(model="prunetune_micro", pretrained=False, input_size=16).load()
         shown, judged = ShownImages.whole(pool, pool.images), ShownImages.whole(test, test.images)
-        return finetune_all(network, shown, judged, recipe, 0, Hardware(), schedule)
+        return finetune_all(network, shown, judged, recipe, 0, Hardware(), sample_order)
 
-    rs2, ordinary = tuned(RS2().schedule(pool.labels, 1.0, 2)), tuned(None)
+    rs2, ordinary = tuned(RS2().sample_order(pool.labels, 1.0, 2)), tuned(None)
     assert rs2.history == ordinary.history
     assert torch.equal(rs2.predictions, ordinary.predictions)
 

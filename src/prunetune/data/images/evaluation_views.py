@@ -1,8 +1,8 @@
-"""Transform once: the evaluation view of every image, kept from the first pass for those that follow.
+"""The evaluation view of every image, made in the first pass and kept for the passes that follow.
 
-Masked networks, proxies and layers look at the same views again and again. What they need is 3 S S bytes an image, in
-a file without a name: the system keeps it in memory as long as there is room, and it is gone when the process ends,
-however that happens. Letters: N images, S side in pixels.
+Masked networks, proxies and layers read the same views many times. The views take 3 S S bytes an image, in a temporary
+file without a name. The system caches the file in memory while there is room, and deletes it when the process ends,
+also after a crash. Letters: N images, S side in pixels.
 """
 
 import logging
@@ -22,15 +22,15 @@ from prunetune.data.images.transforms import evaluation_view
 log = logging.getLogger(__name__)
 
 
-class KeptViews:
-    """The evaluation views [3, S, S] uint8 of N images: made when they are first asked for, read afterwards.
+class EvaluationViews:
+    """The evaluation views [3, S, S] uint8 of N images: each is made at its first use and read afterwards.
 
-    Threads may ask at the same time. Where the disk has no room the views are made anew every time.
+    Several threads may use it at the same time. If the disk is full, the views are made anew in every pass.
     """
 
     def __init__(self, images: Decoded, count: int, size: int, folder: Path | None = None) -> None:
         self._images, self._size = images, size
-        self._bytes = 3 * size * size  # of a view
+        self._bytes = 3 * size * size  # bytes of one view
         self._is_kept, self._has_room = np.zeros(count, dtype=bool), True
         try:
             if folder is not None:
@@ -54,7 +54,7 @@ class KeptViews:
         return bool(self._is_kept[np.asarray(positions, dtype=np.int64)].all())
 
     def read(self, positions: Sequence[int]) -> Tensor:
-        """Return the views [n, 3, S, S] of images of which all are kept; neighbours in one piece."""
+        """Return the views [n, 3, S, S] of images that are all kept; successive positions are read at once."""
         wanted = np.asarray(positions, dtype=np.int64)
         runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1) if len(wanted) else []
         pieces = [self._read(int(run[0]), len(run)) for run in runs]

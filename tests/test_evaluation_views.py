@@ -11,9 +11,9 @@ from torch import Tensor
 from prunetune.base.devices import Hardware
 from prunetune.base.seeding import stream
 from prunetune.base.store import Store
-from prunetune.data.images import kept
+from prunetune.data.images import evaluation_views
 from prunetune.data.images.decoded import decode_pool
-from prunetune.data.images.kept import KeptViews
+from prunetune.data.images.evaluation_views import EvaluationViews
 from prunetune.data.images.transforms import evaluation_view
 from prunetune.data.readers import Textures
 from prunetune.networks.backbone import Backbone
@@ -36,12 +36,12 @@ def counted(monkeypatch) -> list[int]:
         sizes.append(size)
         return evaluation_view(image, size)
 
-    monkeypatch.setattr(kept, "evaluation_view", view)
+    monkeypatch.setattr(evaluation_views, "evaluation_view", view)
     return sizes
 
 
-def test_kept_views_are_those_made_anew_in_every_order_and_pass(tmp_path, counted):
-    views, expected = KeptViews(POOL.images, len(POOL), 24, tmp_path), slow_views(24)
+def test_evaluation_views_are_those_made_anew_in_every_order_and_pass(tmp_path, counted):
+    views, expected = EvaluationViews(POOL.images, len(POOL), 24, tmp_path), slow_views(24)
     for positions in (range(len(POOL)), range(len(POOL)), [5, 6, 7, 50, 3, 100], range(40, 77), []):
         found = list(batches(views, positions, 8))
         assert sum(map(len, found)) == len(positions)
@@ -52,7 +52,7 @@ def test_kept_views_are_those_made_anew_in_every_order_and_pass(tmp_path, counte
 
 
 def test_views_that_were_not_asked_for_are_not_had(tmp_path):
-    views = KeptViews(POOL.images, len(POOL), 24, tmp_path)
+    views = EvaluationViews(POOL.images, len(POOL), 24, tmp_path)
     views(4)
     assert views.has([4])
     assert not views.has([4, 5])
@@ -67,9 +67,9 @@ def test_without_room_for_views_they_are_made_anew(tmp_path, monkeypatch, caplog
     if fails == "pwrite":
         monkeypatch.setattr(os, "pwrite", full)
     else:
-        monkeypatch.setattr(kept.tempfile, "TemporaryFile", full)
+        monkeypatch.setattr(evaluation_views.tempfile, "TemporaryFile", full)
     with caplog.at_level(logging.WARNING):
-        views = KeptViews(POOL.images, len(POOL), 24, tmp_path)
+        views = EvaluationViews(POOL.images, len(POOL), 24, tmp_path)
         for _ in range(2):
             assert torch.equal(torch.cat(list(batches(views, range(len(POOL)), 16))), slow_views(24))
     assert not views.has([0])
@@ -77,9 +77,9 @@ def test_without_room_for_views_they_are_made_anew(tmp_path, monkeypatch, caplog
     assert "No space left" in caplog.text
 
 
-def test_the_pass_over_kept_views_gives_the_features_of_a_plain_pass(tmp_path):
+def test_the_pass_over_evaluation_views_gives_the_features_of_a_plain_pass(tmp_path):
     network = Backbone(model="prunetune_micro").load()
-    views = KeptViews(POOL.images, len(POOL), 32, tmp_path)
+    views = EvaluationViews(POOL.images, len(POOL), 32, tmp_path)
     with torch.inference_mode():
         plain = torch.cat([network(part) for part in slow_views(32).split(16)])
     for _ in range(2):
@@ -98,7 +98,7 @@ def test_dlc_transforms_every_image_once(tmp_path, counted):
 
 def test_features_waiting_on_the_device_are_fetched_in_order(tmp_path, monkeypatch):
     network = Backbone(model="prunetune_micro").load()
-    views = KeptViews(POOL.images, len(POOL), 32, tmp_path)
+    views = EvaluationViews(POOL.images, len(POOL), 32, tmp_path)
     at_once = embed(network, views, range(len(POOL)), Passes(16), "test")
     monkeypatch.setattr("prunetune.networks.frozen_pass.FETCHED_AT_ONCE", 1)
     assert torch.equal(embed(network, views, range(len(POOL)), Passes(16), "test"), at_once)
@@ -116,7 +116,7 @@ def three_threads():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_pass_in_threads_gives_the_features_of_one_thread(tmp_path, three_threads, precision):
     network = Backbone(model="prunetune_micro").load()
-    views = KeptViews(POOL.images, len(POOL), 32, tmp_path)
+    views = EvaluationViews(POOL.images, len(POOL), 32, tmp_path)
     found = [embed(network, views, range(len(POOL)), Passes(8, Hardware("cpu", precision)), "test") for _ in range(3)]
     assert torch.get_num_threads() == 3
     torch.set_num_threads(1)
