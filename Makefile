@@ -5,6 +5,7 @@ PY := $(VENV)/bin/python
 CLI := $(VENV)/bin/prunetune
 RESULTS ?= results
 REPEATS ?= 1
+WORKERS ?= 2
 REAL = $(if $(DATA),--data $(DATA))
 .DEFAULT_GOAL := help
 TABLES := main weakly transfer time ablation-path ablation-masking ablation-sampler ablation-gamma v1-depths v1-paradigms instruction v1-llm
@@ -44,7 +45,7 @@ demo-grid: $(VENV)/.base  ## grids on embedded data, offline, and from them ever
 	$(CLI) figures --allow-dirty --results $(RESULTS) --out $(RESULTS)/figures
 
 test: $(VENV)/.dev  ## default tests, and data tests where PRUNETUNE_REAL_DATA is set
-	$(PY) -m pytest -m 'not slow and not slurm'
+	$(PY) -m pytest -m 'not slow and not slurm' -n $(WORKERS) --dist loadfile --durations=20 --budget 9
 
 test-slow: $(VENV)/.dev  ## the long tests
 	$(PY) -m pytest -m 'slow and not gpu and not slurm'

@@ -2,14 +2,35 @@
 
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from budget import over_budget
+
+STARTED = pytest.StashKey[float]()
 os.environ.setdefault("WANDB_MODE", "disabled")  # the tests of tracking and the CLI turn it on by themselves
 torch.set_num_threads(1)  # small tensors: a second thread mostly waits, all the more on a busy machine
 LOCAL = {"127.0.0.1", "::1", "localhost"}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--budget", type=float, metavar="MINUTES", help="say so at the end if the run took longer")
+
+
+def pytest_configure(config):
+    config.stash[STARTED] = time.monotonic()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter, config):
+    yield  # what pytest itself says comes first, so that the line stands at the end
+    minutes = config.getoption("budget")
+    line = over_budget(time.monotonic() - config.stash[STARTED], minutes) if minutes else None
+    if line:  # workers of pytest-xdist have no terminal, so that it is said once
+        terminalreporter.write_line(line, yellow=True, bold=True)
 
 
 @pytest.fixture(autouse=True)

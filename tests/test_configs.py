@@ -27,6 +27,7 @@ from prunetune.config.named import SAMPLERS
 from prunetune.config.names import resolve_names, run_folder
 from prunetune.config.parse import (
     parse_candidates,
+    parse_image_run,
     parse_proxy,
     parse_recipe,
     parse_search,
@@ -34,8 +35,9 @@ from prunetune.config.parse import (
 from prunetune.config.schema import FinetuneConfig, ProxyConfig
 from prunetune.networks.backbone import Backbone
 from prunetune.networks.named import BACKBONES
-from prunetune.runs import image_run, sampler_search
-from prunetune.samplers import FlexRand, TopKFlexible, Window
+from prunetune.runs import sampler_search
+from prunetune.runs.scores import check_fit
+from prunetune.samplers import FlexRand, Window
 from prunetune.samplers.candidates import Search
 from prunetune.signals.proxy import LINEAR_PROBE, ProxyRecipe
 from prunetune.training.recipe import Recipe
@@ -101,10 +103,9 @@ def test_every_choice_composes_builds_its_class_and_names_the_folder(group, name
         return
     if f"{group}/{name}" not in NAMELESS:
         assert name in re.split(r"/|-(?=[a-z])", folder)
-    if image_run.is_searched(cfg):
-        assert all(isinstance(made, TopKFlexible) for made in image_run.candidates_of(cfg).values())
-        cfg.sampler.end = "hardest"
-    assert type(build(cfg[group])) is class_of(cfg[group]._target_)
+    made = list(parse_candidates(cfg).values()) if group == "sampler" else [build(cfg[group])]
+    assert {type(one) for one in made} == {class_of(cfg[group]._target_)}
+    assert (len(made) == 2) == (name == "topk_flexible"), "its two ends are tried in a run"
 
 
 @pytest.mark.parametrize("path", files(*PRESETS, *PLAIN, without=OF_TEXT_RUNS))
@@ -125,7 +126,7 @@ def test_auto_takes_the_sampler_that_the_scorer_names(name, needs):
 
 def test_a_scorer_may_have_another_sampler_of_its_own_and_an_unknown_one_is_refused():
     cfg = cfg_of("scorer=herding", "scorer.own_sampler=window")
-    assert (resolve_names(cfg).sampler, image_run.sampler_of(cfg)) == ("window", Window())
+    assert (resolve_names(cfg).sampler, parse_candidates(cfg)) == ("window", {"": Window()})
     assert recorded(cfg)["sampler"] == recorded(cfg_of("scorer=herding", "sampler=window"))["sampler"]
     with pytest.raises(InputError, match=r"there is no sampler 'windw'\. Did you mean 'window'\?"):
         recorded(cfg_of("scorer=herding", "scorer.own_sampler=windw"))
@@ -154,7 +155,8 @@ def test_presets_and_plain_files_name_no_class(path):
 def test_a_file_states_every_setting_of_its_class(path):
     content = load(path)
     fields = {field.name for field in dataclasses.fields(class_of(content["_target_"]))}
-    assert set(content) - {"_target_", "name", "published_at"} == fields - {"name"}
+    told = {"name", "published_at"}  # to people; the class has them too where it needs them
+    assert set(content) - {"_target_", *told} == fields - told
 
 
 @pytest.mark.parametrize("name", ["digits", "textures", "dtd", "fgvcaircraft", "cifar10"])
@@ -257,7 +259,8 @@ def test_a_slurm_job_is_put_back_into_the_queue_after_its_time_limit():
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_can_be_run_alone_and_in_a_grid(name):
     cfg, method = cfg_of(f"method={name}"), METHODS[name]
-    image_run.check(cfg)
+    run = parse_image_run(cfg)
+    check_fit(run.scorer, next(iter(run.candidates.values())), run.ratio)
     assert (cfg.scorer.name, cfg.sampler.name) == (method.scorer, method.sampler)
     for key, value in method.settings.items():
         assert OmegaConf.select(cfg, key) == value

@@ -89,6 +89,7 @@ def test_every_import_of_the_tests_is_declared_too():
 def test_every_declared_dependency_is_imported_or_a_tool():
     tools = {
         "pytest-timeout",
+        "pytest-xdist",
         "import-linter",
         "ruff",
         "pre-commit",

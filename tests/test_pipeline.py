@@ -366,7 +366,7 @@ def test_files_that_cannot_be_written_are_one_line(tmp_path, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(records.os, "replace", full)
+    monkeypatch.setattr("prunetune.base.publish.os.replace", full)
     with pytest.raises(InputError, match=r"No space left on device.*free some space"):
         records.write_csv(tmp_path / "run" / "subset.csv", ("a",), [(1,)])
     assert list((tmp_path / "run").iterdir()) == []

@@ -252,6 +252,18 @@ def test_at_ratio_one_all_methods_are_the_whole_pool_and_a_seed_counts_once() ->
     assert set(table["ratio"]) == {0.1, 1.0}
 
 
+def test_the_whole_pool_under_a_tag_is_the_same_row_unless_it_was_trained_in_another_way() -> None:
+    whole = {"ratio": 1.0, "recipe": "aaaa0001"}
+    runs = [whole, {**whole, "tag": "T10"}, {**whole, **RANDOM, "tag": "drop", "seed": 1}]
+    table = tables.summary(frame({}, *runs, {**whole, "tag": "longer", "recipe": "aaaa0002"}))
+    assert table.loc[table["ratio"] == 1, "method"].tolist() == ["whole pool", "whole pool (longer)"]
+    assert cell(table, "whole pool", 1.0)["n"] == 2
+    (block,) = tables.blocks(table)
+    assert len(block.whole_pool) == 2
+    table = tables.summary(frame({}, *runs[1:]))
+    assert table["method"].tolist() == ["dlc-flexrand", "whole pool (T10, drop)"]
+
+
 def test_infobatch_leaves_images_out_even_at_ratio_one_and_is_not_the_whole_pool() -> None:
     dynamic = {"scorer": "none", "ratio": 1.0}
     table = tables.summary(frame({}, {**dynamic, "sampler": "infobatch"}, {**dynamic, "sampler": "rs2"}))
@@ -298,7 +310,7 @@ def test_the_text_for_a_terminal_is_aligned_and_within_its_width() -> None:
     results = collect.read(GOLDEN / "results.csv")
     lines = tables.to_text(tables.summary(results), tables.footer(results)).splitlines()
     assert max(map(len, lines)) <= 100
-    start = next(number for number, line in enumerate(lines) if "dlc-flexrand " in line) - 2
+    start = next(number for number, line in enumerate(lines) if line.startswith("  dlc-flexrand ")) - 2
     assert len({len(line) for line in lines[start : start + 5]}) == 1
     assert not any("|" in line for line in lines)
 
@@ -331,7 +343,9 @@ def test_the_easiest_images_are_at_the_left_and_the_hardest_at_the_right() -> No
     figure = figures.extremes(pool, scores, num=2)
     first, second = scores[:7].argsort().tolist(), (7 + scores[7:].argsort()).tolist()
     assert shown(figure, 2) == [first[:2] + first[-2:], second[:2] + second[-2:]]
-    assert [axes.get_title() for axes in figure.axes[:4]] == ["0.00", "1.00", "5.00", "6.00"]
+    assert [axes.get_title() for axes in figure.axes[:4]] == [
+        f"percentile {share}" for share in ("14.3", "28.6", "85.7", "100")
+    ]
     words = [text.get_text() for text in figure.texts]
     assert {"easiest", "hardest", "class 0", "class 1"} <= set(words)
 
@@ -393,6 +407,22 @@ def test_the_curves_show_the_means_and_spreads_of_the_table() -> None:
     assert level.get_ydata()[0] == pytest.approx(81)
 
 
+def test_the_axes_end_where_the_data_end() -> None:
+    table = tables.summary(collect.read(GOLDEN / "results.csv"))
+    _, axes = figures.accuracy_curves(table).axes
+    left, right = axes.get_xlim()
+    bottom, top = axes.get_ylim()
+    assert 0.08 < left < 0.1
+    assert 0.5 < right < 0.52
+    assert 48.5 < bottom < 49.7  # the lowest end of a bar is 52.0 - 2.3
+    assert 81 < top < 82.2  # the whole pool
+
+
+def test_equal_scores_have_one_percentile() -> None:
+    scores = torch.tensor([1.0, 1.0, 2.0, 3.0], dtype=torch.float64)
+    assert [figures.percentile(score, scores) for score in scores] == [50, 50, 75, 100]
+
+
 def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     results = collect.read(GOLDEN / "results.csv")
     table = tables.summary(results)
@@ -407,6 +437,8 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     assert "&lt;cpu&gt;" in html
     assert "<td>71.2 ± 1.1 (n=2)</td>" in html
     assert escape(tables.footer(results.assign(device="<cpu>"))) in html
+    assert '<p class="verdict">At 10 % with 3 seeds: dlc-flexrand is 5.0 points above random [2.5, 7.5]; ' in html
+    assert html.index('class="verdict"') < html.index("<td>71.2")
     assert html.count("<tr>") == 2 + 5 + 4 + 25  # two tables of accuracy, one of differences, 24 runs; a head each
 
 
@@ -466,6 +498,9 @@ def test_the_report_prints_the_table_and_writes_table_pictures_and_page(tmp_path
     assert done.stdout.splitlines()[-5:] == [f"wrote {Path('results/report') / name}" for name in names]
     assert sorted(path.name for path in (tmp_path / "results" / "report").iterdir()) == sorted(names)
     assert "dlc-flexrand   60.5 ± 0.7" in done.stdout
+    told = "At 10 % with 2 seeds: dlc-flexrand is 10.5 points above random [4.1, 16.9]."
+    assert told in done.stdout
+    assert told in (tmp_path / "results" / "report" / "table.md").read_text(encoding="utf-8")
     assert "dlc-flexrand   +10.5 ± 0.7" in done.stdout
     assert "digits" not in done.stdout
     assert (tmp_path / "results" / "report" / "report.html").read_text(encoding="utf-8").count("<img") == 2

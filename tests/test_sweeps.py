@@ -1,5 +1,6 @@
 """Sweep presets hold what their header says, and the status of a sweep is what is on disk."""
 
+import copy
 import functools
 import json
 import re
@@ -36,9 +37,14 @@ def _hydra():
         yield
 
 
-compose_sweep = functools.partial(sweeps.compose_sweep, kinds=[TEXT_RUNS])
+composed_once = functools.cache(functools.partial(sweeps.compose_sweep, kinds=[TEXT_RUNS]))
 jobs = functools.partial(sweeps.jobs, kinds=[TEXT_RUNS])
 root_of = functools.partial(sweeps.root_of, kinds=[TEXT_RUNS])
+
+
+def compose_sweep(name, overrides=()):
+    """Return a composed sweep, the same object for the same words: tests read it and do not change it."""
+    return composed_once(name, tuple(overrides))
 
 
 def header(name):
@@ -346,8 +352,17 @@ def test_a_grid_that_was_run_otherwise_counts_as_the_sweep(tmp_path):
 
 @functools.cache
 def text_runs(name, *overrides):
-    """Return the configuration of every run of a sweep of text runs; composing takes a while."""
-    return [sweeps.compose("instruct", list(job.overrides)) for job in jobs(compose_sweep(name, overrides))]
+    """Return the configuration of every run of a sweep of text runs.
+
+    Composing takes a while, so runs that differ in ratio and seed only are composed once.
+    """
+    compose_text = functools.cache(lambda words: sweeps.compose("instruct", list(words)))
+    runs = []
+    for job in jobs(compose_sweep(name, overrides)):
+        shared = tuple(word for word in job.overrides if word.split("=")[0] not in sweeps.RATIO_AND_SEED)
+        runs.append(copy.deepcopy(compose_text(shared)))
+        runs[-1].ratio, runs[-1].seed = job.ratio, job.seed
+    return runs
 
 
 def test_the_root_of_a_preset_that_is_not_there_is_that_of_grids():
@@ -462,10 +477,10 @@ def test_a_status_of_text_runs_that_cannot_be_asked_for_is_one_line(overrides, m
 
 def test_the_status_command_counts_text_runs(tmp_path, capsys):
     GlobalHydra.instance().clear()
-    status.show("instruction", [*TEXT, f"results_dir={tmp_path}"])
+    status.show("instruction", [*TEXT, f"results_dir={tmp_path}"], [TEXT_RUNS])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "instruction: 4 jobs, 4 runs"
     assert lines[2].split() == ["embedded", "0", "0", "4", "0"]
     assert len(lines) == 4
-    status.show("instruction", [*TEXT, "until=score", f"results_dir={tmp_path}"])
+    status.show("instruction", [*TEXT, "until=score", f"results_dir={tmp_path}"], [TEXT_RUNS])
     assert "with until=score no run is finished" in capsys.readouterr().out

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from prunetune.base.devices import resolve_device
 from prunetune.base.seeding import seeded, stream
+from prunetune.config.parse import parse_image_run
 from prunetune.report import collect
 from prunetune.runs import image_run
 from prunetune.samplers import class_budgets
@@ -87,7 +88,7 @@ def plain_losses(bank: Tensor, probe: Probe, num_classes: int, recipe: Recipe) -
 
 def measure_heads(job: dict) -> Row:
     """Train heads in one way and save their losses [cells, epochs]; only the training is timed."""
-    task = image_run.open_task(benchmarks.composed(job["overrides"]))
+    task = image_run.open_task(parse_image_run(benchmarks.composed(job["overrides"])))
     everything = torch.arange(len(task.pool))
     bank = view_bank(task.tuned, everything, job["views"]).values
     test = NetworkSignals(task.test, task.tuned.embedding).features()

@@ -27,6 +27,7 @@ from prunetune.instruct import (
     Perplexity,
     RDSPlus,
     SourceBalancedRandom,
+    registration,  # noqa: F401  adds the text scorers to the catalogue
 )
 from prunetune.instruct.corpus.corpora import LocalCorpus
 from prunetune.instruct.corpus.encoding import Encoded, encode

@@ -9,7 +9,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import torch
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigAttributeError
 from torch import Tensor
 
 from prunetune.base.errors import InputError, suggestion
@@ -26,14 +25,15 @@ from prunetune.base.store import Key, Store
 from prunetune.config.build import FOR_PEOPLE, build
 from prunetune.config.identity import REMOVED
 from prunetune.config.names import reads_proxy
+from prunetune.config.parse import parse_proxy
+from prunetune.data.pool import Pool
 from prunetune.networks.masking import MaskPath
 from prunetune.report import collect
 from prunetune.report.score_analysis import PoolKernel, easiest_and_hardest, easy_and_hard_curves, within_class_spearman
 from prunetune.report.tables import method_name
-from prunetune.runs import image_run
 from prunetune.signals.label_odds import label_losses
-from prunetune.signals.network import NetworkSignals
-from prunetune.signals.proxy import FULL_PROXY
+from prunetune.signals.network import Embedding, NetworkSignals
+from prunetune.signals.proxy import FULL_PROXY, ProxyRecipe
 
 REFERENCE = "lc_optimisation"  # also with the suffix of another proxy; the fully fine-tuned one comes first
 COLUMNS = {
@@ -248,19 +248,35 @@ def stored_signals(run: Run, results_dir: Path, of_tuned: bool = False) -> Netwo
     Raises:
         InputError: its images or weights are gone, or the images are others by now.
     """
-    keys = {"results_dir": str(results_dir), "device": "cpu", "precision": run.result["precision"]}
-    cfg = OmegaConf.create({"proxy": None, **run.result["config"], **keys, "until": "finetune", "wandb": "disabled"})
     try:
-        task = image_run.open_task(cfg)
-    except ConfigAttributeError as error:
-        missing = str(error).splitlines()[0]
+        pool, embedding, proxy = _opened(run, results_dir, of_tuned)
+    except KeyError as error:
+        missing = f"Missing key {error.args[0]}"
         raise InputError(f"{run.row['run']} is of an earlier version ({missing}); remove it and run again") from None
-    if task.pool.fingerprint != run.result["dataset_fingerprint"]:
-        raise InputError(f"the images of {task.pool.name} are others than those of {run.row['run']}; run again")
-    signals = task.tuned if of_tuned else task.scoring
-    store, trained = StoredOnly(signals.embedding.store), run.result.get("training_precision", "fp32")
-    embedding = replace(signals.embedding, store=store, training_precision=trained)
-    return NetworkSignals(task.pool, embedding, FULL_PROXY if cfg.proxy is None else image_run.proxy_of(cfg))
+    if pool.fingerprint != run.result["dataset_fingerprint"]:
+        raise InputError(f"the images of {pool.name} are others than those of {run.row['run']}; run again")
+    return NetworkSignals(pool, embedding, proxy)
+
+
+def _opened(run: Run, results_dir: Path, of_tuned: bool) -> tuple[Pool, Embedding, ProxyRecipe]:
+    """Return a run's pool, the network that it asks for over a store that makes nothing, and the recipe of its proxy.
+
+    Raises:
+        KeyError: the run's configuration lacks a key that is needed.
+    """
+    config = run.result["config"]
+    short_side, batch_size, proxy = config["images"]["short_side"], config["batch_size"], config.get("proxy")
+    scoring = config["backbone"] if of_tuned else config["scoring_backbone"] or config["backbone"]
+    embedding = Embedding(
+        build(scoring).load(),
+        StoredOnly(Store(results_dir / "store")),
+        run.result["precision"],
+        batch_size=batch_size,
+        short_side=short_side,
+        training_precision=run.result.get("training_precision", "fp32"),
+    )
+    recipe = FULL_PROXY if proxy is None else parse_proxy(OmegaConf.create(proxy))
+    return build(config["dataset"]).pool("train"), embedding, recipe
 
 
 @cache

@@ -1,6 +1,5 @@
 """Pictures: which images a scorer finds easy and hard, and accuracy over the ratio."""
 
-import math
 from itertools import cycle
 
 import numpy as np
@@ -15,6 +14,8 @@ from prunetune.data.pool import Pool
 from prunetune.report.tables import SETTING, WHOLE_POOL
 
 MOST_CLASSES = 10
+MARGIN = 0.03  # of the range of the data, beyond the outermost marker
+SINGLE_ROOM = 0.05  # beyond a single value, as a fraction of it, at least this much
 PIXELS = 160  # longer side of a shown image: larger ones only cost memory
 STYLES = (  # told apart in grey print too
     *(("#000000", "o", "-"), ("#d55e00", "s", "--"), ("#0072b2", "^", "-."), ("#009e73", "D", ":")),
@@ -95,7 +96,7 @@ def _draw_curves(axes: Axes, part: pd.DataFrame) -> None:
     for row in part[whole].to_dict("records"):
         label = f"{row['method']} (ratio 1)"
         axes.axhline(row["mean"], color="#777777", linestyle=(0, (6, 2)), linewidth=1, label=label)
-    axes.set_xticks(sorted(part["ratio"][~whole].unique()))
+    _end_with_the_data(axes, part[~whole], part.loc[whole, "mean"])
     axes.set_xlabel("fraction of each class kept")
     axes.set_ylabel("test accuracy, %  (mean ± std over seeds)")
     axes.grid(alpha=0.3)
@@ -105,10 +106,23 @@ def _draw_curves(axes: Axes, part: pd.DataFrame) -> None:
     axes.legend([handles[i] for i in last], [labels[i] for i in last], framealpha=0.85, edgecolor="none", fontsize=9)
 
 
+def _end_with_the_data(axes: Axes, curves: pd.DataFrame, levels: pd.Series) -> None:
+    """Draw both axes from the smallest to the largest value that is shown, with room for the markers."""
+    spread = curves["std"].fillna(0)
+    heights = pd.concat([curves["mean"] - spread, curves["mean"] + spread, levels]).dropna()
+    ratios = sorted(curves.loc[curves["n"] > 0, "ratio"].unique())
+    axes.set_xticks(ratios)
+    for values, limit in ((ratios, axes.set_xlim), (heights, axes.set_ylim)):
+        if len(values):
+            low, high = min(values), max(values)
+            room = MARGIN * (high - low) or SINGLE_ROOM * max(1.0, high)
+            limit(low - room, high + room)
+
+
 def _show_class(axes: list[Axes], pool: Pool, scores: Tensor, label: int, num: int) -> None:
     easy, hard = ends(pool, scores, label, num)
     places = dict(zip([*range(len(easy)), *range(2 * num - len(hard), 2 * num)], [*easy, *hard], strict=True))
-    decimals = _decimals(scores)
+    of_class = scores[pool.labels == label]
     cell = axes[0].get_position()
     style = {"ha": "right", "va": "center", "parse_math": False}  # a folder may be called a$b$c
     axes[0].figure.text(cell.x0 - 0.01, (cell.y0 + cell.y1) / 2, _folded(pool.classes[label]), **style)
@@ -119,13 +133,18 @@ def _show_class(axes: list[Axes], pool: Pool, scores: Tensor, label: int, num: i
             position = places[column]
             pixels = _small(pool.images.decode(position))
             panel.imshow(pixels, interpolation="nearest" if max(pixels.shape[:2]) <= 64 else "antialiased")
-            panel.set_title(f"{float(scores[position]):.{decimals}f}", fontsize=8, y=0, va="top", pad=-4)
+            place = f"percentile {percentile(scores[position], of_class):g}"
+            panel.set_title(place, fontsize=8, y=0, va="top", pad=-4)
 
 
-def _decimals(scores: Tensor) -> int:
-    """Return enough decimals to tell the scores of a pool apart: two significant digits of their range and one more."""
-    spread = float(scores.max() - scores.min())
-    return min(6, max(0, 2 - math.floor(math.log10(spread)))) if spread > 0 else 2
+def percentile(score: Tensor, of_class: Tensor) -> float:
+    """Return which percentage of a class's images is no harder than the one with this score, one decimal.
+
+    Args:
+        score: [], one of `of_class`.
+        of_class: [M], the scores of the class; higher means harder.
+    """
+    return round(100 * float((of_class <= score).double().mean()), 1)
 
 
 def _small(image: Tensor) -> np.ndarray:
@@ -152,7 +171,8 @@ def _head_columns(figure: Figure, num: int) -> None:
 def _note(pool: Pool, classes: list[int]) -> str:
     present = int((pool.class_counts > 0).sum())
     which = "" if len(classes) == present else f"; {len(classes)} of {present} classes, evenly spread"
-    return f"Below each image its score: higher means harder{which}."
+    about = "Below each image: the percentage of its class that is no harder by the score (100: the hardest)"
+    return f"{about}{which}."
 
 
 def _folded(name: str) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from prunetune.report.tables import MISSING, accuracy_text, markdown_rows, one_decimal, signed
+from prunetune.report.rounding import bracketed
+from prunetune.report.tables import MISSING, accuracy_text, markdown_rows, signed
 
 NOTHING = "-"
 REFERENCES = ("random", "base model")  # how the names of rows begin that are not compared with random
@@ -109,7 +110,7 @@ def gain_text(row: Row, most: int) -> str:
 
 def interval_text(low: float, high: float) -> str:
     """Return [low, high], a dash where there is none (of one seed, say)."""
-    return NOTHING if pd.isna(low) else f"[{one_decimal(low)}, {one_decimal(high)}]"
+    return NOTHING if pd.isna(low) else bracketed(low, high)
 
 
 def published_text(value: float) -> str:

@@ -15,6 +15,7 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 table { border-collapse: collapse; margin: .8rem 0 } td, th { padding: .25rem .8rem; border-bottom: 1px solid #ddd }
 td, th { text-align: right; white-space: nowrap } td:first-child, th:first-child { text-align: left }
 img { max-width: 100%; height: auto } .foot { color: #555; font-size: .85rem } .wide { overflow-x: auto }
+.verdict { border-left: 3px solid #0072b2; padding-left: .8rem }
 """
 RUN_COLUMNS = ("run", "accuracy", "num_kept", "num_pool", "score_seconds", "finetune_seconds", "device", "commit")
 
@@ -38,7 +39,9 @@ def write(path: Path, table: pd.DataFrame, results: pd.DataFrame, pictures: Mapp
 
 
 def _section(block: tables.Block) -> str:
-    parts = [f"<h2>{escape(block.title)}</h2>", f"<p>{escape(block.caption)}</p>", _table(block.accuracy)]
+    parts = [f"<h2>{escape(block.title)}</h2>"]
+    parts += [f'<p class="verdict">{escape(" ".join(block.verdict))}</p>'] if block.verdict else []
+    parts += [f"<p>{escape(block.caption)}</p>", _table(block.accuracy)]
     parts += [f"<p>{escape(line)}</p>" for line in block.whole_pool]
     if block.difference:
         parts += [f"<p>{escape(tables.ABOVE_RANDOM)}</p>", _table(block.difference)]

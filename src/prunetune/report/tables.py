@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from prunetune.base.errors import InputError
+from prunetune.report import statistics, verdict
+from prunetune.report.rounding import one_decimal
 
 SETTING = ["dataset", "backbone", "finetune"]  # one block of a table
 SAME_DATA = ["num_classes", "num_pool", "num_test", "dataset_fingerprint"]
@@ -27,6 +29,7 @@ class Block:
     """One setting's table, ready to print: rows of cells, the first row being the heads."""
 
     title: str
+    verdict: list[str]  # sentences, none without a method to compare
     caption: str
     accuracy: list[list[str]]
     whole_pool: list[str]  # lines
@@ -42,10 +45,11 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per (dataset, backbone, finetune, ratio, method), random first, also for a method that was not run at
         one of the ratios (n = 0, no mean). mean, std (ddof 1; none for n = 1) in percent, n seeds; difference and
-        difference_std: percentage points above random over the num_pairs seeds that both have; worst_class: mean
-        accuracy of the worst class in percent; score_seconds, sample_seconds, score_memory (bytes): means. At ratio 1
-        every method keeps everything: such runs are one method, "whole pool", but for InfoBatch, which leaves images
-        out while it trains. Nothing is rounded.
+        difference_std: percentage points above random over the num_pairs seeds that both have; low and high: the ends
+        of the difference's 95 % t interval, none for num_pairs < 2; worst_class: mean accuracy of the worst class in
+        percent; score_seconds, sample_seconds, score_memory (bytes): means. At ratio 1 every method keeps everything:
+        such runs are one method, "whole pool", but for InfoBatch, which leaves images out while it trains. The whole
+        pool under a tag is another row only where it was trained in another way. Nothing is rounded.
 
     Raises:
         InputError: runs of one data set differ in its size or content.
@@ -56,6 +60,7 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
         percent=100 * runs["accuracy"],
         is_random=(runs["scorer"] == "random") & (runs["sampler"] == "random") & (runs["budgets"] == "proportional"),
     )
+    runs = _with_one_whole_pool(runs)
     rows = []
     for setting, block in runs.groupby(SETTING):
         for ratio, method in _cells(block):
@@ -145,16 +150,18 @@ def to_markdown(table: pd.DataFrame, foot: str = "") -> str:
 
 def to_text(table: pd.DataFrame, foot: str = "") -> str:
     """Return the summary for a terminal of 100 columns."""
-    return _render(table, foot, _Style("{}", _text_rows, partial(textwrap.wrap, width=100)))
+    return _render(table, foot, _Style("{}", _text_rows, partial(textwrap.wrap, width=100, break_on_hyphens=False)))
 
 
 def to_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write the summary, one row per cell, percent with one decimal."""
+    """Write the summary, one row per cell, percent with one decimal, without the intervals.
+
+    They follow from difference, difference_std and num_pairs, and committed tables have these columns only.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     numbers = ["mean", "std", "difference", "difference_std", "worst_class", "score_seconds"]
-    table.assign(**{key: table[key].map(one_decimal, na_action="ignore") for key in numbers}).to_csv(
-        path, index=False, lineterminator="\n"
-    )
+    rounded = table.assign(**{key: table[key].map(one_decimal, na_action="ignore") for key in numbers})
+    rounded.drop(columns=["low", "high"]).to_csv(path, index=False, lineterminator="\n")
 
 
 def _check_same_data(results: pd.DataFrame) -> None:
@@ -167,6 +174,16 @@ def _check_same_data(results: pd.DataFrame) -> None:
                     f"the runs of {dataset} are not about the same data: {key} is {found}; remove the older runs, "
                     "or give one of the two another dataset.name"
                 )
+
+
+def _with_one_whole_pool(runs: pd.DataFrame) -> pd.DataFrame:
+    """Give runs of the whole pool that train in the same way one name: their tags are about what was not pruned."""
+    whole = runs[runs["method"].str.startswith(WHOLE_POOL)]
+    methods = runs["method"].copy()
+    for _, same in whole.groupby([*SETTING, "recipe", "precision"], dropna=False):
+        tags = sorted(same["tag"].unique())
+        methods[same.index] = WHOLE_POOL if "default" in tags else f"{WHOLE_POOL} ({', '.join(tags)})"
+    return runs.assign(method=methods)
 
 
 def _block(title: str, part: pd.DataFrame) -> Block:
@@ -182,6 +199,7 @@ def _block(title: str, part: pd.DataFrame) -> Block:
     compared = grid[grid["difference"].notna().groupby(grid["method"]).transform("any")]
     return Block(
         title=title,
+        verdict=verdict.sentences(part),
         caption=caption,
         accuracy=_wide(grid, partial(accuracy_text, most=most)),
         whole_pool=[f"{row['method']} (ratio 1): {accuracy_text(row, most)}" for row in _records(part[whole])],
@@ -203,7 +221,9 @@ def _cells(block: pd.DataFrame) -> Iterator[tuple[float, str]]:
 def _statistics(cells: pd.DataFrame, method: str) -> dict[str, float | int]:
     mine = cells[cells["method"] == method]
     by_seed = mine.groupby("seed")["percent"].mean()  # a whole pool may have been run under several methods
-    gains = (by_seed - _random_by_seed(cells, mine)).dropna()
+    baseline = _random_by_seed(cells, mine)
+    gains = (by_seed - baseline).dropna()
+    interval = statistics.paired_difference(by_seed, baseline)
     return {
         "mean": by_seed.mean(),
         "std": by_seed.std(ddof=1),
@@ -211,6 +231,8 @@ def _statistics(cells: pd.DataFrame, method: str) -> dict[str, float | int]:
         "difference": gains.mean(),
         "difference_std": gains.std(ddof=1),
         "num_pairs": len(gains),
+        "low": interval.low,
+        "high": interval.high,
         "worst_class": 100 * mine["worst_class_accuracy"].mean(),
         "score_seconds": mine["score_seconds"].mean(),
         "sample_seconds": mine["sample_seconds"].mean(),
@@ -251,11 +273,6 @@ def signed(value: float) -> str:
         return MISSING
     text = one_decimal(value)
     return f"+{text}" if float(text) > 0 else text
-
-
-def one_decimal(value: float) -> str:
-    """Return a number with one decimal, without a minus before zero."""
-    return f"{round(value, 1) + 0.0:.1f}"  # + 0.0 turns -0.0 into 0.0
 
 
 def _wide(part: pd.DataFrame, show: Callable[[dict], str]) -> list[list[str]]:
@@ -300,7 +317,11 @@ class _Style:
 def _render(table: pd.DataFrame, foot: str, style: _Style) -> str:
     paragraphs = []
     for block in blocks(table):
-        paragraphs += [[style.title.format(block.title)], style.prose(block.caption)]
+        paragraphs += [
+            [style.title.format(block.title)],
+            *([style.prose(" ".join(block.verdict))] if block.verdict else []),
+        ]
+        paragraphs += [style.prose(block.caption)]
         paragraphs += [style.rows(block.accuracy)] if block.accuracy else []
         paragraphs += [[line] for line in block.whole_pool]
         if block.difference:
