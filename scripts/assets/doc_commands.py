@@ -10,9 +10,8 @@ from prunetune import cli
 from scripts.assets.doc_text import escaped, page, table
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-MARKUP = re.compile(
-    r"\[/?(?:bold|italic|dim|red|green|yellow|blue|cyan|magenta)[^\]]*\]"
-)  # Markup of rich in help texts.
+# Markup of rich in help texts.
+MARKUP = re.compile(r"\[/?(?:bold|italic|dim|red|green|yellow|blue|cyan|magenta)[^\]]*\]")
 
 
 def commands_page() -> str:

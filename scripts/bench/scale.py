@@ -3,9 +3,9 @@
 python -m scripts.bench.scale [--sizes 10000 100000 1000000] [--layouts 20 1000] [--methods herding ccs ...]
 
 Each (method, size, layout) runs in a separate process at ratio 0.1. The pool has `layout` equal classes. Training
-dynamics come from linear probes, which are trained once per (size, layout) and listed as `linear probe`. Their time adds
-to that of a score that reads them. Each row is appended to results/bench/scale.csv at once, and finished rows are not
-repeated. At the end results/bench/scale.md is written, with the exponent by which time grows from the
+dynamics come from linear probes, which are trained once per (size, layout) and listed as `linear probe`. Their time is
+added to that of a score that reads them. Each row is appended to results/bench/scale.csv at once, and finished rows are
+not repeated. At the end results/bench/scale.md is written, with the exponent by which time grows from the
 second-largest size to the largest. The limits are 30 minutes, and 2 GiB in addition to the features.
 """
 
@@ -164,10 +164,8 @@ def run_all(methods: list[str], size: int, num_classes: int, file: Path, limit: 
     known = scorers()
     reads_probe = any(method == "sampler beta" or getattr(known.get(method), "uses_proxy", False) for method in todo)
     with tempfile.TemporaryDirectory() as temporary:
-        for method in [
-            *([PROBE] if reads_probe else []),
-            *todo,
-        ]:  # The probes are not stored, so they are trained again.
+        # The probes are not stored, so they are trained again.
+        for method in [*([PROBE] if reads_probe else []), *todo]:
             row = run_apart(method, size, num_classes, Path(temporary), limit)
             print(f"{num_classes:>5} classes  {size:>8}  {method:<28} {row['seconds']} s  {row['outcome']}", flush=True)
             if (method, num_classes, size) not in there:

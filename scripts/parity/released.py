@@ -110,9 +110,8 @@ class Classifier(nn.Module):
 def load_selectors(checkout: Path) -> ModuleType:
     """Import the selectors of the baselines under a private name, with stand-ins for modules that they import."""
     metrics = load_file("_parity_metrics", checkout / "utils" / "metrics.py")
-    models = SimpleNamespace(
-        get_cclf=lambda arch, num_classes, checkpoint: checkpoint
-    )  # Networks are passed as checkpoints.
+    # Networks are passed as checkpoints.
+    models = SimpleNamespace(get_cclf=lambda arch, num_classes, checkpoint: checkpoint)
     folder = checkout / "algorithms"
     spec = importlib.util.spec_from_file_location(
         "_parity_selectors", folder / "__init__.py", submodule_search_locations=[str(folder)]

@@ -37,12 +37,8 @@ RUN_COLUMNS = (  # The columns of baselines_runs.csv. They are enough to make th
     *("num_test", "score_seconds", "search_seconds", "sample_seconds", "score_peak_memory_bytes", "device", "commit"),
     "dataset_fingerprint",
 )
-LAST = (
-    "grand",
-    "grand_released",
-    "deepfool",
-    "deepfool_deepcore",
-)  # They need a backward pass for every image, so they run last.
+# They need a backward pass for every image, so they run last.
+LAST = ("grand", "grand_released", "deepfool", "deepfool_deepcore")
 DATASETS, PROXIES = ["dtd10", "caltech101"], ["linear_probe", "full"]
 
 
@@ -115,9 +111,8 @@ def run_all(options: argparse.Namespace) -> list[str]:
 def wanted(names: list[str] | None, proxy: str) -> list[str]:
     """Return the methods of one table, from the given names or all. With the full proxy, only those that read it."""
     names = names or methods()
-    names = sorted(
-        names, key=lambda name: LAST.index(name) if name in LAST else -1
-    )  # The sort keeps the order of the others.
+    # The sort keeps the order of the others.
+    names = sorted(names, key=lambda name: LAST.index(name) if name in LAST else -1)
     return [name for name in names if (reads_proxy(name) if proxy == "full" else name not in SKIPPED)]
 
 
