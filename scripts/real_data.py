@@ -1,4 +1,4 @@
-"""The real images and weights that the scripts read, as overrides of the command, and where the repository is."""
+"""The overrides that name the real images and weights for the scripts, and the folder of the repository."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ def datasets(data: Path) -> dict[str, list[str]]:
 
 
 def backbones(data: Path) -> dict[str, list[str]]:
-    """Return the overrides that name each backbone; the statistics are those that its weights were trained with."""
+    """Return the overrides that name each backbone, with the pixel statistics of its training."""
     weights = data / "weights"
     return {
         "vit_tiny": [
@@ -46,6 +46,6 @@ def backbones(data: Path) -> dict[str, list[str]]:
 
 
 def check_folder(data: Path) -> None:
-    """Stop where the folder is not as expected."""
+    """Exit with an error if the folder does not have the expected subfolders."""
     if not (data / "data").is_dir() or not (data / "weights").is_dir():
         sys.exit(f"error: {data} should be a folder with data/ and weights/; pass --data=<folder>")

@@ -1,4 +1,4 @@
-"""The YAML files of the config groups, as the tests go through them."""
+"""The YAML files of the config groups, for tests that run over all of them."""
 
 from pathlib import Path
 from typing import Any

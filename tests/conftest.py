@@ -1,4 +1,4 @@
-"""Shared fixtures: no network in the tests, and real data only where PRUNETUNE_REAL_DATA names it."""
+"""Shared fixtures. Tests use no network, and real data only if PRUNETUNE_REAL_DATA names a folder."""
 
 import os
 import socket
@@ -11,8 +11,9 @@ import torch
 from budget import over_budget
 
 STARTED = pytest.StashKey[float]()
-os.environ.setdefault("WANDB_MODE", "disabled")  # the tests of tracking and the CLI turn it on by themselves
-torch.set_num_threads(1)  # small tensors: a second thread mostly waits, all the more on a busy machine
+# The tests of tracking and of the command line turn it on where they need it.
+os.environ.setdefault("WANDB_MODE", "disabled")
+torch.set_num_threads(1)  # Tensors are small, so a second thread would mostly wait.
 LOCAL = {"127.0.0.1", "::1", "localhost"}
 
 

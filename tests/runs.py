@@ -1,4 +1,4 @@
-"""Small runs on embedded data: in this process, as a command, or as many commands at the price of one start."""
+"""Helpers for small runs on embedded data: in this process, as one command, or as many commands after one start."""
 
 import contextlib
 import csv
@@ -20,7 +20,7 @@ from unittest import mock
 import pytest
 import torch
 
-torch.set_num_threads(1)  # on such small networks threads wait for each other longer than they compute
+torch.set_num_threads(1)  # On such small networks threads wait longer than they compute.
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 ROOT = Path(__file__).resolve().parent.parent
 MICRO = ["backbone=micro", "backbone.pretrained=false", "backbone.input_size=16"]

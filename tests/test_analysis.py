@@ -158,7 +158,7 @@ def test_the_four_files_come_from_finished_runs(analysed: Path) -> None:
     for name, columns in analyses.COLUMNS.items():
         assert table(analysed, name).columns.tolist() == list(columns)
     ranks = table(analysed, "rank_correlation").set_index("first")
-    assert set(ranks.index) == {"dlc", "dlc_random"}  # herding gives an order of picks, random no hardness
+    assert set(ranks.index) == {"dlc", "dlc_random"}  # Herding gives an order of picks, and random gives no hardness.
     assert set(ranks["second"]) == {"lc_optimisation"}
     assert ranks.loc["dlc", "num_scores"] == 1
     assert ranks.loc["dlc_random", "num_scores"] == 2

@@ -1,4 +1,4 @@
-"""The front door: prune() on folders, data sets and pools gives what the command gives."""
+"""prune() on folders, data sets and pools gives the same subsets as the command."""
 
 import subprocess
 import sys

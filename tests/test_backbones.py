@@ -231,7 +231,7 @@ def test_random_weights_are_the_same_in_every_process_state():
     torch.manual_seed(2)
     state = torch.get_rng_state()
     assert Backbone(model=MODEL, pretrained=False).load().identity == first
-    assert torch.equal(torch.get_rng_state(), state)  # and the caller's stream goes on as if nothing had been drawn
+    assert torch.equal(torch.get_rng_state(), state)  # The random stream of the caller has not changed.
 
 
 def test_an_input_size_that_a_network_does_not_take_is_told_with_the_way_out():

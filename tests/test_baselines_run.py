@@ -1,4 +1,4 @@
-"""The table of baselines grows by runs made elsewhere and later."""
+"""New runs, also from other machines, are added to the table of baselines."""
 
 import pandas as pd
 import pytest

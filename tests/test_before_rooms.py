@@ -1,4 +1,4 @@
-"""Results and store entries that were made before the package had rooms are found, and stay finished.
+"""Results and store entries of the earlier package layout are found, and their runs still count as finished.
 
 tests/golden/before_rooms holds one run of each kind and the store entries of its scores, by the code of that time.
 """

@@ -1,4 +1,4 @@
-"""The benchmarks of DLC, on pools of a few images: equal scores and whole tables; times are not judged."""
+"""The benchmarks of DLC on pools of a few images: scores are equal and tables complete. Times are not checked."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ def test_the_released_procedure_and_ours_give_the_same_ranking(monkeypatch):
     monkeypatch.setattr(dlc.os, "cpu_count", lambda: 0)  # no loader processes
     pool = Textures(num_pool=120).pool("train")
 
-    def network():  # the released procedure leaves its masks in it
+    def network():  # The released procedure leaves its masks in the network.
         return Backbone(model="prunetune_micro", mask_modules="conv2d").load()
 
     row, theirs = dlc.released(pool, network(), JOB)

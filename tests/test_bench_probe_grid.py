@@ -1,4 +1,4 @@
-"""The benchmark of the probe grid: its cells, that its ways of training agree, and its tables; never its times."""
+"""The benchmark of the probe grid: its cells, the agreement of its methods, and its tables. No time is checked."""
 
 import json
 

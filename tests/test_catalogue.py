@@ -194,7 +194,7 @@ def test_a_variant_names_only_what_differs_from_the_class(path):
     above = catalogue.class_entries(group)[base].settings
     assert content, "a variant without a setting of its own is another name for the same"
     for key, value in content.items():
-        if key == "uses_proxy":  # follows from the features, and is told to people
+        if key == "uses_proxy":  # It follows from the features and is only for readers.
             assert (value, content["features"]) == (True, "finetuned")
         else:
             assert key in above

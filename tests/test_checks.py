@@ -1,4 +1,4 @@
-"""Checks of settings: what passes, and the one line for what does not."""
+"""Checks of settings: values that pass, and the one-line errors of values that do not."""
 
 import numpy as np
 import pytest

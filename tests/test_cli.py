@@ -258,7 +258,7 @@ def test_help_lists_every_option_of_every_group():
 RANDOM = ["scorer=random", "ratio=0.2"]
 QUOTED = "methods=['random sampler.budgets=equal tag=equal',\"random tag='a tag'\"]"
 GRID = [*SMALL, "ratios=[0.2]", "seeds=[0]"]
-COMMAND_LINES = {  # what the two of them are given: the words after `run.py`, and those after `prunetune`
+COMMAND_LINES = {  # The words after `run.py`, and the same words after `prunetune`.
     "the help of image runs": (["--help"], ["run", "--help"]),
     "the help of grids": (["--config-name", "grid", "--help"], ["grid", "--help"]),
     "the configuration of a text run": (["--config-name", "instruct", "--cfg", "job"], ["instruct", "--cfg", "job"]),

@@ -1,4 +1,4 @@
-"""Every choice of every group: it composes, it has a folder, and it builds; what is refused at composition."""
+"""Every choice of every group composes, has a folder and builds. Wrong choices are refused when composing."""
 
 import dataclasses
 import re

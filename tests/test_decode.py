@@ -130,7 +130,8 @@ def test_a_missing_file_is_unreadable_to_decode_and_digest(tmp_path: Path) -> No
         images.digest(0)
 
 
-@pytest.mark.parametrize("side", [60000, 12000])  # above twice Pillow's limit; above the limit, where Pillow only warns
+# Above twice its limit Pillow raises an error; above the limit it only warns.
+@pytest.mark.parametrize("side", [60000, 12000])
 def test_an_image_bomb_is_refused_before_it_is_allocated(tmp_path: Path, side: int) -> None:
     path = make_bomb(tmp_path / "bomb.png", side, side)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

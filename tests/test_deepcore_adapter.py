@@ -1,4 +1,4 @@
-"""Running a DeepCore checkout: what is taken for one, what its methods are given, and what their answer becomes."""
+"""Running a DeepCore checkout: how it is recognised, the inputs of its methods, and the use of their results."""
 
 import logging
 import os

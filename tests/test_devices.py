@@ -1,4 +1,4 @@
-"""Which arithmetic `precision=auto` resolves to, and that float32 on a GPU is not TF32 inside our own passes only."""
+"""The precision that `precision=auto` gives, and TF32, which is turned off on a GPU inside our own passes only."""
 
 from collections import Counter
 from contextlib import contextmanager

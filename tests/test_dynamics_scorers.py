@@ -1,4 +1,4 @@
-"""Scores of training dynamics: hand-computed values, slow references, directions of the variants."""
+"""Scores of training dynamics against values by hand and slow references, and the directions of the variants."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Evaluation views that are made once: the same pixels as made anew, from memory or file, and fewer transforms."""
+"""Stored evaluation views, in memory or in a file, have the same pixels as new ones and save transforms."""
 
 import errno
 import logging

@@ -232,7 +232,8 @@ def test_images_that_do_not_fit_on_the_device_are_sent_batch_by_batch(monkeypatc
     assert sent.pixels is None
     whole = [list(DeviceView(source, 16, ids, ("crop",)).batches(range(9), 4)) for source in (resident, sent)]
     assert torch.equal(torch.cat(whole[0]), torch.cat(whole[1]))
-    monkeypatch.setattr(device_views, "PIXELS_AT_ONCE", 1)  # image by image: less padding, the same crops
+    # Image by image there is less padding, but the crops are the same.
+    monkeypatch.setattr(device_views, "PIXELS_AT_ONCE", 1)
     alone = torch.cat(list(DeviceView(resident, 16, ids, ("crop",)).batches(range(9), 4)))
     assert (alone.int() - torch.cat(whole[0]).int()).abs().max() <= 1
     assert (alone == torch.cat(whole[0])).float().mean() > 0.999

@@ -43,7 +43,7 @@ def test_dlc_ranks_as_on_the_cpu_in_fp32(device, precision, tmp_path):
 def test_backward_passes_rank_as_on_the_cpu_and_run_on_the_device(device, scorer, tmp_path, monkeypatch):
     ran_on = set()
 
-    def scores(device, folder):  # each in a store of its own, which would answer the second time
+    def scores(device, folder):  # Each has its own store. A common store would return the first scores for the second.
         embedding = Embedding(MICRO.load(), Store(tmp_path / folder), "fp32", device)
         return compute_scores(scorer, NetworkSignals(SET.pool("train"), embedding, LINEAR_PROBE), 0)
 

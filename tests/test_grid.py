@@ -1,4 +1,4 @@
-"""A grid: every cell is what the same run alone would be; finished cells stay; what cannot be one grid is refused."""
+"""A grid: a cell equals the same single run, finished cells are kept, and cells that do not fit are refused."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Importing a part of the library loads little else: every import statement runs in a process of its own."""
+"""Importing a part of the library loads few other modules. Each import is tested in a separate process."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ def loaded_by(statement: str) -> set[str]:
         ("from prunetune import DLC", 25),
         ("from prunetune import FlexRand", 25),
         ("from prunetune import Pool", 25),
-        ("from prunetune import TensorSignals", 50),  # it trains linear probes where a scorer reads a proxy
+        ("from prunetune import TensorSignals", 50),  # It trains linear probes if a scorer reads a proxy.
         ("from prunetune import prune", 85),
     ],
 )

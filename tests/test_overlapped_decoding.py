@@ -1,4 +1,4 @@
-"""Decoding while the first pass runs, as on a GPU: the same store, features and scores, and no lost error."""
+"""Decoding during the first pass, as on a GPU, gives the same store, features and scores, and raises all errors."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""What is installed is what is needed: dependencies, pins, files in the wheel, make targets."""
+"""Packaging: dependencies, pinned versions, files in the wheel, and make targets."""
 
 import ast
 import re

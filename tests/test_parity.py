@@ -1,4 +1,4 @@
-"""The table of agreement with other code refuses a difference that nobody explains."""
+"""The table of agreement with other code refuses a difference without a given cause."""
 
 import csv
 

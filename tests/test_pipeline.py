@@ -1,4 +1,4 @@
-"""One run: equal bytes, finished runs, until, what the files promise, gamma, transfer, seeds, honest time."""
+"""One run: equal bytes, finished runs, until, contents of its files, gamma, transfer, seeds, and measured time."""
 
 import json
 import shutil

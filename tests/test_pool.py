@@ -1,4 +1,4 @@
-"""Pool: one order whatever the listing, checks, fingerprint, parts."""
+"""Pool: the order does not depend on the listing; checks, fingerprint and parts."""
 
 import numpy as np
 import pytest

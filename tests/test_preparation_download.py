@@ -27,8 +27,8 @@ class Site:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {"/file": CONTENT}
         self.types: dict[str, str] = {}
-        self.cuts: list[int] = []  # bytes after which the next answers break off
-        self.statuses: list[int] = []  # the next answers' status, instead of 200 or 206
+        self.cuts: list[int] = []  # The next answers are cut off after so many bytes.
+        self.statuses: list[int] = []  # The status of the next answers, instead of 200 or 206.
         self.knows_ranges = True
         self.requests: list[tuple[str, str | None]] = []
         self.url = ""

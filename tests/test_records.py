@@ -1,4 +1,4 @@
-"""What a run left damaged is found, named in one line and made again, with the numbers that it had."""
+"""A damaged file of a run is found, named in one line, and made again with the same numbers."""
 
 import json
 import logging
@@ -50,7 +50,7 @@ def cut(file):
 
 
 def scramble(file):
-    file.write_bytes(b"\0" * file.stat().st_size)  # what a power cut leaves of a file on some disks
+    file.write_bytes(b"\0" * file.stat().st_size)  # A power cut can leave such a file on some disks.
 
 
 def empty(file):
@@ -76,7 +76,8 @@ def test_a_damaged_file_of_the_store_is_named_once_and_made_again(results, finis
     assert files
     for file in files:
         DAMAGES[damage](file)
-    if FILES[what].startswith("features"):  # those of the pool are read for scores only, those of the test set always
+    # Images of the pool are read only for scores. Those of the test set are always read.
+    if FILES[what].startswith("features"):
         shutil.rmtree(results / "store" / "scores")
     with caplog.at_level(logging.WARNING):
         run_again(results, finished)

@@ -1,4 +1,4 @@
-"""Options that were removed: what an old command, an old result and an old store meet."""
+"""Removed options in old commands, old results and old stores."""
 
 import pytest
 

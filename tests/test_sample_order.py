@@ -1,4 +1,4 @@
-"""What a training shows and how often: static subsets, RS2, InfoBatch, and the runs that use them."""
+"""Which images each epoch of a training uses: static subsets, RS2, InfoBatch, and the runs with them."""
 
 import math
 

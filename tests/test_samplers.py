@@ -32,7 +32,7 @@ MISSES_BUDGETS = {
     "infobatch",  # these two keep the whole pool and choose while training
     "rs2",
 }
-QUICK = {"activeft": {"steps": 2}}  # settings that make no difference to the contract
+QUICK = {"activeft": {"steps": 2}}  # These settings do not change the contract.
 
 # n, ratio, gamma, B, (n_e, n_h), (b_e, b_h), the released code's (b_e, b_h)
 FLEXRAND_TABLE = [

@@ -1,4 +1,4 @@
-"""Streams that depend on names only."""
+"""Random streams depend on their names only."""
 
 import random
 import subprocess

@@ -1,4 +1,4 @@
-"""The store: whole entries or none, keys, many processes, full disks, kills."""
+"""The store: complete entries or none, keys, several processes, full disks, killed processes."""
 
 import errno
 import json

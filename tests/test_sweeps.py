@@ -1,4 +1,4 @@
-"""Sweep presets hold what their header says, and the status of a sweep is what is on disk."""
+"""The header of a sweep is right, and the status of a sweep agrees with the files on disk."""
 
 import copy
 import functools
@@ -129,7 +129,7 @@ def test_runs_that_two_sweeps_share_are_the_same_runs():
         job = jobs(compose_sweep(name))[0]
         words = [word for word in job.overrides if word.split("=")[0] not in ("dataset", "backbone", "ratios", "seeds")]
         words += ["dataset=dtd", "backbone=resnet18", "ratios=[0.1]", "seeds=[0]"]
-        if name == "transfer":  # its networks are larger than the one that scores
+        if name == "transfer":  # The fine-tuned networks are larger than the scoring one.
             words[-3] = "backbone=resnet50"
         for cell in parse_grid(sweeps.compose("grid", overrides=words), words).cells:
             assert seen.setdefault(cell.out_dir, cell.run.record) == cell.run.record, (name, cell.out_dir)

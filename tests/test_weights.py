@@ -1,4 +1,4 @@
-"""Weighted training: whose weights count, what they do to a probe and to a whole network, and what the files say."""
+"""Weighted training: which weights are used, their effect on probes and whole networks, and the written files."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Offline W&B runs in tests: away from the home folder, and read back through W&B's own reader."""
+"""Offline W&B runs for tests. They stay out of the home folder, and W&B's own reader reads them back."""
 
 import json
 import os

@@ -10,7 +10,8 @@ from prunetune import cli
 from scripts.assets.doc_text import escaped, page, table
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-MARKUP = re.compile(r"\[/?(?:bold|italic|dim|red|green|yellow|blue|cyan|magenta)[^\]]*\]")  # of rich, in help texts
+# Markup of rich in help texts.
+MARKUP = re.compile(r"\[/?(?:bold|italic|dim|red|green|yellow|blue|cyan|magenta)[^\]]*\]")
 
 
 def commands_page() -> str:
@@ -42,7 +43,7 @@ def _yaml(name: str) -> str:
 
 
 def _command(name: str, command: Any) -> list[str]:
-    """Return the parts of one command, or of the commands below it."""
+    """Return the parts of the page about one command, or about its subcommands."""
     if hasattr(command, "commands"):
         below = [part for word in command.commands for part in _command(f"{name} {word}", command.commands[word])]
         return [f"## {name}", _help(command), *(re.sub(r"^## ", "### ", part) for part in below)]

@@ -7,7 +7,7 @@ import pandas as pd
 from scripts.assets.doc_text import escaped, page, table
 
 RATIOS = (0.05, 0.1, 0.3, 0.5)
-LEAST_SEEDS = 3  # a mean of fewer seeds has no spread worth a table
+LEAST_SEEDS = 3  # With fewer seeds the spread is not meaningful.
 DATASETS = ("caltech101", "dtd10")
 
 

@@ -1,8 +1,8 @@
-"""Write the pages of docs/ that repeat what the code says: `python -m scripts.assets.doc_pages`.
+"""Write the pages of docs/ that are generated from the code: `python -m scripts.assets.doc_pages`.
 
-The code is their home. Scorers, samplers and methods come from the catalogue and from docstrings, the sweeps from the
-headers of their files, the commands from the command line itself, and one table from results/tables. The pages are
-committed, so that they can be read without building the site, and a test compares them with what this script writes.
+Scorers, samplers and methods come from the catalogue and from docstrings, sweeps from the headers of their files, the
+commands from the command line itself, and one table from results/tables. The pages are committed, so that they can be
+read without building the site. A test compares them with the output of this script.
 """
 
 import inspect
@@ -26,12 +26,12 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 FORMULAS = Path(__file__).with_name("formulas.yaml")
 LABELS = re.compile(r"(?:^|(?<=[.;] ))(Source|Differs[^:.]*|Direction|Cost|Reads|Features|Choice): ", re.MULTILINE)
-NOT_SETTINGS = ("_target_", "name", "own_sampler", "uses_proxy")  # what a configuration holds beside the settings
-OF_ALL_SAMPLERS = ("min_per_class", "rounding", "budgets")  # told once, at the head of the page
+NOT_SETTINGS = ("_target_", "name", "own_sampler", "uses_proxy")  # These keys of a configuration are not settings.
+OF_ALL_SAMPLERS = ("min_per_class", "rounding", "budgets")  # Described once, at the top of the page.
 
 
 def pages() -> dict[str, Callable[[], str]]:
-    """Return what writes each page, by the page's name below docs/."""
+    """Return the function that makes each page, by the name of the page below docs/."""
     return {
         "scorers.md": scorers_page,
         "text_scorers.md": text_scorers_page,

@@ -8,12 +8,12 @@ from scripts.assets.doc_text import escaped, page, table
 
 COUNTS = re.compile(r"^Jobs: (\d+)\. Runs: (\d+)\. GPU hours: (\d+)(?: \((.*)\))?\.$")
 
-TARGET = re.compile(r"make [a-z0-9-]+")  # in what a header says of the product
+TARGET = re.compile(r"make [a-z0-9-]+")  # Finds make targets in the line about the product.
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the comment at the head of a sweep's file says."""
+    """The contents of the comment at the top of a sweep's file."""
 
     name: str
     about: str
@@ -22,7 +22,7 @@ class Header:
     hours: int
     command: str
     product: str
-    cheap: str  # "" where there is no cheap variant
+    cheap: str  # Empty if there is no cheap variant.
     notes: tuple[str, ...]
 
 
@@ -35,7 +35,7 @@ def read_header(path: Path) -> Header:
     comments = [line.removeprefix("#") for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "#"]
     lines: list[str] = []
     for line in comments:
-        if line.startswith("   ") and lines:  # goes on with the line before
+        if line.startswith("   ") and lines:  # The line continues the previous one.
             lines[-1] += f" {line.strip()}"
         elif "@package" not in line:
             lines.append(line.strip())

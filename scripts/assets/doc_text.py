@@ -1,11 +1,11 @@
-"""Markdown for the pages that scripts write."""
+"""Markdown for the generated pages."""
 
 import re
 from collections.abc import Sequence
 
 NOTE = "<!-- Written by `python -m scripts.assets.doc_pages`. Change the code that it reads, not this page. -->"
-BACKSLASHED = re.compile(r"[\\*\[\]]|(?<!\w)_|_(?!\w)")  # an underscore inside a word means nothing in Markdown
-ENTITIES = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "&#124;"})  # Markdown knows no backslash before these
+BACKSLASHED = re.compile(r"[\\*\[\]]|(?<!\w)_|_(?!\w)")  # An underscore inside a word needs no backslash.
+ENTITIES = str.maketrans({"<": "&lt;", ">": "&gt;", "|": "&#124;"})  # In Markdown a backslash does not escape these.
 
 
 def page(title: str, *parts: str, is_wide: bool = False) -> str:
@@ -18,7 +18,7 @@ def page(title: str, *parts: str, is_wide: bool = False) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return plain text of a docstring as Markdown; what stands between backticks is code and stays as it is."""
+    """Return plain text of a docstring as Markdown. Code between backticks is not changed."""
     pieces = text.split("`")
     return "`".join(piece if number % 2 else _plain(piece) for number, piece in enumerate(pieces))
 

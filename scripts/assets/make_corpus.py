@@ -1,8 +1,8 @@
-"""Compute the embedded corpus: short samples whose response follows from the prompt, in ten sources and a few chats.
+"""Generate the embedded corpus: short samples from ten sources, whose response follows from the prompt, and some chats.
 
 python -m scripts.assets.make_corpus
 
-Written to src/prunetune/instruct/corpus/embedded.jsonl, the same bytes every time.
+The script writes src/prunetune/instruct/corpus/embedded.jsonl. Every run gives the same bytes.
 """
 
 import argparse

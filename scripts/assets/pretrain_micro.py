@@ -27,10 +27,10 @@ from scripts.assets.pretraining_images import Alphabet, draw_class, make_alphabe
 log = logging.getLogger("pretrain_micro")
 SEED = 0
 BATCH = 128
-LEARNING_RATE = 4e-3  # peak of the one-cycle learning rate of AdamW
+LEARNING_RATE = 4e-3  # The peak of the one-cycle learning rate of AdamW.
 WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.1
-NUM_HELD_OUT = 50  # images of each class, never trained on
+NUM_HELD_OUT = 50  # Images of each class that are not trained on.
 
 
 def draw_all(alphabet: Alphabet, number: int, part: str) -> tuple[Tensor, Tensor]:

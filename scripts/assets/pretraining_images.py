@@ -1,7 +1,7 @@
 """Procedural images on which `micro` is pretrained: invented glyphs, invented tilings, and plain fields.
 
-None of the classes occurs in the demo's data sets: glyphs and tilings are drawn at random once per class, the fields
-are gratings, spirals, noise and the like. An image is an intensity map; its colours are drawn anew in every epoch.
+None of the classes occurs in the demo's data sets. Glyphs and tilings are drawn at random once per class, and the plain
+fields are gratings, spirals, noise and similar patterns. An image is an intensity map; each epoch draws new colours.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch import Tensor
 
 NUM_GLYPHS = 80
 NUM_TILINGS = 80
-PIECES = 5  # straight pieces of a curved stroke
+PIECES = 5  # A curved stroke is drawn as so many straight pieces.
 MAX_STROKES = 4
 SIZE = 32
 CHUNK = 500
@@ -20,7 +20,7 @@ CHUNK = 500
 
 @dataclass(frozen=True)
 class Alphabet:
-    """What defines the classes: the strokes of glyphs and tilings [C, MAX_STROKES, 3, 2] in -1..1 (NaN: no stroke)."""
+    """The definition of the classes. strokes of glyphs and tilings: [C, MAX_STROKES, 3, 2] in -1..1, NaN for none."""
 
     glyphs: Tensor
     tilings: Tensor
@@ -33,7 +33,7 @@ class Alphabet:
 
 
 def make_alphabet(generator: torch.Generator) -> Alphabet:
-    """Invent the glyphs and the tilings."""
+    """Draw random glyphs and tilings."""
     glyphs = torch.stack([_strokes(2 + i % 3, generator) for i in range(NUM_GLYPHS)])
     tilings = torch.stack([_strokes(2 + i % 2, generator) for i in range(NUM_TILINGS)])
     return Alphabet(glyphs, tilings, torch.arange(NUM_TILINGS) % 5)
@@ -243,7 +243,7 @@ def _polygon(sides: int, is_filled: bool) -> Callable[[Tensor, Tensor, torch.Gen
 
 
 def _scatter(is_aligned: bool, is_curved: bool) -> Callable[[Tensor, Tensor, torch.Generator], Tensor]:
-    """Short strokes at random places, in one direction or in all."""
+    """Return a field of short strokes at random places, with one direction or with random directions."""
 
     def draw(x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         number = (len(x), 14)

@@ -1,7 +1,7 @@
 """Draw docs/assets/run.svg, the diagram of one image run: `python -m scripts.assets.run_diagram`.
 
-The drawing is narrow and tall, so that its words stay readable on a telephone. It names no font file and no colour
-scheme of the page: it has a white background of its own.
+The drawing is narrow and tall, so that its text is readable on a telephone. It has its own white background and needs
+no font file, so that it does not depend on the page.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Step:
     title: str
     lines: tuple[str, ...]
     room: str
-    stored: str = ""  # what the store keeps of it; "" where it keeps nothing
+    stored: str = ""  # The results of the step that the store keeps; empty if there are none.
 
 
 STEPS = (

@@ -1,9 +1,9 @@
-"""What the benchmarks share: real or embedded data, a process of its own for each measurement, tables.
+"""Code that the benchmarks share: real or embedded data, measurements in separate processes, and tables.
 
-A benchmark script calls itself with `--child '<JSON>'` for everything that it measures. What a child prints last is a
-JSON object with at least "seconds"; `run_apart` adds the peak memory of the child and of the processes it starts.
-Procedures that are compared run in turn, A B A B, and the table shows medians, so that their ratios hold on a machine
-that is not quiet.
+A benchmark script calls itself with `--child '<JSON>'` for every measurement. The last line that a child prints is a
+JSON object with at least "seconds". `run_apart` adds the peak memory of the child and of the processes that it starts.
+Procedures to compare run in turn (A B A B) and the table shows medians, so that ratios are reliable even if other
+programs use the machine.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from prunetune.runs.records import commit
 from scripts.real_data import backbones, check_folder, datasets
 
 EMBEDDED = {"textures": ["dataset=textures", "backbone=micro"]}
-SECONDS_BETWEEN_LOOKS = 0.25  # at the memory of a running child
+SECONDS_BETWEEN_LOOKS = 0.25  # The memory of a running child is read at this interval.
 Row = dict[str, Any]
 
 
@@ -49,8 +49,8 @@ class Column:
 
 
 SECONDS = Column("seconds", "seconds", ".2f")
-SPREAD = Column("seconds_spread", "spread", ".2f")  # of the repeats, as a share of the median
-CPU = Column("cpu_seconds", "CPU s", ".1f")  # of all threads and processes: counts on a busy machine, too
+SPREAD = Column("seconds_spread", "spread", ".2f")  # Spread of the repeats, relative to the median.
+CPU = Column("cpu_seconds", "CPU s", ".1f")  # Of all threads and processes. Other programs do not change it much.
 PEAK = Column("peak_bytes", "peak MiB", "bytes")
 
 
@@ -99,12 +99,12 @@ def run_apart(module: str, job: Mapping[str, Any], limit: float = 1800) -> Row:
 
     Args:
         module: the benchmark's full name, `__spec__.name`, also where it runs as `python -m`.
-        job: what `--child` gets, as JSON.
-        limit: seconds after which it is stopped.
+        job: the JSON object for `--child`.
+        limit: seconds after which the child is stopped.
 
     Returns:
-        What the child printed last, with "peak_bytes" (of the child or, where it starts processes, of all of them
-        together) and "outcome": "finished", or what went wrong, without numbers.
+        The JSON object that the child printed last, with "peak_bytes" (of the child and the processes that it starts)
+        and "outcome", which is "finished". If the child failed, only "outcome" with the reason.
     """
     command = [sys.executable, "-m", module, "--child", json.dumps(job)]
     end, highest = time.monotonic() + limit, 0
@@ -115,7 +115,7 @@ def run_apart(module: str, job: Mapping[str, Any], limit: float = 1800) -> Row:
                 break
             except subprocess.TimeoutExpired:
                 family = _descendants(child.pid)
-                if len(family) > 1:  # one process knows its own peak
+                if len(family) > 1:  # A single process reports its own peak.
                     highest = max(highest, sum(map(_private_share, family)))
             if time.monotonic() > end:
                 child.kill()
@@ -129,7 +129,7 @@ def run_apart(module: str, job: Mapping[str, Any], limit: float = 1800) -> Row:
 
 
 class Clock:
-    """Counts from when it was made: seconds, and CPU seconds of this process and of its children that have ended."""
+    """Measures seconds since it was made, and CPU seconds of this process and of its children that have ended."""
 
     def __init__(self) -> None:
         self._start, self._cpu = time.perf_counter(), sum(os.times()[:4])
@@ -140,15 +140,15 @@ class Clock:
 
 
 def finish(result: Mapping[str, Any]) -> None:
-    """Print a child's result with the most memory that it has held."""
+    """Print a child's result with its peak memory."""
     print(json.dumps({**result, "peak_bytes": peak_memory()}))
 
 
 def in_turn(procedures: Mapping[str, Callable[[], Row]], repeats: int, about: str = "") -> dict[str, Row]:
-    """Run every procedure, all of them once before any again, and return the medians by name.
+    """Run all procedures in turn, as often as `repeats` says, and return the medians by name.
 
-    Numbers become their medians, "peak_bytes" the largest; "seconds_spread" is (most - least) / median; anything else
-    is the last run's. A procedure that fails is not repeated.
+    Numbers become medians, and "peak_bytes" becomes the maximum. "seconds_spread" is (maximum - minimum) / median.
+    Other values are those of the last run. A procedure that fails is not repeated.
     """
     runs: dict[str, list[Row]] = {name: [] for name in procedures}
     for repeat in range(repeats):
@@ -183,11 +183,11 @@ def write_table(
 
     Args:
         out: folder.
-        name: of both files.
+        name: the name of both files.
         title: heading of the Markdown.
         about: what was measured, and how to read it.
-        columns: of both; where rows have a "section", the Markdown has a table for each.
-        rows: a missing value is shown as X; a row of which nothing was measured says "unmeasured" itself.
+        columns: of both files. If rows have a "section", the Markdown has one table per section.
+        rows: a missing value is shown as X. A row without measurements says "unmeasured".
         notes: a list below the tables.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -234,12 +234,12 @@ def _processor() -> str:
 
 
 def ratio(slow: Row, fast: Row, key: str = "seconds") -> float | None:
-    """Return how many times faster the second row is, None where one of them was not measured."""
+    """Return how many times faster the second row is, or None if one of them was not measured."""
     return slow[key] / fast[key] if key in slow and key in fast else None
 
 
 def _descendants(pid: int) -> list[int]:
-    """Return a process and all that it started; Linux only, elsewhere the process alone."""
+    """Return a process and all its descendants. On systems other than Linux, only the process itself."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -255,7 +255,7 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _private_share(pid: int) -> int:
-    """Return the bytes of a process, a page shared by n processes counted as its n-th part."""
+    """Return the memory of a process in bytes. A page that n processes share counts 1 / n."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))

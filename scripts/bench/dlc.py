@@ -2,10 +2,9 @@
 
 python -m scripts.bench.dlc [--data <folder with data/ and weights/>] [--images 800] [--repeats 3]
 
-The released procedure is written here as plainly as it is published: every pass decodes all files anew through a
-DataLoader (batches of 256, as many workers as cores), under no_grad, in fp32, with torch.nn.utils.prune. Every
-procedure runs in a process of its own, all in turn, and starts from files and an empty store. Writes dlc.md and
-dlc.csv.
+The released procedure is written here as it was published: every pass decodes all files again through a DataLoader
+(batches of 256, as many workers as cores), under no_grad, in fp32, with torch.nn.utils.prune. Every procedure runs in a
+separate process, in turn, and starts from files and an empty store. The script writes dlc.md and dlc.csv.
 """
 
 import json
@@ -38,7 +37,7 @@ from prunetune.signals.network import Embedding, NetworkSignals
 from scripts.bench import benchmarks
 from scripts.bench.benchmarks import CPU, PEAK, SECONDS, SPREAD, Column, Row
 
-BATCH = 256  # of the released script's command
+BATCH = 256  # The batch size in the command of the released script.
 COLUMNS = (
     Column("procedure", "procedure"),
     Column("precision", "precision"),
@@ -52,7 +51,7 @@ COLUMNS = (
     Column("spearman", "Spearman, fp32", ".5f"),
     Column("spearman_released", "Spearman, released", ".5f"),
 )
-JOBS = {  # name in the table: what the child gets
+JOBS = {  # Maps a name in the table to the job of the child.
     "released procedure": {"procedure": "released", "precision": "fp32"},
     "limit: decode once, T plain passes": {"procedure": "limit", "precision": "fp32"},
     "DLC": {"procedure": "dlc", "precision": "fp32"},
@@ -72,7 +71,7 @@ NOTES = (
 
 
 class Files(torch.utils.data.Dataset):
-    """Images as a plain map-style data set: decoded and transformed every time they are asked for."""
+    """A map-style data set that decodes and transforms an image each time it is read."""
 
     def __init__(self, pool: Pool, transform: Any) -> None:
         self.pool, self.transform = pool, transform
@@ -91,7 +90,7 @@ class Files(torch.utils.data.Dataset):
 
 
 def released(pool: Pool, network: Network, job: Row) -> tuple[Row, Tensor]:
-    """Score as the released script does, T levels of a share `step` of what is left; the clock covers every pass."""
+    """Score as the released script does, with T levels that each mask `step` of the weights left; time every pass."""
     device, size = resolve_device("auto"), network.input_size
     mean, std = (network.mean / 255).flatten().tolist(), (network.std / 255).flatten().tolist()
     steps = [transforms.Resize(round(size / CROP_SHARE)), transforms.CenterCrop(size), transforms.ToTensor()]
@@ -117,7 +116,7 @@ def released(pool: Pool, network: Network, job: Row) -> tuple[Row, Tensor]:
         distances = torch.cdist(shown, prototypes).clamp_min(1e-6)
         losses.append(torch.nn.functional.cross_entropy(1 / distances, labels, reduction="none").cpu())
     found = clock.read()
-    for _ in loader:  # the labels are read so
+    for _ in loader:  # The released script reads the labels with a separate pass.
         pass
     prune.global_unstructured(parameters, pruning_method=prune.L1Unstructured, amount=job["step"])
     features()

@@ -1,12 +1,12 @@
-"""Full fine-tuning: a store that is decoded once against a DataLoader that decodes in every epoch, and tensors at hand.
+"""Full fine-tuning: images decoded once, against a DataLoader that decodes in every epoch, and ready tensors.
 
 python -m scripts.bench.finetune [--data <folder with data/ and weights/>] [--out results/bench] [--images 256]
 
-Three tables in finetune.md: the training views of an epoch without a network; the whole training step; with --data
-also what accuracy a smaller store costs. The released loop is re-created plainly: Pillow, RandomResizedCrop, flip,
-ToTensor and Normalize in a DataLoader with as many workers as cores (8 on a GPU), batch 128, SGD with nesterov, fp32.
-Where there is a GPU the steps run on it, with resnet18 at 224 pixels too; elsewhere those rows say unmeasured. Without
---data: embedded textures, the micro network.
+finetune.md has three tables: making the training views of an epoch without a network; the whole training step; and with
+--data the accuracy with smaller stored images. The released loop is written here as published: Pillow,
+RandomResizedCrop, flip, ToTensor and Normalize in a DataLoader with as many workers as cores (8 on a GPU), batch 128,
+SGD with Nesterov momentum, fp32. If there is a GPU the steps run on it, also with resnet18 at 224 pixels; otherwise
+these rows say unmeasured. Without --data the embedded textures and the micro network are used.
 """
 
 import argparse
@@ -49,13 +49,13 @@ LOADER = "DataLoader, decoding in every epoch"
 STORE = "decoded once, views by threads"
 DEVICE = "decoded once, views by the device"
 SYNTHETIC = "tensors already there"
-SHORT_SIDES = (None, 96, 64)  # the images of the small sets here have 128 pixels
-SMALL_NETWORK = 8  # times as many images for the micro network
+SHORT_SIDES = (None, 96, 64)  # The images of the small data sets have 128 pixels.
+SMALL_NETWORK = 8  # The micro network is measured with so many times more images.
 RATIOS, SEEDS = (0.5, 1.0), (0, 1, 2)
 
 
 class ReleasedImages(Dataset):
-    """The training images as the released code reads them: decoded and augmented whenever one is asked for."""
+    """The training images as the released code reads them: decoded and augmented at each access."""
 
     def __init__(self, pool: Pool, network: Network) -> None:
         mean, std = (tensor.flatten() / 255 for tensor in (network.mean, network.std))
@@ -90,7 +90,7 @@ def loader_of(pool: Pool, network: Network, device: str) -> DataLoader:
 
 
 class Normalised(nn.Module):
-    """The network as the released code has it: normalised float images in, memory in its usual order."""
+    """The network of the released code: it takes normalised float images in the default memory format."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Ready(full.DeviceView):
 
 
 def opened(job: dict) -> tuple[Pool, Network]:
-    """Return the first images of a pool, of every class alike, and the network."""
+    """Return the first images of a pool, equally many of every class, and the network."""
     pool, _, network = benchmarks.opened(job["overrides"])
     if job["network"] == "resnet18":
         network = Backbone(model="resnet18", pretrained=False).load()
@@ -146,7 +146,7 @@ def measure_views(job: dict) -> Row:
 
 
 def measure_step(job: dict) -> Row:
-    """Train for some epochs in one way, after one that is not timed; steps, views and decoding are timed together."""
+    """Train for some epochs in one way, after one epoch that is not timed. The time includes views and decoding."""
     pool, network = opened(job)
     way, device, epochs = job["way"], job["device"], job["epochs"]
     with seeded("finetune", 0) as generator:
@@ -360,7 +360,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
 
 
 def networks(data: Path | None, device: str) -> dict[str, tuple[str, list[str]]]:
-    """Return whose steps are measured, by what the table calls them: the network's name and overrides."""
+    """Return the networks whose steps are measured: their name and overrides, by their label in the table."""
     if data is None:
         return {"textures, micro": ("micro", benchmarks.EMBEDDED["textures"])}
     [overrides] = benchmarks.settings(data, ["caltech101"]).values()

@@ -2,9 +2,9 @@
 
 python -m scripts.bench.growth [--sizes 1000 10000 100000] [--repeats 3] [--data ignored]
 
-Pools are the embedded textures, repeated with noise of their own, so that no two images are alike. Measured is
-everything from images in memory and an empty store to the saved subset at ratio 0.1. The largest size runs once.
-Writes growth.md and growth.csv, with the exponent a of seconds ~ N^a.
+Pools are the embedded textures, repeated with different noise, so that no two images are equal. The measurement starts
+with images in memory and an empty store and ends with the saved subset at ratio 0.1. The largest size runs once. The
+script writes growth.md and growth.csv, with the exponent a of seconds ~ N^a.
 """
 
 import json
@@ -30,7 +30,7 @@ from prunetune.signals.network import Embedding, NetworkSignals
 from scripts.bench import benchmarks
 from scripts.bench.benchmarks import CPU, PEAK, SECONDS, SPREAD, Column, Row
 
-RATIO, NOISE = 0.1, 12  # noise: largest change of a pixel, of 255
+RATIO, NOISE = 0.1, 12  # NOISE is the largest change of a pixel, in units of 1/255.
 PRECISIONS = ("fp32", "bf16")
 COLUMNS = (
     Column("size", "images", ",d"),
@@ -72,7 +72,7 @@ def measure(job: Row) -> Row:
     pool, network = made_pool(job["size"]), Backbone(model="prunetune_micro", mask_modules="conv2d").load()
     with tempfile.TemporaryDirectory() as folder:
         clock, times = benchmarks.Clock(), [time.perf_counter()]
-        pool.fingerprint  # noqa: B018 - computed here, so that it has a column of its own
+        pool.fingerprint  # noqa: B018 - computed here, so that its time has a separate column
         times.append(time.perf_counter())
         embedding = Embedding(network, Store(Path(folder)), job["precision"], resolve_device("auto"))
         signals = NetworkSignals(pool, embedding)

@@ -1,12 +1,12 @@
-"""All linear probes of a grid as one problem against one after another, and a grid from images to results.
+"""Train all linear probes of a grid together, against one after another; and time a whole grid from images to results.
 
 python -m scripts.bench.probe_grid [--data <folder with data/ and weights/>] [--out results/bench] [--views 8 1 50]
 
-Heads: 11 methods x 9 ratios x 5 seeds = 495 cells on cached features, recipe `linear_probe`, test set looked at in
-every epoch. What a method picks does not matter for time, so each cell is a random subset of its budget. Cells of
-different methods have equal sizes: one after another the 45 cells of one method are measured and count eleven times.
-End to end: the same grid with real methods as a user runs it, in a fresh results folder. Writes probe_grid and
-end_to_end (.md and .csv). Without --data: embedded textures, the micro network.
+Heads: 11 methods x 9 ratios x 5 seeds = 495 cells on cached features, with recipe `linear_probe` and a test in every
+epoch. The time does not depend on which images a method picks, so each cell is a random subset. Cells of different
+methods have equal sizes, so one after another the 45 cells of one method are measured and the time is multiplied by 11.
+End to end: the same grid with real methods, as a user runs it, in a new results folder. The script writes probe_grid
+and end_to_end (.md and .csv). Without --data the embedded textures and the micro network are used.
 """
 
 import argparse
@@ -46,7 +46,7 @@ METHODS = (
 RATIOS, SEEDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), (0, 1, 2, 3, 4)
 RECIPE = Recipe("linear_probe")
 GRID, ALONE, PLAIN, SLOWEST = "all together", "one after another", "plain torch loop, one after another", "slowest cell"
-SMALLER = ["dataset.num_pool=500", "dataset.num_test=300"]  # of the embedded textures
+SMALLER = ["dataset.num_pool=500", "dataset.num_test=300"]  # A smaller version of the embedded textures.
 SHOWN_RATIOS = (0.1, 0.5, 0.9)
 
 
@@ -64,7 +64,7 @@ def probes_of(labels: Tensor, test: Tensor, test_labels: Tensor, methods: Sequen
 
 
 def plain_losses(bank: Tensor, probe: Probe, num_classes: int, recipe: Recipe) -> list[float]:
-    """Train one head as a person would write it, and return its mean loss in each epoch; looks at test in each."""
+    """Train one head with a simple loop that tests in every epoch, and return its mean loss in each epoch."""
     with seeded("finetune", probe.seed) as generator:
         head = nn.Linear(bank.shape[2], num_classes)
     optimiser = torch.optim.SGD(
@@ -98,7 +98,8 @@ def measure_heads(job: dict) -> Row:
     probes = probes_of(task.pool.labels, test, task.test.labels, methods)
     if way == SLOWEST:
         probes = [max(probes, key=lambda probe: len(probe.rows))]
-    train_probes(bank, probes[:1], num_classes, Recipe("linear_probe", epochs=2), device)  # nothing is new afterwards
+    # A warm-up, which is not timed.
+    train_probes(bank, probes[:1], num_classes, Recipe("linear_probe", epochs=2), device)
     start = time.perf_counter()
     if way == PLAIN:
         losses = [plain_losses(bank, probe, num_classes, recipe) for probe in probes]
@@ -150,7 +151,7 @@ def measure_grid(job: dict) -> Row:
 
 
 def grid_overrides(overrides: list[str], methods: Sequence[str], views: int) -> list[str]:
-    """Return the overrides of a grid with this many views; a tag keeps grids with other numbers of views apart."""
+    """Return the overrides of a grid with this many views. A tag separates grids with different numbers of views."""
     lists = {"methods": methods, "ratios": RATIOS, "seeds": SEEDS}
     words = [f"{key}=[{','.join(map(str, values))}]" for key, values in lists.items()]
     return [*overrides, *words, "proxy=linear_probe", "wandb=disabled", f"finetune.views={views}", f"tag=v{views}"]
@@ -165,7 +166,7 @@ def end_to_end(name: str, overrides: list[str], all_views: Sequence[int], result
         row = benchmarks.run_apart(__spec__.name, {"what": "grid", "overrides": words}, limit=3600)
         print(f"{name}, {views} views: {row.get('seconds', row['outcome'])}", flush=True)
         row |= {"section": name, "views": views, "how": "measured"}
-        stored = max(views, first)  # fewer views are a part of what the first grid embedded
+        stored = max(views, first)  # The first grid has stored these views already.
         row["view_seconds"] = _seconds_of(results, "views", f"part-{stored}-*") * views / stored
         runs, _ = collect.collect(results)
         row |= accuracies(runs, views)
@@ -186,7 +187,7 @@ def accuracies(runs: pd.DataFrame, views: int) -> Row:
 
 
 def shares(runs: pd.DataFrame, results: Path, row: Row) -> Row:
-    """Return where the time of a grid went, in seconds."""
+    """Return the seconds of each part of a grid."""
     signals = {kind: _seconds_of(results, kind, "*") for kind in ("images", "features", "masked", "proxies")}
     in_cells = {key: float(runs[key].sum()) if len(runs) else 0.0 for key in ("finetune_seconds", "search_seconds")}
     count = int(runs["num_test"].iloc[0]) if len(runs) else 0
@@ -295,7 +296,7 @@ def measure(options: argparse.Namespace) -> None:
         results = folder / "results"
         words = [*overrides, *(SMALLER if options.data is None else []), f"results_dir={results}"]
         try:
-            if options.only != "heads":  # of the smaller set one number of views is enough
+            if options.only != "heads":  # The smaller set runs with one number of views.
                 all_views = options.views[:1] if name.startswith("dtd10") else options.views
                 grid_rows += end_to_end(name, words, all_views, results)
             if options.only != "grid":

@@ -1,12 +1,12 @@
-"""Time and memory of every scorer and sampler that reads features alone, on synthetic features of width 384.
+"""Time and memory of every scorer and sampler that needs only features, on synthetic features of width 384.
 
 python -m scripts.bench.scale [--sizes 10000 100000 1000000] [--layouts 20 1000] [--methods herding ccs ...]
 
-Each (method, size, layout) runs in a process of its own at ratio 0.1: the pool has `layout` equal classes. Training
-dynamics come from linear probes, which are trained once per (size, layout) and listed as `linear probe`: a score that
-reads them costs its own time and theirs. Rows are added to results/bench/scale.csv as they come, and what is there is
-not run again; results/bench/scale.md is written from it at the end, with the exponent by which time grows from the
-second-largest size to the largest. Limits: 30 minutes, and features + 2 GiB.
+Each (method, size, layout) runs in a separate process at ratio 0.1. The pool has `layout` equal classes. Training
+dynamics come from linear probes, which are trained once per (size, layout) and listed as `linear probe`. Their time is
+added to that of a score that reads them. Each row is appended to results/bench/scale.csv at once, and finished rows are
+not repeated. At the end results/bench/scale.md is written, with the exponent by which time grows from the
+second-largest size to the largest. The limits are 30 minutes, and 2 GiB in addition to the features.
 """
 
 import argparse
@@ -39,12 +39,12 @@ from prunetune.signals.proxy_training import train_probe
 from prunetune.signals.tensors import TensorSignals
 
 WIDTH, RATIO = 384, 0.1
-SECONDS, EXTRA = 1800, 2 * 2**30  # the limits
+SECONDS, EXTRA = 1800, 2 * 2**30  # The limits of time in seconds, and of memory in bytes beyond the features.
 PROBE = "linear probe"
-NEEDS_NETWORK = (DLC, DLCFinetuned, DeepFool)  # forward passes; their own part is a mean
-VARIANTS = ("_deepcore", "_released")  # published behaviours, made for parity on small pools
-TRAINS = ("random", "rs2", "infobatch", "auto")  # samplers that choose nothing
-REPEATS = {0: 50, 1: 5, 2: 5}  # epochs of each repeat: what el2n and grand_last read
+NEEDS_NETWORK = (DLC, DLCFinetuned, DeepFool)  # They need forward passes, and their other work is negligible.
+VARIANTS = ("_deepcore", "_released")  # Variants for comparison with published code only.
+TRAINS = ("random", "rs2", "infobatch", "auto")  # Samplers without a selection rule to time.
+REPEATS = {0: 50, 1: 5, 2: 5}  # Epochs of each repeat of the proxy, as many as el2n and grand_last read.
 COLUMNS = ("method", "classes", "size", "seconds", "peak_bytes", "feature_bytes", "outcome", "commit", "cpu")
 
 
@@ -60,7 +60,7 @@ def made_features(size: int, num_classes: int) -> tuple[Tensor, Tensor]:
 
 
 def scorers() -> dict[str, Scorer]:
-    """Return the scorers that need no network, the greedy ones as deep as the ratio asks."""
+    """Return the scorers that need no network. Greedy ones pick only as many images as the ratio keeps."""
     chosen = {}
     for name, scorer in api.SCORERS.items():
         if isinstance(scorer, NEEDS_NETWORK) or getattr(scorer, "parameters", "") == "all":
@@ -156,7 +156,7 @@ def main() -> None:
 
 
 def run_all(methods: list[str], size: int, num_classes: int, file: Path, limit: float) -> None:
-    """Run what the file lacks of one (size, layout)."""
+    """Run the methods of one (size, layout) that the file lacks."""
     there = {(row["method"], int(row["classes"]), int(row["size"])) for row in read_rows(file)}
     todo = [method for method in methods if (method, num_classes, size) not in there]
     if not todo:
@@ -164,7 +164,8 @@ def run_all(methods: list[str], size: int, num_classes: int, file: Path, limit: 
     known = scorers()
     reads_probe = any(method == "sampler beta" or getattr(known.get(method), "uses_proxy", False) for method in todo)
     with tempfile.TemporaryDirectory() as temporary:
-        for method in [*([PROBE] if reads_probe else []), *todo]:  # made anew: the heads are not kept
+        # The probes are not stored, so they are trained again.
+        for method in [*([PROBE] if reads_probe else []), *todo]:
             row = run_apart(method, size, num_classes, Path(temporary), limit)
             print(f"{num_classes:>5} classes  {size:>8}  {method:<28} {row['seconds']} s  {row['outcome']}", flush=True)
             if (method, num_classes, size) not in there:

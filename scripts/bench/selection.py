@@ -1,11 +1,11 @@
-"""What selecting a subset costs: DLC + FlexRand against baselines that fine-tune the network on the whole pool.
+"""The cost of selecting a subset: DLC + FlexRand against baselines that fine-tune the network on the whole pool.
 
 python -m scripts.bench.selection [--data <folder with data/ and weights/>] [--images 800] [--repeats 2]
 
 A baseline's cost is extrapolated from two measured epochs of its proxy (and GraNd's gradients from a few images); DLC
-and its cheaper variants (fewer networks, smaller images, bfloat16) are measured whole, from files and an empty store to
-the saved subset. What a variant costs beside time: its rank correlation with DLC at full size in fp32, and the
-accuracy of a linear probe on what it keeps at ratio 0.1. Writes selection.md and selection.csv.
+and its cheaper variants (fewer networks, smaller images, bfloat16) are measured as a whole, from files and an empty
+store to the saved subset. The quality of a variant is its rank correlation with DLC at full size in fp32, and the
+accuracy of a linear probe on its subset at ratio 0.1. The script writes selection.md and selection.csv.
 """
 
 import json
@@ -41,10 +41,10 @@ from scripts.bench import benchmarks
 from scripts.bench.benchmarks import PEAK, SECONDS, SPREAD, Column, Row
 
 RATIO, GAMMA = 0.1, 0.25
-EPOCHS, EARLY, PROXIES = 50, 5, 3  # of the recipe; where el2n and grand look, and how many proxies they average
+EPOCHS, EARLY, PROXIES = 50, 5, 3  # Epochs of the recipe; epoch that el2n and grand read; proxies they average.
 LEVELS = (5, 3, 2, 1)
-SHARES = {"full": 1.0, "small": 160 / 224, "smaller": 128 / 224}  # of the network's input size
-GRADIENTS = 32  # images whose gradients are timed
+SHARES = {"full": 1.0, "small": 160 / 224, "smaller": 128 / 224}  # Fractions of the network's input size.
+GRADIENTS = 32  # Number of images whose gradients are timed.
 PRECISIONS = ("fp32", "bf16")
 COLUMNS = (
     Column("method", "method"),
@@ -78,7 +78,7 @@ NOTES = (
 
 
 def pixels(full: int, share: float) -> int:
-    """Return an input size that networks take: a multiple of 16, of 8 for small networks."""
+    """Return an input size that networks accept: a multiple of 16, or of 8 for small networks."""
     step = 16 if full >= 64 else 8
     return max(step, round(full * share / step) * step)
 

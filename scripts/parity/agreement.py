@@ -1,4 +1,4 @@
-"""What the parity scripts share: made material that other code and ours are both fed, and the table of agreement."""
+"""Code that the parity scripts share: made inputs for other code and ours, and the table of agreement."""
 
 import csv
 from collections.abc import Sequence
@@ -19,8 +19,9 @@ from prunetune.signals.tensors import TensorSignals
 
 RATIOS = (0.1, 0.3, 0.5)
 SEED = 0
-CLASS_SIZES = (61, 23, 40, 97, 18)  # unequal, 239 in all; DeepCore's k-center fails where a class keeps one image
-WIDTH = 64  # wide enough for gradients of full rank: beyond it gains are rounding
+# Unequal sizes, 239 in all. No class is so small that it keeps a single image, since DeepCore's k-center would fail.
+CLASS_SIZES = (61, 23, 40, 97, 18)
+WIDTH = 64  # Gradients must have full rank. Picks beyond the rank would have gains that are only rounding errors.
 EPOCHS = 12
 TIES = "exact ties at the cut, which they break by an unstable sort and we by position"
 REPEATS = 3
@@ -28,7 +29,7 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. cause: why the sets differ. note: what had to be done for a fair comparison."""
+    """One line of the table. cause: why the sets differ. note: what was changed for a fair comparison."""
 
     method: str
     balance: bool
@@ -50,24 +51,24 @@ class Material:
 
     @property
     def labels(self) -> Tensor:
-        """[N] int64."""
+        """The labels, [N] int64."""
         return self.pool.labels
 
     @property
     def signals(self) -> Signals:
-        """The same as our scorers read it."""
+        """The same inputs as signals for our scorers."""
         return TensorSignals(self.features, pool=self.pool, proxies=self.proxies)
 
     def as_one_class(self) -> "Material":
-        """Return the same images as a single class: what a method does that ranks the whole pool."""
+        """Return the same images as a single class, for methods that rank the whole pool."""
         pool = replace(self.pool, labels=torch.zeros_like(self.labels))
         return Material(pool, self.features, self.proxies)
 
 
 def made_material(scale: float = 1.0) -> Material:
-    """Return clusters of features and proxies that were not trained but move towards the classes, epoch by epoch.
+    """Return clusters of features, and made proxies whose logits move towards the labels from epoch to epoch.
 
-    scale: of the logits; at 60 many float32 probabilities are exactly 0 or 1.
+    scale: factor of the logits. With 60, many float32 probabilities are exactly 0 or 1.
     """
     labels = torch.repeat_interleave(torch.arange(len(CLASS_SIZES)), torch.tensor(CLASS_SIZES))
     labels = labels[torch.randperm(len(labels), generator=stream("parity labels"))]
@@ -91,27 +92,27 @@ def _made_proxy(features: Tensor, centres: Tensor, repeat: int, scale: float) ->
 
 
 def our_scores(scorer: Scorer, material: Material, signals: Signals | None = None) -> Tensor:
-    """Return a scorer's [N] scores of the material, or of signals that hold more of it."""
+    """Return a scorer's scores [N] of the material, or of the given signals if these have more inputs."""
     return compute_scores(scorer, signals or material.signals, SEED)
 
 
 def kept(scores: Tensor, material: Material, ratio: float, balance: bool, sampler: Sampler | None = None) -> Tensor:
-    """Return what top-k keeps of each class, or of the whole pool: [M] int64, ascending.
+    """Return the positions that top-k keeps of each class, or of the whole pool, [M] int64, ascending.
 
-    Other code has no least number for a class, so ours is turned off.
+    The other code has no minimum per class, so ours is turned off.
     """
     labels = material.labels if balance else torch.zeros_like(material.labels)
     return (sampler or TopK(min_per_class=0)).select(scores, labels, ratio, stream("parity draw", ratio))
 
 
 def jaccard(one: Tensor, other: Tensor) -> float:
-    """Return the share of positions in common, 1 for two empty sets."""
+    """Return the Jaccard index of two sets of positions. It is 1 for two empty sets."""
     one, other = set(one.tolist()), set(other.tolist())
     return len(one & other) / len(one | other) if one | other else 1.0
 
 
 def are_ties(theirs: Tensor, ours: Tensor, scores: Tensor, labels: Tensor) -> bool:
-    """Whether all that two sets do not share has exactly the score at which its class is cut."""
+    """Return whether two sets differ only in images whose score equals the threshold of their class."""
     cut = {label: scores[ours[labels[ours] == label]].min() for label in labels[ours].unique().tolist()}
     differing = set(theirs.tolist()) ^ set(ours.tolist())
     return all(scores[i] == cut.get(int(labels[i])) for i in differing)
@@ -119,9 +120,9 @@ def are_ties(theirs: Tensor, ours: Tensor, scores: Tensor, labels: Tensor) -> bo
 
 @dataclass(frozen=True)
 class Remarks:
-    """What is said of a comparison.
+    """Remarks about a comparison.
 
-    note: what was done to the other code or its input, whatever came out. cause: why the sets differ, where they do.
+    note: what was changed in the other code or its input. cause: why the sets differ, if they do.
     """
 
     note: str = ""
@@ -152,12 +153,12 @@ def compare(
 
     Args:
         method: name of the line.
-        balance: their flag.
+        balance: the balance flag of the other code.
         ratio: fraction kept.
         theirs: [M] int64.
         ours: [M'] int64.
-        remarks: what is said of the comparison.
-        ranking: tells a difference by exact ties from any other; without it none is taken for a tie.
+        remarks: remarks about the comparison.
+        ranking: scores and classes to detect differences by exact ties. Without it no difference counts as a tie.
     """
     share, cause = jaccard(theirs, ours), remarks.cause
     if share < 1 and ranking is not None and are_ties(theirs, ours, ranking.scores, ranking.labels):
@@ -170,7 +171,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write the table, one line for each method, flag and ratio, and refuse a difference that has no cause.
 
     Raises:
-        SystemExit: sets differ and nobody has said why; the table is written all the same.
+        SystemExit: two sets differ and no cause is given. The table is written nevertheless.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:

@@ -2,9 +2,9 @@
 
 python -m scripts.parity.deepcore --deepcore <checkout of PatrickZH/DeepCore at 74ec709> [--out <file.csv>]
 
-Both are fed the same features, logits and labels. DeepCore's classes run as they are, but its training is skipped: it
-asks for a network and gets one that answers with the given numbers, and Forgetting sees recorded batches. The table
-holds counts and overlaps only.
+Both get the same features, logits and labels. DeepCore's classes are not changed, but training is skipped: DeepCore
+gets a network that returns the given numbers, and Forgetting gets recorded batches. The table has counts and overlaps
+only.
 """
 
 import argparse
@@ -69,9 +69,9 @@ from scripts.parity.agreement import (
 )
 from scripts.parity.images import made_images
 
-BATCH = 64  # smaller than the largest class and no divisor of a size: last batches are short
-ITERATIONS = 10  # of DeepFool, on both sides
-SAME_VALUE = 1e-12  # relative difference of two sums of the same numbers in another order
+BATCH = 64  # Smaller than the largest class and no divisor of a class size, so that last batches are short.
+ITERATIONS = 10  # Iterations of DeepFool in both programs.
+SAME_VALUE = 1e-12  # Relative tolerance for sums of the same numbers in another order.
 FIRST_GIVEN = "their first centre was set to ours, as both are drawn; np.in1d, gone from NumPy, was patched in memory"
 IN_MEMORY = "its addition to a leaf in place, an error on the CPU, was patched in memory"
 SAME_DRAW = "both were given the same draws, so this compares class budgets"
@@ -93,10 +93,11 @@ NO_EL2N = "DeepCore has none: theirs is its GraNd times batch length / sqrt(1 + 
 class Case:
     """One method of theirs against one scorer of ours.
 
-    method: its class. scorer: ours, by balance flag. arguments: of theirs. note: what was done to either. cause: why
-    sets may differ. ranks: how ours answers for the whole pool (balance off): "scores" cuts the scores globally, "one
-    class" relabels the pool, "picks" lets picks run over all images while gradients keep their labels, "classes" has no
-    such answer. starts: whether both draw their first pick. kernel: of a facility location, "cosine" or "euclidean".
+    method: class of DeepCore. scorer: our scorer, by balance flag. arguments: those of DeepCore. note: what was changed
+    in either program. cause: why sets may differ. ranks: how our scorer selects from the whole pool (balance off):
+    "scores" sorts all scores together, "one class" gives all images one label, "picks" picks from all images with
+    gradients by their own labels, "classes" cannot do it. starts: whether both draw their first pick. kernel: that of a
+    facility location, "cosine" or "euclidean".
     """
 
     name: str
@@ -111,7 +112,7 @@ class Case:
 
 
 def geometric_cases() -> list[Case]:
-    """Return what reads features or predictions of images as points."""
+    """Return the methods that treat features or predictions of images as points."""
     return [
         Case("herding", "Herding", lambda _: Herding("deepcore"), ranks="one class"),
         Case("k_center", "kCenterGreedy", lambda _: KCenter("deepcore"), {}, FIRST_GIVEN, "", "one class", True),
@@ -130,7 +131,7 @@ def geometric_cases() -> list[Case]:
 
 
 def prediction_cases() -> list[Case]:
-    """Return what scores every image by itself."""
+    """Return the methods that score every image independently."""
     uncertainties = {"LeastConfidence": LeastConfidence, "Entropy": Entropy, "Margin": Margin}
     grand = Grand("deepcore", "last", epoch=None, repeats=REPEATS, batch_size=BATCH)
     return [
@@ -144,7 +145,7 @@ def prediction_cases() -> list[Case]:
 
 
 def gradient_cases() -> list[Case]:
-    """Return what picks by last-layer gradients."""
+    """Return the methods that pick by last-layer gradients."""
     functions = {"fl": "FacilityLocation", "gc": "GraphCut", "logdet": "LogDeterminant"}
     optimisers = {"Naive": "naive", "Lazy": "lazy", "ApproximateLazy": "lazy"}
     return [
@@ -170,7 +171,7 @@ def gradient_cases() -> list[Case]:
             )
             for function, name in functions.items()
             for optimiser, greedy in optimisers.items()
-            if (function, optimiser) != ("gc", "ApproximateLazy")  # never ends once the best gain is negative
+            if (function, optimiser) != ("gc", "ApproximateLazy")  # It never ends if the best gain is negative.
         ],
     ]
 
@@ -197,7 +198,7 @@ class Lookup(nn.Module):
         super().__init__()
         self.embedding_recorder, self.no_grad = recorder, False
         self._features, self._logits = proxy.features(proxy.num_epochs), proxy.logits(proxy.num_epochs)
-        self.layer = nn.Linear(self._features.shape[1], self._logits.shape[1])  # only its width is asked for
+        self.layer = nn.Linear(self._features.shape[1], self._logits.shape[1])  # DeepCore reads only its width.
 
     def get_last_layer(self) -> nn.Linear:
         return self.layer
@@ -209,20 +210,20 @@ class Lookup(nn.Module):
 
 
 def lookup_maker(package: ModuleType, proxies: tuple[RecordedProxy, ...]) -> Callable[..., nn.Module]:
-    """Return what gives DeepCore the proxies at their last epoch, the next one for each training."""
+    """Return a function that gives DeepCore a proxy at its last epoch, another one for each training."""
     turn = iter(proxies)
 
     def make(
         channel: int, num_classes: int, im_size: Any, record_embedding: bool = False, pretrained: bool = False, **_: Any
     ) -> nn.Module:
-        proxy = proxies[0] if pretrained else next(turn)  # CAL asks for a pretrained one too, for its neighbours
+        proxy = proxies[0] if pretrained else next(turn)  # CAL also needs a pretrained one.
         return Lookup(package.nets.nets_utils.EmbeddingRecorder(record_embedding), proxy)
 
     return make
 
 
 def their_answer(package: ModuleType, case: Case, material: Material, ratio: float, balance: bool) -> dict[str, Any]:
-    """Return what DeepCore answers when it is given the material."""
+    """Return the selection of DeepCore for the material."""
     call = Call(case.method, ratio, epochs=0, batch_size=BATCH, balance=balance, arguments=case.arguments)
     with ExitStack() as patches:
         if case.starts:
@@ -247,7 +248,7 @@ def replay(method: Any, material: Material) -> None:
 
 
 def our_subset(case: Case, material: Material, ratio: float, balance: bool) -> tuple[Tensor, Tensor]:
-    """Return what we keep of the same material, [M] int64, and the scores, [N]."""
+    """Return our selection from the same material, [M] int64, and our scores, [N]."""
     scorer, balance = case.scorer(balance), balance or case.ranks == "classes"
     if not balance and case.ranks == "one class":
         material = material.as_one_class()
@@ -275,7 +276,7 @@ def row_of(package: ModuleType, case: Case, material: Material, ratio: float, ba
     ours, scores = our_subset(case, material, ratio, balance)
     cause, note = case.cause, case.note
     if case.ranks == "classes" and balance:
-        cause = ""  # it is of the other flag
+        cause = ""  # The cause belongs to the other value of the flag.
     if case.kernel and has_same_value(case, material, balance, theirs, ours):
         cause = MUTUAL
     if "weights" in answer and theirs.equal(ours) and balance:
@@ -285,7 +286,7 @@ def row_of(package: ModuleType, case: Case, material: Material, ratio: float, ba
 
 
 def has_same_value(case: Case, material: Material, balance: bool, theirs: Tensor, ours: Tensor) -> bool:
-    """Whether two sets have the same facility location in float64, summed over the classes or of the whole pool."""
+    """Return whether two sets have equal facility location in float64, summed over classes or for the whole pool."""
     values = [0.0, 0.0]
     groups = class_members(material.labels) if balance else [torch.arange(len(material.labels))]
     for members in groups:
@@ -310,7 +311,7 @@ def weights_note(scorer: Scorer, material: Material, answer: dict[str, Any]) -> 
 
 
 def uniform_rows(package: ModuleType, material: Material) -> Iterator[Row]:
-    """Compare the random baseline, whose draws are made the same."""
+    """Compare the random baseline, with the same draws on both sides."""
     case = Case("uniform", "Uniform", lambda _: None)
     for balance in (True, False):
         for ratio in RATIOS:
@@ -327,7 +328,7 @@ def uniform_rows(package: ModuleType, material: Material) -> Iterator[Row]:
 
 
 def el2n_rows(package: ModuleType, material: Material) -> Iterator[Row]:
-    """Compare EL2N with what DeepCore's GraNd implies of it."""
+    """Compare EL2N with the same quantity inside DeepCore's GraNd."""
     case = next(case for case in prediction_cases() if case.name == "grand")
     norms = torch.from_numpy(their_answer(package, case, material, 0.5, True)["scores"]).double()
     lengths = batch_lengths(len(material.labels), BATCH)
@@ -353,7 +354,7 @@ def deepfool_rows(package: ModuleType) -> Iterator[Row]:
         for ratio in RATIOS:
             call = Call("DeepFool", ratio, 0, 0, BATCH, balance=balance, arguments={"max_iter": ITERATIONS})
             theirs = positions(run_method(package, images, make, call))
-            model.requires_grad_(True)  # which DeepFool turns off
+            model.requires_grad_(True)  # DeepFool turns it off.
             ours = kept(scores, shown.material, ratio, balance)
             labels = shown.material.labels if balance else torch.zeros_like(shown.material.labels)
             yield compare("deepfool", balance, ratio, theirs, ours, Remarks(IN_MEMORY), Ranking(scores, labels))

@@ -13,12 +13,12 @@ from prunetune.signals.proxy import RecordedProxy, with_head
 from prunetune.signals.tensors import TensorSignals
 from scripts.parity.agreement import Material
 
-SIZES = (23, 9, 14, 31)  # unequal, 77 in all
+SIZES = (23, 9, 14, 31)  # Unequal class sizes, 77 images in all.
 AT_ONCE = 16
 
 
 class Shown(TensorSignals):
-    """Signals of a pool of images [N, 3, S, S] uint8, with a network after one epoch for a proxy."""
+    """Signals of a pool of images [N, 3, S, S] uint8, with a network after one epoch as the proxy."""
 
     def __init__(self, material: Material, pixels: Tensor) -> None:
         super().__init__(material.features, None, material.pool, material.proxies)
@@ -49,7 +49,7 @@ def _material(network: Network, pool: Pool, pixels: Tensor) -> Material:
         features = torch.cat([network(images) for images in pixels.split(AT_ONCE)])
     means = class_means(features, pool.labels, len(pool.classes)).float()
     weight = means - means.mean(0)
-    weight *= 1.5 / (features @ weight.T).std()  # logits of about 1.5: nothing saturates
+    weight *= 1.5 / (features @ weight.T).std()  # Logits of about 1.5 do not saturate.
     bias = -(weight @ features.mean(0))
     logits = torch.addmm(bias, features, weight.T)
     model = with_head(network, weight, bias)

@@ -3,9 +3,9 @@
 python -m scripts.parity.released --released <checkout of ml-stat-Sustech/Efficient-Dataset-Pruning at 6767d0e>
     --selectors <checkout of lygjwy/a5c at a555dbc> [--out <file.csv>]
 
-The first holds the learning complexity and its samplers; the baselines' selectors, which its main.py imports, are in
-the first author's working copy only. Both sides are fed the same features, logits and labels. `.cuda()` is made to do
-nothing. The table holds counts and overlaps only.
+The first checkout has the learning complexity and its samplers. The selectors of the baselines, which its main.py
+imports, are only in the working copy of the first author. Both sides get the same features, logits and labels.
+`.cuda()` is replaced by a function that does nothing. The table has counts and overlaps only.
 """
 
 import argparse
@@ -67,7 +67,7 @@ LEVELS = 5
 class Case:
     """One selector of theirs against one scorer of ours.
 
-    note: what was done to theirs. cause: why sets may differ. easiest: which end is kept.
+    note: what was changed in the released code. cause: why sets may differ. easiest: whether the easy end is kept.
     """
 
     name: str
@@ -108,9 +108,10 @@ class Classifier(nn.Module):
 
 
 def load_selectors(checkout: Path) -> ModuleType:
-    """Import the baselines' selectors under a private name; what they ask for elsewhere is made here."""
+    """Import the selectors of the baselines under a private name, with stand-ins for modules that they import."""
     metrics = load_file("_parity_metrics", checkout / "utils" / "metrics.py")
-    models = SimpleNamespace(get_cclf=lambda arch, num_classes, checkpoint: checkpoint)  # our networks are its paths
+    # Networks are passed as checkpoints.
+    models = SimpleNamespace(get_cclf=lambda arch, num_classes, checkpoint: checkpoint)
     folder = checkout / "algorithms"
     spec = importlib.util.spec_from_file_location(
         "_parity_selectors", folder / "__init__.py", submodule_search_locations=[str(folder)]
@@ -125,7 +126,7 @@ def load_selectors(checkout: Path) -> ModuleType:
 def load_file(name: str, file: Path, **stand_ins: Any) -> ModuleType:
     """Import a file under a private name, with stand-ins for modules that it imports."""
     if not file.is_file():
-        raise InputError(f"{file} is not there; --released and --selectors are the checkouts named in the script")
+        raise InputError(f"{file} does not exist; --released and --selectors must be the checkouts named in --help")
     spec = importlib.util.spec_from_file_location(name, file)
     module = importlib.util.module_from_spec(spec)
     with mock.patch.dict(sys.modules, stand_ins):
@@ -153,7 +154,7 @@ def loader(labels: Tensor, batch_size: int = BATCH) -> list[tuple[Tensor, Tensor
 def their_subsets(
     package: ModuleType, case: Case, material: Material, batches: list[Any], networks: list[nn.Module]
 ) -> Iterator[tuple[float, Tensor]]:
-    """Yield each ratio and what their selector keeps."""
+    """Yield each ratio with the selection of the released selector."""
     selector = package.get_selector(case.principle, len(material.pool.classes), batches, [("", n) for n in networks])
     seed = derive_seed("score", SEED)
     starts = [torch.tensor([first_centre(material.pool, own, seed)]) for own in class_members(material.labels)]
@@ -198,7 +199,7 @@ def selector_rows(package: ModuleType) -> Iterator[Row]:
 
 
 def collapsed_rows(package: ModuleType) -> Iterator[Row]:
-    """Compare what reads features where the last feature map is a token tensor [B, tokens, D]: one number per image."""
+    """Compare methods that read features, for a last feature map [B, tokens, D], which becomes one number per image."""
     material = made_material()
     tokens = torch.randn(len(material.labels), 17, 24, generator=stream("parity tokens")) + 1
     proxy = material.proxies[0]

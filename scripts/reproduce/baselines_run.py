@@ -3,11 +3,12 @@
 python -m scripts.reproduce.baselines_run --data <folder with data/ and weights/> [--results results]
     [--methods herding el2n ...]
 
-Training dynamics come from the linear-probe proxy (scores are called <scorer>_probe); on dtd10 also from the fully
-fine-tuned one, one seed, for the methods that read a proxy. Methods run in grids of eight; where a grid fails, each of
-them runs alone, so that the one that fails is named and leaves the others alone. Finished runs are skipped, so the
-command can be given again. Writes baselines.md, baselines.csv and baselines_runs.csv (every run) into results/tables;
-runs that are there already stay, unless they were made anew. --tables-only makes the tables from what is finished.
+Training dynamics come from the linear-probe proxy (scores are called <scorer>_probe). On dtd10 the methods that read a
+proxy also run with the fully fine-tuned one, with one seed. Methods run in grids of eight. If a grid fails, each of its
+methods runs alone, so that only the failing method is lost and its name is printed. Finished runs are skipped, so the
+command can be given again. The script writes baselines.md, baselines.csv and baselines_runs.csv (every run) into
+results/tables. Earlier rows of baselines_runs.csv are kept unless their run was repeated. --tables-only makes the
+tables from the finished runs.
 """
 
 import argparse
@@ -30,13 +31,14 @@ SKIPPED = {
     "k_center_finetuned": "needs the fully fine-tuned proxy",
     "dlc_finetuned": "needs the fully fine-tuned proxy: with a linear probe nothing is fine-tuned",
 }
-RUN_COLUMNS = (  # of every run: enough to make the tables again
+RUN_COLUMNS = (  # The columns of baselines_runs.csv. They are enough to make the tables again.
     *(*collect.NAMES, "ratio", "seed", "accuracy", "worst_class_accuracy"),
     *("gamma", "selection_rule", "budgets", "precision", "views", "num_classes", "num_pool", "num_kept"),
     *("num_test", "score_seconds", "search_seconds", "sample_seconds", "score_peak_memory_bytes", "device", "commit"),
     "dataset_fingerprint",
 )
-LAST = ("grand", "grand_released", "deepfool", "deepfool_deepcore")  # backward passes for every image
+# They need a backward pass for every image, so they run last.
+LAST = ("grand", "grand_released", "deepfool", "deepfool_deepcore")
 DATASETS, PROXIES = ["dtd10", "caltech101"], ["linear_probe", "full"]
 
 
@@ -55,14 +57,14 @@ def grid(data: Path, dataset: str, names: list[str], proxy: str, results: Path, 
     """Return the command of one grid."""
     seeds = "seeds=[0,1,2,3,4]" if proxy == "linear_probe" else "seeds=[0]"
     named = [*datasets(data)[dataset], *backbones(data)["vit_tiny"], f"proxy={proxy}", f"methods=[{','.join(names)}]"]
-    # bf16 by name also trains the full proxy in bf16: half the time on a CPU
+    # precision=bf16 also trains the full proxy in bf16, which halves the time on a CPU; auto would train it in fp32.
     shared = [ratios, seeds, f"finetune.views={VIEWS}", "finetune.evaluate_every=50", "precision=bf16"]
     command = [sys.executable, str(ROOT / "run.py"), "--config-name", "grid", f"results_dir={results}"]
     return [*command, "wandb=disabled", *named, *shared]
 
 
 def run(command: list[str], about: str) -> str | None:
-    """Run one grid and return what went wrong, if anything did."""
+    """Run one grid, and return the error if it failed."""
     print(about, flush=True)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
@@ -91,7 +93,7 @@ def main() -> None:
 
 
 def run_all(options: argparse.Namespace) -> list[str]:
-    """Run every grid and return what failed."""
+    """Run every grid, and return the methods that failed."""
     data, failures = options.data.resolve(), []
     for proxy in options.proxies:
         for dataset in options.datasets if proxy == "linear_probe" else ["dtd10"]:
@@ -107,9 +109,10 @@ def run_all(options: argparse.Namespace) -> list[str]:
 
 
 def wanted(names: list[str] | None, proxy: str) -> list[str]:
-    """Return the methods of one table, of those named or of all: with the full proxy those that read it."""
+    """Return the methods of one table, from the given names or all. With the full proxy, only those that read it."""
     names = names or methods()
-    names = sorted(names, key=lambda name: LAST.index(name) if name in LAST else -1)  # the others as they were
+    # The sort keeps the order of the others.
+    names = sorted(names, key=lambda name: LAST.index(name) if name in LAST else -1)
     return [name for name in names if (reads_proxy(name) if proxy == "full" else name not in SKIPPED)]
 
 
@@ -132,7 +135,7 @@ def write_tables(results_dir: Path, out: Path) -> None:
 
 
 def with_earlier(results: pd.DataFrame, file: Path) -> pd.DataFrame:
-    """Return the runs and those of an earlier baselines_runs.csv that are not among them."""
+    """Return the runs, and those of an earlier baselines_runs.csv that were not repeated."""
     if not file.is_file():
         return results
     identity = list(collect.IDENTITY)
@@ -148,7 +151,7 @@ def chosen(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def not_run() -> str:
-    """Return what was left out, and why."""
+    """Return a note on the methods that were not run, with the reasons."""
     lines = [f"- {method}: {why}" for method, why in SKIPPED.items()]
     return "\n".join(["### Not run with the linear-probe proxy", "", *lines, ""])
 

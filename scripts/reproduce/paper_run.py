@@ -1,9 +1,9 @@
-"""The paper's tables and figures on real images that two CPU cores can train on.
+"""Make the paper's tables and figures on real images, at a size that two CPU cores can train.
 
 python -m scripts.reproduce.paper_run --data <folder with data/ and weights/> [--results results]
     [--parts main transfer ...]
 
-Cells come from the presets of configs/sweep, other data sets and backbones stand in for the paper's:
+The cells come from the presets of configs/sweep, with other data sets and backbones in the place of the paper's:
 main       dtd10 and caltech101, each with ViT-Tiny and MobileNetV2, linear probe, dynamics from a linear-probe proxy
 transfer   scored with MobileNetV2, probed on ViT-Tiny, and back
 ablations  path size, masking, sampler, gamma and time on dtd10 with ViT-Tiny, linear probe, the fully fine-tuned proxy
@@ -24,15 +24,15 @@ from scripts.real_data import ROOT, backbones, check_folder, datasets
 
 PARTS = ("main", "transfer", "ablations", "full")
 ABLATIONS = ("ablation_path", "ablation_masking", "ablation_sampler", "ablation_gamma", "time")
-# bf16 by name also trains the full proxy in bf16: half the time on a CPU
+# precision=bf16 also trains the full proxy in bf16, which halves the time on a CPU; auto would train it in fp32.
 SHARED = ["wandb=disabled", "precision=bf16", "finetune.evaluate_every=50", "seeds=[0,1,2]"]
 PROBE = ["finetune=linear_probe", "finetune.views=4"]
 NINE = "ratios=[0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9]"
-FULL_GAMMAS = ("g0.1", "g0.5", "g0.9")  # of the 19, for two cores
+FULL_GAMMAS = ("g0.1", "g0.5", "g0.9")  # 3 of the 19 gammas of the sweep, to save time.
 
 
 def methods(preset: str) -> list[str]:
-    """Return the cells of a preset: method files, some with overrides of their own."""
+    """Return the entries of a preset's `methods`, some of which have overrides."""
     content = OmegaConf.load(ROOT / "configs" / "sweep" / f"{preset}.yaml")
     return list(OmegaConf.create(content.hydra.sweeper.params.methods))
 

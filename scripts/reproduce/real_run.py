@@ -1,4 +1,4 @@
-"""The main job on real images and real pretrained weights, small enough for two CPU cores.
+"""Run the main comparison on real images and real pretrained weights, at a size for two CPU cores.
 
 python -m scripts.reproduce.real_run --data <folder with data/ and weights/> [--results results]
     [--views 4] [--skip-full]
@@ -42,7 +42,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with data/ and weights/")
     parser.add_argument("--results", type=Path, default=Path("results"), help="the results_dir of the runs")
     parser.add_argument("--out", type=Path, help="where the tables go (default: <results>/tables)")
-    parser.add_argument("--views", type=int, default=4, help="augmented views of the probes (the recipe's own is 50)")
+    parser.add_argument(
+        "--views", type=int, default=4, help="augmented views of the probes (the default recipe has 50)"
+    )
     parser.add_argument("--skip-full", action="store_true", help="leave out the full fine-tuning")
     options = parser.parse_args()
     check_folder(options.data)
@@ -50,9 +52,7 @@ def main() -> None:
         command = [sys.executable, str(ROOT / "run.py"), "--config-name", "grid", f"results_dir={options.results}"]
         print(" ".join(["run.py --config-name grid", *overrides]), flush=True)
         if subprocess.run([*command, *overrides]).returncode:
-            sys.exit(
-                "error: that grid failed; what is finished is kept, so give the same command again to go on from there"
-            )
+            sys.exit("error: this grid failed; finished runs are kept, so give the same command again to continue")
     write_tables(options.results, options.out or options.results / "tables")
 
 

@@ -1,4 +1,4 @@
-"""Fixtures of the text part: no hub, and this folder's helpers."""
+"""Fixtures of the tests of text runs, which do not use the hub, and the helpers of this folder."""
 
 import os
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""Tokenizers made in code, for what a tokenizer of single bytes does not show: merges, blanks, chat templates."""
+"""Tokenizers made in code, with merges, blanks and chat templates, which a byte tokenizer does not have."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The LoRA adapter: put on, counted, stored, taken off."""
+"""The LoRA adapter: attaching, counting, saving and detaching."""
 
 import pytest
 import torch

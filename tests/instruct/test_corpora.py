@@ -1,4 +1,4 @@
-"""Where samples come from: the hub's layouts, local files, the embedded rows; and what is refused in one line."""
+"""Corpora: the layouts of the hub, local files and the embedded rows, and the errors for wrong ones."""
 
 import json
 import logging

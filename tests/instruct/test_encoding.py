@@ -1,4 +1,4 @@
-"""Tokens of a corpus: which are response, what is cut, what is dropped and counted."""
+"""Tokens of a corpus: response tokens, cut samples, and dropped samples with their counts."""
 
 import json
 import logging

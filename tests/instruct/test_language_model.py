@@ -1,4 +1,4 @@
-"""Language models: what is loaded, what it is known by, and one line for each thing that can be wrong with one."""
+"""Language models: loading, identity, and a one-line error for everything that can be wrong."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Questions asked through lm-evaluation-harness, against sums of log-probabilities by hand."""
+"""Evaluation through lm-evaluation-harness, against sums of log-probabilities by hand."""
 
 import copy
 import json

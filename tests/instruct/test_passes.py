@@ -1,4 +1,4 @@
-"""Passes on disk: killed and taken up again, shared by processes, damaged."""
+"""Passes on disk: killed and continued, shared by processes, and damaged."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""A stopped fine-tuning goes on where it was, to the bit."""
+"""An interrupted fine-tuning continues with bit-equal results."""
 
 import logging
 import multiprocessing

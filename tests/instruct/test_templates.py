@@ -1,4 +1,4 @@
-"""What a sample looks like to the model, letter by letter."""
+"""The exact text of a sample in every template."""
 
 import pytest
 

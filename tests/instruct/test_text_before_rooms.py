@@ -1,4 +1,4 @@
-"""A text run and its scores that were made before the package had rooms are found, and stay finished."""
+"""A text run and scores of the earlier package layout are found, and the run still counts as finished."""
 
 import shutil
 from pathlib import Path

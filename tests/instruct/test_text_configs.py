@@ -1,4 +1,4 @@
-"""Every choice of the groups of text runs: it composes, it has a folder, and it builds; what a run refuses."""
+"""Every choice of the groups of text runs composes, has a folder and builds. Wrong settings are refused."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""Text runs as a whole, on the embedded corpus and a tiny model: what is written, what is resumed, what is refused."""
+"""Whole text runs on the embedded corpus and a tiny model: written files, continued runs, refused settings."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Stored scores: computed once, killed and taken up again, shared by processes; and a real model on a real corpus."""
+"""Stored scores: computed once, killed and continued, shared by processes; and a real model on a real corpus."""
 
 import json
 import shutil

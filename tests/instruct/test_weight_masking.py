@@ -1,4 +1,4 @@
-"""Masked networks: exact counts in one stable order, an embedding left alone, everything back bit by bit."""
+"""Masked networks: exact counts in a stable order, unchanged embeddings, and exactly restored weights."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""A real Slurm of one node in a folder of its own: munged, slurmctld and slurmd, beside whatever Slurm is here.
+"""A real Slurm of one node in a separate folder (munged, slurmctld, slurmd), independent of an installed Slurm.
 
 The node has on paper what a cluster's node has (CPUs, memory, GPUs), so that the launcher's preset is accepted as it
 stands; nothing is enforced.

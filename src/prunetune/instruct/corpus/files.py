@@ -104,9 +104,8 @@ def _json(path: Path) -> Any:
         try:
             return json.loads(text)
         except json.JSONDecodeError as error:
-            if (
-                error.msg != "Extra data"
-            ):  # "Extra data" means one value per line, which .json files of the hub can have.
+            # "Extra data" means one value per line, which .json files of the hub can have.
+            if error.msg != "Extra data":
                 raise InputError(f"{path} is not valid json ({error})") from None
     return [_line(path, number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 

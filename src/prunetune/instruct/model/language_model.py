@@ -259,7 +259,7 @@ def is_quantised(model: nn.Module) -> bool:
 def _frozen(model: nn.Module, gradient_checkpointing: bool) -> nn.Module:
     model.config.use_cache = False  # The cache serves generation only.
     if gradient_checkpointing:
-        is_new = hasattr(model, "activation_checkpointing_enable")  # Newer transformers use this name.
+        is_new = hasattr(model, "activation_checkpointing_enable")  # The method has this name in newer transformers.
         enable = model.activation_checkpointing_enable if is_new else model.gradient_checkpointing_enable
         enable({"use_reentrant": False})  # True would give an adapter on a frozen embedding no gradients.
     return model.eval().requires_grad_(False)

@@ -255,9 +255,8 @@ class TextSignals:
         start = time.perf_counter()
         losses, seconds = self.trajectory()
         self.charges["trajectory"] = seconds
-        self.found_seconds += max(
-            0.0, seconds - (time.perf_counter() - start)
-        )  # The part that an earlier process recorded.
+        # The part that an earlier process recorded.
+        self.found_seconds += max(0.0, seconds - (time.perf_counter() - start))
         return losses.double()
 
     def _pass(self, name: str, key: dict[str, Any], tokens: Tokens, level: Level, forward: Forward) -> Tensor:

@@ -288,7 +288,8 @@ class _Training:
     def _sum_gradients(self) -> None:
         if self.processes.size < 2:
             return
-        for parameter in self.parameters:  # Without a sample in a short last batch it is None.
+        # A process without a sample in a short last batch has no gradient.
+        for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         flat = self._sum(torch.cat([parameter.grad.flatten() for parameter in self.parameters]))
