@@ -13,13 +13,11 @@ from made_data import make_image_folder
 from prunetune import DLC, Backbone, FlexRand, Pool, api, prune
 from prunetune.base.errors import InputError
 from prunetune.base.store import Store
-from prunetune.config.build import build
 from prunetune.data.readers.textures import Textures
-from prunetune.networks.named import BACKBONES
 from prunetune.samplers import RS2, TopK
 from prunetune.scorers import Scorer
 from prunetune.signals.tensors import TensorSignals
-from runs import MICRO, QUICK, compose_here, run_here
+from runs import MICRO, QUICK, run_here
 
 MICRO_NETWORK = Backbone(model="prunetune_micro", pretrained=False, input_size=16, mask_modules="conv2d")
 TENSORS = Pool("made", torch.arange(6) % 2, tuple("abcdef"), ("train",) * 6, ("x", "y"))
@@ -198,14 +196,6 @@ def test_a_pick_order_is_not_read_as_hardness(textures, monkeypatch):
     monkeypatch.setattr(DLC, "higher_means", "picked earlier")
     with pytest.raises(InputError, match="order of picks, not the hardness.*topk"):
         prune(textures, 0.2, **PLAIN)
-
-
-def test_short_names_stand_for_what_the_yaml_files_say(tmp_path):
-    for name, settings in BACKBONES.items():
-        cfg = compose_here(tmp_path, f"backbone={name}", "dataset=textures")
-        assert (cfg.backbone.model, cfg.backbone.mask_modules) == (settings["model"], settings["mask_modules"])
-    for name, scorer in api.SCORERS.items():
-        assert build(compose_here(tmp_path, f"scorer={name}", "dataset=textures").scorer) == scorer
 
 
 def test_samplers_and_scorers_work_on_tensors_alone():

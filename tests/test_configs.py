@@ -23,7 +23,7 @@ from prunetune.config import catalogue
 from prunetune.config.build import build, class_of
 from prunetune.config.identity import recorded
 from prunetune.config.methods import METHODS
-from prunetune.config.named import SAMPLERS
+from prunetune.config.named import SAMPLERS, SCORERS
 from prunetune.config.names import resolve_names, run_folder
 from prunetune.config.parse import (
     parse_candidates,
@@ -106,6 +106,8 @@ def test_every_choice_composes_builds_its_class_and_names_the_folder(group, name
     made = list(parse_candidates(cfg).values()) if group == "sampler" else [build(cfg[group])]
     assert {type(one) for one in made} == {class_of(cfg[group]._target_)}
     assert (len(made) == 2) == (name == "topk_flexible"), "its two ends are tried in a run"
+    if group == "scorer" and name in SCORERS:  # the library's short name stands for what the YAML file says
+        assert made == [SCORERS[name]]
 
 
 @pytest.mark.parametrize("path", files(*PRESETS, *PLAIN, without=OF_TEXT_RUNS))
