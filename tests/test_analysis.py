@@ -50,7 +50,7 @@ def test_without_a_class_there_is_no_mean() -> None:
 
 
 def test_scores_of_different_length_are_refused() -> None:
-    with pytest.raises(InputError, match=r"must be \[N\] and as long, got \[2\], \[3\], \[2\]"):
+    with pytest.raises(InputError, match=r"must be \[N\] and have the same length, got \[2\], \[3\], \[2\]"):
         score_analysis.within_class_spearman(f64(1, 2), f64(1, 2, 3), torch.tensor([0, 0]))
 
 
@@ -300,7 +300,8 @@ def test_one_name_for_two_scores_is_said_and_not_averaged(tmp_path: Path, capsys
     assert [row["class_mean"] for row in rows] == pytest.approx([1])
     told = capsys.readouterr().err
     assert (
-        told.count("no rank correlation of dlc (default) with lc_optimisation on dtd, resnet18: the names stand") == 1
+        told.count("no rank correlation of dlc (default) with lc_optimisation on dtd, resnet18: these names belong")
+        == 1
     )
 
 

@@ -455,7 +455,7 @@ def test_a_batch_too_large_for_the_memory_is_one_line(tmp_path):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     model.lm_head.register_forward_pre_hook(full)
-    with pytest.raises(InputError, match="does not hold a batch of .* samples of .* tokens; lower max_tokens"):
+    with pytest.raises(InputError, match="too little memory for a batch of .* samples of .* tokens; lower max_tokens"):
         signals_of(tmp_path, model).response_losses()
 
 
