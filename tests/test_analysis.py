@@ -300,7 +300,8 @@ def test_one_name_for_two_scores_is_said_and_not_averaged(tmp_path: Path, capsys
     assert [row["class_mean"] for row in rows] == pytest.approx([1])
     told = capsys.readouterr().err
     assert (
-        told.count("no rank correlation of dlc (default) with lc_optimisation on dtd, resnet18: these names belong") == 1
+        told.count("no rank correlation of dlc (default) with lc_optimisation on dtd, resnet18: these names belong")
+        == 1
     )
 
 
