@@ -232,3 +232,21 @@ def test_every_entry_of_the_log_has_a_verdict_and_a_line_in_the_index():
         anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")  # as GitHub makes it
         assert f"(#{anchor})" in text, heading
         assert re.search(rf"^## {re.escape(heading)}\n\n\*\*Verdict: [^*]+\*\*\n", text, re.MULTILINE), heading
+
+
+MEASURED = {  # what the README's table names: the row of docs/measured.md
+    "method=herding": "herding-topk",
+    "method=facility_location": "facility_location-topk",
+    "method=typiclust": "none-typiclust",
+    "method=dlc": "dlc-flexrand",
+    "method=el2n proxy=linear_probe": "el2n_probe-topk",
+    "method=rs2": "none-rs2",
+}
+
+
+@pytest.mark.parametrize(("named", "row"), MEASURED.items())
+def test_the_numbers_of_the_readme_are_the_measured_ones(named, row):
+    shown = re.search(rf"`{named}` \| (.*) \|$", PAGES["README.md"].read_text(), re.MULTILINE)[1].split(" | ")
+    cells = re.search(rf"^\| {row} \| (.*) \|$", PAGES["docs/measured.md"].read_text(), re.MULTILINE)[1].split(" | ")
+    means = [cell.split()[0] for cell in cells]  # Caltech-101 at ratio .05, .1, .3, .5, then DTD
+    assert shown == [f"{means[ratio]}, {means[4 + ratio]}" for ratio in (0, 1, 3)]
