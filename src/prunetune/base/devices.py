@@ -80,7 +80,8 @@ def exact_float32(device: str) -> Iterator[None]:
 def _float32_switches() -> list[tuple[Any, str, Any]]:
     """Return torch's switches of TF32: the object that holds one, its name there, and its value for exact products."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    if hasattr(cudnn, "conv"):  # since torch 2.9, which refuses to read the older switches where these were set
+    if hasattr(cudnn, "conv"):
+        # Torch 2.9 introduced these switches. After one is set, torch refuses to read the older switches.
         return [(cudnn.conv, "fp32_precision", "ieee"), (matmul, "fp32_precision", "ieee")]
     return [(cudnn, "allow_tf32", False), (matmul, "allow_tf32", False)]
 

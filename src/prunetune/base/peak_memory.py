@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_highest = 0  # the peak in bytes before the last reset of the counter
+_highest = 0  # This is the peak in bytes before the last reset of the counter.
 
 
 def peak_memory() -> int:

@@ -39,7 +39,7 @@ def new_file(path: Path, synced: bool = False) -> Iterator[Path]:
             _sync(partial)
         os.replace(partial, path)
     finally:
-        with suppress(OSError):  # the block above has raised any error of the disk
+        with suppress(OSError):  # The block above has already raised any error of the disk.
             partial.unlink(missing_ok=True)
 
 
@@ -67,7 +67,7 @@ def new_folder(place: Path, synced: bool = False) -> Iterator[Path]:
             for path in partial.iterdir():
                 _sync(path)
         try:
-            os.rename(partial, place)  # POSIX replaces an empty folder
+            os.rename(partial, place)  # On POSIX systems a rename replaces an empty folder.
         except OSError as error:
             if place.exists():
                 raise TakenError(f"{place} exists already") from error
@@ -86,7 +86,7 @@ def remove(place: Path) -> None:
     try:
         os.rename(place, gone)
     except FileNotFoundError:
-        return  # another process has removed it
+        return  # Another process has already removed the folder.
     shutil.rmtree(gone, ignore_errors=True)
 
 
@@ -120,6 +120,7 @@ def _remove_leftovers(folder: Path) -> None:
     """Delete what killed processes of this machine left half-written."""
     here = f".partial-{socket.gethostname()}"
     for partial in folder.glob(f"{here}-*"):
-        made_by, pid, _ = partial.name.rsplit("-", 2)  # a host's name may begin with another's: node, node-2
+        # One host's name may begin with another's (node, node-2), so the name is compared exactly below.
+        made_by, pid, _ = partial.name.rsplit("-", 2)
         if made_by == here and pid.isdecimal() and not is_alive(int(pid)):
             shutil.rmtree(partial, ignore_errors=True)

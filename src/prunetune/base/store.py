@@ -23,7 +23,7 @@ from prunetune.base.publish import TakenError, new_folder, remove, write_json
 
 log = logging.getLogger(__name__)
 Key = dict[str, Any]
-SIZES = "file_bytes"  # in meta.json: the size of every file of the entry, by name
+SIZES = "file_bytes"  # In meta.json, this key maps the name of every file of the entry to its size.
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Store:
                 write_json(partial / "key.json", key)
                 write_json(partial / "meta.json", {**meta, SIZES: _sizes(partial)})
         except TakenError:
-            pass  # another process was faster; its entry is read
+            pass  # Another process was faster, so its entry is read.
         except OSError as error:
             raise InputError(
                 f"the store {self.root} could not be written ({error}); free some space or pass results_dir=<folder>"
@@ -101,7 +101,7 @@ def discard(entry: Path, fault: str) -> None:
 def _fault(entry: Path) -> str | None:
     try:
         json.loads((entry / "key.json").read_text())
-        sizes = json.loads((entry / "meta.json").read_text()).get(SIZES, {})  # older stores have no sizes
+        sizes = json.loads((entry / "meta.json").read_text()).get(SIZES, {})  # Older stores record no sizes.
     except (OSError, ValueError, AttributeError) as error:
         return f"key.json or meta.json: {error}"
     for name, size in sizes.items():

@@ -130,7 +130,8 @@ class Dataset(ABC):
 
 def require_folder(root: str | Path, name: str, fix: str) -> Path:
     """Return the folder, or say in one line how to get it."""
-    folder = Path(str(root)).expanduser()  # YAML reads a folder called 2024 as a number
+    # YAML reads a folder called 2024 as a number, so the value is converted to text.
+    folder = Path(str(root)).expanduser()
     if not folder.is_dir():
         raise InputError(f"{name} is not in {root}; {fix}")
     return folder

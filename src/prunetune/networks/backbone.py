@@ -17,8 +17,8 @@ from prunetune.networks.checkpoint import load_into, load_weights, weights_hash
 from prunetune.networks.masking import MODULES
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NUM_LAYERS = 4  # layers that `forward_layers` reads
-PACKAGED = {"prunetune_micro": micro.WEIGHTS}  # networks whose weights come with the package
+NUM_LAYERS = 4  # The method `forward_layers` reads this many layers.
+PACKAGED = {"prunetune_micro": micro.WEIGHTS}  # The weights of these networks come with the package.
 
 
 class Network(nn.Module):
@@ -29,12 +29,13 @@ class Network(nn.Module):
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float], input_size: int) -> None:
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)  # this layout makes convolutions faster
+        self.model = model.to(memory_format=torch.channels_last)  # This layout makes convolutions faster.
         self.input_size = input_size
-        self.num_features: int = getattr(model, "head_hidden_size", model.num_features)  # of pre-logits features
+        # This is the width of the pre-logits features.
+        self.num_features: int = getattr(model, "head_hidden_size", model.num_features)
         self.mask_modules = "all"
-        self.identity: dict[str, Any] = {}  # what a stored product depends on: model, weights, statistics
-        self.origin: Backbone | None = None  # the backbone that loaded it
+        self.identity: dict[str, Any] = {}  # Stored products depend on this: the model, its weights and the statistics.
+        self.origin: Backbone | None = None  # This backbone loaded the network.
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 

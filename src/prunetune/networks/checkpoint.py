@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunetune.base.errors import InputError
 
-WRAPPERS = ("state_dict", "model", "state_dict_ema")  # keys under which training scripts put the weights
+WRAPPERS = ("state_dict", "model", "state_dict_ema")  # Training scripts put the weights under one of these keys.
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
@@ -89,7 +89,8 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
             f"{file} is damaged or holds more than tensors and is refused, since loading it could run code; "
             "save the weights as safetensors"
         ) from None
-    except Exception as error:  # on damaged files the unpickler raises a dozen types
+    except Exception as error:
+        # On damaged files the unpickler raises a dozen types of errors.
         raise InputError(f"{file} is not a readable torch file ({error}); fetch it again") from None
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

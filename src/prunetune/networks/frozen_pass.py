@@ -19,10 +19,11 @@ from prunetune.data.images.transforms import evaluation_view, training_view
 from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Network
 
-CPU_PIXELS = 8 * 224 * 224  # pixels of a batch on a CPU: MobileNetV2 is three times faster than with 64 images
-FETCHED_AT_ONCE = 8192  # images; copying features to the CPU blocks, so it is done once for this many
-MOST_THREADS = 16  # threads, each with its own part; beyond this number the GIL is the bottleneck
-ImageAt = Callable[[int], Tensor]  # position -> image [3, S, S] uint8
+# A batch on a CPU has at most this many pixels. MobileNetV2 is then three times faster than with 64 images.
+CPU_PIXELS = 8 * 224 * 224
+FETCHED_AT_ONCE = 8192  # Copying features to the CPU blocks the process, so it is done once for this many images.
+MOST_THREADS = 16  # Each thread processes its own part. With more threads than this, the GIL is the bottleneck.
+ImageAt = Callable[[int], Tensor]  # The function maps a position to an image [3, S, S] uint8.
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def embed(
     return features.values
 
 
-Part = tuple[int, Tensor]  # its first row; images [b, 3, S, S] or their features [b, D]
+Part = tuple[int, Tensor]  # A part holds its first row, and images [b, 3, S, S] or their features [b, D].
 
 
 def _parts(shown: Iterator[Tensor], device: str) -> Iterator[Part]:
@@ -163,7 +164,8 @@ def _run(forward: Callable[[Tensor], Tensor], parts: Iterable[Part], features: _
     """Run every part through the network; features stay on the device until FETCHED_AT_ONCE images are done."""
     waiting: list[Part] = []
     num_waiting = 0
-    with torch.inference_mode(), hardware.arithmetic():  # around all parts, so that autocast casts the weights once
+    # The context encloses all parts, so that autocast casts the weights only once.
+    with torch.inference_mode(), hardware.arithmetic():
         for start, images in parts:
             waiting.append((start, _on_device(forward, images, hardware.device)))
             num_waiting += len(images)
@@ -193,7 +195,8 @@ def _run_in_threads(
             yield part
 
     def work() -> None:
-        torch.set_num_threads(threads // num_workers)  # for this thread and those that start before the reset
+        # This holds for this thread and for those that start before the reset.
+        torch.set_num_threads(threads // num_workers)
         try:
             _run(forward, take(), features, hardware)
         finally:

@@ -121,7 +121,8 @@ def _first_level(importance: Tensor, counts: list[int]) -> Tensor:
     """
     ascending = _sorted(importance)
     cuts = torch.stack([ascending[count - 1] if count else ascending.new_tensor(-1.0) for count in counts])  # [T]
-    level = torch.bucketize(importance, cuts, out_int32=True)  # [P], correct except where a cut splits equal values
+    # [P]. The level is correct except where a cut splits equal values.
+    level = torch.bucketize(importance, cuts, out_int32=True)
     level = level.to(torch.uint8 if len(counts) <= 255 else torch.int32)
     ends = torch.tensor(counts, device=importance.device)
     first, after = torch.searchsorted(ascending, cuts), torch.searchsorted(ascending, cuts, right=True)

@@ -27,7 +27,7 @@ PRETRAINED_CFG: dict[str, Any] = {
     "classifier": "head",
     "license": "mit",
 }
-default_cfgs = generate_default_cfgs({"prunetune_micro": PRETRAINED_CFG})  # where timm's decorator looks
+default_cfgs = generate_default_cfgs({"prunetune_micro": PRETRAINED_CFG})  # The decorator of timm reads this variable.
 
 
 class Block(nn.Module):

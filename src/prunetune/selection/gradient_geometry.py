@@ -47,7 +47,7 @@ class GradientPoints(Geometry):
     def block(self, rows: Tensor, columns: Tensor) -> Tensor:
         inner = self._deltas[rows].double() @ self._deltas[columns].double().T
         inner *= self._inputs[rows].double() @ self._inputs[columns].double().T
-        if self._is_cosine:  # float32 factors only nearly have unit length
+        if self._is_cosine:  # In float32, the factors have unit length only approximately.
             lengths = self._squares.sqrt().clamp_min(1e-30)
             return 1 - inner / lengths[rows].unsqueeze(1) / lengths[columns]
         squares = self._squares[rows].unsqueeze(1) + self._squares[columns] - 2 * inner

@@ -14,12 +14,14 @@ from prunetune.base import checks
 from prunetune.selection.last_layer_gradients import LastLayerGradients, best_first
 from prunetune.selection.neighbours import Geometry, nearest_in
 
-Similarity = Callable[[Tensor, float], Tensor]  # distances (float64) and the farthest of them -> similarities >= 0
-UNITS = 2.0**40  # units in the largest similarity; sums of whole numbers are exact, and so are ties
+# The function maps distances (float64) and the largest of them to similarities of at least 0.
+Similarity = Callable[[Tensor, float], Tensor]
+# The largest similarity equals this many units. Sums of whole numbers are exact, so that ties are exact too.
+UNITS = 2.0**40
 TAKEN = -(2**62)
-SAMPLE = 1024  # images of a large class from which its mean similarity is estimated
-PERIOD = 64  # picks before the gains of the whole class are updated
-CANDIDATES = 512  # images among which the log-determinant picks in between
+SAMPLE = 1024  # In a large class, mean similarities are estimated from this many images.
+PERIOD = 64  # The gains of the whole class are updated after this many picks.
+CANDIDATES = 512  # Between two updates, the log-determinant picks among this many images.
 ROWS = 512
 
 
@@ -57,7 +59,7 @@ class _AllPairs:
         distances = torch.cat([geometry.block(rows, everyone) for rows in everyone.split(ROWS)])  # [n, n]
         similarities = similarity(distances, float(distances.max())).clamp_min_(0)
         units = _units(similarities, float(similarities.max()))
-        self._units = np.minimum(units, units.T)  # s_ij and s_ji may be rounded differently
+        self._units = np.minimum(units, units.T)  # The values s_ij and s_ji may be rounded differently.
         self.floor = np.zeros(geometry.size, dtype=np.int64)
 
     def gains(self) -> np.ndarray:
@@ -85,7 +87,7 @@ class _Graph:
         most = float(similarities.max())
         self._columns = torch.cat([everyone.unsqueeze(1), near.indices], dim=1).numpy()
         self._units = _units(similarities, most)
-        is_whole = self._columns.shape[1] == size  # the neighbours are the whole class
+        is_whole = self._columns.shape[1] == size  # If this is true, the neighbours are the whole class.
         self.floor = np.zeros(size, dtype=np.int64) if is_whole else _units(usual, most)
         order = self._columns.ravel().argsort(kind="stable")
         self._coverers, self._their_units = order // self._columns.shape[1], self._units.ravel()[order]
@@ -151,7 +153,7 @@ def graph_cut(gradients: LastLayerGradients, weight: float, count: int) -> Tenso
     picks = []
     for start in range(0, count, PERIOD):
         period = min(PERIOD, count - start)
-        top = torch.nonzero(gains >= gains.topk(period).values[-1] - 2 * period).flatten()  # ascending
+        top = torch.nonzero(gains >= gains.topk(period).values[-1] - 2 * period).flatten()  # The indices ascend.
         chosen = top[_cut(unit.take(top), gains[top], period)]
         kept = unit.take(chosen)
         gains -= torch.cat([len(kept) + part.inner(kept).sum(1, dtype=torch.float64) for part in unit.chunks()])
@@ -189,15 +191,16 @@ def log_determinant(
         [count] int64, first pick first; ties to the smaller index.
     """
     unit = gradients.scaled(1 / gradients.norms().clamp_min(1e-30))
-    own = (1 + (unit.squared_norms() > 0.5).double()) / 2  # [n], 1/2 for a gradient of zero
+    own = (1 + (unit.squared_norms() > 0.5).double()) / 2  # [n]. The value is 1/2 for a gradient of zero.
     least = 0.0 if takes_explained else jitter
-    left = own + least  # the unexplained part of each image
+    left = own + least  # This is the unexplained part of each image.
     factor = unit.deltas.new_empty(len(unit), count)
     picks = torch.empty(0, dtype=torch.int64)
     while (done := len(picks)) < count:
         worth = own - left if takes_explained else left.clone()
         worth[picks] = -torch.inf
-        num_top = 1 if takes_explained else min(CANDIDATES, len(unit) - done)  # the explained part grows with picks
+        # The explained part grows with every pick, so all images are examined again after each pick.
+        num_top = 1 if takes_explained else min(CANDIDATES, len(unit) - done)
         ranked = best_first(worth, num_top + 1)
         top = ranked[:num_top].sort().values
         bound = float(worth[ranked[num_top]]) if len(ranked) > num_top else -torch.inf
@@ -206,7 +209,7 @@ def log_determinant(
         slots, corner = _pivots(schur, left[top], least, bound, min(PERIOD, count - done, num_top))
         chosen = top[slots]
         others, their, start = unit.take(chosen), factor[chosen, :done], 0
-        for part in unit.chunks():  # in parts, since [n, b] at once would fragment the heap
+        for part in unit.chunks():  # The rows are computed in parts, since one array [n, b] would fragment the heap.
             rows = slice(start, start := start + len(part))
             block = _unexplained(part, others, factor[rows, :done], their)
             block = torch.linalg.solve_triangular(corner.T, block, upper=True, left=False)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prunetune.signals.proxy import Proxy
 
-ROWS = 4096  # images that are processed at once
+ROWS = 4096  # This many images are processed at once.
 
 
 @dataclass(frozen=True)

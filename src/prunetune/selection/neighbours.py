@@ -14,14 +14,15 @@ from prunetune.base import checks
 from prunetune.base.seeding import stream
 
 METRICS = ("euclidean", "cosine")
-EXACT_UP_TO = 100_000  # images; 1e10 pairs of 384 numbers are a few minutes on one core
-NUMBERS_AT_ONCE = 2**25  # numbers in a chunk [n, N] float32: 128 MiB
-SPARE = 16  # candidates beyond k that are measured exactly, since the first search is rounded
-CELL = 1000  # images per cell of the inverted file, on average
-PROBES = 32  # cells that are searched for the images of one cell
+# Up to this many images the search is exact. For 1e10 pairs of 384 numbers it takes a few minutes on one core.
+EXACT_UP_TO = 100_000
+NUMBERS_AT_ONCE = 2**25  # A chunk [n, N] float32 has at most this many numbers, which take 128 MiB.
+SPARE = 16  # This many candidates beyond k are measured exactly, since the first search is rounded.
+CELL = 1000  # A cell of the inverted file has this many images on average.
+PROBES = 32  # For the images of one cell, this many cells are searched.
 MOST_CANDIDATES = 2 * PROBES * CELL
-SAMPLE_PER_CELL = 64  # images per cell that the centres are fitted to
-ROUNDS = 8  # of k-means
+SAMPLE_PER_CELL = 64  # The centres are fitted to this many images per cell.
+ROUNDS = 8  # The k-means algorithm runs for this many rounds.
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Points(Geometry):
         self.size, self._is_cosine = len(features), metric == "cosine"
         self._points = _placed(features, metric)  # [N, D] float32
         self._squares = self._points.square().sum(1)  # [N]
-        # [N], 1 - cosine minus half the squared distance; it is not 0 for rows of zeros only
+        # [N]. This is (1 - cosine) minus half the squared distance, which differs from 0 only for rows of zeros.
         self._lacks = (self._squares == 0).float() / 2
 
     def closeness(self, rows: Tensor) -> Tensor:
@@ -92,7 +93,7 @@ class Points(Geometry):
 
     def block(self, rows: Tensor, columns: Tensor) -> Tensor:
         some, others = self._points[rows].double(), self._points[columns].double()
-        if self._is_cosine:  # float32 rows only nearly have unit length
+        if self._is_cosine:  # In float32, the rows have unit length only approximately.
             return 1 - torch.nn.functional.normalize(some, dim=1) @ torch.nn.functional.normalize(others, dim=1).T
         return without_own(torch.cdist(some, others), rows, columns)
 
@@ -184,11 +185,13 @@ def _search_chunk(geometry: Geometry, rows: Tensor, k: int) -> tuple[Tensor, Ten
     closeness[torch.arange(len(rows)), rows] = -torch.inf
     count = min(k + SPARE, geometry.size - 1)
     values, candidates = closeness.topk(count)  # [n, count], descending
-    candidates = candidates.sort(dim=1).values  # ascending, so that a stable sort leaves ties to the smaller index
+    # Since the candidates ascend, a stable sort leaves ties to the smaller index.
+    candidates = candidates.sort(dim=1).values
     distances, indices = _ranked(geometry, rows, candidates, k)
     if count < geometry.size - 1:
         border = values[:, k - 1] - 2 * geometry.noise(rows, values[:, k - 1])
-        for row in torch.nonzero(values[:, -1] >= border).flatten().tolist():  # more than SPARE may be equally near
+        for row in torch.nonzero(values[:, -1] >= border).flatten().tolist():
+            # More than SPARE candidates may be equally near. All of these are then measured exactly.
             wide = torch.nonzero(closeness[row] >= border[row]).T  # [1, m], ascending
             distances[row], indices[row] = (part[0] for part in _ranked(geometry, rows[row : row + 1], wide, k))
     return distances, indices

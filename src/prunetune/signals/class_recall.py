@@ -7,10 +7,11 @@ from prunetune.base.seeding import derive_seed, stream
 from prunetune.training.linear_probe import Probe, train_probes
 from prunetune.training.recipe import Recipe
 
-RECIPE = Recipe("linear_probe", views=0, evaluate_every=50)  # as for the probes that choose sampler.gamma=auto
+# The probes that choose sampler.gamma=auto use the same recipe.
+RECIPE = Recipe("linear_probe", views=0, evaluate_every=50)
 REPEATS = 3
 HELD_OUT = 0.2
-MOST_IMAGES = 200_000  # a larger pool is sampled: 50 epochs on a million images would take longer than a score
+MOST_IMAGES = 200_000  # A larger pool is sampled, since 50 epochs on a million images would take longer than a score.
 
 
 def held_out_recall(features: Tensor, labels: Tensor, num_classes: int, device: str = "cpu") -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from prunetune.base import checks
 from prunetune.base.errors import InputError
 
-if TYPE_CHECKING:  # a scorer that is given tensors needs neither networks nor proxies
+if TYPE_CHECKING:  # A scorer that is given tensors needs neither networks nor proxies.
     from prunetune.data.pool import Pool
     from prunetune.networks.backbone import Network
     from prunetune.networks.masking import MaskPath
@@ -44,9 +44,11 @@ class Signals(ABC):
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.products: dict[str, Tensor] = {}  # tensors of a scorer that are stored beside its scores
-        self.charges: dict[str, float] = {}  # seconds that each signal cost when it was computed, in any run
-        self.spent: dict[str, float] = {}  # seconds that this process itself waited for each signal
+        self.products: dict[str, Tensor] = {}  # These tensors of a scorer are stored beside its scores.
+        # Each value is the time in seconds that a signal cost when it was computed, in any run.
+        self.charges: dict[str, float] = {}
+        # Each value is the time in seconds that this process itself waited for a signal.
+        self.spent: dict[str, float] = {}
 
     @property
     def seconds(self) -> float:
@@ -140,7 +142,8 @@ class Signals(ABC):
         """Return the recall of each class on held-out pool images, [C] float64: linear probes on a part of the pool."""
         if self.pool is None:
             raise InputError("the recall of each class needs labels; pass pool=... beside the features")
-        from prunetune.signals.class_recall import held_out_recall  # loads the training code, which few samplers need
+        # This import loads the training code, which few samplers need.
+        from prunetune.signals.class_recall import held_out_recall
 
         return held_out_recall(self.features(), self.pool.labels, len(self.pool.classes))
 

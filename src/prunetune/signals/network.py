@@ -27,7 +27,7 @@ from prunetune.signals.contract import PLAIN, FeatureKind, Signals
 from prunetune.signals.proxy import FULL_PROXY, ProbeProxy, Proxy, ProxyRecipe, ProxyTraining, moments, open_recorded
 from prunetune.signals.proxy_training import open_probe, write_full, write_probe
 
-PART = 128  # images whose values are stored in one entry
+PART = 128  # One entry of the store holds the values of this many images.
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +154,7 @@ class NetworkSignals(Signals):
     def features(self, kind: FeatureKind = PLAIN) -> Tensor:
         if kind not in self._features:
             start = time.perf_counter()
-            self.embedding.decoded(self.pool, wait=False)  # decoding is timed separately
+            self.embedding.decoded(self.pool, wait=False)  # Decoding is timed separately.
             key = {**self.embedding.key(self.pool), **asdict(kind)}
             entry = self.embedding.store.entry(
                 "features", self.pool.name, key, lambda folder: self._write_features(folder, kind)
@@ -168,7 +168,8 @@ class NetworkSignals(Signals):
         return self.charges[f"features {PLAIN}"]
 
     def masked_features(self, path: MaskPath, seed: int = 0, kind: FeatureKind = PLAIN) -> Iterator[Tensor]:
-        self.features(kind)  # before any weight is masked, since a scorer may ask for it in between
+        # A scorer may ask for these features between two levels, so they are computed before any weight is masked.
+        self.features(kind)
         embedding, key = self.embedding, self._masked_key(path, seed, kind)
         if self._keeps_masked or embedding.store.place("masked", self.pool.name, key).is_dir():
             start = time.perf_counter()
@@ -185,7 +186,8 @@ class NetworkSignals(Signals):
         total = recipe.training.epochs
         until = min(until or total, total)
         is_probe = recipe.training.trained == "head"
-        features = self.features() if is_probe else None  # before the timer starts: they are charged separately
+        # The features are charged separately, so they are computed before the timer starts.
+        features = self.features() if is_probe else None
         self.embedding.decoded(self.pool)
         start = time.perf_counter()
         entry = self._proxy_entry(repeat, until, features, logits_only)
@@ -205,7 +207,7 @@ class NetworkSignals(Signals):
         self, key: dict[str, Any], function: Callable[[Iterator[Tensor], Tensor], Tensor], description: str
     ) -> Tensor:
         embedding, parts = self.embedding, torch.arange(len(self.pool)).split(PART)
-        embedding.decoded(self.pool)  # decoding is timed separately
+        embedding.decoded(self.pool)  # Decoding is timed separately.
         key = {**embedding.key(self.pool), "proxy": self.proxy_key(), "function": key}
 
         def values(rows: Tensor) -> Tensor:
@@ -328,7 +330,7 @@ class NetworkSignals(Signals):
 
     def collapsed_features(self) -> Tensor:
         proxy = self.proxy()
-        if isinstance(proxy, ProbeProxy):  # its network is the pretrained one
+        if isinstance(proxy, ProbeProxy):  # The network of such a proxy is the pretrained one.
             return self.features(FeatureKind(pooling="token_collapse"))
         embedding, network = self.embedding, proxy.model(proxy.num_epochs)[0]
         view, text = embedding.evaluation(self.pool, network.input_size), "collapsed features of the proxy"

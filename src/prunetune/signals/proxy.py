@@ -21,9 +21,10 @@ from prunetune.base.errors import InputError
 from prunetune.networks.backbone import Network
 from prunetune.training.recipe import Recipe
 
-EARLY_EPOCH = 5  # of 50, the epoch that grand, grand_last and el2n read (docs/method_notes.md, Baselines)
-NUMBERS_AT_ONCE = 2**23  # numbers in a chunk of logits [E, B, C]: 32 MiB
-Statistic = Callable[[Tensor, Tensor], Tensor]  # logits [E, B, C] float32, labels [B] int64 -> [B]
+EARLY_EPOCH = 5  # Of 50 epochs, grand, grand_last and el2n read this one (docs/method_notes.md, Baselines).
+NUMBERS_AT_ONCE = 2**23  # A chunk of logits [E, B, C] has at most this many numbers, which take 32 MiB.
+# The function maps logits [E, B, C] float32 and labels [B] int64 to values [B].
+Statistic = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class Proxy(ABC):
         for epoch in epochs:
             self.check_epoch(epoch)
         size = max(1, NUMBERS_AT_ONCE // (len(epochs) * self.num_classes))
-        # written in place: small results between freed chunks would fragment the heap by gigabytes
+        # Results are written in place, since small results between freed chunks would fragment the heap by gigabytes.
         values = torch.empty(self.num_images, dtype=torch.float64)
         for positions in torch.arange(self.num_images).split(size):
             logits = torch.stack([self.logits(epoch, positions) for epoch in epochs])  # [E, B, C]

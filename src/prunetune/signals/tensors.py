@@ -12,7 +12,7 @@ from prunetune.signals.contract import PLAIN, FeatureKind, Signals
 from prunetune.signals.proxy import LINEAR_PROBE, Proxy, ProxyRecipe, ProxyTraining
 from prunetune.signals.proxy_training import train_probe
 
-ROWS_AT_ONCE = 2**16  # rows of features that are checked at once
+ROWS_AT_ONCE = 2**16  # This many rows of features are checked at once.
 
 
 class TensorSignals(Signals):

@@ -22,7 +22,8 @@ from prunetune.training.sample_order import SampleOrder, Static, Walk
 
 log = logging.getLogger(__name__)
 Watch = Callable[[Tensor, Tensor], None]
-KEPT_BYTES = 2**28  # most bytes of the test set's views that a CPU keeps, since every epoch reads them
+# A CPU keeps the test set's views if they take at most this many bytes, since every epoch reads them.
+KEPT_BYTES = 2**28
 
 
 def finetune_all(
@@ -129,7 +130,7 @@ def train_epochs(
             images = _batches(view, positions.tolist(), recipe.batch_size)
             part = _Part(images, indices, sent(shown.pool.labels[positions], device), weights)
             total += _train_part(model, optimizer, part, micro_batch, hardware, look)
-        loss = total.item() / walk.images_per_epoch  # an epoch waits for the GPU here only
+        loss = total.item() / walk.images_per_epoch  # This is the only place where an epoch waits for the GPU.
         check_loss(loss, epoch, recipe)
         yield epoch, loss
 
@@ -148,7 +149,7 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
-        fused=True if next(model.parameters()).is_cuda else None,  # one kernel for all parameters
+        fused=True if next(model.parameters()).is_cuda else None,  # One kernel updates all parameters.
     )
 
 
@@ -215,7 +216,7 @@ def _train_part(
     """Take a step per batch and return the summed loss, float64 on the device."""
     model.train()
     total, done = torch.zeros((), dtype=torch.float64, device=hardware.device), 0
-    with exact_float32(hardware.device):  # for the crops that a GPU makes and the backward pass too
+    with exact_float32(hardware.device):  # This also holds for the crops that a GPU makes and for the backward pass.
         for images in part.images:
             here = slice(done, done + len(images))
             batch = Batch(images, part.labels[here], None if part.weights is None else part.weights[here])

@@ -21,10 +21,11 @@ from prunetune.data.images.device_views import sent
 from prunetune.training.recipe import Epoch, FinetuneResult, Recipe, check_loss
 from prunetune.training.sample_order import SampleOrder, Static, Walk
 
-TOGETHER_BYTES = {"cpu": 12 * 2**20, "cuda": 2**31}  # most bytes that a step touches; on a CPU the caches hold them
-LEAST_TOGETHER = 16  # probes; in a smaller group the overhead of Python dominates
-LOGITS_BYTES = {"cpu": 4 * 2**20, "cuda": 2**28}  # most bytes of test logits at once
-DRAWING = threading.Lock()  # protects torch's global random state while initial weights are drawn
+# A step touches at most this many bytes. On a CPU the caches hold them.
+TOGETHER_BYTES = {"cpu": 12 * 2**20, "cuda": 2**31}
+LEAST_TOGETHER = 16  # In a group of fewer probes the overhead of Python dominates.
+LOGITS_BYTES = {"cpu": 4 * 2**20, "cuda": 2**28}  # Test logits take at most this many bytes at a time.
+DRAWING = threading.Lock()  # This lock protects torch's global random state while initial weights are drawn.
 Item = TypeVar("Item")
 
 
@@ -65,7 +66,8 @@ def train_probes(
         device: cpu or cuda.
     """
     width = bank.shape[2]
-    one = 4 * (recipe.batch_size * (width + num_classes) + 3 * num_classes * width)  # bytes in a step of one probe
+    # A step of one probe touches this many bytes.
+    one = 4 * (recipe.batch_size * (width + num_classes) + 3 * num_classes * width)
     together = max(1, TOGETHER_BYTES[device] // one)
     threads = torch.get_num_threads() if device == "cpu" else 1
     groups = _groups(probes, min(together, max(LEAST_TOGETHER, len(probes) // (2 * threads))))
@@ -94,7 +96,8 @@ def _trained(
         finally:
             torch.set_num_threads(threads)
     seconds = time.perf_counter() - start
-    share = seconds / sum(result.seconds for results in trained for result in results)  # they ran at the same time
+    # The groups ran at the same time, so each result gets a share of the whole duration.
+    share = seconds / sum(result.seconds for results in trained for result in results)
     return [[replace(result, seconds=share * result.seconds) for result in results] for results in trained]
 
 
@@ -136,7 +139,8 @@ def _epochs(heads: "_Heads", bank: Tensor, recipe: Recipe, device: str) -> Itera
     for epoch in range(1, recipe.epochs + 1):
         view = bank[(epoch - 1) % len(bank)].to(device).float()  # [U, D]
         losses = heads.train_epoch(view, recipe.rate(epoch))
-        looks = recipe.evaluates(epoch) and epoch < recipe.epochs  # at the end `predict` does
+        # After the last epoch, `predict` evaluates the test set.
+        looks = recipe.evaluates(epoch) and epoch < recipe.epochs
         yield epoch, losses, heads.accuracies() if looks else None
 
 
@@ -195,7 +199,8 @@ class _Heads:
         sizes, places = torch.tensor(self.sizes).unsqueeze(1), torch.arange(self.sizes[0])
         counts = (sizes - places // recipe.batch_size * recipe.batch_size).clamp(1, recipe.batch_size)
         self.is_shown = (places < sizes).float().to(device)  # [P, M]
-        self.share = self.is_shown / counts.to(device)  # [P, M], of an image in the mean over its batch
+        # [P, M]. This is the share of an image in the mean over its batch.
+        self.share = self.is_shown / counts.to(device)
 
     def train_epoch(self, view: Tensor, rate: float) -> Tensor:
         """Show an epoch's images of every probe; return the [P] mean losses, weighted as the images are, on the device.
@@ -264,7 +269,8 @@ class _Heads:
         recipe = self.recipe
         for state, seen in zip(self.states, (features, None), strict=True):
             parameter, momentum, ahead = (tensor[:active] for tensor in state)
-            if recipe.nesterov:  # w - rate (g + mu m'), where m' = mu m + g, is w + rate mu m - rate (1 + mu) m'
+            if recipe.nesterov:
+                # The result w - rate (g + mu m'), where m' = mu m + g, equals w + rate mu m - rate (1 + mu) m'.
                 torch.add(parameter, momentum, alpha=rate * recipe.momentum, out=ahead)
             momentum.mul_(recipe.momentum).add_(parameter, alpha=recipe.weight_decay)
             if seen is None:

@@ -31,7 +31,8 @@ class Recipe:
         for key, least in {"epochs": 1, "batch_size": 1, "views": 0, "evaluate_every": 1}.items():
             if getattr(self, key) < least:
                 raise InputError(f"finetune.{key} must be at least {least}, got {getattr(self, key)}")
-        if not (self.learning_rate > 0 and self.momentum >= 0 and self.weight_decay >= 0):  # NaN is refused too
+        if not (self.learning_rate > 0 and self.momentum >= 0 and self.weight_decay >= 0):
+            # This form of the condition also refuses NaN.
             raise InputError("finetune.learning_rate must be above 0, momentum and weight_decay at least 0")
         if self.nesterov and self.momentum == 0:
             raise InputError("finetune.nesterov needs a momentum above 0; pass finetune.nesterov=false")

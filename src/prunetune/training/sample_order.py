@@ -13,7 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-Part = tuple[Tensor, Tensor | None]  # indices in 0 .. n - 1, in the order of showing; their weights, None: all 1
+# A part holds indices in 0 .. n - 1, in the order in which they are shown, and weights (None if all are 1).
+Part = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,13 +154,14 @@ class Walk:
         self._losses = torch.full((order.num_images if self.reads_losses else 0,), torch.nan, device=device)
         self._parts = order.parts(generator, self._losses)
         self._indices, self._weights, self._at = torch.empty(0, dtype=torch.int64), None, 0
-        self._begun = torch.zeros(order.num_images, dtype=torch.int64)  # how many parts so far contain the image
+        # Each value counts the parts so far that contain the image.
+        self._begun = torch.zeros(order.num_images, dtype=torch.int64)
 
     def draw(self, count: int) -> Part:
         """Return the next images, at most `count` and fewer where a part ends, and their weights, on the device."""
         if self._at == len(self._indices):
             indices, weights = next(self._parts)
-            if len(indices) == len(self._begun):  # no part has an image twice, so this one has all
+            if len(indices) == len(self._begun):  # No part contains an image twice, so this part contains all images.
                 self._begun += 1
             else:
                 self._begun[indices] += 1

@@ -21,8 +21,9 @@ from prunetune.base.progress import track
 log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # told by content; Pillow runs Ghostscript on EPS
-UNREADABLE_NAMED = 20  # the log names at most this many files; the error counts all of them
+# The content of a file decides its format. EPS is left out because Pillow runs Ghostscript on it.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+UNREADABLE_NAMED = 20  # The log names at most this many files. The error counts all of them.
 
 
 class UnreadableImage(InputError):
@@ -127,7 +128,7 @@ def _in_order(images: Images, workers: ThreadPoolExecutor) -> Iterator[tuple[int
                 waiting.append(workers.submit(_decode_or_failure, images, position))
             if position >= look_ahead and waiting:
                 yield position - look_ahead, waiting.popleft().result()
-    finally:  # also when the caller stops early
+    finally:  # This block also runs when the caller stops early.
         for future in waiting:
             future.cancel()
 
@@ -158,7 +159,8 @@ def decode_file(path: Path) -> Tensor:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UnreadableImage(path, f"more than {Image.MAX_IMAGE_PIXELS} pixels") from None
-    except Exception as error:  # Pillow's readers raise a dozen types on damaged files
+    except Exception as error:
+        # Pillow's readers raise a dozen types of errors on damaged files.
         raise UnreadableImage(path, _reason(error)) from None
 
 
@@ -168,7 +170,7 @@ def decode_image(image: Image.Image) -> Tensor:
     Raises:
         ValueError: grey values of no known range (32-bit, float).
     """
-    return torch.from_numpy(_rgb(image)).permute(2, 0, 1).contiguous()  # of [H, W, 3]
+    return torch.from_numpy(_rgb(image)).permute(2, 0, 1).contiguous()  # The array has the shape [H, W, 3].
 
 
 def _refuse_bomb(image: Image.Image) -> None:
@@ -179,13 +181,15 @@ def _refuse_bomb(image: Image.Image) -> None:
 
 def _rgb(image: Image.Image) -> np.ndarray:
     """Return [H, W, 3] uint8."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):  # 0..65535 in both
-        grey = np.round(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)  # Pillow would clip at 255
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        # In both cases the grey values are in 0..65535.
+        # Pillow itself would clip values at 255.
+        grey = np.round(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise ValueError(f"grey values of mode {image.mode} have no known range, convert them to 8 or 16 bits")
     if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        image = image.convert("RGBA")  # the same colours as without this step, and no warning from Pillow
+        image = image.convert("RGBA")  # This step changes no colour and avoids a warning from Pillow.
     return np.array(image.convert("RGB"))
 
 

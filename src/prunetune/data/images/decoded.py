@@ -55,7 +55,7 @@ class DecodedImages:
         height, width = self.shapes[position]
         flat = np.array(
             self.pixels[self.offsets[position] : self.offsets[position + 1]]
-        )  # a copy: the map is read-only
+        )  # The pixels are copied because the memory map is read-only.
         return torch.from_numpy(flat).view(3, int(height), int(width))
 
 
@@ -83,7 +83,8 @@ class Decoding:
     """
 
     def __init__(self, pool: Pool, store: Store, short_side: int | None) -> None:
-        self._places: dict[int, tuple[int, int, int]] = {}  # position: where it begins, height, width
+        # Each position maps to the image's first byte, its height and its width.
+        self._places: dict[int, tuple[int, int, int]] = {}
         self._descriptor: int | None = None
         self._error: BaseException | None = None
         self._is_over, self._news = False, threading.Condition()
@@ -112,13 +113,13 @@ class Decoding:
     def _run(self, pool: Pool, store: Store, short_side: int | None) -> None:
         try:
             entry = _entry(pool, store, short_side, self._note)
-            if self._descriptor is None:  # the entry existed, or another process made it
+            if self._descriptor is None:  # The entry existed before, or another process made it.
                 shapes = np.load(entry / "shapes.npy")
                 starts = np.concatenate([[0], np.cumsum(3 * shapes.prod(axis=1))]).tolist()
                 self._descriptor = os.open(entry / "pixels.bin", os.O_RDONLY)
                 places = [(start, *shape) for start, shape in zip(starts, shapes.tolist(), strict=False)]
                 self._places = dict(enumerate(places))
-        except BaseException as error:  # raised again in the thread that asks for an image
+        except BaseException as error:  # The error is raised again in the thread that asks for an image.
             self._error = error
         with self._news:
             self._is_over = True
@@ -141,7 +142,7 @@ def decoded_key(pool: Pool, short_side: int | None) -> dict[str, Any]:
     return {"dataset": pool.fingerprint, "short_side": short_side}
 
 
-Note = Callable[[Path, int, int, int, int], None]  # called with file, position, start, height, width
+Note = Callable[[Path, int, int, int, int], None]  # The arguments are the file, position, start, height and width.
 
 
 def _entry(pool: Pool, store: Store, short_side: int | None, note: Note | None = None) -> Path:

@@ -17,10 +17,12 @@ from prunetune.base.seeding import stream
 from prunetune.data.images.decoded import Decoded
 from prunetune.data.images.transforms import crop_box
 
-PIXELS_AT_ONCE = 2**24  # pixels per channel of the padded crops; with their indices they take half a GiB
-RESIDENT_SHARE = 0.4  # of the device's free memory that decoded images may take
+# The padded crops of a chunk have at most this many pixels per channel. With their indices they take half a GiB.
+PIXELS_AT_ONCE = 2**24
+RESIDENT_SHARE = 0.4  # Decoded images may take this fraction of the device's free memory.
 CHANNELS = 3
-LARGEST_WEIGHT = 2**15 - 0.5  # torch's uint8 kernel stores the weights of one side as 16-bit integers of one scale
+# The uint8 kernel of torch stores the weights of one side as 16-bit integers with one common scale.
+LARGEST_WEIGHT = 2**15 - 0.5
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def _resized(pixels: Tensor, numbers: Tensor, height: int, width: int, size: int
     start, image_height, image_width, top, left, crop_height, crop_width, flips = numbers.view(-1, 8, 1, 1).unbind(1)
     down = torch.arange(height, device=pixels.device).view(1, -1, 1)  # [1, h, 1]
     across = torch.arange(width, device=pixels.device).view(1, 1, -1)  # [1, 1, w]
-    rows = top + torch.minimum(down, crop_height - 1)  # [B, h, 1]; pixels beyond a crop get weight 0 below
+    rows = top + torch.minimum(down, crop_height - 1)  # [B, h, 1]. Pixels beyond a crop get weight 0 below.
     columns = left + torch.minimum(across, crop_width - 1)  # [B, 1, w]
     places = start + rows * image_width + columns  # [B, h, w]
     area = image_height * image_width

@@ -30,7 +30,7 @@ class EvaluationViews:
 
     def __init__(self, images: Decoded, count: int, size: int, folder: Path | None = None) -> None:
         self._images, self._size = images, size
-        self._bytes = 3 * size * size  # bytes of one view
+        self._bytes = 3 * size * size  # A view takes one byte for each pixel and channel.
         self._is_kept, self._has_room = np.zeros(count, dtype=bool), True
         try:
             if folder is not None:
@@ -64,7 +64,7 @@ class EvaluationViews:
         views = np.empty((count, 3, self._size, self._size), dtype=np.uint8)
         flat = memoryview(views.reshape(-1))
         done = 0
-        while done < len(flat):  # one call reads at most 2 GiB
+        while done < len(flat):  # One call reads at most 2 GiB, so that several calls may be needed.
             got = os.preadv(self._descriptor, [flat[done:]], first * self._bytes + done)
             if got == 0:
                 raise OSError(f"the file of kept views ends {len(flat) - done} bytes early")

@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-CROP_SHARE = 0.875  # of the resized short side
-AREA = (0.08, 1.0)  # share of the image's area that a training crop covers
+CROP_SHARE = 0.875  # The side of the evaluation view is this fraction of the resized short side.
+AREA = (0.08, 1.0)  # A training crop covers a share of the image's area in this range.
 ASPECT = (3 / 4, 4 / 3)
 ATTEMPTS = 10
-LONGEST = 8  # a side longer than this many short sides loses its ends before the resize: no view shows them
-VERSION = 1  # to be raised when the pixels of a view change
+# A side longer than this many short sides is cut before the resize, since no view shows its ends.
+LONGEST = 8
+VERSION = 1  # This number must be raised when the pixels of a view change.
 
 
 def evaluation_view(image: Tensor, size: int) -> Tensor:
     """Return the centre of an image [3, h, w] uint8 as [3, size, size] uint8: resize to size / 0.875, crop."""
     short = min(image.shape[1:])
-    if max(image.shape[1:]) > LONGEST * short:  # an image of 1 x 30000 pixels is too large to be enlarged as a whole
+    if max(image.shape[1:]) > LONGEST * short:
+        # An image of 1 x 30000 pixels, for example, is too large to be enlarged as a whole.
         image = functional.center_crop(image, [min(side, LONGEST * short) for side in image.shape[1:]])
     resized = functional.resize(image, [round(size / CROP_SHARE)], antialias=True)
     return functional.center_crop(resized, [size, size])

@@ -84,7 +84,7 @@ def _readable(archive: Path) -> Iterator[None]:
     except CORRUPT as error:
         raise InputError(_unreadable(archive, error)) from error
     except OSError as error:
-        if error.errno is not None:  # gzip reports a bad checksum as an OSError without a number
+        if error.errno is not None:  # The gzip module reports a bad checksum as an OSError without a number.
             raise
         raise InputError(_unreadable(archive, error)) from error
 
@@ -117,7 +117,7 @@ def _zip_members(archive: Path) -> Iterator[Member]:
 
 
 def _tar_members(archive: Path) -> Iterator[Member]:
-    with tarfile.open(archive, "r|*") as file:  # one pass, as the members lie
+    with tarfile.open(archive, "r|*") as file:  # The archive is read in one pass, in the order of its members.
         for member in file:
             if not member.isfile() and not member.isdir():
                 raise InputError(f"{archive} is refused: {member.name!r} is a link or a device, not a file")

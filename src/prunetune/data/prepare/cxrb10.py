@@ -33,16 +33,16 @@ from prunetune.data.prepare.splits import Row, by_group, by_image, check_committ
 
 log = logging.getLogger(__name__)
 PAGE = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
-FINDINGS = (  # in the order of the 0/1 columns of the CheXNet lists
+FINDINGS = (  # The order is that of the 0/1 columns of the CheXNet lists.
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
     "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
 )  # fmt: skip
 CLASS_LISTS = {
-    "A": (  # the first ten in the alphabet with at least 500 single-finding images
+    "A": (  # These are the first ten findings in the alphabet with at least 500 single-finding images.
         "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Infiltration",
         "Mass", "Nodule",
     ),
-    "B": (  # the ten most frequent
+    "B": (  # These are the ten most frequent findings.
         "Atelectasis", "Cardiomegaly", "Consolidation", "Effusion", "Emphysema", "Infiltration", "Mass", "Nodule",
         "Pleural_Thickening", "Pneumothorax",
     ),
@@ -50,7 +50,7 @@ CLASS_LISTS = {
 LISTS = ("nih_train_list", "nih_val_list", "nih_test_list")
 PARTS = tuple(f"nih_images_{part:03d}" for part in range(1, 13))
 PER_CLASS = 500
-NUM_PARTS = 1  # a file name identifies an image
+NUM_PARTS = 1  # The file name alone identifies an image.
 
 
 def prepare(

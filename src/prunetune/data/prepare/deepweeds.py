@@ -18,12 +18,12 @@ from prunetune.data.prepare.splits import SPLITS, Row, by_image, check_committed
 
 PAGE = "https://github.com/AlexOlsen/DeepWeeds"
 NEGATIVE = "Negative"
-SPECIES = (  # by label, 0 to 8
+SPECIES = (  # The position of a name is its label, 0 to 8.
     "Chinee apple", "Lantana", "Parkinsonia", "Parthenium", "Prickly acacia", "Rubber vine", "Siam weed", "Snake weed",
     NEGATIVE,
 )  # fmt: skip
 PER_CLASS = 1000
-NUM_PARTS = 1  # a file name identifies a photograph
+NUM_PARTS = 1  # The file name alone identifies a photograph.
 
 
 def prepare(

@@ -63,4 +63,4 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno in FULL or isinstance(error, FileExistsError):
             raise
-        shutil.copyfile(source, target)  # another disk, or one without hard links
+        shutil.copyfile(source, target)  # The target is on another disk, or the disk supports no hard links.

@@ -28,9 +28,9 @@ from prunetune.data.prepare.disk import explained, require_space
 
 log = logging.getLogger(__name__)
 CHUNK_BYTES = 2**20
-FRUITLESS_ATTEMPTS = 3  # in a row, before the next mirror is tried
-PAUSE_SECONDS = 1.0  # after a break; doubled after each attempt that brought nothing
-TIMEOUT_SECONDS = (15, 60)  # to connect; between two pieces
+FRUITLESS_ATTEMPTS = 3  # After this many attempts in a row without new data, the next mirror is tried.
+PAUSE_SECONDS = 1.0  # This is the pause after a break. It is doubled after each attempt that brought nothing.
+TIMEOUT_SECONDS = (15, 60)  # The first limit holds for connecting, the second for the wait between two pieces.
 WEB_PAGE = "answered with a web page instead of the file (a sign-in, licence, quota or virus-scan page)"
 OTHER_DISK = "pass --downloads=<folder> on another disk"
 
@@ -156,7 +156,8 @@ def _download(url: str, wanted: Source, path: Path) -> None:
     resumed = part.is_file()
     _complete(url, wanted, part)
     problem = mismatch(part, wanted, path.parent)
-    if problem and resumed:  # its beginning may come from another edition: once more, from the start
+    if problem and resumed:
+        # The old part may come from another edition of the file, so the download is repeated from the start.
         part.unlink()
         _complete(url, wanted, part)
         problem = mismatch(part, wanted, path.parent)
@@ -187,7 +188,8 @@ def _append(url: str, wanted: Source, part: Path) -> None:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as response:
-            if response.status_code == 416:  # the part is whole, or longer than the file
+            if response.status_code == 416:
+                # The part is complete already, or it is longer than the file.
                 return _settle_unsatisfiable(response, have, part)
             _refuse_errors(response)
             start = _start(response, have)
@@ -204,7 +206,7 @@ def _append(url: str, wanted: Source, part: Path) -> None:
 
 
 def _write(response: requests.Response, part: Path, start: int, missing: int) -> None:
-    # undecoded: a server that labels a .tar.gz as "Content-Encoding: gzip" must not have it unpacked here
+    # The bytes are not decoded: a .tar.gz that a server labels "Content-Encoding: gzip" must not be unpacked here.
     chunks = response.raw.stream(CHUNK_BYTES, decode_content=False)
     first = next(chunks, b"")
     if start == 0 and first.lstrip()[:64].lower().startswith((b"<!doctype html", b"<html")):

@@ -19,7 +19,7 @@ from prunetune.data.prepare.splits import Row, by_image, check_committed
 
 PAGE = "http://cybertron.cg.tu-berlin.de/eitz/projects/classifysketch/"
 PER_CLASS = 80
-NUM_PARTS = 2  # "<class>/<number>.png" identifies a sketch
+NUM_PARTS = 2  # The path "<class>/<number>.png" identifies a sketch.
 
 
 def prepare(where: Place, split_seed: int = 0) -> Counts:

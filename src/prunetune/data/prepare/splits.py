@@ -25,9 +25,9 @@ SPLITS = ("train", "val", "test")
 class Row(NamedTuple):
     """One image of a file list; the prepared file is `<root>/<split>/<path>`."""
 
-    path: str  # "<class name>/<file name>"
-    label: str  # the class name
-    split: str  # train, val or test
+    path: str  # The path has the form "<class name>/<file name>".
+    label: str  # The label is the class name.
+    split: str  # The split is train, val or test.
 
     @property
     def target(self) -> str:
@@ -131,12 +131,14 @@ def _homes(
     for label, names in files.items():
         for name in names:
             members.setdefault(group_of(name), Counter())[label] += 1
-    placed = {label: dict.fromkeys(SPLITS, 0) for label in files}  # images so far
+    # Each value counts the images that have been placed so far.
+    placed = {label: dict.fromkeys(SPLITS, 0) for label in files}
     home = {}
     for group in permute(members, set_name, "group", split_seed):
         rarest = min(members[group], key=lambda label: (len(files[label]), label))
         filled = placed[rarest]
-        home[group] = min(SPLITS, key=lambda split: filled[split] * (1 if split == "train" else 3))  # 60/20/20
+        # The factor 3 gives the shares 60/20/20.
+        home[group] = min(SPLITS, key=lambda split: filled[split] * (1 if split == "train" else 3))
         for label, count in members[group].items():
             placed[label][home[group]] += count
     return home

@@ -51,7 +51,7 @@ class CIFAR10(Dataset):
     def _read(self, train: bool) -> datasets.CIFAR10:
         folder = require_folder(self.root, self.name, FIX)
         with warnings.catch_warnings():
-            # the files are pickles of an old NumPy, and NumPy 2.4 warns of each array in them
+            # The files are pickles of an old NumPy, and NumPy 2.4 warns about each array in them.
             warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
             try:
                 return datasets.CIFAR10(str(folder), train=train, download=False)

@@ -38,7 +38,7 @@ class Digits(Dataset):
     def pool(self, part: str) -> Pool:
         if part not in ("train", "test"):
             raise InputError(f"digits: part must be 'train' or 'test', got {part!r}")
-        from sklearn.datasets import load_digits  # a slow import that only this data set needs
+        from sklearn.datasets import load_digits  # This import is slow, and only this data set needs it.
 
         bunch = load_digits()
         splits = [_split(number) for number in range(len(bunch.target))]

@@ -32,7 +32,8 @@ class FGVCAircraft(Dataset):
         variants = read_lines(require_file(folder / "variants.txt", self.name, FIX))
         listed = [image for split in ("train", "val", "test") for image in self._split(folder, split, variants)]
         check_files(self.name, listed, FIX)
-        used = {image.class_name for image in listed}  # a subset may keep the whole variants.txt
+        # A subset may keep the whole variants.txt, so unused variants are left out.
+        used = {image.class_name for image in listed}
         classes = [variant for variant in variants if variant in used]
         counts = Counts(self.num_classes, self.num_pool, self.num_test) if self.check_counts else None
         return make_pool(self.name, part, listed, classes, counts)

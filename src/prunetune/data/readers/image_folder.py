@@ -121,7 +121,7 @@ class ImageFolder(Dataset):
             (line, split) for path, split in ((train_list, "train"), (test_list, "test")) for line in read_lines(path)
         ]
         base = _base(folder, [line for line, _ in lines])
-        parsed = [(*_parse(base, line), split) for line, split in lines]  # (path, label or None, split)
+        parsed = [(*_parse(base, line), split) for line, split in lines]  # Each item is (path, label or None, split).
         listed = [_listed_image(folder, base, path, label, split) for path, label, split in parsed]
         check_files(self.resolved_name, listed, f"correct {train_list.name} and {test_list.name}, or dataset.root")
         unlabelled = [path for path, label, _ in parsed if label is None]

@@ -15,7 +15,7 @@ from prunetune.data.images.decode import IMAGE_SUFFIXES, ImageFiles
 from prunetune.data.pool import Pool
 
 log = logging.getLogger(__name__)
-# what to do about a data set with other numbers than its name promises
+# This is the advice for a data set whose numbers differ from those that its name promises.
 OTHER_COUNTS = (
     "prepare the data set again, or for a subset on purpose pass dataset.name=<other> dataset.check_counts=false"
 )
@@ -110,7 +110,7 @@ def _walk(folder: Path, ignored: Counter[str]) -> list[Path]:
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        if real in seen:  # a link to a parent folder would cause an endless loop
+        if real in seen:  # A link to a parent folder would otherwise cause an endless loop.
             continue
         seen.add(real)
         for name in files:

@@ -21,7 +21,7 @@ from prunetune.data.images.decode import ImageArrays
 from prunetune.data.pool import Dataset, Pool
 
 Array = np.ndarray
-SHARES = {  # class: its share of the images, of a sum of 100
+SHARES = {  # Each class has this share of the images. The shares add up to 100.
     "bricks": 16,
     "chevron": 8,
     "cracks": 10,
@@ -36,10 +36,10 @@ SHARES = {  # class: its share of the images, of a sum of 100
 CLASSES = tuple(SHARES)
 SUPERSAMPLING = 2
 WARP_KNOTS = 5
-NUM_PAINTS = 9  # uniform draws for an image's colours
-NUM_SCALARS = 10 + NUM_PAINTS  # uniform draws of an image before its tables
-TORUS = 6  # the cracks' cell centres repeat after this many cells
-MAX_NUM_IMAGES = 50_000  # four digits number the images of a class
+NUM_PAINTS = 9  # The colours of an image take this many uniform draws.
+NUM_SCALARS = 10 + NUM_PAINTS  # An image takes this many uniform draws before its tables.
+TORUS = 6  # The cell centres of the cracks repeat after this many cells.
+MAX_NUM_IMAGES = 50_000  # Four digits must be enough to number the images of a class.
 PIXELS_TOGETHER = 2**18
 
 
@@ -116,7 +116,7 @@ def render(labels: Array, draws: Array, size: int) -> Array:
     others = (labels + 1 + (scalars[:, 1] * (len(CLASSES) - 1)).astype(np.int64)) % len(CLASSES)
     own = _intensity(labels, u, v, centres)
     over = _intensity(others, v + 0.5 * u + scalars[:, 2, None, None], u - 0.5 * v + scalars[:, 3, None, None], centres)
-    intensity = own + 0.45 * difficulty * (over - own)  # less than half of it is another class's
+    intensity = own + 0.45 * difficulty * (over - own)  # The texture of the other class has a weight below one half.
     intensity = _shrink(intensity) + (0.05 + 0.1 * difficulty) * (2 * noise.reshape(-1, size, size) - 1)
     return paint(0.5 + (intensity - 0.5) * (1 - 0.4 * difficulty), scalars[:, -NUM_PAINTS:])
 
@@ -124,14 +124,15 @@ def render(labels: Array, draws: Array, size: int) -> Array:
 def _coordinates(scalars: Array, warp: Array, size: int) -> tuple[Array, Array]:
     """Return u and v, each [N, S, S] in cells of the texture: turned, scaled, sheared, shifted and bent pixels."""
     side = size * SUPERSAMPLING
-    ticks = (np.arange(side) + 0.5) / side - 0.5  # in image sides
+    ticks = (np.arange(side) + 0.5) / side - 0.5  # The unit is the side of the image.
     x, y = ticks[None, None, :], ticks[None, :, None]
-    tangent = 2 * scalars[:, 4, None, None] - 1  # of half the angle: a turn by -90 to 90 degrees without a sine
+    # The tangent of half the angle gives a turn by -90 to 90 degrees without computing a sine.
+    tangent = 2 * scalars[:, 4, None, None] - 1
     cosine, sine = (1 - tangent * tangent) / (1 + tangent * tangent), 2 * tangent / (1 + tangent * tangent)
     mirror = np.where(scalars[:, 5, None, None] < 0.5, -1.0, 1.0)
-    cells = 2.0 + 2.0 * scalars[:, 6, None, None]  # per image side
+    cells = 2.0 + 2.0 * scalars[:, 6, None, None]  # The side of the image has this many cells.
     aspect = 0.75 + 0.5 * scalars[:, 7, None, None]
-    bend = (0.05 + 0.25 * scalars[:, 0])[:, None, None]  # difficulty, in cells
+    bend = (0.05 + 0.25 * scalars[:, 0])[:, None, None]  # The bend grows with the difficulty. Its unit is the cell.
     shift_u, shift_v = (bend * (2 * _interpolate(warp[:, axis], ticks) - 1) for axis in (0, 1))
     u = mirror * (cosine * x - sine * y) * cells * aspect + 7 * scalars[:, 8, None, None] + shift_u
     v = (sine * x + cosine * y) * cells / aspect + 7 * scalars[:, 9, None, None] + shift_v
@@ -223,7 +224,7 @@ def _chevron(u: Array, v: Array) -> Array:
 
 
 def _waves(u: Array, v: Array) -> Array:
-    half = 2 * (u / 1.6 - np.floor(u / 1.6)) - 1  # a sine's two arches, as parabolas
+    half = 2 * (u / 1.6 - np.floor(u / 1.6)) - 1  # Two parabolas replace the two arches of a sine.
     return 0.85 * _to_line(v + 1.5 * half * (1 - np.abs(half)))
 
 

@@ -31,7 +31,8 @@ def as_pool(data: str | Path | Pool | Sized) -> Pool:
     num_classes = max(len(names), int(labels.max()) + 1 if len(labels) else 0)
     classes = tuple(names) if len(names) == num_classes else tuple(map(str, range(num_classes)))
     width = len(str(max(len(labels) - 1, 0)))
-    ids = tuple(f"{position:0{width}d}" for position in range(len(labels)))  # sorted as the dataset's own order
+    # Ids of equal width sort in the dataset's own order.
+    ids = tuple(f"{position:0{width}d}" for position in range(len(labels)))
     return Pool("dataset", labels, ids, ("train",) * len(ids), classes, DatasetImages(data, tuple(range(len(ids)))))
 
 
@@ -61,7 +62,7 @@ class DatasetImages(Images):
             image = self.dataset[self.indices[position]][0]
             if isinstance(image, Image.Image):
                 return decode_image(image)
-        except (OSError, ValueError) as error:  # what files, Pillow and `decode_image` raise
+        except (OSError, ValueError) as error:  # Files, Pillow and `decode_image` raise these errors.
             raise UnreadableImage(f"item {self.indices[position]}", str(error) or type(error).__name__) from None
         if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
             return image
