@@ -1,1 +1,1 @@
-"""Plumbing that knows nothing of pruning: errors, randomness, the store, devices, progress."""
+"""Basic parts that do not depend on pruning: errors, randomness, the store, devices, progress."""

@@ -1,4 +1,4 @@
-"""Checks of settings that a user can set wrongly: one line with what was expected and what came.
+"""Checks of settings that a user can set wrongly. An error is one line: what was expected and what was given.
 
 The first argument of each check is the key as the user writes it, such as "scorer.levels".
 """
@@ -12,16 +12,16 @@ from prunetune.base.errors import InputError, suggestion
 
 
 def choice(key: str, value: Any, allowed: Sequence[str], otherwise: str = "") -> None:
-    """Refuse a value that is none of the allowed words.
+    """Refuse a value that is not one of the allowed words.
 
     Args:
-        key: as the user writes it.
-        value: what came.
-        allowed: the words.
-        otherwise: what the key takes beside them in another place, such as " or (in a run) auto".
+        key: the key, as the user writes it.
+        value: the value that was given.
+        allowed: the words that the key takes.
+        otherwise: what the key also takes in another place, such as " or (in a run) auto".
 
     Raises:
-        InputError: it is none of them.
+        InputError: the value is not one of these words.
     """
     if value not in tuple(allowed):
         close = suggestion(str(value), allowed)
@@ -41,16 +41,16 @@ def whole_number(
     """Refuse anything but a whole number in a range; true and false are refused too.
 
     Args:
-        key: as the user writes it.
-        value: what came.
+        key: the key, as the user writes it.
+        value: the value that was given.
         least: the smallest number that is allowed; None for no limit.
-        most: the largest; None for no limit.
+        most: the largest number that is allowed; None for no limit.
         or_none: whether None (null on the command line) is allowed too.
         what: what the number is, such as "the number of masked networks".
-        otherwise: what the key takes beside a number in another place, such as " or auto".
+        otherwise: what the key also takes in another place, such as " or auto".
 
     Raises:
-        InputError: the value is no such number.
+        InputError: the value is not such a number.
     """
     if (or_none and value is None) or (is_whole_number(value, least) and (most is None or value <= most)):
         return
@@ -63,15 +63,15 @@ def number(key: str, value: Any, interval: str, or_none: bool = False, what: str
     """Refuse anything but a finite number in an interval; true and false are refused too.
 
     Args:
-        key: as the user writes it.
-        value: what came.
-        interval: such as "(0, 1]", where a square bracket includes the end; "inf" is no limit above.
+        key: the key, as the user writes it.
+        value: the value that was given.
+        interval: the allowed range, such as "(0, 1]"; a square bracket includes the end, and "inf" is no upper limit.
         or_none: whether None (null on the command line) is allowed too.
         what: what the number is, such as "the fraction kept".
-        otherwise: what the key takes beside a number in another place, such as " or (in a run) auto".
+        otherwise: what the key also takes in another place, such as " or (in a run) auto".
 
     Raises:
-        InputError: the value is no such number.
+        InputError: the value is not such a number.
     """
     if (or_none and value is None) or (is_number(value) and _is_inside(value, interval)):
         return
@@ -92,7 +92,7 @@ def is_number(value: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Return a number of another library, such as NumPy's, as Python's; anything else as it is."""
+    """Convert a number of another library, such as NumPy, to a Python number; return anything else unchanged."""
     if isinstance(value, bool | int | float) or not isinstance(value, Real):
         return value
     return int(value) if isinstance(value, Integral) else float(value)

@@ -1,6 +1,6 @@
-"""Files and folders that appear whole or not at all: written beside their place, then renamed into it.
+"""Files and folders that appear complete or not at all: they are written beside their place, then renamed.
 
-Imports no torch, since the command itself uses it.
+This module does not import torch, since the command line itself imports this module.
 """
 
 import json
@@ -15,14 +15,14 @@ from typing import Any
 
 
 class TakenError(Exception):
-    """The place of a folder has content already."""
+    """The folder exists already and has content."""
 
 
 @contextmanager
 def new_file(path: Path, synced: bool = False) -> Iterator[Path]:
     """Yield a path to write to, and rename that file to `path` when the block ends without an error.
 
-    What was at `path` stays as it is until then. Missing folders are created.
+    An older file at `path` stays unchanged until then. Missing folders are created.
 
     Args:
         path: the place of the file.
@@ -117,7 +117,7 @@ def _sync(path: Path) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes of this machine left half-written."""
+    """Delete the unfinished folders of processes of this machine that were killed."""
     here = f".partial-{socket.gethostname()}"
     for partial in folder.glob(f"{here}-*"):
         # One host's name may begin with another's (node, node-2), so the name is compared exactly below.

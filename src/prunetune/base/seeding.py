@@ -16,7 +16,7 @@ def derive_seed(*parts: str | int | float) -> int:
 
 
 def stream(*parts: str | int | float) -> torch.Generator:
-    """Return a CPU generator of its own, seeded by `derive_seed(*parts)`."""
+    """Return a new CPU generator, seeded by `derive_seed(*parts)`."""
     return torch.Generator().manual_seed(derive_seed(*parts))
 
 

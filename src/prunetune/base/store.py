@@ -37,9 +37,9 @@ class Store:
 
         Args:
             kind: the folder below the root: images, features, masked, proxies, parts, scores and others.
-            prefix: words for people; the hash of `key` decides.
+            prefix: a readable part of the name; only the hash of `key` identifies the entry.
             key: everything that the product depends on, as plain JSON values.
-            make: writes the product into the folder it gets and returns what `meta.json` shall say.
+            make: writes the product into the given folder and returns the content of `meta.json`.
 
         Raises:
             InputError: the store's disk is full or not writable.
@@ -69,7 +69,7 @@ class Store:
 
 
 def read_meta(entry: Path) -> dict[str, Any]:
-    """Return what an entry's `meta.json` says of its making."""
+    """Return what an entry's `meta.json` says about how the entry was made."""
     meta = json.loads((entry / "meta.json").read_text())
     meta.pop(SIZES, None)
     return meta

@@ -8,11 +8,11 @@ Numbers = TypeVar("Numbers")
 
 
 def check_counts(name: str, expected: Numbers, found: Numbers, fix: str) -> None:
-    """Refuse other numbers than those of the protocol.
+    """Refuse a data set whose numbers differ from those of the protocol.
 
     Args:
-        name: of the data set.
-        expected: the protocol's numbers; `str` gives them in words.
+        name: the name of the data set.
+        expected: the numbers of the protocol; `str` gives them in words.
         found: the same kind of numbers.
         fix: what can be done about it.
 

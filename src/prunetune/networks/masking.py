@@ -64,9 +64,9 @@ class MaskPath:
         return path if self.include_unmasked else path[1:]
 
     def key(self, seed: int) -> dict[str, Any]:
-        """Return what the masks depend on beside the weights.
+        """Return everything that the masks depend on, except the weights.
 
-        It still contains the scope, an option of earlier versions, so that entries of older stores are found.
+        The key still contains the scope, an option of earlier versions, so that entries of older stores are found.
         """
         return {**asdict(self), "scope": "global", "seed": seed if self.masking == "random" else None}
 

@@ -40,11 +40,11 @@ def facility_location(
         geometry: distances of the n images.
         similarity: a function that falls with distance.
         count: number of picks, at most n.
-        neighbours: k.
-        max_dense: n up to which all pairs count.
+        neighbours: k, the number of neighbours in larger classes.
+        max_dense: the largest n for which all pairs are used.
 
     Returns:
-        [count] int64 indices of images, first pick first; ties to the smaller.
+        [count] int64 indices of images, first pick first; ties go to the smaller index.
     """
     if geometry.size <= max_dense:
         return _cover(_AllPairs(geometry, similarity), count)
@@ -108,7 +108,7 @@ class _Graph:
 
 
 def _cover(table: _AllPairs | _Graph, count: int) -> Tensor:
-    """Pick by the largest gain.
+    """Pick the image with the largest gain, again and again.
 
     When the best similarity of image i rises from `old` to `new`, every image that could cover i loses that gain.
     """
@@ -146,7 +146,7 @@ def graph_cut(gradients: LastLayerGradients, weight: float, count: int) -> Tenso
     A pick lowers no gain by more than 2, so that for some picks it is enough to examine the images with large gains.
 
     Returns:
-        [count] int64, first pick first; ties to the smaller index.
+        [count] int64, first pick first; ties go to the smaller index.
     """
     unit = gradients.scaled(1 / gradients.norms().clamp_min(1e-30))
     gains = weight * (len(unit) + unit.dot(unit.weighted_sum()).double()) / 2  # [n]
@@ -182,13 +182,13 @@ def log_determinant(
     of the Cholesky factor are kept: n x count numbers in the dtype of the gradients, O(n count^2) time.
 
     Args:
-        gradients: of n images.
+        gradients: the last-layer gradients of n images.
         count: number of picks.
-        jitter: on the diagonal.
+        jitter: a number that is added to the diagonal of K.
         takes_explained: pick the image that earlier picks explain MOST (a published sign error), without jitter.
 
     Returns:
-        [count] int64, first pick first; ties to the smaller index.
+        [count] int64, first pick first; ties go to the smaller index.
     """
     unit = gradients.scaled(1 / gradients.norms().clamp_min(1e-30))
     own = (1 + (unit.squared_norms() > 0.5).double()) / 2  # [n]. The value is 1/2 for a gradient of zero.
@@ -230,10 +230,10 @@ def _pivots(schur: Tensor, left: Tensor, least: float, bound: float, count: int)
 
     Args:
         schur: [m, m] the unexplained part of K.
-        left: [m] its diagonal, with jitter.
-        least: lower bound of the diagonal.
+        left: [m] the diagonal of that part, with jitter.
+        least: the lower bound of the diagonal.
         bound: the largest unexplained part among the other images of the class.
-        count: at most m.
+        count: the largest number of picks, at most m.
 
     Returns:
         slots [b] int64 of the picks; their lower Cholesky factor [b, b], infinite where nothing was left to explain.

@@ -40,7 +40,7 @@ class LastLayerGradients:
         return LastLayerGradients(self.deltas[positions], self.hidden[positions])
 
     def double(self) -> "LastLayerGradients":
-        """Return the same in float64."""
+        """Return the same gradients in float64."""
         return LastLayerGradients(self.deltas.double(), self.hidden.double())
 
     def scaled(self, factors: Tensor) -> "LastLayerGradients":
@@ -87,7 +87,7 @@ class LastLayerGradients:
     def weighted_sum(self, weights: Tensor | None = None, dtype: torch.dtype = torch.float64) -> Tensor:
         """Return sum_i weights_i g_i, [C, D + 1] float64; without weights [n] each counts once.
 
-        dtype: of the products of a chunk; chunks are added up in float64.
+        dtype: the dtype of the products of a chunk; chunks are added up in float64.
         """
         total = torch.zeros(self.deltas.shape[1], self.hidden.shape[1] + 1, dtype=torch.float64)
         for part, rows in zip(self.chunks(), torch.arange(len(self)).split(ROWS), strict=True):
@@ -98,7 +98,7 @@ class LastLayerGradients:
         return total
 
     def mean(self, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Return the mean gradient, [C, D + 1] float64; dtype: of the products."""
+        """Return the mean gradient, [C, D + 1] float64; `dtype` is that of the products."""
         return self.weighted_sum(dtype=dtype) / len(self)
 
 
@@ -125,10 +125,10 @@ def proxy_gradients(
     """Return the last-layer gradients of a proxy after an epoch (by default its last).
 
     Args:
-        proxy: of N images.
+        proxy: a proxy of N images.
         labels: [N] int64.
-        epoch: from 1.
-        positions: [n] int64, which images; by default all.
+        epoch: the epoch, counted from 1.
+        positions: [n] int64, the images; by default all.
     """
     epoch = proxy.num_epochs if epoch is None else epoch
     labels = labels if positions is None else labels[positions]
@@ -137,7 +137,7 @@ def proxy_gradients(
 
 
 def best_first(gains: Tensor, count: int) -> Tensor:
-    """Return the indices of the `count` largest of [n], largest first, [count] int64; ties to the smaller index."""
+    """Return the indices of the `count` largest of [n], largest first, [count] int64; ties go to the smaller index."""
     if count == 1:
         return gains.argmax().unsqueeze(0)
     return gains.argsort(descending=True, stable=True)[:count]

@@ -130,7 +130,7 @@ def nearest(features: Tensor, k: int, metric: str = "euclidean", exact: bool | N
         exact: whether to compare all pairs; by default up to 100,000 images.
 
     Raises:
-        InputError: k or metric is not one of these.
+        InputError: k or metric is not allowed.
     """
     check_metric(metric)
     checks.whole_number("the number of neighbours", k)
@@ -204,7 +204,7 @@ def _ranked(geometry: Geometry, rows: Tensor, candidates: Tensor, k: int) -> tup
 
 
 def _inverted_file(features: Tensor, k: int, metric: str) -> Neighbours:
-    """Return approximate neighbours, searched for in a few cells only."""
+    """Return approximate neighbours from a search in only a few cells."""
     shift = _mean(features) if metric == "euclidean" else 0
     place = torch.nn.functional.normalize if metric == "cosine" else lambda rows: rows - shift
     centres = _centres(features, place)

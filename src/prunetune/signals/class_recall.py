@@ -26,7 +26,7 @@ def held_out_recall(features: Tensor, labels: Tensor, num_classes: int, device: 
         features: [N, D] float32, in sample_id order.
         labels: [N] int64.
         num_classes: C.
-        device: where probes are trained.
+        device: the device on which probes are trained.
 
     Returns:
         [C] float64 in [0, 1].
@@ -52,7 +52,7 @@ def split(labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
     Args:
         labels: [N] int64.
-        generator: draws both.
+        generator: draws the images of both.
     """
     share = min(1.0, MOST_IMAGES / len(labels))
     kept, held_out = [], []

@@ -75,7 +75,7 @@ class Signals(ABC):
         """Return one training of the run's proxy on this pool; it is trained when it is first asked for.
 
         Args:
-            repeat: another number gives another head, order and crops.
+            repeat: the number of the training; another number gives another head, order and crops.
             until: how many of the recipe's first epochs are needed; by default all. Only these are charged.
             logits_only: features and network of epoch `until` are not needed, so that any longer recording serves.
         """
@@ -96,7 +96,7 @@ class Signals(ABC):
         If there is a store, it keeps finished parts, so that an interrupted run continues from there.
 
         Args:
-            key: all that the values depend on beside the images, the backbone and the proxy, as plain JSON values.
+            key: all that the values depend on, except the images, the backbone and the proxy, as plain JSON values.
             function: batches as `images` yields them, and the positions [n] int64 of their rows, to [n] float64 CPU.
             description: what is computed, for the progress line.
 
@@ -119,10 +119,10 @@ class Signals(ABC):
         """Yield T tensors [n, D] float32 CPU of another network of the same kind, such as a proxy's; none is stored.
 
         Args:
-            network: it is masked in place, level by level, and put back.
-            path: its masks, with `modules` settled.
-            seed: of random masks.
-            positions: [n] int64, which images; by default all.
+            network: the network, which is masked in place, level by level, and restored at the end.
+            path: the masks; `path.modules` must be conv2d, linear or all.
+            seed: the seed of random masks.
+            positions: [n] int64, the images; by default all.
 
         Raises:
             InputError: these signals came as tensors and have no images.
@@ -149,7 +149,7 @@ class Signals(ABC):
 
     @property
     def mask_modules(self) -> str:
-        """What the backbone says should be masked."""
+        """The kind of modules that are masked by default, as the backbone sets it."""
         return "all"
 
     @property

@@ -52,7 +52,7 @@ class ProxyRecipe:
             )
 
     def key(self) -> dict[str, Any]:
-        """Return what a recorded proxy depends on beside the images, the network and the repeat."""
+        """Return what a recorded proxy depends on, except the images, the network and the repeat."""
         training = {k: v for k, v in asdict(self.training).items() if k not in ("name", "views", "evaluate_every")}
         return {**training, "initial": self.initial, "augment": self.augment, "record": self.record}
 
@@ -128,7 +128,7 @@ class Proxy(ABC):
         Args:
             function: logits [E, B, C] float32 and labels [B] of a chunk of images to [B]; rows do not mix.
             labels: [N] int64.
-            epochs: which epochs, in this order; by default all.
+            epochs: the epochs, in this order; by default all.
         """
         epochs = range(1, self.num_epochs + 1) if epochs is None else epochs
         for epoch in epochs:
@@ -147,12 +147,12 @@ class Proxy(ABC):
             raise InputError(f"the proxy has epochs 1 to {self.num_epochs}, asked for {epoch}; lower scorer.epoch")
 
     def take(self, positions: Tensor) -> "Proxy":
-        """Return the same proxy, seen at some images [n] int64 of its pool."""
+        """Return the same proxy, restricted to some images [n] int64 of its pool."""
         return PartOfProxy(self, positions)
 
 
 class PartOfProxy(Proxy):
-    """A proxy of a pool, seen at a part of it."""
+    """A proxy of a pool, restricted to a part of the pool."""
 
     def __init__(self, whole: Proxy, positions: Tensor) -> None:
         self.num_epochs, self.num_classes, self.num_images = whole.num_epochs, whole.num_classes, len(positions)
@@ -283,7 +283,7 @@ class Recorder:
         self.seconds.append(time.perf_counter() - self._start)
 
     def meta(self) -> dict[str, Any]:
-        """Return what the store notes of the training: seconds from its start to the end of each epoch."""
+        """Return what the store records about the training: seconds from its start to the end of each epoch."""
         return {"seconds": self.seconds[-1], "seconds_by_epoch": self.seconds}
 
 

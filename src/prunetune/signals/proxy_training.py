@@ -37,8 +37,8 @@ def train_probe(
         labels: [N] int64.
         num_classes: C.
         training: recipe, repeat and number of epochs.
-        device: where it is trained, cpu or cuda.
-        network: what made the features, where the proxy's `model` is asked for.
+        device: the device on which the probe is trained, cpu or cuda.
+        network: the network that made the features; only the proxy's `model` needs it.
     """
     seed = derive_seed("proxy", training.repeat)
     path = list(head_path(features, labels, num_classes, training.shortened, seed, device))
@@ -48,7 +48,7 @@ def train_probe(
 def write_probe(
     folder: Path, features: Tensor, labels: Tensor, num_classes: int, training: ProxyTraining, device: str
 ) -> dict[str, Any]:
-    """Train a probe as `train_probe` does and write its heads; return what the store notes of it."""
+    """Train a probe as `train_probe` does and write its heads; return what the store records about it."""
     start = time.perf_counter()
     proxy = train_probe(features, labels, num_classes, training, device)
     heads = [proxy.head(epoch) for epoch in range(1, proxy.num_epochs + 1)]
@@ -71,11 +71,11 @@ def open_probe(folder: Path, num_epochs: int, features: Tensor, network: Network
 def write_full(
     folder: Path, network: Network, whole: ShownImages, views: ImageAt, training: ProxyTraining, hardware: Hardware
 ) -> dict[str, Any]:
-    """Train a copy of the network and a head on the whole pool, and record it; return what the store notes of it.
+    """Train a copy of the network and a head on the whole pool, and record it; return what the store records about it.
 
     Args:
         folder: where the recording goes.
-        network: of the scoring backbone; it is not changed.
+        network: the network of the scoring backbone; it is not changed.
         whole: all images of the pool.
         views: their evaluation views.
         training: recipe, repeat and number of epochs.

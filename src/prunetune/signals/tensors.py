@@ -21,7 +21,7 @@ class TensorSignals(Signals):
     Args:
         features: [N, D] of the unmasked network, rows in the order of the pool, which sorts itself by sample_id.
         masked: T tensors [N, D], the features at each level of the path that the scorer will ask for.
-        pool: the N images, where a scorer or sampler reads more than tensors.
+        pool: the N images, if a scorer or sampler reads more than tensors.
         proxies: recorded trainings, repeat by repeat; without them linear probes are trained on the features, which
             needs the pool's labels.
 
@@ -74,7 +74,7 @@ class TensorSignals(Signals):
         return self._trained[repeat, until]
 
     def layer_features(self) -> Iterator[Tensor]:
-        """Yield the features, the only layer that is known of signals that came as tensors."""
+        """Yield the features: signals that came as tensors have no other layer."""
         return iter([self._features])
 
 

@@ -24,7 +24,7 @@ from prunetune.signals.network import NetworkSignals
 class ViewBank:
     """Features of V views of some images: values [V, U, D] float16 or float32, positions [U] int64 ascending.
 
-    seconds: what these rows cost when they were computed.
+    seconds: the time that these rows cost when they were computed.
     """
 
     values: Tensor
@@ -40,7 +40,7 @@ def view_bank(signals: Signals, positions: Tensor, num_views: int) -> ViewBank:
     """Return the features of augmented views, computing those that the store lacks.
 
     Args:
-        signals: of the backbone that is fine-tuned.
+        signals: the signals of the backbone that is fine-tuned.
         positions: [U] int64 pool positions, ascending.
         num_views: V; 0 takes the evaluation view alone, which costs nothing more.
 

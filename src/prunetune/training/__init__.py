@@ -1,1 +1,1 @@
-"""How the pruned set is trained on."""
+"""How a network is trained on the pruned set."""

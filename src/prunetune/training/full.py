@@ -45,7 +45,7 @@ def finetune_all(
         shown: the pool, with the M positions that are trained on.
         test: the test set.
         recipe: epochs, batches, optimiser.
-        seed: of the head's weights, the batch order and the crops; it does not contain the method's name.
+        seed: determines the head's weights, the batch order and the crops; it does not depend on the method's name.
         hardware: device and precision of the training.
         sample_order: the order and weights of the M images; None shows all of them once in every epoch.
 
@@ -79,8 +79,8 @@ def training_views(
     Args:
         shown: the images.
         size: side of a view in pixels.
-        device: where the network is trained: a GPU makes the views itself, on a CPU threads do.
-        names: of the training.
+        device: the device of the training; a GPU makes the views itself, on a CPU threads make them.
+        names: the names that identify the training.
     """
     if device == "cpu":
         return lambda epoch: training(shown.pixels, size, shown.pool, *names, epoch)
@@ -106,7 +106,7 @@ def train_epochs(
         recipe: epochs, batches, optimiser.
         walk: gives the order, as indices into the M positions.
         hardware: device and precision of the training.
-        watch: is shown each batch's positions [B] and logits [B, C] as they are before its update.
+        watch: called with each batch's positions [B] and its logits [B, C] before the update.
 
     Raises:
         InputError: the loss is not finite, or the device's memory does not hold a batch.
@@ -183,7 +183,7 @@ class MicroBatch:
 class Batch:
     """Images of one optimiser step.
 
-    images: [B, 3, S, S]. labels: [B] int64. weights: [B], None where all count alike.
+    images: [B, 3, S, S]. labels: [B] int64. weights: [B], or None if all images count equally.
     """
 
     images: Tensor

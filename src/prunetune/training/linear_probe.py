@@ -54,13 +54,13 @@ def train_probes(
 ) -> list[FinetuneResult]:
     """Train one linear head per probe and return their results in the same order.
 
-    A probe's result does not depend on the others but for rounding (about 1e-6 in float32). Epoch e shows view
+    A probe's result does not depend on the others, except for rounding (about 1e-6 in float32). Epoch e shows view
     (e - 1) mod V of every image. The optimiser is torch's SGD, written out for P problems at once, with the gradient
     of the cross-entropy in closed form.
 
     Args:
         bank: [V, U, D] features of the augmented views, float16 or float32.
-        probes: P heads.
+        probes: the P heads to train.
         num_classes: C.
         recipe: how they are trained; a probe with shorter epochs drops out of an epoch's last steps.
         device: cpu or cuda.
@@ -163,8 +163,8 @@ def head_path(
         labels: [N] int64.
         num_classes: C.
         recipe: epochs, batches, optimiser.
-        seed: of the head's initial weights and the batch order.
-        device: where it is trained.
+        seed: determines the head's initial weights and the batch order.
+        device: the device of the training.
     """
     everything = torch.arange(len(labels))
     probe = Probe(everything, labels, features[:0], labels[:0], seed)
@@ -224,7 +224,7 @@ class _Heads:
         return totals / torch.tensor(self.sizes).to(self.device)
 
     def _draw(self) -> tuple[Tensor, Tensor | None]:
-        """Return indices [P, M] int64 of an epoch and their weights, 0 after its end; None where all count alike."""
+        """Return indices [P, M] int64 of an epoch and their weights (0 after its end, None if all are 1)."""
         parts = [walk.draw(size) for walk, size in zip(self.walks, self.sizes, strict=True)]
         indices, weights = _padded([indices for indices, _ in parts]), None
         if any(given is not None for _, given in parts):

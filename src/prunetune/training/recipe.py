@@ -1,4 +1,4 @@
-"""How the pruned set is trained on, and what comes out."""
+"""How a network is trained on the pruned set, and the result of that training."""
 
 import math
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ class FinetuneResult:
 
 
 def check_loss(loss: float, epoch: int, recipe: Recipe) -> None:
-    """Stop a run whose loss is no number.
+    """Stop a run whose loss is not a finite number.
 
     Raises:
         InputError: the loss is NaN or infinite.

@@ -19,7 +19,7 @@ Part = tuple[Tensor, Tensor | None]
 
 @dataclass(frozen=True, eq=False)
 class SampleOrder(ABC):
-    """A plan over n images, good for any number of trainings.
+    """A plan over n images, which any number of trainings can use.
 
     reads_losses: whether what is shown depends on the losses so far. If not, every part is an epoch of M images.
     """
@@ -39,7 +39,8 @@ class SampleOrder(ABC):
 
         Args:
             generator: draws the order.
-            losses: [n] float32, the loss of each image when it was last shown, NaN before; it changes meanwhile.
+            losses: [n] float32, the loss of each image when it was last shown, NaN before that. The training
+                changes these values.
         """
 
 
@@ -180,7 +181,7 @@ class Walk:
             yield indices, weights
 
     def observe(self, indices: Tensor, losses: Tensor) -> None:
-        """Note the unweighted losses [b] of images that have been shown, as they were before the update."""
+        """Record the unweighted losses [b] of images that have been shown; they date from before the update."""
         if self.reads_losses:
             self._losses[indices] = losses
 

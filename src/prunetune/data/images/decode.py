@@ -47,7 +47,7 @@ class Images(ABC):
 
     @abstractmethod
     def digest(self, position: int) -> str:
-        """Return the SHA-256 of what the image is made from (file bytes or pixels)."""
+        """Return the SHA-256 of the data of the image (file bytes or pixels)."""
 
     @abstractmethod
     def take(self, positions: Sequence[int]) -> "Images":

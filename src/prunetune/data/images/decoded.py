@@ -19,7 +19,7 @@ from prunetune.data.pool import Pool
 
 
 class Decoded(Protocol):
-    """Anything that gives an image's pixels at once."""
+    """Anything that gives the pixels of an image without decoding a file."""
 
     def decode(self, position: int) -> Tensor:
         """Return the image as [3, height, width] uint8."""
@@ -29,7 +29,7 @@ class Decoded(Protocol):
 class ShownImages:
     """Some images of a pool, and where their pixels come from.
 
-    pool: N images. pixels: those of all N images. positions: [n] int64, the images that a training or a pass reads.
+    pool: N images. pixels: the pixels of all N images. positions: [n] int64, the images that a training or pass reads.
     """
 
     pool: Pool

@@ -44,7 +44,7 @@ class Source:
     def of(images: Decoded, positions: Tensor, device: str, resident_bytes: int | None = None) -> "Source":
         """Read the images at these positions [n] int64.
 
-        resident_bytes: device memory that the images may take; by default a share of what is free.
+        resident_bytes: device memory that the images may take; by default a fraction of the free memory.
         """
         shapes = torch.tensor([images.decode(position).shape[1:] for position in positions.tolist()])
         sizes = CHANNELS * shapes.prod(dim=1)
@@ -81,7 +81,7 @@ def sent(tensor: Tensor, device: str) -> Tensor:
 
 @dataclass(frozen=True)
 class DeviceView:
-    """One augmented view of every image of a source; image i's is drawn from (names, sample_id) and nothing else."""
+    """One augmented view of every image of a source; that of image i is drawn only from (names, sample_id)."""
 
     source: Source
     size: int
@@ -112,7 +112,7 @@ class DeviceView:
 
 
 def resized_crops(pixels: Tensor, starts: Tensor, shapes: Tensor, crops: Tensor, size: int) -> Tensor:
-    """Return crops of images of any sizes, resized with antialiasing and flipped, as [B, 3, S, S] uint8.
+    """Return crops of images of any size, resized with antialiasing and flipped, as [B, 3, S, S] uint8.
 
     Args:
         pixels: flat uint8, images as [3, height, width] one after another, on the device.

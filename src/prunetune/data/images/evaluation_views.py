@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class EvaluationViews:
     """The evaluation views [3, S, S] uint8 of N images: each is made at its first use and read afterwards.
 
-    Several threads may use it at the same time. If the disk is full, the views are made anew in every pass.
+    Several threads may use it at the same time. If the disk is full, the views are computed again in every pass.
     """
 
     def __init__(self, images: Decoded, count: int, size: int, folder: Path | None = None) -> None:

@@ -37,7 +37,7 @@ def extract(archive: Path, folder: Path, place: Callable[[str], str | None]) -> 
     Args:
         archive: a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz file; the content decides, not the name.
         folder: where to write; must exist.
-        place: gets a member's relative POSIX path and returns where it shall go, relative to `folder`, or None.
+        place: gets a member's relative POSIX path and returns its target path, relative to `folder`, or None.
 
     Raises:
         InputError: the archive is unreadable or unsafe, or the disk is full.
@@ -60,7 +60,7 @@ def member_names(archive: Path) -> list[str]:
 
 
 def inside(top: str) -> Callable[[str], str | None]:
-    """Return a `place` that drops the archive's top folder and takes everything in it, hidden files excepted."""
+    """Return a `place` that drops the archive's top folder and takes everything in it except hidden files."""
 
     def place(name: str) -> str | None:
         first, *rest = PurePosixPath(name).parts
@@ -94,7 +94,7 @@ def _unreadable(archive: Path, error: Exception) -> str:
 
 
 def _chosen_bytes(archive: Path, place: Callable[[str], str | None]) -> int:
-    """Return how much a zip will write; a compressed tar does not say before it is read, so 0."""
+    """Return how much a zip will write; the size of a compressed tar is unknown before it is read, so 0."""
     if not zipfile.is_zipfile(archive):
         return 0
     with zipfile.ZipFile(archive) as file:

@@ -31,9 +31,9 @@ def arrange(
         root: the folder to build; it appears when everything is in it.
         rows: the file list.
         name: the data set's name, for the record.
-        settings: what the list was made with, for the record.
+        settings: the settings that the list was made with, for the record.
         num_parts: how many of the last parts of a path identify an image in the source.
-        facts: more for the record.
+        facts: further entries of the record.
 
     Raises:
         InputError: images are missing, or the disk is full.
@@ -63,7 +63,7 @@ def _link(source: Path, folder: Path, targets: dict[str, str], num_parts: int) -
 
 
 def files_below(folder: Path) -> Iterable[Path]:
-    """Yield the files below a folder, in a fixed order, hidden ones excepted."""
+    """Yield the files below a folder in a fixed order, without the hidden ones."""
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place) / name for name in sorted(names) if not name.startswith("."))

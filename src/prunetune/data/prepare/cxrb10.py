@@ -210,10 +210,10 @@ def _published_lists(where: Place) -> list[Path]:
 
 
 def _collect(rows: list[Row], where: Place) -> Path:
-    """Extract the chosen images of each archive into a folder of its own, and return the folder of these.
+    """Extract the chosen images of each archive into a separate folder, and return the parent folder.
 
-    An archive that is done is skipped after a break: 45 GB are not downloaded twice. Given archives come first, and
-    no further one is downloaded when everything has been found.
+    After an interruption, finished archives are skipped, so that 45 GB are not downloaded twice. Given archives come
+    first, and no other archive is downloaded once all images have been found.
     """
     folder = where.downloads / f"cxrb10-{list_sha256(rows)[:12]}"
     wanted = {tail(row.path, NUM_PARTS) for row in rows}

@@ -1,4 +1,4 @@
-"""Downloads that go on after a break, try their mirrors in order and end with a checked file.
+"""Downloads that continue after an interruption, try their mirrors in order and end with a checked file.
 
 Mirrors listed in `sources.csv` hold the same bytes as the original, so one checksum fits all. Copies of the data
 sets in other forms (parquet on the Hugging Face hub, re-packed zips) are left out: their bytes differ, hence nothing
@@ -55,7 +55,7 @@ class _Failed(Exception):
 
 
 class _Broken(Exception):
-    """The connection broke; the same mirror may go on from there."""
+    """The connection broke; the same mirror may continue from the last byte received."""
 
 
 @cache
@@ -83,7 +83,7 @@ def fetch(wanted: Source, folder: Path, by_hand: str) -> Path:
     Args:
         wanted: what to download.
         folder: where finished files and the beginnings of unfinished ones (`.part`) are kept.
-        by_hand: what a person can do when every mirror fails, as the end of a sentence.
+        by_hand: what a person can do when every mirror fails, as a sentence of the error message.
 
     Raises:
         InputError: all mirrors failed, or the disk is full.

@@ -75,7 +75,7 @@ def read_finished(root: Path, name: str, settings: dict[str, Any]) -> Counts | N
 
 
 def require_free(root: Path, name: str) -> None:
-    """Refuse a folder with something in it that this command did not finish."""
+    """Refuse a folder that has content without a record of a finished preparation."""
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise InputError(f"{root} exists but is no finished {name}; delete it or pass --root=<another folder>")
 

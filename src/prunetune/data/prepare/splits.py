@@ -58,9 +58,9 @@ def by_image(files: Mapping[str, list[str]], set_name: str, split_seed: int, per
 
     Args:
         files: the file names of each class name.
-        set_name: part of the permutation's key.
-        split_seed: another seed, another split.
-        per_class: use only the first so many images of the permutation; None uses all.
+        set_name: the name of the data set, a part of the key of the permutation.
+        split_seed: the seed of the split; another seed gives another split.
+        per_class: the number of images to use from the start of the permutation; None uses all.
 
     Raises:
         InputError: a class has fewer than `per_class` images.

@@ -112,7 +112,7 @@ class ImageFolder(Dataset):
         return [replace(image, split="test") if image.sample_id in chosen else image for image in listed]
 
     def _test_ids(self, class_name: str, sample_ids: Sequence[str]) -> list[str]:
-        """Return the first ones in the hashed order; the data set's name has no part in the hash."""
+        """Return the first images in the hashed order; the hash does not depend on the name of the data set."""
         num_test = min(max(round(len(sample_ids) * self.test_fraction), 1), len(sample_ids) - 1)
         return permute(sample_ids, "image_folder", class_name, self.split_seed)[:num_test]
 

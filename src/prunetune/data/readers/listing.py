@@ -130,7 +130,7 @@ def _report_ignored(name: str, folder: Path, ignored: Counter[str]) -> None:
 
 
 def check_files(name: str, listed: Sequence[ListedImage], fix: str) -> None:
-    """Refuse a list of files that are not all there."""
+    """Refuse a list in which some files do not exist."""
     missing = [image.path for image in listed if not os.path.isfile(image.path)]
     if missing:
         raise InputError(
@@ -144,11 +144,11 @@ def make_pool(
     """Return the pool (part "train": the splits train and val) or the test set ("test") of the listed images.
 
     Args:
-        name: the data set's.
+        name: the name of the data set.
         part: "train" or "test".
         listed: the images of all splits, in any order.
         classes: class names in index order.
-        counts: what the data set must have, or None for any numbers.
+        counts: the numbers that the data set must have, or None for any numbers.
 
     Raises:
         InputError: wrong numbers, a class that only the test set has, one file in both parts.

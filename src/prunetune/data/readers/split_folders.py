@@ -11,7 +11,7 @@ from prunetune.data.readers.listing import Counts, make_pool, scan_class_folders
 class SplitFolders(Dataset):
     """`<root>/{train,val,test}/<class>/<file>`, as `prunetune prepare` leaves it. Class index = sorted class name.
 
-    name: the data set's. root: its folder. prepare: the command that fills the folder, named in errors.
+    name: the name of the data set. root: its folder. prepare: the command that fills the folder, named in errors.
     num_classes, num_pool (train and val), num_test: the protocol's numbers, compared if check_counts is true.
     """
 

@@ -1,4 +1,4 @@
-"""A torch dataset, a folder or a pool as a pool."""
+"""Conversion of a torch dataset, a folder or a pool to a pool."""
 
 import hashlib
 from collections.abc import Sequence, Sized
@@ -37,7 +37,7 @@ def as_pool(data: str | Path | Pool | Sized) -> Pool:
 
 
 def dataset_labels(dataset: Any) -> Tensor:
-    """Return the labels [N] int64 of a map-style dataset: its `targets` where it has them, else of each item."""
+    """Return the labels [N] int64 of a map-style dataset: its `targets` if it has them, else the label of each item."""
     targets = getattr(dataset, "targets", None)
     if targets is None:
         targets = [dataset[position][1] for position in range(len(dataset))]
