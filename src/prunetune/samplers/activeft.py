@@ -75,10 +75,11 @@ def gradient(features: Tensor, centres: Tensor, tau: float) -> Tensor:
         tau: temperature.
     """
     cosines, owners = (features @ centres.T).max(dim=1)  # [n]
-    used, places = owners.unique(return_inverse=True)  # centres that own images, and for each image which
+    # The tensor `used` holds the centres that own images. `places` says for each image which of them owns it.
+    used, places = owners.unique(return_inverse=True)
     moved = centres[used]
     between = moved @ centres.T / tau  # [used, B]
-    pulls = (between.logsumexp(dim=1)[places] - cosines / tau).sigmoid()  # [n], 1 - q_i
+    pulls = (between.logsumexp(dim=1)[places] - cosines / tau).sigmoid()  # [n]. Each entry is 1 - q_i.
     strength = torch.zeros(len(used)).index_add_(0, places, pulls)
     slope = strength.unsqueeze(1) * (between.softmax(dim=1) @ centres)
     slope.index_add_(0, places, pulls.unsqueeze(1) * features, alpha=-1)

@@ -14,7 +14,8 @@ from prunetune.signals.contract import Signals
 from prunetune.signals.label_odds import label_probabilities
 from prunetune.training.sample_order import SampleOrder
 
-AUTO = " or (in a run) auto"  # in messages on settings that a run can choose on held-out images
+# This text belongs to error messages about settings that a run can choose on held-out images.
+AUTO = " or (in a run) auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +74,10 @@ class Sampler(ABC):
         needed = self._needed(labels, signals)
         budgets = self._class_budgets(labels, ratio, signals)
         sampler = self.settled(scores.double(), labels, budgets, needed)
-        # marked in place: small results between the large arrays of classes would fragment the heap by gigabytes
+        # Images are marked in place. Small results between large arrays would fragment the heap by gigabytes.
         is_kept = torch.zeros(len(labels), dtype=torch.bool)
         for label, budget in budgets.items():
-            members = torch.nonzero(labels == label).flatten()  # [n], ascending
+            members = torch.nonzero(labels == label).flatten()  # [n]. Positions are ascending.
             if 0 < budget < len(members):
                 own = ratio if self.budgets == "proportional" else budget / len(members)
                 rows = None if needed is None else needed[members]

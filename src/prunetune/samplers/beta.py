@@ -10,8 +10,8 @@ from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.samplers.base import Sampler, hardest_first
 
-CONCENTRATION = 15.0  # a + b - 1 of the Beta density
-NUM_ANCHORS = 10  # the highest scores, whose mean probability places the density
+CONCENTRATION = 15.0  # The parameters of the Beta density satisfy a + b - 1 = 15.
+NUM_ANCHORS = 10  # The mean probability of the images with the highest scores determines the position of the density.
 EDGE = 1e-6
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from prunetune.base.errors import InputError
 from prunetune.samplers.base import Sampler
 
-OPEN = ("gamma", "end", "beta")  # settings that can be "auto", to be chosen on held-out data
+OPEN = ("gamma", "end", "beta")  # These settings can be "auto". Their values are then chosen on held-out data.
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def strata_of(scores: Tensor, num_strata: int) -> Tensor:
     low, high = scores.min(), scores.max()
     if low == high:
         return torch.zeros(len(scores), dtype=torch.int64)
-    places = (scores - low) / (high - low) * num_strata  # in [0, num_strata]
+    places = (scores - low) / (high - low) * num_strata  # All places lie in [0, num_strata].
     return places.long().clamp_max(num_strata - 1)
 
 

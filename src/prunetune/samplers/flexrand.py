@@ -44,7 +44,8 @@ class FlexRand(Sampler):
         num_easy = round(len(scores) * gamma)
         from_easy, from_hard = shares(len(scores), budget, ratio, gamma)
         order = easiest_first(scores)
-        easy, hard = order[:num_easy].sort().values, order[num_easy:].sort().values  # each in sample_id order
+        # Each part is in the order of the sample_ids.
+        easy, hard = order[:num_easy].sort().values, order[num_easy:].sort().values
         return torch.cat([draw(easy, from_easy, generator), draw(hard, from_hard, generator)])
 
     def _feasible(self, ratio: float) -> float:

@@ -10,9 +10,11 @@ from torch import Tensor
 from prunetune.base import checks
 from prunetune.samplers.base import Sampler, draw, unit
 
-NUMBERS_AT_ONCE = 2**24  # numbers in a block of cosines: 64 MiB
-SLACK = 1e-6  # rounding of a float32 cosine: an image must be in its own ball and in that of a copy
-WIDEST = 2.0  # distance of two features of unit length
+NUMBERS_AT_ONCE = 2**24  # A block of cosines has at most this many numbers (64 MiB).
+# The slack allows for the rounding of float32 cosines.
+# Without the slack an image could lie outside its own ball or outside that of an identical image.
+SLACK = 1e-6
+WIDEST = 2.0  # Two features of unit length are at most this far apart.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,8 @@ def cover(features: Tensor, delta: float, count: int) -> Tensor:
         delta: Euclidean radius of closed balls.
         count: number of picks.
     """
-    least = 1 - min(delta, WIDEST) ** 2 / 2 - SLACK  # cosine of images in one ball
+    # An image is in a ball if its cosine with the centre is at least this large.
+    least = 1 - min(delta, WIDEST) ** 2 / 2 - SLACK
     everyone = torch.arange(len(features))
     counts, is_open = _holders(features, everyone, least), np.ones(len(features), dtype=bool)
     picks: list[int] = []

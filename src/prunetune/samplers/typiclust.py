@@ -11,7 +11,8 @@ from prunetune.samplers.base import Sampler, unit
 from prunetune.samplers.clusters import first_of_clusters, k_means
 from prunetune.selection.neighbours import nearest
 
-MOST_CLUSTERS, SMALL = 500, 5  # in the released code: clusters of a class; images of a cluster that is skipped
+# The released code makes at most 500 clusters of a class and skips clusters of at most 5 images.
+MOST_CLUSTERS, SMALL = 500, 5
 
 
 @dataclass(frozen=True, kw_only=True)

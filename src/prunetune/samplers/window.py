@@ -35,5 +35,6 @@ def window(scores: Tensor, budget: int, start: float) -> Tensor:
         budget: B.
         start: in [0, 1]: 0 is the window of the hardest, 1 that of the easiest, .5 the central one.
     """
-    first = round((len(scores) - budget) * start - 1e-9)  # half a place is rounded to the harder side
+    # A start halfway between two places is rounded to the harder side.
+    first = round((len(scores) - budget) * start - 1e-9)
     return hardest_first(scores)[first : first + budget]

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from prunetune.data.pool import Pool
 
-VARIANTS = ("fixed", "deepcore", "released")  # "fixed" is the correct method; the others do what published code does
+# The variant "fixed" is the correct method. The other variants reproduce published code.
+VARIANTS = ("fixed", "deepcore", "released")
 
 
 class Scorer(ABC):

@@ -26,7 +26,7 @@ class Forgetting(Scorer):
     cannot be reproduced: here ties go to the smaller sample_id.
     """
 
-    variant: str = "fixed"  # fixed: the correct method | deepcore | released
+    variant: str = "fixed"  # The value "fixed" is the correct method. "deepcore" and "released" follow published code.
 
     name: ClassVar[str] = "forgetting"
     higher_means: ClassVar[str] = "harder"

@@ -20,7 +20,8 @@ from prunetune.selection.last_layer_gradients import (
 )
 from prunetune.signals.contract import Signals
 
-Target = Callable[[Tensor], Tensor]  # summed gradient of the picks [C, D + 1] -> validation gradient [C, D + 1]
+# A target maps the summed gradient of the picks [C, D + 1] to the validation gradient [C, D + 1].
+Target = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Glister(Scorer):
     variant: str = "fixed"
     eta: float = 1e-3
     growth: float = 0.03
-    depth: float = 1.0  # at least the largest ratio wanted
+    depth: float = 1.0  # The depth must be at least as large as the largest ratio of any run.
     batch_size: int = 256
 
     name: ClassVar[str] = "glister"
@@ -118,4 +119,5 @@ def gradient_after(logits: Tensor, labels: Tensor, hidden: Tensor, step: Tensor,
     """
     step = step.to(hidden.dtype)
     moved = logits - eta * torch.addmm(step[:, 0], hidden, step[:, 1:].T)
-    return LastLayerGradients(logit_gradients(moved, labels), hidden).mean(hidden.dtype)  # the slowest line
+    # This line takes most of the time.
+    return LastLayerGradients(logit_gradients(moved, labels), hidden).mean(hidden.dtype)

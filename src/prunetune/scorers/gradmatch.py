@@ -17,12 +17,17 @@ from prunetune.selection.last_layer_gradients import LastLayerGradients, best_fi
 from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import Proxy
 
-COLUMNS = 2**25  # inner products up to this number (256 MiB) are kept instead of computed anew
+# Inner products are stored only if there are at most this many (256 MiB). Otherwise they are computed when needed.
+COLUMNS = 2**25
 LONGEST_COLUMN = 2**13
-MOST_PICKS = 20_000  # of one class: the inverse [picks, picks] then takes 3.2 GB
-ROUNDING = 1e-10  # share of the largest inner product with the target; smaller correlations count as 0
-FIT_GROWTH = 0.03  # for fits of weights alone, which the order of the picks does not change
-LEAST_WEIGHT = 1e-3  # share of the mean weight, given to kept images whose fitted weight is smaller
+# At most this many images of one class are picked. The inverse matrix [picks, picks] then takes 3.2 GB.
+MOST_PICKS = 20_000
+# A correlation counts as 0 if it is smaller than this share of the largest inner product with the target.
+ROUNDING = 1e-10
+# This growth is used when only weights are fitted. The order of the picks does not change those weights.
+FIT_GROWTH = 0.03
+# Fitted weights below this share of the mean weight are raised to it, so that no kept image is lost.
+LEAST_WEIGHT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class GradMatch(Scorer):
     variant: str = "fixed"
     ridge: float = 0.5
     growth: float = 0.01
-    depth: float = 1.0  # at least the largest ratio wanted
+    depth: float = 1.0  # The depth must be at least as large as the largest ratio of any run.
     batch_size: int = 256
 
     name: ClassVar[str] = "gradmatch"
@@ -190,10 +195,11 @@ class _RidgeFit:
 
     def __init__(self, count: int, ridge: float) -> None:
         self.size, self.scale, self._ridge = 0, 0.0, ridge
-        self._inverse = torch.zeros(count, count, dtype=torch.float64)  # rows of picks that are held at 0 are 0
+        # If the weight of a pick is held at 0, its row contains only zeros.
+        self._inverse = torch.zeros(count, count, dtype=torch.float64)
         self._weights, self._goals = torch.zeros(2, count, dtype=torch.float64)
         self._is_free = torch.zeros(count, dtype=torch.bool)
-        self._first_norm = 0.0  # of the first pick, squared
+        self._first_norm = 0.0  # This is the squared gradient norm of the first pick.
 
     @property
     def weights(self) -> Tensor:
@@ -221,7 +227,8 @@ class _RidgeFit:
     def free(self, slots: Tensor, inner: Tensor) -> None:
         """Fit the weights of picks [b] from now on, given their inner products [k, b]."""
         others = inner * self.is_free.unsqueeze(1)
-        change = -self._inverse[: self.size, : self.size] @ others  # of the other weights for one unit of these
+        # Each column says how the other weights change when the weight of one freed pick grows by 1.
+        change = -self._inverse[: self.size, : self.size] @ others
         identity = torch.eye(len(slots), dtype=torch.float64)
         change[slots] = identity
         schur = self._ridge * identity + inner[slots] + others.T @ change  # [b, b]
@@ -295,7 +302,8 @@ class _Factors:
         self.order = torch.empty(0, dtype=torch.int64)
         self._gradients, self._target = gradients, target
         self._deltas = torch.zeros(count, gradients.deltas.shape[1], dtype=torch.float64)
-        self._hidden = torch.ones(count, gradients.hidden.shape[1] + 1, dtype=torch.float64)  # (1, h)
+        # Each row is (1, h): the 1 stands for the bias.
+        self._hidden = torch.ones(count, gradients.hidden.shape[1] + 1, dtype=torch.float64)
 
     def add(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Add images [b] and return their inner products with all picks [k, b], old ones first, and with the target."""

@@ -13,7 +13,7 @@ from prunetune.selection.neighbours import Neighbours, nearest
 from prunetune.signals.contract import Signals
 
 SMALLEST_DISTANCE = 1e-6
-ROWS = 16384  # images at once
+ROWS = 16384  # At most this many images are processed at once.
 
 
 @dataclass(frozen=True)

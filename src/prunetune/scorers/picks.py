@@ -11,7 +11,8 @@ from torch import Tensor
 
 from prunetune.base import checks
 
-Pick = Callable[[Tensor, int], Tensor]  # members [n] int64, count -> [count] int64 indices into them, first pick first
+# A pick function maps members [n] int64 and a count to [count] int64 indices into the members, first pick first.
+Pick = Callable[[Tensor, int], Tensor]
 
 
 def pick_scores(labels: Tensor, depth: float, pick: Pick) -> Tensor:

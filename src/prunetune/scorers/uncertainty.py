@@ -39,8 +39,9 @@ class LeastConfidence(Scorer):
     "released" keeps the largest probabilities, that is the most confident images.
     """
 
-    variant: str = "fixed"  # fixed: the correct method | deepcore | released
-    balanced: bool = True  # read by deepcore only: its flag "balance", which reverses the direction
+    variant: str = "fixed"  # The value "fixed" is the correct method. "deepcore" and "released" follow published code.
+    # Only the variant "deepcore" reads this flag. DeepCore names it "balance", and it reverses the direction.
+    balanced: bool = True
 
     name: ClassVar[str] = "least_confidence"
     higher_means: ClassVar[str] = "harder"
@@ -67,8 +68,9 @@ class Entropy(Scorer):
     without it the CONFIDENT ones of the whole pool. "released" adds 1e-10 and keeps confident images.
     """
 
-    variant: str = "fixed"  # fixed: the correct method | deepcore | released
-    balanced: bool = True  # read by deepcore only: its flag "balance", which reverses the direction
+    variant: str = "fixed"  # The value "fixed" is the correct method. "deepcore" and "released" follow published code.
+    # Only the variant "deepcore" reads this flag. DeepCore names it "balance", and it reverses the direction.
+    balanced: bool = True
 
     name: ClassVar[str] = "entropy"
     higher_means: ClassVar[str] = "harder"
@@ -95,8 +97,9 @@ class Margin(Scorer):
     pool. "released" keeps the largest margins.
     """
 
-    variant: str = "fixed"  # fixed: the correct method | deepcore | released
-    balanced: bool = True  # read by deepcore only: its flag "balance", which reverses the direction
+    variant: str = "fixed"  # The value "fixed" is the correct method. "deepcore" and "released" follow published code.
+    # Only the variant "deepcore" reads this flag. DeepCore names it "balance", and it reverses the direction.
+    balanced: bool = True
 
     name: ClassVar[str] = "margin"
     higher_means: ClassVar[str] = "harder"

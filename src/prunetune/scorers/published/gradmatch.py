@@ -19,7 +19,7 @@ def deepcore_weights(gradients: LastLayerGradients, kept: Tensor, ridge: float) 
     Returns:
         [k] float64 >= 0; 0 marks an image that DeepCore drops.
     """
-    from scipy.optimize import nnls  # a slow import that only this function needs
+    from scipy.optimize import nnls  # The import is slow, and only this function needs it.
 
     if len(kept) == 1:
         return torch.ones(1, dtype=torch.float64)

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ADDED = {"deepcore": 1e-6, "released": 1e-10}  # added to a probability before its logarithm
+# The source adds this number to a probability before it takes the logarithm.
+ADDED = {"deepcore": 1e-6, "released": 1e-10}
 
 
 def with_kept_end_high(confidences: Tensor, variant: str, balanced: bool) -> Tensor:
