@@ -23,7 +23,7 @@ class ActiveFT(Sampler):
     it scales; centres are scaled to unit length after every step.
     Reads: features. Cost: about 4 batch_size B D operations a step; minutes for large classes.
 
-    steps, learning_rate: of Adam. tau: temperature.
+    steps: number of steps of Adam. learning_rate: learning rate of Adam. tau: temperature.
     """
 
     name: ClassVar[str] = "activeft"
@@ -65,9 +65,9 @@ class ActiveFT(Sampler):
 def gradient(features: Tensor, centres: Tensor, tau: float) -> Tensor:
     """Return the gradient [B, D] of mean_i ln(e^{u_i} + sum_j e^{c_j . c_k(i) / tau}) - u_i on the sphere.
 
-    It is the gradient by c_k(i) alone; the other c_j are constants. With q_i the weight of e^{u_i} in its sum and a_kj
-    the softmax over j of c_j . c_k / tau, image i moves its centre by (1 - q_i) (h_i - sum_j a_kj c_j), minus the part
-    along the centre.
+    The gradient is taken with respect to c_k(i) alone; the other c_j are constants. With q_i the weight of e^{u_i} in
+    its sum and a_kj the softmax over j of c_j . c_k / tau, image i moves its centre by
+    (1 - q_i) (h_i - sum_j a_kj c_j), minus the part along the centre.
 
     Args:
         features: [n, D] of unit length.
@@ -88,7 +88,7 @@ def gradient(features: Tensor, centres: Tensor, tau: float) -> Tensor:
 
 
 def nearest_unused(features: Tensor, centres: Tensor) -> Tensor:
-    """Return for each centre in turn its nearest unused image, [B] int64; ties to the smaller index.
+    """Return the nearest unused image of each centre in turn, [B] int64. Ties go to the smaller index.
 
     Args:
         features: [n, D] of unit length.

@@ -70,8 +70,8 @@ def best_start(
         features: [N, D] float32.
         scores: [N] float64.
         labels: [N] int64.
-        budgets: of each class that occurs.
-        starts: in [0, 1].
+        budgets: number of kept images of each class that occurs.
+        starts: starts that are tried, in [0, 1].
         ridge: see `ridge_accuracy`.
     """
     members = {label: torch.nonzero(labels == label).flatten() for label in budgets}

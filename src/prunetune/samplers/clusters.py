@@ -37,7 +37,7 @@ def first_of_clusters(clusters: Tensor, costs: Tensor, count: int) -> Tensor:
     Args:
         clusters: [n] int64.
         costs: [n] float64; ties to the smaller index.
-        count: how many, at most n.
+        count: number of images to return, at most n.
 
     Returns:
         [count] int64.

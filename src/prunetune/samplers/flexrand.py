@@ -69,8 +69,8 @@ def shares(size: int, budget: int, ratio: float, gamma: float) -> tuple[int, int
     Args:
         size: n, images in the class.
         budget: B, images it keeps.
-        ratio: fraction kept.
-        gamma: easy fraction.
+        ratio: fraction of images that is kept.
+        gamma: fraction of the class that counts as easy.
     """
     num_easy = round(size * gamma)
     num_hard = size - num_easy

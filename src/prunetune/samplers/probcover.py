@@ -93,8 +93,8 @@ def pure_radius(gaps: Tensor, purity: float) -> float:
 def cover(features: Tensor, delta: float, count: int) -> Tensor:
     """Return the picks of a greedy cover, at most `count` int64: fewer if they cover all images.
 
-    The uncovered images of each ball are counted once and then updated: when an image is first covered, all balls that
-    hold it lose one. So every pair is computed twice, and none is stored.
+    The uncovered images of each ball are counted once and then updated: when an image is first covered, the counts of
+    all balls that contain it fall by one. So every pair is computed twice, and none is stored.
 
     Args:
         features: [n, D] float32 of unit length.
@@ -119,7 +119,7 @@ def cover(features: Tensor, delta: float, count: int) -> Tensor:
 
 
 def _holders(features: Tensor, covered: Tensor, least: float) -> np.ndarray:
-    """Return how many of some images [m] each of the n balls holds, [n] int64."""
+    """Return how many of the given images [m] are in each of the n balls, [n] int64."""
     counts = torch.zeros(len(features), dtype=torch.int64)
     for part in covered.split(max(1, NUMBERS_AT_ONCE // len(features))):
         counts += (features[part] @ features.T >= least).sum(dim=0, dtype=torch.int32)

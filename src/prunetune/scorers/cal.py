@@ -69,8 +69,8 @@ def mean_divergence(logits: Tensor, neighbours: Tensor, is_symmetric: bool = Fal
 
     Args:
         logits: [n, C].
-        neighbours: [n, k] int64 rows; without any (k = 0) the mean is 0.
-        is_symmetric: (KL(p_j, p_i) + KL(p_i, p_j)) / 2 instead.
+        neighbours: [n, k] int64 row indices of the neighbours; if k = 0 the mean is 0.
+        is_symmetric: whether (KL(p_j, p_i) + KL(p_i, p_j)) / 2 is used instead.
 
     Returns:
         [n] float64, >= 0.

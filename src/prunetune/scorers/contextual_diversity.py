@@ -59,7 +59,7 @@ class ContextualDiversity(Scorer):
 
 
 def symmetric_divergences(logits: Tensor) -> Metric:
-    """Return (KL(p, q) + KL(q, p)) / 2 in nats between the softmaxes of logits [n, C] as a metric, float64."""
+    """Return a metric that gives (KL(p, q) + KL(q, p)) / 2 in nats, float64, for softmaxes of logits [n, C]."""
     # Logarithms computed from logits are finite even where the probability underflows to 0.
     log_p = logits.double().log_softmax(dim=1)
     p = log_p.exp()

@@ -94,7 +94,7 @@ def cell_sizes(geometry: Geometry, kept: Tensor, keeps_own: bool = True) -> Tens
     Args:
         geometry: distances of the n images.
         kept: [m] int64 indices, ascending; of equally near ones the first gets the image.
-        keeps_own: whether a kept image always belongs to its own cell, also if another one has the same gradient.
+        keeps_own: whether a kept image always belongs to its own cell, even if another has the same gradient.
     """
     owners = torch.cat(
         [

@@ -81,7 +81,7 @@ def perturbation_lengths(
         images: [B, ...] float32, as the network reads them.
         iterations: largest number of steps; an image that has crossed no boundary by then gets the length so far.
         overshoot: each point is the image plus (1 + overshoot) times the steps so far.
-        candidates: how many classes are tried; None for all.
+        candidates: number of classes that are tried; None tries all.
 
     Returns:
         [B] float64 L2 lengths of the steps.

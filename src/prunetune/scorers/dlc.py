@@ -53,7 +53,7 @@ class DLC(Scorer):
 
     @property
     def uses_seed(self) -> bool:
-        """Only a random mask depends on the seed."""
+        """True for random masks, because only they depend on the seed."""
         return self.masking == "random"
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:

@@ -49,7 +49,7 @@ class DLCFinetuned(Scorer):
 
     @property
     def uses_seed(self) -> bool:
-        """Only a random mask depends on the seed."""
+        """True for random masks, because only they depend on the seed."""
         return self.masking == "random"
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
@@ -77,8 +77,8 @@ def head_losses(features: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) 
 
     Args:
         features: [N, D] float32.
-        weight: [C, D] of the head.
-        bias: [C] of the head.
+        weight: [C, D] weights of the head.
+        bias: [C] biases of the head.
         labels: [N] int64.
     """
     losses = []

@@ -87,10 +87,10 @@ def order_greedily(gradients: LastLayerGradients, target: Target, count: int, gr
     """Order images by their gain, which is computed anew when the picks have grown by a share.
 
     Args:
-        gradients: of n images.
+        gradients: last-layer gradients of n images.
         target: gives the validation gradient [C, D + 1] float64 after a step along the summed gradient of the picks.
-        count: images to order, at most n.
-        growth: of k picks, max(1, growth k) more are made at once.
+        count: number of images to order, at most n.
+        growth: after k picks, max(1, growth k) further picks are made at once.
 
     Returns:
         [count] int64, first pick first; ties to the smaller index.
@@ -115,7 +115,7 @@ def gradient_after(logits: Tensor, labels: Tensor, hidden: Tensor, step: Tensor,
         labels: [n] int64.
         hidden: [n, D], the layer's input.
         step: [C, D + 1], bias first.
-        eta: rate.
+        eta: learning rate of the step.
     """
     step = step.to(hidden.dtype)
     moved = logits - eta * torch.addmm(step[:, 0], hidden, step[:, 1:].T)

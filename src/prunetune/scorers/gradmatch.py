@@ -108,9 +108,9 @@ def matching_weights(gradients: LastLayerGradients, kept: Tensor, ridge: float) 
     """Return non-negative ridge weights with which kept images make up the sum of all gradients.
 
     Args:
-        gradients: of the n images of a class.
-        kept: [k] int64, which of them are kept.
-        ridge: above 0.
+        gradients: last-layer gradients of the n images of a class.
+        kept: [k] int64 indices of the images that are kept.
+        ridge: factor of the ridge penalty, above 0.
 
     Returns:
         [k] float64 > 0.
@@ -134,13 +134,13 @@ def pursue(
     """Order images by orthogonal matching pursuit of a target gradient.
 
     Args:
-        gradients: of n images.
+        gradients: last-layer gradients of n images.
         target: [C, D + 1] float64.
-        count: images to order, at most n.
+        count: number of images to order, at most n.
         ridge: above 0; the weights w minimise ||target - sum_i w_i g_i||^2 + ridge ||w||^2.
-        growth: of k picks, max(1, growth k) more are made before the weights are fitted anew.
-        is_nonnegative: keep the weights at 0 or above while picking. False is DeepCore, whose first pick alone is
-            fitted without the ridge.
+        growth: after k picks, max(1, growth k) further picks are made before the weights are fitted again.
+        is_nonnegative: whether weights are kept at 0 or above while picking. False reproduces DeepCore, where
+            only the first pick is fitted without the ridge.
 
     Returns:
         order [count] int64, first pick first, ties to the smaller index; weights [count] float64 of the picks in this
@@ -174,7 +174,7 @@ def pursue(
 
 
 def _settle(fit: "_RidgeFit", picks: "_Columns | _Factors") -> None:
-    """Free picks held at 0 while they correlate with the residual (the outer loop of Lawson and Hanson)."""
+    """Free picks that are held at 0 while they correlate with the residual (the outer loop of Lawson and Hanson)."""
     fit.keep_nonnegative()
     for _ in range(3 * fit.size):
         if bool(fit.is_free.all()):
@@ -188,9 +188,9 @@ def _settle(fit: "_RidgeFit", picks: "_Columns | _Factors") -> None:
 
 
 class _RidgeFit:
-    """Ridge weights of the picks, of which some are held at 0, with the inverse of their normal matrix.
+    """The ridge weights of the picks and the inverse of their normal matrix. Some weights are held at 0.
 
-    Adding or removing b picks changes the inverse by a matrix of rank b, so that no system is ever solved anew.
+    Adding or removing b picks changes the inverse by a matrix of rank b, so that no full linear system is solved again.
     """
 
     def __init__(self, count: int, ridge: float) -> None:
@@ -208,7 +208,7 @@ class _RidgeFit:
 
     @property
     def is_free(self) -> Tensor:
-        """Which picks are not held at 0, [k] bool."""
+        """Whether each pick is free, that is, not held at 0, [k] bool."""
         return self._is_free[: self.size]
 
     def unridged(self) -> Tensor:
@@ -225,7 +225,7 @@ class _RidgeFit:
         self.free(fresh, inner)
 
     def free(self, slots: Tensor, inner: Tensor) -> None:
-        """Fit the weights of picks [b] from now on, given their inner products [k, b]."""
+        """Include the weights of picks [b] in the fit, given their inner products [k, b]."""
         others = inner * self.is_free.unsqueeze(1)
         # Each column says how the other weights change when the weight of one freed pick grows by 1.
         change = -self._inverse[: self.size, : self.size] @ others
@@ -253,7 +253,7 @@ class _RidgeFit:
             previous[reached] = 0
 
     def hold(self, slots: Tensor) -> None:
-        """Fit the weights without picks [b], whose weights become 0."""
+        """Exclude picks [b] from the fit; their weights become 0."""
         inverse = self._inverse[: self.size, : self.size]
         columns = inverse[:, slots]  # [k, b]
         factor = torch.linalg.cholesky(columns[slots])
@@ -267,7 +267,7 @@ class _RidgeFit:
 
 
 class _Columns:
-    """Picks with their inner products with all n images."""
+    """The picks, stored with their inner products with all n images."""
 
     def __init__(self, gradients: LastLayerGradients, target: Tensor, count: int) -> None:
         self.order = torch.empty(0, dtype=torch.int64)
@@ -296,7 +296,7 @@ class _Columns:
 
 
 class _Factors:
-    """Picks of which only the float64 factors are kept; inner products use the dtype of the gradients."""
+    """The picks, stored as float64 factors only. Inner products use the dtype of the gradients."""
 
     def __init__(self, gradients: LastLayerGradients, target: Tensor, count: int) -> None:
         self.order = torch.empty(0, dtype=torch.int64)

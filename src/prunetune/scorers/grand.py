@@ -95,7 +95,7 @@ def gradient_norms(model: nn.Sequential, batches: Iterator[Tensor], labels: Tens
 
     Args:
         model: a `Network` and a linear layer, in eval mode; images [B, 3, S, S] uint8 to logits [B, C].
-        batches: of the N images, in order.
+        batches: batches of the N images, in order.
         labels: [N] int64.
 
     Returns:
@@ -118,7 +118,7 @@ def gradient_norms(model: nn.Sequential, batches: Iterator[Tensor], labels: Tens
 def per_image_norms(classify: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """Return the norm of each image's gradient, [B] float64, for float inputs [B, ...] and targets [B] int64.
 
-    The gradients of all images are computed at once if every operation of the network allows it, else one by one.
+    The gradients of all images are computed at once if every operation of the network allows it, otherwise one by one.
     """
     parameters = {name: parameter.detach() for name, parameter in classify.named_parameters()}
     buffers = dict(classify.named_buffers())

@@ -57,8 +57,8 @@ def herd(features: Tensor, count: int, is_farthest: bool = False) -> Tensor:
 
     Args:
         features: [n, D] float32.
-        count: picks, at most n.
-        is_farthest: pick the image farthest from the target instead of the closest.
+        count: number of picks, at most n.
+        is_farthest: whether to pick the image farthest from the target instead of the closest.
     """
     mean = features.mean(dim=0, dtype=torch.float64)
     centred = (features - mean.float()).T.contiguous()  # [D, n]. The product with a vector is fastest in this layout.

@@ -72,7 +72,7 @@ def first_centre(pool: Pool, members: Tensor, seed: int) -> int:
 
 
 def squared_distances(features: Tensor) -> Metric:
-    """Return the squared Euclidean distances of features [n, D] float32 as a metric."""
+    """Return a metric that gives squared Euclidean distances between features [n, D] float32."""
     # Moving the origin to one of the points reduces cancellation. Integer features stay exact.
     shifted = features - features[0]
     squares = shifted.square().sum(dim=1)
@@ -88,14 +88,14 @@ def farthest_first(metric: Metric, size: int, first: int, count: int, block: int
     """Return farthest-first picks, [count] int64: each is the image whose distance to all earlier ones is largest.
 
     Distances to the nearest pick never grow. So picks are made among the `block` images that are farthest now, as long
-    as they stay farther than all others were; then all distances are updated in one product. The order is that of
+    as they are farther than all other images were; then all distances are updated in one product. The order is that of
     single picks, with ties to the smaller position.
 
     Args:
         metric: distances between images.
-        size: n images.
+        size: n, the number of images.
         first: the first pick.
-        count: picks, at most n.
+        count: number of picks, at most n.
         block: images among which picks are made at once.
     """
     # [n]. Each entry is the distance to the nearest pick. It is -1 for a pick itself.

@@ -53,7 +53,7 @@ def other_label_share(found: Neighbours, labels: Tensor) -> Tensor:
     """Return the share of other labels among neighbours, each weighing 1 / distance, [N] float64 in [0, 1].
 
     Args:
-        found: the neighbours of N images, at least one each.
+        found: the neighbours of N images, at least one neighbour for each image.
         labels: [N] int64.
     """
     shares = torch.empty(len(labels), dtype=torch.float64)

@@ -46,5 +46,5 @@ def class_members(labels: Tensor) -> list[Tensor]:
 
 
 def check_depth(depth: float) -> None:
-    """Refuse a depth outside (0, 1]."""
+    """Raise an error if the depth is outside (0, 1]."""
     checks.number("scorer.depth", depth, "(0, 1]", what="the fraction of each class that is ordered")

@@ -15,8 +15,8 @@ def snapshot_statistic(proxy: Proxy, function: Snapshot, labels: Tensor, epoch: 
     """Return a function of every image's logits at the end of an epoch, [N] float64.
 
     Args:
-        proxy: of N images; its `snapshot` is read.
-        function: logits [B, C] float32 and labels [B] of a chunk of images to [B]; rows do not mix.
+        proxy: a proxy of N images; its `snapshot` is read.
+        function: maps logits [B, C] float32 and labels [B] of a chunk to [B]; each image is treated by itself.
         labels: [N] int64.
         epoch: from 1.
 

@@ -44,7 +44,7 @@ class SSP(Scorer):
 
     @property
     def uses_seed(self) -> bool:
-        """The clustering starts from drawn images; class means do not."""
+        """Whether clustering is used: it starts from randomly drawn images, while class means need no random draw."""
         return not self.supervised
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
@@ -81,12 +81,12 @@ def cluster_centres(features: Tensor, num_centres: int, num_fitted: int, generat
 
     Args:
         features: [N, D] float32.
-        num_centres: clusters; at most as many as images.
-        num_fitted: images that k-means sees; a larger pool is sampled.
+        num_centres: number of clusters, at most the number of images.
+        num_fitted: largest number of images that k-means reads; a random sample of a larger pool is taken.
         generator: draws the sample and the first centres.
 
     Raises:
-        InputError: more centres than images that k-means sees.
+        InputError: there are more centres than images that k-means reads.
     """
     from sklearn.cluster import KMeans  # This import is slow and rarely needed, as in samplers/clusters.py.
 

@@ -79,8 +79,8 @@ def weighted_unevenness(moved: Tensor, window: int, decay: float) -> Tensor:
     """Return the average over windows of the norm of (movement - window mean), [B] float64.
 
     Args:
-        moved: [E - 1, B] movements.
-        window: epochs of a window, one more than its movements.
+        moved: [E - 1, B] movements between successive epochs.
+        window: number of epochs of a window, which has one movement fewer.
         decay: weight of a window relative to the next one.
     """
     runs = windows_of(moved, window - 1)  # [windows, B, J - 1]

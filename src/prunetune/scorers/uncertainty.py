@@ -1,7 +1,7 @@
 """Uncertainty of the trained proxy: least confidence, entropy and margin.
 
 The released code and DeepCore compute confidence instead, and differ from the papers in which end they keep. In a
-variant that keeps confident images these score high, so that `topk` keeps what the source keeps.
+variant that keeps confident images, confident images score high, so that `topk` keeps what the source keeps.
 """
 
 from collections.abc import Callable
@@ -115,7 +115,7 @@ class Margin(Scorer):
 
 
 def least_confidence(logits: Tensor) -> Tensor:
-    """Return 1 - max p of logits [B, C] as the sum of the other probabilities, [B] float64: it never rounds to 0."""
+    """Return 1 - max p of logits [B, C] as the sum of the other probabilities, which never rounds to 0; [B] float64."""
     probabilities = logits.double().softmax(dim=1)
     return probabilities.scatter(1, probabilities.argmax(dim=1, keepdim=True), 0).sum(dim=1)
 
@@ -138,7 +138,7 @@ def probability_margin(probabilities: Tensor) -> Tensor:
 
 
 def check_variant(variant: str, balanced: bool) -> None:
-    """Refuse an unknown variant, and a flag that only DeepCore has."""
+    """Raise an error for an unknown variant, and for a flag that only DeepCore has."""
     checks.choice("scorer.variant", variant, VARIANTS)
     if not isinstance(balanced, bool) or (not balanced and variant != "deepcore"):
         raise InputError(f"scorer.balanced=false goes with scorer.variant=deepcore only, got variant={variant}")

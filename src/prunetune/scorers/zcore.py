@@ -57,7 +57,7 @@ class ZCore(Scorer):
 
     @property
     def uses_seed(self) -> bool:
-        """Planes, points and the start are drawn."""
+        """Always true, because planes, points and initial scores are drawn at random."""
         return True
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
@@ -72,8 +72,8 @@ def draw_points(features: Tensor, repeats: int, generator: torch.Generator) -> t
 
     Args:
         features: [N, D] float32, D at least 2.
-        repeats: R draws.
-        generator: draws them.
+        repeats: R, the number of draws.
+        generator: source of the draws.
 
     Returns:
         planes [R, 2] int64, two different dimensions, ascending; points [R, 2] float32, their coordinates.
@@ -100,7 +100,7 @@ def spread(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def triangular(uniform: Tensor, low: Tensor, mode: Tensor, high: Tensor) -> Tensor:
-    """Return draws from triangular distributions: the inverse of their distribution function at uniform; all [...]."""
+    """Return draws from triangular distributions, as inverse distribution functions at `uniform`; all [...]."""
     width = high - low
     left = low + (uniform * width * (mode - low)).sqrt()
     right = high - ((1 - uniform) * width * (high - mode)).sqrt()
@@ -116,9 +116,9 @@ def coverage_less_redundancy(
         features: [N, D] float32.
         planes: [R, 2] int64, ascending in each row.
         points: [R, 2] float32, in their planes.
-        neighbours: how many neighbours of the nearest image lose.
-        exponent: of their distance.
-        dense: images up to which all are compared; larger pools are searched in sorted dimensions.
+        neighbours: number of neighbours of the nearest image whose scores are lowered.
+        exponent: exponent of the distance to a neighbour.
+        dense: largest pool in which all images are compared; larger pools are searched in sorted dimensions.
 
     Returns:
         [N] float64.
@@ -140,8 +140,8 @@ def losses(distances: Array, neighbours: int, exponent: int) -> Array:
 
     Args:
         distances: [m, n] float32 to m images, in any order; infinite to the image itself.
-        neighbours: how many lose; images as far away as the last of them lose too.
-        exponent: of the distance.
+        neighbours: number of neighbours that lose. Images as far away as the last neighbour lose too.
+        exponent: exponent of the distance.
     """
     closest = distances.min(axis=1, keepdims=True)  # [m, 1]
     last = np.partition(distances, neighbours - 1, axis=1)[:, neighbours - 1 : neighbours]
@@ -188,7 +188,7 @@ class Plane:
 class SortedDimension:
     """One dimension of a large pool.
 
-    values: [N] float32 in pool order. ascending: [N] the same, sorted. positions: [N] int32 where they are in the pool.
+    values: [N] float32 in pool order. ascending: [N] the same, sorted. positions: [N] int32 their pool positions.
     """
 
     values: Array
@@ -238,7 +238,7 @@ class SortedPlane:
             total[positions] -= times * losses(distances[np.newaxis], neighbours, exponent)[0]
 
     def _neighbours_of(self, winner: int, place: Array, radius: float, neighbours: int) -> tuple[Array, Array]:
-        """Return positions, ascending, and distances of all images within a radius that holds enough of them."""
+        """Return ascending positions and distances of all images within a radius that contains enough neighbours."""
         while True:
             ((positions, distances),) = self._within(place[np.newaxis], np.array([radius]))
             near = np.flatnonzero(distances <= radius)
@@ -249,7 +249,7 @@ class SortedPlane:
             radius = max(1.5 * radius, self._to_probed(place[np.newaxis]).max() / PROBED)
 
     def _within(self, places: Array, radii: Array) -> Iterator[tuple[Array, Array]]:
-        """Yield positions and distances of images that include all within each radius [m] of places [m, 2]."""
+        """Yield positions and distances of images for each place [m, 2], at least of those within its radius [m]."""
         x, y = self._dimensions
         (x_from, x_to), (y_from, y_to) = x.between(places[:, 0], radii), y.between(places[:, 1], radii)
         for i, (x_place, y_place) in enumerate(places):

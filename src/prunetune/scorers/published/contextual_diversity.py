@@ -12,7 +12,7 @@ def published_picks(probabilities: Tensor, first: int, count: int) -> Tensor:
     Args:
         probabilities: [n, C] float32.
         first: the first pick.
-        count: picks, at most n.
+        count: number of picks, at most n.
     """
     # [n]. An entry becomes NaN where a probability is exactly 0.
     nearest = torch.full((len(probabilities),), torch.inf)

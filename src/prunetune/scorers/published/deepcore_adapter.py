@@ -75,7 +75,7 @@ def load_package(checkout: Path) -> ModuleType:
     """Import a checkout's package under a private name, and repair in memory what newer libraries have broken.
 
     Raises:
-        InputError: it cannot be imported.
+        InputError: the package cannot be imported.
     """
     name = f"_prunetune_deepcore_{fingerprint(checkout)[:16]}"
     if name in sys.modules:
@@ -99,7 +99,7 @@ def load_package(checkout: Path) -> ModuleType:
 
 
 class Renewed:
-    """A library together with old names that its newer versions lack."""
+    """A library, extended by old names that its newer versions have removed."""
 
     def __init__(self, library: ModuleType, **lost: Any) -> None:
         self._library = library
@@ -129,7 +129,7 @@ def method_class(package: ModuleType, name: str) -> type:
     """Return a selection method of a loaded package by its class name.
 
     Raises:
-        InputError: there is none of this name.
+        InputError: there is no method of this name.
     """
     base = package.methods.CoresetMethod
     known = {
@@ -217,11 +217,11 @@ def run_method(package: ModuleType, images: Any, maker: Callable[..., nn.Module]
     Args:
         package: a loaded package.
         images: a data set in the form that DeepCore reads, with `targets` [N] int64 and `classes`.
-        maker: makes its network, called as DeepCore calls its own.
+        maker: function that makes the network. DeepCore calls it like its own network constructors.
         call: the method and its settings.
 
     Returns:
-        Its answer: `indices` in no order, and further entries such as `weights` or `scores`.
+        The answer of the method: `indices` in arbitrary order, and further entries such as `weights` or `scores`.
 
     Raises:
         InputError: there is no such method, or it refuses the pool.
@@ -261,7 +261,7 @@ def _least(images: Any, call: Call) -> str:
 
 
 class PoolImages(torch.utils.data.Dataset):
-    """The evaluation views of a pool as DeepCore takes a data set: normalised images and labels."""
+    """The evaluation views of a pool in the form of a DeepCore data set: normalised images and labels."""
 
     transform = None
 
@@ -284,7 +284,7 @@ class PoolImages(torch.utils.data.Dataset):
 
 
 class RecordingModel(nn.Module):
-    """A network and a linear layer with what DeepCore expects of its own models.
+    """A network and a linear layer with the interface that DeepCore expects of its own models.
 
     recorder: DeepCore's `EmbeddingRecorder`, which keeps the inputs of the layer.
     """
