@@ -23,7 +23,7 @@ class ActiveFT(Sampler):
     it scales; centres are scaled to unit length after every step.
     Reads: features. Cost: about 4 batch_size B D operations a step; minutes for large classes.
 
-    steps, learning_rate: of Adam. tau: temperature.
+    steps: number of steps of Adam. learning_rate: learning rate of Adam. tau: temperature.
     """
 
     name: ClassVar[str] = "activeft"
@@ -65,9 +65,9 @@ class ActiveFT(Sampler):
 def gradient(features: Tensor, centres: Tensor, tau: float) -> Tensor:
     """Return the gradient [B, D] of mean_i ln(e^{u_i} + sum_j e^{c_j . c_k(i) / tau}) - u_i on the sphere.
 
-    It is the gradient by c_k(i) alone; the other c_j are constants. With q_i the weight of e^{u_i} in its sum and a_kj
-    the softmax over j of c_j . c_k / tau, image i moves its centre by (1 - q_i) (h_i - sum_j a_kj c_j), minus the part
-    along the centre.
+    The gradient is taken with respect to c_k(i) alone; the other c_j are constants. With q_i the weight of e^{u_i} in
+    its sum and a_kj the softmax over j of c_j . c_k / tau, image i moves its centre by
+    (1 - q_i) (h_i - sum_j a_kj c_j), minus the part along the centre.
 
     Args:
         features: [n, D] of unit length.
@@ -75,10 +75,11 @@ def gradient(features: Tensor, centres: Tensor, tau: float) -> Tensor:
         tau: temperature.
     """
     cosines, owners = (features @ centres.T).max(dim=1)  # [n]
-    used, places = owners.unique(return_inverse=True)  # centres that own images, and for each image which
+    # The tensor `used` holds the centres that own images. `places` says for each image which of them owns it.
+    used, places = owners.unique(return_inverse=True)
     moved = centres[used]
     between = moved @ centres.T / tau  # [used, B]
-    pulls = (between.logsumexp(dim=1)[places] - cosines / tau).sigmoid()  # [n], 1 - q_i
+    pulls = (between.logsumexp(dim=1)[places] - cosines / tau).sigmoid()  # [n]. Each entry is 1 - q_i.
     strength = torch.zeros(len(used)).index_add_(0, places, pulls)
     slope = strength.unsqueeze(1) * (between.softmax(dim=1) @ centres)
     slope.index_add_(0, places, pulls.unsqueeze(1) * features, alpha=-1)
@@ -87,7 +88,7 @@ def gradient(features: Tensor, centres: Tensor, tau: float) -> Tensor:
 
 
 def nearest_unused(features: Tensor, centres: Tensor) -> Tensor:
-    """Return for each centre in turn its nearest unused image, [B] int64; ties to the smaller index.
+    """Return the nearest unused image of each centre in turn, [B] int64. Ties go to the smaller index.
 
     Args:
         features: [n, D] of unit length.

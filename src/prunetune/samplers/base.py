@@ -14,7 +14,8 @@ from prunetune.signals.contract import Signals
 from prunetune.signals.label_odds import label_probabilities
 from prunetune.training.sample_order import SampleOrder
 
-AUTO = " or (in a run) auto"  # in messages on settings that a run can choose on held-out images
+# This text belongs to error messages about settings that a run can choose on held-out images.
+AUTO = " or (in a run) auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +60,8 @@ class Sampler(ABC):
             scores: [N] float64, larger = harder (or picked earlier), in sample_id order; ties to the smaller.
             labels: [N] int64 class indices.
             ratio: fraction of each class that is kept, in (0, 1]. 1 keeps all and draws nothing.
-            generator: for random draws.
-            signals: of these N images, for a sampler that reads more than the scores.
+            generator: source of all random draws.
+            signals: signals of these N images. Only samplers that read more than the scores need them.
 
         Raises:
             InputError: the ratio is outside (0, 1], scores and labels do not fit, a score is not finite, or signals are
@@ -73,10 +74,10 @@ class Sampler(ABC):
         needed = self._needed(labels, signals)
         budgets = self._class_budgets(labels, ratio, signals)
         sampler = self.settled(scores.double(), labels, budgets, needed)
-        # marked in place: small results between the large arrays of classes would fragment the heap by gigabytes
+        # Images are marked in place. Small results between large arrays would fragment the heap by gigabytes.
         is_kept = torch.zeros(len(labels), dtype=torch.bool)
         for label, budget in budgets.items():
-            members = torch.nonzero(labels == label).flatten()  # [n], ascending
+            members = torch.nonzero(labels == label).flatten()  # [n]. Positions are ascending.
             if 0 < budget < len(members):
                 own = ratio if self.budgets == "proportional" else budget / len(members)
                 rows = None if needed is None else needed[members]
@@ -93,9 +94,9 @@ class Sampler(ABC):
 
         Args:
             scores: [n] float64.
-            budget: how many are kept.
-            ratio: the fraction that is kept; if budgets are not proportional, the fraction of this class.
-            generator: for random draws.
+            budget: number of images that are kept.
+            ratio: the fraction that is kept. If budgets are not proportional, it is the fraction of this class.
+            generator: source of all random draws.
             needed: features [n, D] or probabilities [n] of the class, as `needs` says.
         """
 
@@ -105,7 +106,7 @@ class Sampler(ABC):
         Args:
             scores: [N] float64.
             labels: [N] int64.
-            budgets: of each class that occurs.
+            budgets: number of kept images of each class that occurs.
             needed: features [N, D] or probabilities [N], as `needs` says.
         """
         return self
@@ -140,7 +141,7 @@ class Sampler(ABC):
         return class_budgets(labels, ratio, self.min_per_class, self.rounding, self.budgets, recall)
 
     def sample_order(self, labels: Tensor, ratio: float, epochs: int) -> SampleOrder | None:
-        """Return the order in which a training of so many epochs shows the kept images; None: each once an epoch."""
+        """Return the order in which training shows the kept images; None shows each image once per epoch."""
         return None
 
 
@@ -150,12 +151,12 @@ def mean_label_probability(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def check_ratio(ratio: float) -> None:
-    """Refuse a ratio outside (0, 1]."""
+    """Raise an error if the ratio is outside (0, 1]."""
     checks.number("ratio", checks.plain(ratio), "(0, 1]", what="the fraction kept")
 
 
 def check_shapes(scores: Tensor, labels: Tensor) -> None:
-    """Refuse scores that are not one finite number for each label, and labels that are no class indices."""
+    """Raise an error unless there is one finite score for each label and all labels are class indices."""
     for name, values in (("scores", scores), ("labels", labels)):
         if not isinstance(values, Tensor):
             raise InputError(f"{name} must be a tensor [N], got {type(values).__name__}; pass torch.as_tensor({name})")
@@ -171,12 +172,12 @@ def check_shapes(scores: Tensor, labels: Tensor) -> None:
 
 
 def easiest_first(scores: Tensor) -> Tensor:
-    """Return the order of [n] scores from the smallest; ties keep their order, that of the sample_ids."""
+    """Return the indices that sort [n] scores from smallest to largest; ties stay in the order of the sample_ids."""
     return scores.argsort(stable=True)
 
 
 def hardest_first(scores: Tensor) -> Tensor:
-    """Return the order of [n] scores from the largest; ties keep their order, that of the sample_ids."""
+    """Return the indices that sort [n] scores from largest to smallest; ties stay in the order of the sample_ids."""
     return easiest_first(-scores)
 
 

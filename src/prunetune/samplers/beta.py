@@ -10,8 +10,8 @@ from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.samplers.base import Sampler, hardest_first
 
-CONCENTRATION = 15.0  # a + b - 1 of the Beta density
-NUM_ANCHORS = 10  # the highest scores, whose mean probability places the density
+CONCENTRATION = 15.0  # The parameters of the Beta density satisfy a + b - 1 = 15.
+NUM_ANCHORS = 10  # The mean probability of the images with the highest scores determines the position of the density.
 EDGE = 1e-6
 
 
@@ -56,7 +56,7 @@ def beta_log_weights(scores: Tensor, probabilities: Tensor, dropped: float, powe
         scores: [n] float64, at least 0.
         probabilities: [n] float64 means of the label's probability.
         dropped: r, the fraction that is not kept.
-        power: c.
+        power: the exponent c.
     """
     probabilities = probabilities.double().clamp(EDGE, 1 - EDGE)
     mu = float(probabilities[hardest_first(scores)[:NUM_ANCHORS]].mean())
@@ -68,13 +68,14 @@ def beta_log_weights(scores: Tensor, probabilities: Tensor, dropped: float, powe
 def draw_weighted(log_weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Return `count` indices drawn one after another, each in proportion to the remaining weights.
 
-    All are drawn at once: the largest of log weight + Gumbel noise are such a draw (Efraimidis and Spirakis 2006).
+    All indices are drawn at once: the largest values of log weight + Gumbel noise have the distribution of such a draw
+    (Efraimidis and Spirakis 2006).
     Weights of 0 come last, the smaller index first.
 
     Args:
         log_weights: [n] float64.
-        count: at most n.
-        generator: gives the noise.
+        count: number of draws, at most n.
+        generator: source of the noise.
     """
     noise = torch.rand(len(log_weights), generator=generator, dtype=torch.float64).clamp_min(1e-300)
     return hardest_first(log_weights - (-noise.log()).clamp_min(1e-300).log())[:count]

@@ -25,7 +25,7 @@ def class_budgets(
 
     Args:
         labels: [N] int64.
-        ratio: fraction kept.
+        ratio: fraction of images that is kept.
         min_per_class: the least that a class keeps; a smaller class keeps all its images.
         rounding: "half_even" or "largest_remainder".
         budgets: "proportional" to the size of the class, "equal" or "drop".
@@ -50,7 +50,7 @@ def class_budgets(
 
 
 def check_recall(recall: Tensor | None, num_classes: int) -> None:
-    """Refuse a recall that is not one number in [0, 1] for every class."""
+    """Raise an error unless recall has one number in [0, 1] for every class."""
     fits = recall is not None and recall.ndim == 1 and len(recall) >= num_classes
     if not fits or not bool(((recall >= 0) & (recall <= 1)).all()):
         raise InputError(f"budgets by recall need {num_classes} numbers in [0, 1], one for each class, got {recall}")
@@ -64,8 +64,8 @@ def whole_shares(sizes: dict[int, int], shares: dict[int, float], total: int, le
 
     Args:
         sizes: images of each class.
-        shares: at most the size, in sum the total.
-        total: of the budgets.
+        shares: one share for each class, at most its size. The shares sum to the total.
+        total: sum of the budgets.
         least: the least that a class keeps.
     """
     budgets = {label: int(shares[label]) for label in sizes}
@@ -89,7 +89,7 @@ def equal_budgets(sizes: dict[int, int], total: int) -> dict[int, int]:
 
     Args:
         sizes: images of each class.
-        total: of the budgets, at most that of the sizes.
+        total: sum of the budgets, at most the sum of the sizes.
     """
     budgets: dict[int, int] = {}
     open_classes, rest = sorted(sizes, key=lambda label: (sizes[label], label)), total
@@ -111,8 +111,8 @@ def drop_shares(sizes: dict[int, int], total: int, recall: Tensor) -> dict[int, 
 
     Args:
         sizes: images of each class.
-        total: sum of the shares, at most that of the sizes.
-        recall: [C] float64.
+        total: sum of the shares, at most the sum of the sizes.
+        recall: [C] float64 recall of each class on held-out images.
     """
     errors = {label: 1.0 - float(recall[label]) for label in sizes}
     shares: dict[int, float] = {}

@@ -11,7 +11,7 @@ from prunetune.base import checks
 from prunetune.samplers.base import Sampler
 from prunetune.samplers.window import window
 
-ROWS = 16384  # images whose features and class values are held at once
+ROWS = 16384  # Features and class values of at most this many images are held in memory at once.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +70,8 @@ def best_start(
         features: [N, D] float32.
         scores: [N] float64.
         labels: [N] int64.
-        budgets: of each class that occurs.
-        starts: in [0, 1].
+        budgets: number of kept images of each class that occurs.
+        starts: starts that are tried, in [0, 1].
         ridge: see `ridge_accuracy`.
     """
     members = {label: torch.nonzero(labels == label).flatten() for label in budgets}
@@ -100,14 +100,16 @@ def ridge_accuracy(features: Tensor, labels: Tensor, kept: Tensor, ridge: float)
     mean = sum(rows.double().sum(dim=0) for rows in features[kept].split(ROWS)) / len(kept)  # [D]
     counts = torch.bincount(labels[kept], minlength=num_classes).double()  # [C]
     scatter = torch.zeros(width, width, dtype=torch.float64)
-    sums = torch.zeros(num_classes, width, dtype=torch.float64)  # of centred features, by class
+    # These are the sums of the centred features of each class.
+    sums = torch.zeros(num_classes, width, dtype=torch.float64)
     for part in kept.split(ROWS):
         rows = features[part].double() - mean
         scatter.addmm_(rows.T, rows)
         sums.index_add_(0, labels[part], rows)
     penalty = max(ridge * float(scatter.diagonal().mean()), 1e-12)
     scatter.diagonal().add_(penalty)
-    weight = torch.linalg.solve(scatter, sums.T)  # [D, C]; the mean of the labels drops out, as rows are centred
+    # [D, C]. The mean of the labels has no effect because the rows are centred.
+    weight = torch.linalg.solve(scatter, sums.T)
     bias = counts / len(kept) - mean @ weight  # [C]
     right = 0
     for rows, own in zip(features.split(ROWS // 4), labels.split(ROWS // 4), strict=True):

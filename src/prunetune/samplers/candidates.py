@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from prunetune.base.errors import InputError
 from prunetune.samplers.base import Sampler
 
-OPEN = ("gamma", "end", "beta")  # settings that can be "auto", to be chosen on held-out data
+OPEN = ("gamma", "end", "beta")  # These settings can be "auto". Their values are then chosen on held-out data.
 
 
 @dataclass(frozen=True)
 class Search:
-    """How a setting of a sampler that is "auto" is chosen on held-out images.
+    """Options of the search on held-out images that replaces a sampler setting "auto".
 
     grid: gammas to try; betas: cut-offs to try. repeats: splits of the pool, each with its own draw and head.
     held_out: fraction of each class that is held out to evaluate. views: augmented views that the probes train on; 0
@@ -39,17 +39,17 @@ def gammas(grid: Sequence[float], ratio: float) -> list[float]:
 
 
 def gamma_candidates(make: Callable[[float], Sampler], search: Search, ratio: float) -> dict[str, Sampler]:
-    """Return the sampler at every valid gamma, those nearest .5 first: they win ties."""
+    """Return the sampler at every valid gamma. Values nearest to .5 come first, because the first one wins ties."""
     nearest_first = sorted(gammas(search.grid, ratio), key=lambda gamma: (abs(gamma - 0.5), gamma))
     return {f"{gamma:g}": make(gamma) for gamma in nearest_first}
 
 
 def beta_candidates(make: Callable[[float], Sampler], search: Search, ratio: float) -> dict[str, Sampler]:
-    """Return the sampler at every cut-off that leaves enough images, the smallest first: it wins ties."""
+    """Return the sampler at every cut-off that leaves enough images, smallest first. The first one wins ties."""
     feasible = [beta for beta in sorted(search.betas) if beta + ratio < 1 + 1e-9] or [0.0]
     return {f"{beta:g}": make(beta) for beta in feasible}
 
 
 def end_candidates(make: Callable[[str], Sampler]) -> dict[str, Sampler]:
-    """Return the sampler at the two ends of a score, the easiest first."""
+    """Return the sampler at the two ends of the score: the easiest end, then the hardest end."""
     return {end: make(end) for end in ("easiest", "hardest")}

@@ -46,12 +46,12 @@ class CCS(Sampler):
 
 
 def without_hardest(scores: Tensor, budget: int, beta: float) -> Tensor:
-    """Return the indices of a class's scores [n] without its hardest, ascending; see `num_cut`."""
+    """Return the indices of a class's scores [n] without its hardest images, in ascending order; see `num_cut`."""
     return easiest_first(scores)[: len(scores) - num_cut(len(scores), budget, beta)].sort().values
 
 
 def num_cut(size: int, budget: int, beta: float) -> int:
-    """Return how many of the hardest of a class of `size` are dropped: a share beta, as far as the budget allows."""
+    """Return how many of the hardest images of a class are dropped: a share beta, or less if the budget requires it."""
     return min(round(size * beta), size - budget)
 
 
@@ -63,7 +63,7 @@ def strata_of(scores: Tensor, num_strata: int) -> Tensor:
     low, high = scores.min(), scores.max()
     if low == high:
         return torch.zeros(len(scores), dtype=torch.int64)
-    places = (scores - low) / (high - low) * num_strata  # in [0, num_strata]
+    places = (scores - low) / (high - low) * num_strata  # All places lie in [0, num_strata].
     return places.long().clamp_max(num_strata - 1)
 
 
@@ -73,8 +73,8 @@ def strata_budgets(sizes: Tensor, budget: int) -> list[int]:
     The last and largest stratum takes the remainder.
 
     Args:
-        sizes: [S] int64 images in each stratum; ties to the lower.
-        budget: at most their sum.
+        sizes: [S] int64 images in each stratum; of equal sizes the lower stratum comes first.
+        budget: number of images to keep, at most the sum of the sizes.
     """
     budgets, rest = [0] * len(sizes), budget
     for rank, stratum in enumerate(sizes.argsort(stable=True).tolist()):

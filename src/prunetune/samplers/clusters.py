@@ -5,7 +5,8 @@ import warnings
 import torch
 from torch import Tensor
 
-MANY = 2**23  # images times centres; above it k-means starts from drawn images and takes few rounds
+# If images times centres exceed this number, k-means starts from randomly drawn images and runs few rounds.
+MANY = 2**23
 ROUNDS, FEW_ROUNDS = 100, 10
 
 
@@ -17,7 +18,7 @@ def k_means(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
         count: number of clusters, at most n.
         generator: draws the first centres.
     """
-    from sklearn.cluster import KMeans  # takes 110 MB and a second, and few methods need it
+    from sklearn.cluster import KMeans  # The import takes 110 MB and a second, and few methods need it.
     from sklearn.exceptions import ConvergenceWarning
 
     seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
@@ -25,7 +26,8 @@ def k_means(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
     start, rounds = ("k-means++", ROUNDS) if is_small else ("random", FEW_ROUNDS)
     fit = KMeans(count, init=start, n_init=1, max_iter=rounds, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct images than clusters
+        # The algorithm warns if there are fewer distinct images than clusters.
+        warnings.simplefilter("ignore", ConvergenceWarning)
         return torch.from_numpy(fit.fit_predict(features.contiguous().numpy())).long()
 
 
@@ -35,16 +37,18 @@ def first_of_clusters(clusters: Tensor, costs: Tensor, count: int) -> Tensor:
     Args:
         clusters: [n] int64.
         costs: [n] float64; ties to the smaller index.
-        count: how many, at most n.
+        count: number of images to return, at most n.
 
     Returns:
         [count] int64.
     """
     sizes = torch.bincount(clusters)
     order = costs.argsort(stable=True)
-    order = order[clusters[order].argsort(stable=True)]  # cluster by cluster, each from its cheapest
+    # The order lists one cluster after another, and the cheapest image of a cluster first.
+    order = order[clusters[order].argsort(stable=True)]
     starts = sizes.cumsum(0) - sizes
     ranks = torch.empty_like(order)
-    ranks[order] = torch.arange(len(order)) - starts[clusters[order]]  # of each image in its cluster
+    # The rank of an image is its place within its cluster.
+    ranks[order] = torch.arange(len(order)) - starts[clusters[order]]
     by_size = (-sizes[clusters]).argsort(stable=True)
     return by_size[ranks[by_size].argsort(stable=True)][:count]

@@ -67,6 +67,7 @@ def pick_by_messages(scores: Tensor, distances: Tensor, indices: Tensor, count: 
     picks = np.empty(count, dtype=np.int64)
     for step in range(count):
         pick = picks[step] = values.argmax()
-        values[near[pick]] -= taken[pick] * values[pick]  # a neighbour that was picked stays at -infinity
+        # A neighbour that was picked before keeps the value -infinity.
+        values[near[pick]] -= taken[pick] * values[pick]
         values[pick] = -np.inf
     return torch.from_numpy(picks)

@@ -50,8 +50,8 @@ class DynamicSampler(Sampler):
 
     @abstractmethod
     def sample_order(self, labels: Tensor, ratio: float, epochs: int) -> SampleOrder:
-        """Return the order in which a training of so many epochs shows the pool with these labels [N]."""
+        """Return the order in which training shows the images of a pool with labels [N]."""
 
     def images_per_epoch(self, labels: Tensor, ratio: float) -> int:
-        """Return M."""
+        """Return M, the number of images that an epoch shows."""
         return sum(class_budgets(labels, ratio, self.min_per_class, self.rounding).values())

@@ -46,8 +46,8 @@ def easiest_of_clusters(scores: Tensor, clusters: Tensor, budget: int) -> Tensor
 
     Args:
         scores: [n] float64.
-        clusters: [n] int64, at most `budget` of them.
-        budget: shared out in proportion to the clusters' sizes, at least one each.
+        clusters: [n] int64 cluster of each image; there are at most `budget` clusters.
+        budget: number of images to keep, divided in proportion to cluster size, with at least one per cluster.
     """
     sizes = {c: size for c, size in enumerate(torch.bincount(clusters).tolist()) if size}
     shares = {c: size * budget / len(scores) for c, size in sizes.items()}

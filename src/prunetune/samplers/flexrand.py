@@ -44,7 +44,8 @@ class FlexRand(Sampler):
         num_easy = round(len(scores) * gamma)
         from_easy, from_hard = shares(len(scores), budget, ratio, gamma)
         order = easiest_first(scores)
-        easy, hard = order[:num_easy].sort().values, order[num_easy:].sort().values  # each in sample_id order
+        # Each part is in the order of the sample_ids.
+        easy, hard = order[:num_easy].sort().values, order[num_easy:].sort().values
         return torch.cat([draw(easy, from_easy, generator), draw(hard, from_hard, generator)])
 
     def _feasible(self, ratio: float) -> float:
@@ -68,8 +69,8 @@ def shares(size: int, budget: int, ratio: float, gamma: float) -> tuple[int, int
     Args:
         size: n, images in the class.
         budget: B, images it keeps.
-        ratio: fraction kept.
-        gamma: easy fraction.
+        ratio: fraction of images that is kept.
+        gamma: fraction of the class that counts as easy.
     """
     num_easy = round(size * gamma)
     num_hard = size - num_easy

@@ -10,9 +10,11 @@ from torch import Tensor
 from prunetune.base import checks
 from prunetune.samplers.base import Sampler, draw, unit
 
-NUMBERS_AT_ONCE = 2**24  # numbers in a block of cosines: 64 MiB
-SLACK = 1e-6  # rounding of a float32 cosine: an image must be in its own ball and in that of a copy
-WIDEST = 2.0  # distance of two features of unit length
+NUMBERS_AT_ONCE = 2**24  # A block of cosines has at most this many numbers (64 MiB).
+# The slack allows for the rounding of float32 cosines.
+# Without the slack an image could lie outside its own ball or outside that of an identical image.
+SLACK = 1e-6
+WIDEST = 2.0  # Two features of unit length are at most this far apart.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +93,16 @@ def pure_radius(gaps: Tensor, purity: float) -> float:
 def cover(features: Tensor, delta: float, count: int) -> Tensor:
     """Return the picks of a greedy cover, at most `count` int64: fewer if they cover all images.
 
-    The uncovered images of each ball are counted once and then updated: when an image is first covered, all balls that
-    hold it lose one. So every pair is computed twice, and none is stored.
+    The uncovered images of each ball are counted once and then updated: when an image is first covered, the counts of
+    all balls that contain it fall by one. So every pair is computed twice, and none is stored.
 
     Args:
         features: [n, D] float32 of unit length.
         delta: Euclidean radius of closed balls.
         count: number of picks.
     """
-    least = 1 - min(delta, WIDEST) ** 2 / 2 - SLACK  # cosine of images in one ball
+    # An image is in a ball if its cosine with the centre is at least this large.
+    least = 1 - min(delta, WIDEST) ** 2 / 2 - SLACK
     everyone = torch.arange(len(features))
     counts, is_open = _holders(features, everyone, least), np.ones(len(features), dtype=bool)
     picks: list[int] = []
@@ -116,7 +119,7 @@ def cover(features: Tensor, delta: float, count: int) -> Tensor:
 
 
 def _holders(features: Tensor, covered: Tensor, least: float) -> np.ndarray:
-    """Return how many of some images [m] each of the n balls holds, [n] int64."""
+    """Return how many of the given images [m] are in each of the n balls, [n] int64."""
     counts = torch.zeros(len(features), dtype=torch.int64)
     for part in covered.split(max(1, NUMBERS_AT_ONCE // len(features))):
         counts += (features[part] @ features.T >= least).sum(dim=0, dtype=torch.int32)

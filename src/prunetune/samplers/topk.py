@@ -54,7 +54,7 @@ class TopKFlexible(Sampler):
     name: ClassVar[str] = "topk_flexible"
     in_runs: ClassVar[dict[str, Any]] = {"end": "auto"}
 
-    end: str = "hardest"  # hardest | easiest; in a run also auto
+    end: str = "hardest"  # The value is "hardest" or "easiest". A run also allows "auto".
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,7 +11,8 @@ from prunetune.samplers.base import Sampler, unit
 from prunetune.samplers.clusters import first_of_clusters, k_means
 from prunetune.selection.neighbours import nearest
 
-MOST_CLUSTERS, SMALL = 500, 5  # in the released code: clusters of a class; images of a cluster that is skipped
+# The released code makes at most 500 clusters of a class and skips clusters of at most 5 images.
+MOST_CLUSTERS, SMALL = 500, 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +72,8 @@ def in_turn(features: Tensor, clusters: Tensor, neighbours: int, count: int) -> 
     Args:
         features: [n, D] float32.
         clusters: [n] int64.
-        neighbours: how many, at most half of what is left of a cluster.
-        count: at most n.
+        neighbours: number of nearest neighbours, at most half of the images that are left in a cluster.
+        count: number of picks, at most n.
     """
     sizes = torch.bincount(clusters)
     left = dict(enumerate(clusters.argsort(stable=True).split(sizes.tolist())))
@@ -100,7 +101,7 @@ def atypicality(features: Tensor, clusters: Tensor, neighbours: int) -> Tensor:
     Args:
         features: [n, D] float32.
         clusters: [n] int64.
-        neighbours: how many.
+        neighbours: number of nearest neighbours.
     """
     means = torch.zeros(len(features), dtype=torch.float64)
     for members in clusters.argsort(stable=True).split(torch.bincount(clusters).tolist()):

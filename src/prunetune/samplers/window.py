@@ -32,8 +32,9 @@ def window(scores: Tensor, budget: int, start: float) -> Tensor:
 
     Args:
         scores: [n] float64.
-        budget: B.
-        start: in [0, 1]: 0 is the window of the hardest, 1 that of the easiest, .5 the central one.
+        budget: B, the number of images to keep.
+        start: position of the window in [0, 1]: 0 takes the hardest images, 1 the easiest, .5 the central ones.
     """
-    first = round((len(scores) - budget) * start - 1e-9)  # half a place is rounded to the harder side
+    # A start halfway between two places is rounded to the harder side.
+    first = round((len(scores) - budget) * start - 1e-9)
     return hardest_first(scores)[first : first + budget]

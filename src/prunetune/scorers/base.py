@@ -9,7 +9,8 @@ from torch import Tensor
 
 from prunetune.data.pool import Pool
 
-VARIANTS = ("fixed", "deepcore", "released")  # "fixed" is the correct method; the others do what published code does
+# The variant "fixed" is the correct method. The other variants reproduce published code.
+VARIANTS = ("fixed", "deepcore", "released")
 
 
 class Scorer(ABC):
@@ -39,7 +40,7 @@ class Scorer(ABC):
 
     @property
     def uses_seed(self) -> bool:
-        """Whether another seed gives other scores."""
+        """Whether the scores depend on the seed."""
         return False
 
     @property
@@ -53,8 +54,8 @@ class Scorer(ABC):
 
         Args:
             pool: N samples: images, or texts, whose labels are all 0.
-            signals: what can be asked about the pool: `Signals` of images, `TextSignals` of text.
-            generator: of the scorer's draws; it depends on the seed where `uses_seed` says so.
+            signals: data that can be computed from the pool: `Signals` for images, `TextSignals` for text.
+            generator: source of the scorer's random draws. It depends on the seed only if `uses_seed` is true.
         """
 
     def weights(self, pool: Pool, signals: Any, subset: Tensor) -> Tensor | None:

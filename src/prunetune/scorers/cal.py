@@ -13,7 +13,7 @@ from prunetune.scorers.picks import class_members
 from prunetune.selection.neighbours import nearest
 from prunetune.signals.contract import Signals
 
-NUMBERS_AT_ONCE = 2**22  # numbers in a chunk [n, k, C] float64: 32 MiB
+NUMBERS_AT_ONCE = 2**22  # A chunk [n, k, C] in float64 has at most this many numbers (32 MiB).
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class CAL(Scorer):
                 features = proxy.features(proxy.num_epochs, members)
             else:
                 features = signals.features()[members]
-            indices = nearest(features, self.neighbours, exact=True).indices  # [n, k] into members
+            # [n, k]. These are positions in `members`.
+            indices = nearest(features, self.neighbours, exact=True).indices
             divergences = mean_divergence(
                 proxy.snapshot(proxy.num_epochs, members), indices, is_symmetric=self.variant == "deepcore"
             )
@@ -68,8 +69,8 @@ def mean_divergence(logits: Tensor, neighbours: Tensor, is_symmetric: bool = Fal
 
     Args:
         logits: [n, C].
-        neighbours: [n, k] int64 rows; without any (k = 0) the mean is 0.
-        is_symmetric: (KL(p_j, p_i) + KL(p_i, p_j)) / 2 instead.
+        neighbours: [n, k] int64 row indices of the neighbours; if k = 0 the mean is 0.
+        is_symmetric: whether (KL(p_j, p_i) + KL(p_i, p_j)) / 2 is used instead.
 
     Returns:
         [n] float64, >= 0.
@@ -80,7 +81,8 @@ def mean_divergence(logits: Tensor, neighbours: Tensor, is_symmetric: bool = Fal
     size = max(1, NUMBERS_AT_ONCE // (neighbours.shape[1] * logits.shape[1]))
     for own, others in zip(logits.split(size), neighbours.split(size), strict=True):
         log_p = own.double().log_softmax(1).unsqueeze(1)  # [B, 1, C]
-        log_q = logits[others].double().log_softmax(2)  # [B, k, C], the neighbours'
+        log_q = logits[others].double().log_softmax(2)  # [B, k, C]. These belong to the neighbours.
         shares = (log_q.exp() - log_p.exp()) / 2 if is_symmetric else log_q.exp()
-        means.append((shares * (log_q - log_p)).sum(2).mean(1).clamp_min(0))  # rounding gives -1e-17 for equals
+        # Rounding can give about -1e-17 for equal predictions, so the mean is raised to 0.
+        means.append((shares * (log_q - log_p)).sum(2).mean(1).clamp_min(0))
     return torch.cat(means)

@@ -28,8 +28,8 @@ class ContextualDiversity(Scorer):
     Cost: a proxy, its logits at the last epoch, then O(n * picks * C) time; 4 * n * C float64 of a class in memory.
     """
 
-    variant: str = "fixed"  # fixed: the correct method | deepcore | released
-    depth: float = 1.0  # fraction of each class that is ordered; at least the largest ratio wanted
+    variant: str = "fixed"  # The value "fixed" is the correct method. "deepcore" and "released" follow published code.
+    depth: float = 1.0  # This fraction of each class is ordered. It must be at least the largest ratio of any run.
 
     name: ClassVar[str] = "contextual_diversity"
     higher_means: ClassVar[str] = "picked earlier"
@@ -59,8 +59,9 @@ class ContextualDiversity(Scorer):
 
 
 def symmetric_divergences(logits: Tensor) -> Metric:
-    """Return (KL(p, q) + KL(q, p)) / 2 in nats between the softmaxes of logits [n, C] as a metric, float64."""
-    log_p = logits.double().log_softmax(dim=1)  # finite where p underflows to 0
+    """Return a metric that gives (KL(p, q) + KL(q, p)) / 2 in nats, float64, for softmaxes of logits [n, C]."""
+    # Logarithms computed from logits are finite even where the probability underflows to 0.
+    log_p = logits.double().log_softmax(dim=1)
     p = log_p.exp()
     negative_entropies = (p * log_p).sum(dim=1)  # [n]
 

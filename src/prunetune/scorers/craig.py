@@ -18,8 +18,8 @@ from prunetune.selection.neighbours import Geometry
 from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import Proxy
 
-NUMBERS_AT_ONCE = 2**23  # distances in a chunk, float64: 64 MiB
-OFFSET = 1e-3  # that DeepCore adds to every similarity
+NUMBERS_AT_ONCE = 2**23  # A chunk has at most this many distances in float64 (64 MiB).
+OFFSET = 1e-3  # DeepCore adds this number to every similarity.
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Craig(Scorer):
     variant: str = "fixed"
     neighbours: int = 64
     max_dense: int = 4096
-    depth: float = 1.0  # at least the largest ratio wanted
+    depth: float = 1.0  # The depth must be at least as large as the largest ratio of any run.
     batch_size: int = 256
 
     name: ClassVar[str] = "craig"
@@ -94,7 +94,7 @@ def cell_sizes(geometry: Geometry, kept: Tensor, keeps_own: bool = True) -> Tens
     Args:
         geometry: distances of the n images.
         kept: [m] int64 indices, ascending; of equally near ones the first gets the image.
-        keeps_own: whether a kept image always belongs to its own cell, also if another one has the same gradient.
+        keeps_own: whether a kept image always belongs to its own cell, even if another has the same gradient.
     """
     owners = torch.cat(
         [

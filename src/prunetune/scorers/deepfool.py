@@ -13,8 +13,10 @@ from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.signals.contract import Signals
 
-SMALLEST_NORM = 1e-12  # lower bound of the norm of a gradient in a division
-LONGER = 3.0  # assumed largest growth of a slope since its last evaluation; inf: evaluate all at every step
+SMALLEST_NORM = 1e-12  # Smaller norms of a gradient are raised to this value, so that no division by 0 occurs.
+# A slope is assumed to grow at most by this factor after its last evaluation.
+# With an infinite factor every slope is evaluated at every step.
+LONGER = 3.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def perturbation_lengths(
         images: [B, ...] float32, as the network reads them.
         iterations: largest number of steps; an image that has crossed no boundary by then gets the length so far.
         overshoot: each point is the image plus (1 + overshoot) times the steps so far.
-        candidates: how many classes are tried; None for all.
+        candidates: number of classes that are tried; None tries all.
 
     Returns:
         [B] float64 L2 lengths of the steps.
@@ -88,8 +90,10 @@ def perturbation_lengths(
     remaining = torch.arange(len(images), device=images.device)
     with torch.no_grad():
         logits = classify(images)
-    ranking = logits.argsort(dim=1, descending=True, stable=True)[:, :candidates]  # [B, m], the predicted class first
-    norms = torch.full_like(logits.gather(1, ranking)[:, 1:], torch.inf)  # last norms of slopes; inf: none
+    # [B, m]. The predicted class comes first.
+    ranking = logits.argsort(dim=1, descending=True, stable=True)[:, :candidates]
+    # Each entry is the norm of a slope at its last evaluation. It is infinite before the first evaluation.
+    norms = torch.full_like(logits.gather(1, ranking)[:, 1:], torch.inf)
     for _ in range(iterations):
         points = images[remaining] + (1 + overshoot) * total[remaining]
         step, norms[remaining] = _step(classify, points, ranking[remaining], norms[remaining])
@@ -110,22 +114,25 @@ def _step(
     norms: [B, m - 1] lengths of the slopes of the other classes at their last evaluation. They are returned with new
         values where a slope was evaluated, which happens while its boundary may be nearer than the nearest so far.
     """
-    rows = torch.arange(len(points), device=points.device)  # those in the graph
+    rows = torch.arange(len(points), device=points.device)  # These are the images in the autograd graph.
     some, margins = _margins(classify, points, ranking)
     sizes = margins.detach().abs()  # [B, m - 1]
-    norms, least = norms.clone(), sizes / (LONGER * norms)  # least: lower bounds of distances; inf: evaluated
+    # The tensor `least` holds lower bounds of the distances. It becomes infinite where a slope has been evaluated.
+    norms, least = norms.clone(), sizes / (LONGER * norms)
     best, step = torch.full_like(sizes[:, 0], torch.inf), torch.zeros_like(points)
     while True:
         is_open = least.min(1).values < best
         if not is_open.any():
             return step, norms
-        if 2 * is_open.sum() <= len(rows):  # a graph of fewer images costs one forward pass and saves backward passes
+        # A new graph of fewer images costs one forward pass, but saves the backward passes of the other images.
+        if 2 * is_open.sum() <= len(rows):
             rows = is_open.nonzero().squeeze(1)
             some, margins = _margins(classify, points[rows], ranking[rows])
         columns = least[rows].argmin(1)
         chosen = margins.gather(1, columns.unsqueeze(1)).sum()
         (slopes,) = torch.autograd.grad(chosen, some, retain_graph=True)
-        asked = is_open[rows]  # others are ignored, so that the step does not depend on the batch
+        # Slopes of other images are ignored, so that the step of an image does not depend on its batch.
+        asked = is_open[rows]
         images, columns, slopes = rows[asked], columns[asked], slopes[asked]
         lengths = slopes.flatten(1).norm(dim=1).clamp_min(SMALLEST_NORM)
         distances = sizes[images, columns] / lengths

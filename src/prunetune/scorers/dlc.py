@@ -12,7 +12,7 @@ from prunetune.scorers.base import Scorer
 from prunetune.signals.contract import FeatureKind, Signals
 
 SMALLEST_DISTANCE = 1e-6
-ROWS = 4096  # images whose distances are held at once
+ROWS = 4096  # Distances of at most this many images are held in memory at once.
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,21 @@ class DLC(Scorer):
     Cost: T forward passes over the pool, the first of which is the plain feature pass. No training.
     """
 
-    schedule: str = "compound"  # compound: a level masks the share `step` of what is left | linear: of the whole
-    levels: int = 5  # T masked networks, a forward pass each
-    step: float = 0.2  # with 5 levels of compound 0, 20, 36, 48.8 and 59 % are masked
+    # With "compound" each level masks the share `step` of the unmasked weights, and with "linear" of all weights.
+    schedule: str = "compound"
+    levels: int = 5  # This is T, the number of masked networks. Each one needs one forward pass over the pool.
+    step: float = 0.2  # The schedule "compound" with 5 levels masks 0, 20, 36, 48.8 and 59 % of the weights.
     include_unmasked: bool = True
-    masking: str = "l1"  # l1: the smallest weights first | random: in a seeded order
-    mask_modules: str | None = None  # null: the backbone's own | conv2d | linear | all
-    pooling: str = "backbone"  # backbone: the pre-logits feature | token_collapse: one number per ViT image (released)
-    transform: str = "evaluation"  # evaluation | training_on_train: new crops of train images at every level (released)
+    # With "l1" the smallest weights are masked first. With "random" the order is drawn from the seed.
+    masking: str = "l1"
+    # The value null takes the default of the backbone. The others are "conv2d", "linear" and "all".
+    mask_modules: str | None = None
+    # The value "backbone" takes the pre-logits feature.
+    # The value "token_collapse" takes one number per image of a ViT, as the released code does.
+    pooling: str = "backbone"
+    # The value is "evaluation" or "training_on_train".
+    # "training_on_train" draws new crops of train images at every level, as the released code does.
+    transform: str = "evaluation"
 
     name: ClassVar[str] = "dlc"
     higher_means: ClassVar[str] = "harder"
@@ -46,7 +53,7 @@ class DLC(Scorer):
 
     @property
     def uses_seed(self) -> bool:
-        """Only a random mask depends on the seed."""
+        """True for random masks, because only they depend on the seed."""
         return self.masking == "random"
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
@@ -71,7 +78,8 @@ class DLC(Scorer):
 def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Return the mean feature of each class, [C, D] float64 (NaN for a class without images), of features [N, D]."""
     sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64)
-    for rows, own in zip(features.split(ROWS), labels.split(ROWS), strict=True):  # no float64 copy of all features
+    # Chunks avoid a float64 copy of all features.
+    for rows, own in zip(features.split(ROWS), labels.split(ROWS), strict=True):
         sums.index_add_(0, own, rows.double())
     return sums / torch.bincount(labels, minlength=num_classes).unsqueeze(1)
 
@@ -91,7 +99,7 @@ def prototype_losses(features: Tensor, prototypes: Tensor, labels: Tensor) -> Te
         [N] float64 nats, >= 0.
     """
     present = ~prototypes.isnan().any(dim=1)  # [C]
-    column = present.cumsum(0) - 1  # [C], the index of each class among the present ones
+    column = present.cumsum(0) - 1  # [C]. This is the index of each class among the classes that have images.
     centres = prototypes[present].double()
     losses = []
     for rows, row_labels in zip(features.split(ROWS), labels.split(ROWS), strict=True):

@@ -14,7 +14,7 @@ from prunetune.signals.contract import Signals
 from prunetune.signals.label_odds import label_losses
 from prunetune.signals.proxy import ProbeProxy
 
-ROWS = 4096  # images whose logits are held at once
+ROWS = 4096  # Logits of at most this many images are held in memory at once.
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,15 @@ class DLCFinetuned(Scorer):
     the pretrained one, and the passes are those of DLC.
     """
 
-    schedule: str = "compound"  # compound: a level masks the share `step` of what is left | linear: of the whole
-    levels: int = 5  # T masked networks, a forward pass each
-    step: float = 0.2  # with 5 levels of compound 0, 20, 36, 48.8 and 59 % are masked
+    # With "compound" each level masks the share `step` of the unmasked weights, and with "linear" of all weights.
+    schedule: str = "compound"
+    levels: int = 5  # This is T, the number of masked networks. Each one needs one forward pass over the pool.
+    step: float = 0.2  # The schedule "compound" with 5 levels masks 0, 20, 36, 48.8 and 59 % of the weights.
     include_unmasked: bool = True
-    masking: str = "l1"  # l1: the smallest weights first | random: in a seeded order
-    mask_modules: str | None = None  # null: the backbone's own | conv2d | linear | all
+    # With "l1" the smallest weights are masked first. With "random" the order is drawn from the seed.
+    masking: str = "l1"
+    # The value null takes the default of the backbone. The others are "conv2d", "linear" and "all".
+    mask_modules: str | None = None
 
     name: ClassVar[str] = "dlc_finetuned"
     higher_means: ClassVar[str] = "harder"
@@ -46,7 +49,7 @@ class DLCFinetuned(Scorer):
 
     @property
     def uses_seed(self) -> bool:
-        """Only a random mask depends on the seed."""
+        """True for random masks, because only they depend on the seed."""
         return self.masking == "random"
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
@@ -74,8 +77,8 @@ def head_losses(features: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) 
 
     Args:
         features: [N, D] float32.
-        weight: [C, D] of the head.
-        bias: [C] of the head.
+        weight: [C, D] weights of the head.
+        bias: [C] biases of the head.
         labels: [N] int64.
     """
     losses = []

@@ -51,5 +51,6 @@ def uncertain_and_hard(log_odds: Tensor, window: int) -> Tensor:
 
     1 - p is computed from the odds, so that it does not round to 0.
     """
-    missing = windows_of(log_odds.neg().sigmoid(), window)  # [windows, B, J], 1 - p: its deviation is that of p
+    # [windows, B, J]. This is 1 - p, whose standard deviation equals that of p.
+    missing = windows_of(log_odds.neg().sigmoid(), window)
     return (missing.std(dim=2) * missing.mean(dim=2)).mean(dim=0)

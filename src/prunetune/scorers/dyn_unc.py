@@ -50,7 +50,7 @@ def mean_deviation(probabilities: Tensor, window: int) -> Tensor:
 def windows_of(values: Tensor, window: int, least: int = 2) -> Tensor:
     """Return every run of `window` successive epochs of values [E, ...], [E - window + 1, ..., window].
 
-    Nothing is copied. If there are fewer epochs, they form one window.
+    No values are copied. If there are fewer epochs, they form one window.
 
     Raises:
         InputError: there are fewer than `least` epochs.

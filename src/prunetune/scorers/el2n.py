@@ -52,5 +52,6 @@ class EL2N(Scorer):
 def error_norms(logits: Tensor, labels: Tensor) -> Tensor:
     """Return ||softmax(logits) - onehot(label)||, [B] float64 in [0, sqrt 2], of logits [B, C] and labels [B] int64."""
     probabilities = logits.double().softmax(dim=1)
-    others = probabilities.scatter(1, labels.unsqueeze(1), 0)  # the label's own error is the sum of the others
+    # The error at the label is 1 - p, which equals the sum of the other probabilities.
+    others = probabilities.scatter(1, labels.unsqueeze(1), 0)
     return torch.cat([others, others.sum(dim=1, keepdim=True)], dim=1).norm(dim=1)

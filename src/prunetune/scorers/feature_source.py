@@ -11,8 +11,8 @@ def read_features(signals: Signals, source: str) -> Tensor:
     """Return the [N, D] float32 features of a pool.
 
     Args:
-        signals: of the pool.
-        source: "pretrained", or "finetuned" for the proxy's at its last epoch.
+        signals: signals of the pool.
+        source: "pretrained", or "finetuned" for the features of the proxy at its last epoch.
     """
     if source == "pretrained":
         return signals.features(PLAIN)

@@ -26,7 +26,7 @@ class Forgetting(Scorer):
     cannot be reproduced: here ties go to the smaller sample_id.
     """
 
-    variant: str = "fixed"  # fixed: the correct method | deepcore | released
+    variant: str = "fixed"  # The value "fixed" is the correct method. "deepcore" and "released" follow published code.
 
     name: ClassVar[str] = "forgetting"
     higher_means: ClassVar[str] = "harder"
@@ -49,7 +49,7 @@ def forgetting_events(is_right: Tensor, never_learned: int) -> Tensor:
 
     Args:
         is_right: [E, B] bool.
-        never_learned: the value of an image that is right at no epoch.
+        never_learned: the value returned for an image that is wrong at every epoch.
     """
     events = (is_right[:-1] & ~is_right[1:]).sum(dim=0)
     return events.where(is_right.any(dim=0), torch.tensor(never_learned))

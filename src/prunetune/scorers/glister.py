@@ -20,7 +20,8 @@ from prunetune.selection.last_layer_gradients import (
 )
 from prunetune.signals.contract import Signals
 
-Target = Callable[[Tensor], Tensor]  # summed gradient of the picks [C, D + 1] -> validation gradient [C, D + 1]
+# A target maps the summed gradient of the picks [C, D + 1] to the validation gradient [C, D + 1].
+Target = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Glister(Scorer):
     variant: str = "fixed"
     eta: float = 1e-3
     growth: float = 0.03
-    depth: float = 1.0  # at least the largest ratio wanted
+    depth: float = 1.0  # The depth must be at least as large as the largest ratio of any run.
     batch_size: int = 256
 
     name: ClassVar[str] = "glister"
@@ -86,10 +87,10 @@ def order_greedily(gradients: LastLayerGradients, target: Target, count: int, gr
     """Order images by their gain, which is computed anew when the picks have grown by a share.
 
     Args:
-        gradients: of n images.
+        gradients: last-layer gradients of n images.
         target: gives the validation gradient [C, D + 1] float64 after a step along the summed gradient of the picks.
-        count: images to order, at most n.
-        growth: of k picks, max(1, growth k) more are made at once.
+        count: number of images to order, at most n.
+        growth: after k picks, max(1, growth k) further picks are made at once.
 
     Returns:
         [count] int64, first pick first; ties to the smaller index.
@@ -114,8 +115,9 @@ def gradient_after(logits: Tensor, labels: Tensor, hidden: Tensor, step: Tensor,
         labels: [n] int64.
         hidden: [n, D], the layer's input.
         step: [C, D + 1], bias first.
-        eta: rate.
+        eta: learning rate of the step.
     """
     step = step.to(hidden.dtype)
     moved = logits - eta * torch.addmm(step[:, 0], hidden, step[:, 1:].T)
-    return LastLayerGradients(logit_gradients(moved, labels), hidden).mean(hidden.dtype)  # the slowest line
+    # This line takes most of the time.
+    return LastLayerGradients(logit_gradients(moved, labels), hidden).mean(hidden.dtype)

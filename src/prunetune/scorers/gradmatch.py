@@ -17,12 +17,17 @@ from prunetune.selection.last_layer_gradients import LastLayerGradients, best_fi
 from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import Proxy
 
-COLUMNS = 2**25  # inner products up to this number (256 MiB) are kept instead of computed anew
+# Inner products are stored only if there are at most this many (256 MiB). Otherwise they are computed when needed.
+COLUMNS = 2**25
 LONGEST_COLUMN = 2**13
-MOST_PICKS = 20_000  # of one class: the inverse [picks, picks] then takes 3.2 GB
-ROUNDING = 1e-10  # share of the largest inner product with the target; smaller correlations count as 0
-FIT_GROWTH = 0.03  # for fits of weights alone, which the order of the picks does not change
-LEAST_WEIGHT = 1e-3  # share of the mean weight, given to kept images whose fitted weight is smaller
+# At most this many images of one class are picked. The inverse matrix [picks, picks] then takes 3.2 GB.
+MOST_PICKS = 20_000
+# A correlation counts as 0 if it is smaller than this share of the largest inner product with the target.
+ROUNDING = 1e-10
+# This growth is used when only weights are fitted. The order of the picks does not change those weights.
+FIT_GROWTH = 0.03
+# Fitted weights below this share of the mean weight are raised to it, so that no kept image is lost.
+LEAST_WEIGHT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class GradMatch(Scorer):
     variant: str = "fixed"
     ridge: float = 0.5
     growth: float = 0.01
-    depth: float = 1.0  # at least the largest ratio wanted
+    depth: float = 1.0  # The depth must be at least as large as the largest ratio of any run.
     batch_size: int = 256
 
     name: ClassVar[str] = "gradmatch"
@@ -103,9 +108,9 @@ def matching_weights(gradients: LastLayerGradients, kept: Tensor, ridge: float) 
     """Return non-negative ridge weights with which kept images make up the sum of all gradients.
 
     Args:
-        gradients: of the n images of a class.
-        kept: [k] int64, which of them are kept.
-        ridge: above 0.
+        gradients: last-layer gradients of the n images of a class.
+        kept: [k] int64 indices of the images that are kept.
+        ridge: factor of the ridge penalty, above 0.
 
     Returns:
         [k] float64 > 0.
@@ -129,13 +134,13 @@ def pursue(
     """Order images by orthogonal matching pursuit of a target gradient.
 
     Args:
-        gradients: of n images.
+        gradients: last-layer gradients of n images.
         target: [C, D + 1] float64.
-        count: images to order, at most n.
+        count: number of images to order, at most n.
         ridge: above 0; the weights w minimise ||target - sum_i w_i g_i||^2 + ridge ||w||^2.
-        growth: of k picks, max(1, growth k) more are made before the weights are fitted anew.
-        is_nonnegative: keep the weights at 0 or above while picking. False is DeepCore, whose first pick alone is
-            fitted without the ridge.
+        growth: after k picks, max(1, growth k) further picks are made before the weights are fitted again.
+        is_nonnegative: whether weights are kept at 0 or above while picking. False reproduces DeepCore, where
+            only the first pick is fitted without the ridge.
 
     Returns:
         order [count] int64, first pick first, ties to the smaller index; weights [count] float64 of the picks in this
@@ -169,7 +174,7 @@ def pursue(
 
 
 def _settle(fit: "_RidgeFit", picks: "_Columns | _Factors") -> None:
-    """Free picks held at 0 while they correlate with the residual (the outer loop of Lawson and Hanson)."""
+    """Free picks that are held at 0 while they correlate with the residual (the outer loop of Lawson and Hanson)."""
     fit.keep_nonnegative()
     for _ in range(3 * fit.size):
         if bool(fit.is_free.all()):
@@ -183,17 +188,18 @@ def _settle(fit: "_RidgeFit", picks: "_Columns | _Factors") -> None:
 
 
 class _RidgeFit:
-    """Ridge weights of the picks, of which some are held at 0, with the inverse of their normal matrix.
+    """The ridge weights of the picks and the inverse of their normal matrix. Some weights are held at 0.
 
-    Adding or removing b picks changes the inverse by a matrix of rank b, so that no system is ever solved anew.
+    Adding or removing b picks changes the inverse by a matrix of rank b, so that no full linear system is solved again.
     """
 
     def __init__(self, count: int, ridge: float) -> None:
         self.size, self.scale, self._ridge = 0, 0.0, ridge
-        self._inverse = torch.zeros(count, count, dtype=torch.float64)  # rows of picks that are held at 0 are 0
+        # If the weight of a pick is held at 0, its row contains only zeros.
+        self._inverse = torch.zeros(count, count, dtype=torch.float64)
         self._weights, self._goals = torch.zeros(2, count, dtype=torch.float64)
         self._is_free = torch.zeros(count, dtype=torch.bool)
-        self._first_norm = 0.0  # of the first pick, squared
+        self._first_norm = 0.0  # This is the squared gradient norm of the first pick.
 
     @property
     def weights(self) -> Tensor:
@@ -202,7 +208,7 @@ class _RidgeFit:
 
     @property
     def is_free(self) -> Tensor:
-        """Which picks are not held at 0, [k] bool."""
+        """Whether each pick is free, that is, not held at 0, [k] bool."""
         return self._is_free[: self.size]
 
     def unridged(self) -> Tensor:
@@ -219,9 +225,10 @@ class _RidgeFit:
         self.free(fresh, inner)
 
     def free(self, slots: Tensor, inner: Tensor) -> None:
-        """Fit the weights of picks [b] from now on, given their inner products [k, b]."""
+        """Include the weights of picks [b] in the fit, given their inner products [k, b]."""
         others = inner * self.is_free.unsqueeze(1)
-        change = -self._inverse[: self.size, : self.size] @ others  # of the other weights for one unit of these
+        # Each column says how the other weights change when the weight of one freed pick grows by 1.
+        change = -self._inverse[: self.size, : self.size] @ others
         identity = torch.eye(len(slots), dtype=torch.float64)
         change[slots] = identity
         schur = self._ridge * identity + inner[slots] + others.T @ change  # [b, b]
@@ -246,7 +253,7 @@ class _RidgeFit:
             previous[reached] = 0
 
     def hold(self, slots: Tensor) -> None:
-        """Fit the weights without picks [b], whose weights become 0."""
+        """Exclude picks [b] from the fit; their weights become 0."""
         inverse = self._inverse[: self.size, : self.size]
         columns = inverse[:, slots]  # [k, b]
         factor = torch.linalg.cholesky(columns[slots])
@@ -260,7 +267,7 @@ class _RidgeFit:
 
 
 class _Columns:
-    """Picks with their inner products with all n images."""
+    """The picks, stored with their inner products with all n images."""
 
     def __init__(self, gradients: LastLayerGradients, target: Tensor, count: int) -> None:
         self.order = torch.empty(0, dtype=torch.int64)
@@ -289,13 +296,14 @@ class _Columns:
 
 
 class _Factors:
-    """Picks of which only the float64 factors are kept; inner products use the dtype of the gradients."""
+    """The picks, stored as float64 factors only. Inner products use the dtype of the gradients."""
 
     def __init__(self, gradients: LastLayerGradients, target: Tensor, count: int) -> None:
         self.order = torch.empty(0, dtype=torch.int64)
         self._gradients, self._target = gradients, target
         self._deltas = torch.zeros(count, gradients.deltas.shape[1], dtype=torch.float64)
-        self._hidden = torch.ones(count, gradients.hidden.shape[1] + 1, dtype=torch.float64)  # (1, h)
+        # Each row is (1, h): the 1 stands for the bias.
+        self._hidden = torch.ones(count, gradients.hidden.shape[1] + 1, dtype=torch.float64)
 
     def add(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Add images [b] and return their inner products with all picks [k, b], old ones first, and with the target."""

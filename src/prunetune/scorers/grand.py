@@ -17,8 +17,9 @@ from prunetune.selection.last_layer_gradients import proxy_gradients
 from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import Proxy
 
-NUMBERS_AT_ONCE = 2**26  # numbers in the gradients of single images: 256 MiB
-LOGITS_AT_ONCE = 2**23  # numbers in a chunk of last-layer gradients
+# The gradients of single images that are in memory at once have at most this many numbers (256 MiB).
+NUMBERS_AT_ONCE = 2**26
+LOGITS_AT_ONCE = 2**23  # This number limits the size of a chunk of last-layer gradients.
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class Grand(Scorer):
 
 def last_layer_norms(proxy: Proxy, labels: Tensor, epoch: int) -> Tensor:
     """Return ||delta|| sqrt(1 + ||h||^2) of every image after an epoch, [N] float64; labels [N] int64."""
-    norms = torch.empty(len(labels), dtype=torch.float64)  # written in place, as in `Proxy.statistic`
+    # Results are written in place to avoid fragmented memory, as in `Proxy.statistic`.
+    norms = torch.empty(len(labels), dtype=torch.float64)
     for rows in torch.arange(len(labels)).split(max(1, LOGITS_AT_ONCE // (8 * proxy.num_classes))):
         norms[rows] = proxy_gradients(proxy, labels, epoch, rows).norms().double()
     return norms
@@ -93,7 +95,7 @@ def gradient_norms(model: nn.Sequential, batches: Iterator[Tensor], labels: Tens
 
     Args:
         model: a `Network` and a linear layer, in eval mode; images [B, 3, S, S] uint8 to logits [B, C].
-        batches: of the N images, in order.
+        batches: batches of the N images, in order.
         labels: [N] int64.
 
     Returns:
@@ -116,7 +118,7 @@ def gradient_norms(model: nn.Sequential, batches: Iterator[Tensor], labels: Tens
 def per_image_norms(classify: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """Return the norm of each image's gradient, [B] float64, for float inputs [B, ...] and targets [B] int64.
 
-    The gradients of all images are computed at once if every operation of the network allows it, else one by one.
+    The gradients of all images are computed at once if every operation of the network allows it, otherwise one by one.
     """
     parameters = {name: parameter.detach() for name, parameter in classify.named_parameters()}
     buffers = dict(classify.named_buffers())
@@ -127,9 +129,10 @@ def per_image_norms(classify: nn.Module, inputs: Tensor, targets: Tensor) -> Ten
 
     gradient = torch.func.grad(loss)
     try:
-        with sdpa_kernel(SDPBackend.MATH):  # vmap is known to work with this kind of attention
+        with sdpa_kernel(SDPBackend.MATH):  # This implementation of attention is known to work with vmap.
             gradients = torch.func.vmap(gradient, in_dims=(None, 0, 0))(parameters, inputs, targets)
-    except RuntimeError:  # e.g. a contiguous() with a memory format, or an update in place
+    # Some operations fail under vmap, e.g. contiguous() with a memory format or an update in place.
+    except RuntimeError:
         rows = [gradient(parameters, image, target) for image, target in zip(inputs, targets, strict=True)]
         return torch.stack([_norm({name: part.unsqueeze(0) for name, part in row.items()})[0] for row in rows])
     return _norm(gradients)

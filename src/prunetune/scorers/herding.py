@@ -31,9 +31,10 @@ class Herding(Scorer):
     three times the class's features in memory. For large classes, lower `depth` to the largest ratio that is needed.
     """
 
-    variant: str = "fixed"  # fixed: the correct method | deepcore | released
-    features: str = "pretrained"  # pretrained | finetuned: the proxy's at its last epoch
-    depth: float = 1.0  # fraction of each class that is ordered; at least the largest ratio wanted
+    variant: str = "fixed"  # The value "fixed" is the correct method. "deepcore" and "released" follow published code.
+    # The value is "pretrained" or "finetuned". "finetuned" takes the features of the proxy at its last epoch.
+    features: str = "pretrained"
+    depth: float = 1.0  # This fraction of each class is ordered. It must be at least the largest ratio of any run.
 
     name: ClassVar[str] = "herding"
     higher_means: ClassVar[str] = "picked earlier"
@@ -56,14 +57,14 @@ def herd(features: Tensor, count: int, is_farthest: bool = False) -> Tensor:
 
     Args:
         features: [n, D] float32.
-        count: picks, at most n.
-        is_farthest: pick the image farthest from the target instead of the closest.
+        count: number of picks, at most n.
+        is_farthest: whether to pick the image farthest from the target instead of the closest.
     """
     mean = features.mean(dim=0, dtype=torch.float64)
-    centred = (features - mean.float()).T.contiguous()  # [D, n]: the product with a vector is fastest in this layout
+    centred = (features - mean.float()).T.contiguous()  # [D, n]. The product with a vector is fastest in this layout.
     sign = -1 if is_farthest else 1
-    costs = sign * centred.square().sum(dim=0, dtype=torch.float64)  # [n], infinite once picked
-    lag = torch.zeros_like(mean)  # [D], target - mean: it stays small for any number of picks
+    costs = sign * centred.square().sum(dim=0, dtype=torch.float64)  # [n]. The cost of a picked image is infinite.
+    lag = torch.zeros_like(mean)  # [D]. This is target - mean, which stays small for any number of picks.
     order = torch.empty(count, dtype=torch.int64)
     for i in range(count):
         products = torch.mv(centred.T, lag.float())  # [n]

@@ -16,9 +16,10 @@ from prunetune.scorers.picks import check_depth, pick_scores
 from prunetune.scorers.published.features import collapsed_features
 from prunetune.signals.contract import Signals
 
-BLOCK = 128  # candidates among which picks are made before all distances are updated at once
-ROWS = 16384  # images whose distances to a block are held at once
-Metric = Callable[[Tensor | slice, Tensor], Tensor]  # rows, centres [b] -> [rows, b] distances, all finite
+BLOCK = 128  # Picks are made among this many candidates before all distances are updated.
+ROWS = 16384  # Distances of at most this many images to a block are held in memory at once.
+# A metric maps rows and centres [b] to their distances [rows, b], which must all be finite.
+Metric = Callable[[Tensor | slice, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,10 @@ class KCenter(Scorer):
     Cost: the features, then O(n * picks * D) time in blocks of picks, twice the class's features in memory.
     """
 
-    variant: str = "fixed"  # fixed: the correct method | deepcore | released
-    features: str = "pretrained"  # pretrained | finetuned: the proxy's at its last epoch
-    depth: float = 1.0  # fraction of each class that is ordered; at least the largest ratio wanted
+    variant: str = "fixed"  # The value "fixed" is the correct method. "deepcore" and "released" follow published code.
+    # The value is "pretrained" or "finetuned". "finetuned" takes the features of the proxy at its last epoch.
+    features: str = "pretrained"
+    depth: float = 1.0  # This fraction of each class is ordered. It must be at least the largest ratio of any run.
 
     name: ClassVar[str] = "k_center"
     higher_means: ClassVar[str] = "picked earlier"
@@ -70,8 +72,9 @@ def first_centre(pool: Pool, members: Tensor, seed: int) -> int:
 
 
 def squared_distances(features: Tensor) -> Metric:
-    """Return the squared Euclidean distances of features [n, D] float32 as a metric."""
-    shifted = features - features[0]  # an origin among the points reduces cancellation; whole numbers stay exact
+    """Return a metric that gives squared Euclidean distances between features [n, D] float32."""
+    # Moving the origin to one of the points reduces cancellation. Integer features stay exact.
+    shifted = features - features[0]
     squares = shifted.square().sum(dim=1)
 
     def metric(rows: Tensor | slice, centres: Tensor) -> Tensor:
@@ -85,17 +88,18 @@ def farthest_first(metric: Metric, size: int, first: int, count: int, block: int
     """Return farthest-first picks, [count] int64: each is the image whose distance to all earlier ones is largest.
 
     Distances to the nearest pick never grow. So picks are made among the `block` images that are farthest now, as long
-    as they stay farther than all others were; then all distances are updated in one product. The order is that of
+    as they are farther than all other images were; then all distances are updated in one product. The order is that of
     single picks, with ties to the smaller position.
 
     Args:
         metric: distances between images.
-        size: n images.
+        size: n, the number of images.
         first: the first pick.
-        count: picks, at most n.
+        count: number of picks, at most n.
         block: images among which picks are made at once.
     """
-    nearest = torch.full((size,), torch.inf, dtype=torch.float64)  # [n] to the nearest pick, -1 of a pick
+    # [n]. Each entry is the distance to the nearest pick. It is -1 for a pick itself.
+    nearest = torch.full((size,), torch.inf, dtype=torch.float64)
     order, updated = [first], 0
     while len(order) < count:
         _update(nearest, metric, torch.tensor(order[updated:]))
@@ -117,7 +121,8 @@ def _picks_in_block(nearest: Tensor, metric: Metric, newest: int, count: int, bl
     """Return up to `count` further picks that are certain before distances [n] are updated by the newest pick."""
     nearest = nearest.index_fill(0, torch.tensor([newest]), -1)
     values, candidates = nearest.topk(min(block + 1, len(nearest)))
-    ceiling = float(values[-1]) if len(nearest) > block else -1.0  # no other image is farther than this
+    # No image outside the candidates is farther than this.
+    ceiling = float(values[-1]) if len(nearest) > block else -1.0
     candidates = candidates[:block].sort().values
     between = metric(candidates, candidates).double()
     values = torch.minimum(nearest[candidates], metric(candidates, torch.tensor([newest])).squeeze(1))

@@ -13,7 +13,7 @@ from prunetune.selection.neighbours import Neighbours, nearest
 from prunetune.signals.contract import Signals
 
 SMALLEST_DISTANCE = 1e-6
-ROWS = 16384  # images at once
+ROWS = 16384  # At most this many images are processed at once.
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def other_label_share(found: Neighbours, labels: Tensor) -> Tensor:
     """Return the share of other labels among neighbours, each weighing 1 / distance, [N] float64 in [0, 1].
 
     Args:
-        found: the neighbours of N images, at least one each.
+        found: the neighbours of N images, at least one neighbour for each image.
         labels: [N] int64.
     """
     shares = torch.empty(len(labels), dtype=torch.float64)

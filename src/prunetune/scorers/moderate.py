@@ -12,8 +12,8 @@ from prunetune.scorers.base import Scorer
 from prunetune.scorers.picks import class_members
 from prunetune.signals.contract import Signals
 
-COLUMNS = 32  # feature dimensions whose medians are taken at once
-ROWS = 16384  # images whose distances are taken at once, in float64
+COLUMNS = 32  # Medians of at most this many feature dimensions are computed at once.
+ROWS = 16384  # Distances of at most this many images are computed at once, in float64.
 
 
 @dataclass(frozen=True)

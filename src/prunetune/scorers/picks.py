@@ -11,7 +11,8 @@ from torch import Tensor
 
 from prunetune.base import checks
 
-Pick = Callable[[Tensor, int], Tensor]  # members [n] int64, count -> [count] int64 indices into them, first pick first
+# A pick function maps members [n] int64 and a count to [count] int64 indices into the members, first pick first.
+Pick = Callable[[Tensor, int], Tensor]
 
 
 def pick_scores(labels: Tensor, depth: float, pick: Pick) -> Tensor:
@@ -45,5 +46,5 @@ def class_members(labels: Tensor) -> list[Tensor]:
 
 
 def check_depth(depth: float) -> None:
-    """Refuse a depth outside (0, 1]."""
+    """Raise an error if the depth is outside (0, 1]."""
     checks.number("scorer.depth", depth, "(0, 1]", what="the fraction of each class that is ordered")

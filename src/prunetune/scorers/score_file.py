@@ -9,7 +9,7 @@ from typing import Any
 from prunetune.base.errors import InputError
 
 COLUMNS = ("sample_id", "score")
-Row = tuple[Any, Any]  # sample_id, score
+Row = tuple[Any, Any]  # A row consists of a sample_id and a score.
 
 
 def read_score_file(path: Path) -> dict[str, float]:
@@ -51,7 +51,8 @@ def _numbers(path: Path, rows: Iterable[Row]) -> dict[str, float]:
 
 
 def _csv(path: Path) -> list[Row]:
-    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin a file with a byte-order mark
+    # Spreadsheet programs write a byte-order mark at the start of a file.
+    with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         _check_columns(path, reader.fieldnames or [])
         return [(row["sample_id"], row["score"]) for row in reader]
@@ -68,7 +69,7 @@ def _jsonl(path: Path) -> list[Row]:
 
 
 def _parquet(path: Path) -> list[Row]:
-    import pandas  # takes half a second, and csv and jsonl files do not need it
+    import pandas  # The import takes half a second, and csv and jsonl files do not need it.
 
     table = pandas.read_parquet(path)
     _check_columns(path, list(map(str, table.columns)))

@@ -12,7 +12,7 @@ from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.signals.contract import Signals
 
-ROWS = 8192  # images whose cosines are held at once
+ROWS = 8192  # Cosines of at most this many images are held in memory at once.
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class SSP(Scorer):
     pools), whose centres are used for all images. No training.
     """
 
-    supervised: bool = False  # true: the distance to the mean of the image's class
-    num_centres: int | None = None  # null: as many as classes
+    supervised: bool = False  # The value true takes the distance to the mean of the image's class.
+    num_centres: int | None = None  # The value null takes as many centres as there are classes.
     num_fitted: int = 100_000
 
     name: ClassVar[str] = "ssp"
@@ -44,7 +44,7 @@ class SSP(Scorer):
 
     @property
     def uses_seed(self) -> bool:
-        """The clustering starts from drawn images; class means do not."""
+        """Whether clustering is used: it starts from randomly drawn images, while class means need no random draw."""
         return not self.supervised
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
@@ -81,14 +81,14 @@ def cluster_centres(features: Tensor, num_centres: int, num_fitted: int, generat
 
     Args:
         features: [N, D] float32.
-        num_centres: clusters; at most as many as images.
-        num_fitted: images that k-means sees; a larger pool is sampled.
+        num_centres: number of clusters, at most the number of images.
+        num_fitted: largest number of images that k-means reads; a random sample of a larger pool is taken.
         generator: draws the sample and the first centres.
 
     Raises:
-        InputError: more centres than images that k-means sees.
+        InputError: there are more centres than images that k-means reads.
     """
-    from sklearn.cluster import KMeans  # as in samplers/clusters.py
+    from sklearn.cluster import KMeans  # This import is slow and rarely needed, as in samplers/clusters.py.
 
     if len(features) > num_fitted:
         features = features[torch.randperm(len(features), generator=generator)[:num_fitted].sort().values]

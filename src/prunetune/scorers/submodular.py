@@ -43,7 +43,7 @@ class Submodular(Scorer):
     greedy: str = "naive"
     neighbours: int = 64
     max_dense: int = 4096
-    depth: float = 1.0  # at least the largest ratio wanted
+    depth: float = 1.0  # The depth must be at least as large as the largest ratio of any run.
 
     name: ClassVar[str] = "submodular"
     higher_means: ClassVar[str] = "picked earlier"

@@ -13,7 +13,7 @@ from prunetune.scorers.base import Scorer
 from prunetune.scorers.dyn_unc import windows_of
 from prunetune.signals.contract import Signals
 
-LEAST = 3  # epochs: they give two movements, and a single one would always equal its mean
+LEAST = 3  # Three epochs give two movements. A single movement always equals its mean, so its deviation would be 0.
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def movements(logits: Tensor) -> Tensor:
     """
     before = logits[0].double().log_softmax(dim=1)  # [B, C]
     moved = []
-    for now in logits[1:]:  # one epoch at a time, since a whole chunk in float64 would not fit the cache
+    # Epochs are read one at a time, because a whole chunk in float64 would not fit into the cache.
+    for now in logits[1:]:
         after = now.double().log_softmax(dim=1)
         probabilities = after.exp()
         terms = torch.where(probabilities > 0, probabilities * (after - before).abs(), 0)
@@ -78,8 +79,8 @@ def weighted_unevenness(moved: Tensor, window: int, decay: float) -> Tensor:
     """Return the average over windows of the norm of (movement - window mean), [B] float64.
 
     Args:
-        moved: [E - 1, B] movements.
-        window: epochs of a window, one more than its movements.
+        moved: [E - 1, B] movements between successive epochs.
+        window: number of epochs of a window, which has one movement fewer.
         decay: weight of a window relative to the next one.
     """
     runs = windows_of(moved, window - 1)  # [windows, B, J - 1]

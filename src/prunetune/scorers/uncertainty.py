@@ -1,7 +1,7 @@
 """Uncertainty of the trained proxy: least confidence, entropy and margin.
 
 The released code and DeepCore compute confidence instead, and differ from the papers in which end they keep. In a
-variant that keeps confident images these score high, so that `topk` keeps what the source keeps.
+variant that keeps confident images, confident images score high, so that `topk` keeps what the source keeps.
 """
 
 from collections.abc import Callable
@@ -39,8 +39,9 @@ class LeastConfidence(Scorer):
     "released" keeps the largest probabilities, that is the most confident images.
     """
 
-    variant: str = "fixed"  # fixed: the correct method | deepcore | released
-    balanced: bool = True  # read by deepcore only: its flag "balance", which reverses the direction
+    variant: str = "fixed"  # The value "fixed" is the correct method. "deepcore" and "released" follow published code.
+    # Only the variant "deepcore" reads this flag. DeepCore names it "balance", and it reverses the direction.
+    balanced: bool = True
 
     name: ClassVar[str] = "least_confidence"
     higher_means: ClassVar[str] = "harder"
@@ -67,8 +68,9 @@ class Entropy(Scorer):
     without it the CONFIDENT ones of the whole pool. "released" adds 1e-10 and keeps confident images.
     """
 
-    variant: str = "fixed"  # fixed: the correct method | deepcore | released
-    balanced: bool = True  # read by deepcore only: its flag "balance", which reverses the direction
+    variant: str = "fixed"  # The value "fixed" is the correct method. "deepcore" and "released" follow published code.
+    # Only the variant "deepcore" reads this flag. DeepCore names it "balance", and it reverses the direction.
+    balanced: bool = True
 
     name: ClassVar[str] = "entropy"
     higher_means: ClassVar[str] = "harder"
@@ -95,8 +97,9 @@ class Margin(Scorer):
     pool. "released" keeps the largest margins.
     """
 
-    variant: str = "fixed"  # fixed: the correct method | deepcore | released
-    balanced: bool = True  # read by deepcore only: its flag "balance", which reverses the direction
+    variant: str = "fixed"  # The value "fixed" is the correct method. "deepcore" and "released" follow published code.
+    # Only the variant "deepcore" reads this flag. DeepCore names it "balance", and it reverses the direction.
+    balanced: bool = True
 
     name: ClassVar[str] = "margin"
     higher_means: ClassVar[str] = "harder"
@@ -112,7 +115,7 @@ class Margin(Scorer):
 
 
 def least_confidence(logits: Tensor) -> Tensor:
-    """Return 1 - max p of logits [B, C] as the sum of the other probabilities, [B] float64: it never rounds to 0."""
+    """Return 1 - max p of logits [B, C] as the sum of the other probabilities, which never rounds to 0; [B] float64."""
     probabilities = logits.double().softmax(dim=1)
     return probabilities.scatter(1, probabilities.argmax(dim=1, keepdim=True), 0).sum(dim=1)
 
@@ -135,7 +138,7 @@ def probability_margin(probabilities: Tensor) -> Tensor:
 
 
 def check_variant(variant: str, balanced: bool) -> None:
-    """Refuse an unknown variant, and a flag that only DeepCore has."""
+    """Raise an error for an unknown variant, and for a flag that only DeepCore has."""
     checks.choice("scorer.variant", variant, VARIANTS)
     if not isinstance(balanced, bool) or (not balanced and variant != "deepcore"):
         raise InputError(f"scorer.balanced=false goes with scorer.variant=deepcore only, got variant={variant}")

@@ -16,12 +16,16 @@ from prunetune.scorers.base import Scorer
 from prunetune.signals.contract import Signals
 
 Array = np.ndarray
-DENSE = 12_000  # images up to which comparing all of them is faster than searching sorted dimensions
-NUMBERS_AT_ONCE = 2**21  # distances [m, N] of a small pool
-WINDOW = 512  # images next to a point in one dimension; the nearest of them bounds the distance to the nearest of all
-PROBED = 8192  # images of a large pool from which the radius around its neighbours is estimated
-SORTED_BYTES = 3 * 2**28  # most bytes of sorted dimensions of a large pool
-BYTES = 12  # bytes of one number in a sorted dimension: its value twice and its position
+DENSE = 12_000  # Up to this number of images, comparing all of them is faster than searching sorted dimensions.
+NUMBERS_AT_ONCE = 2**21  # A chunk of distances [m, N] of a small pool has at most this many numbers.
+# The search first reads this many images next to a point in one dimension.
+# The nearest of them gives an upper bound of the distance to the nearest image of the pool.
+WINDOW = 512
+# At most this many images of a large pool are used to estimate a radius that contains all neighbours of an image.
+PROBED = 8192
+# The sorted dimensions of a large pool that are in memory at once take at most this many bytes.
+SORTED_BYTES = 3 * 2**28
+BYTES = 12  # A sorted dimension stores two copies of each value and its position, which are 12 bytes in all.
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class ZCore(Scorer):
 
     @property
     def uses_seed(self) -> bool:
-        """Planes, points and the start are drawn."""
+        """Always true, because planes, points and initial scores are drawn at random."""
         return True
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
@@ -68,8 +72,8 @@ def draw_points(features: Tensor, repeats: int, generator: torch.Generator) -> t
 
     Args:
         features: [N, D] float32, D at least 2.
-        repeats: R draws.
-        generator: draws them.
+        repeats: R, the number of draws.
+        generator: source of the draws.
 
     Returns:
         planes [R, 2] int64, two different dimensions, ascending; points [R, 2] float32, their coordinates.
@@ -96,7 +100,7 @@ def spread(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def triangular(uniform: Tensor, low: Tensor, mode: Tensor, high: Tensor) -> Tensor:
-    """Return draws from triangular distributions: the inverse of their distribution function at uniform; all [...]."""
+    """Return draws from triangular distributions, as inverse distribution functions at `uniform`; all [...]."""
     width = high - low
     left = low + (uniform * width * (mode - low)).sqrt()
     right = high - ((1 - uniform) * width * (high - mode)).sqrt()
@@ -112,9 +116,9 @@ def coverage_less_redundancy(
         features: [N, D] float32.
         planes: [R, 2] int64, ascending in each row.
         points: [R, 2] float32, in their planes.
-        neighbours: how many neighbours of the nearest image lose.
-        exponent: of their distance.
-        dense: images up to which all are compared; larger pools are searched in sorted dimensions.
+        neighbours: number of neighbours of the nearest image whose scores are lowered.
+        exponent: exponent of the distance to a neighbour.
+        dense: largest pool in which all images are compared; larger pools are searched in sorted dimensions.
 
     Returns:
         [N] float64.
@@ -127,7 +131,7 @@ def coverage_less_redundancy(
         winners, counts = np.unique(plane.nearest(own_points), return_counts=True)
         np.add.at(total, winners, counts)
         plane.lower(total, winners, counts, neighbours, exponent)
-        del plane  # else its dimensions stay in memory while the next ones are sorted
+        del plane  # Otherwise its dimensions stay in memory while the next ones are sorted.
     return torch.from_numpy(total)
 
 
@@ -136,16 +140,16 @@ def losses(distances: Array, neighbours: int, exponent: int) -> Array:
 
     Args:
         distances: [m, n] float32 to m images, in any order; infinite to the image itself.
-        neighbours: how many lose; images as far away as the last of them lose too.
-        exponent: of the distance.
+        neighbours: number of neighbours that lose. Images as far away as the last neighbour lose too.
+        exponent: exponent of the distance.
     """
     closest = distances.min(axis=1, keepdims=True)  # [m, 1]
     last = np.partition(distances, neighbours - 1, axis=1)[:, neighbours - 1 : neighbours]
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = (closest / distances).astype(np.float64)  # at most 1, so that no power overflows
+        ratios = (closest / distances).astype(np.float64)  # Ratios are at most 1, so their powers cannot overflow.
     ratios[distances > last] = 0
     weights = ratios.copy()
-    for _ in range(exponent - 1):  # ten times faster than a power
+    for _ in range(exponent - 1):  # Repeated products are ten times faster than a power.
         weights *= ratios
     same_place = np.flatnonzero(closest == 0)
     weights[same_place] = 0
@@ -184,7 +188,7 @@ class Plane:
 class SortedDimension:
     """One dimension of a large pool.
 
-    values: [N] float32 in pool order. ascending: [N] the same, sorted. positions: [N] int32 where they are in the pool.
+    values: [N] float32 in pool order. ascending: [N] the same, sorted. positions: [N] int32 their pool positions.
     """
 
     values: Array
@@ -199,7 +203,7 @@ class SortedDimension:
 
     def between(self, middles: Array, radii: Array) -> tuple[Array, Array]:
         """Return the ends of the range in `ascending` that holds all values within radii [m] of middles [m]."""
-        slack = 1e-5 * radii + 1e-6 * np.abs(middles)  # float32 distances are rounded
+        slack = 1e-5 * radii + 1e-6 * np.abs(middles)  # The slack is needed because float32 distances are rounded.
         reach = radii + slack
         return self._rank(middles - reach, "left"), self._rank(middles + reach, "right")
 
@@ -234,18 +238,18 @@ class SortedPlane:
             total[positions] -= times * losses(distances[np.newaxis], neighbours, exponent)[0]
 
     def _neighbours_of(self, winner: int, place: Array, radius: float, neighbours: int) -> tuple[Array, Array]:
-        """Return positions, ascending, and distances of all images within a radius that holds enough of them."""
+        """Return ascending positions and distances of all images within a radius that contains enough neighbours."""
         while True:
             ((positions, distances),) = self._within(place[np.newaxis], np.array([radius]))
             near = np.flatnonzero(distances <= radius)
-            if len(near) > neighbours:  # the image itself is among them
+            if len(near) > neighbours:  # The image itself is also among those within the radius.
                 near = near[positions[near].argsort()]
                 near = near[positions[near] != winner]
                 return positions[near], distances[near]
             radius = max(1.5 * radius, self._to_probed(place[np.newaxis]).max() / PROBED)
 
     def _within(self, places: Array, radii: Array) -> Iterator[tuple[Array, Array]]:
-        """Yield positions and distances of images that include all within each radius [m] of places [m, 2]."""
+        """Yield positions and distances of images for each place [m, 2], at least of those within its radius [m]."""
         x, y = self._dimensions
         (x_from, x_to), (y_from, y_to) = x.between(places[:, 0], radii), y.between(places[:, 1], radii)
         for i, (x_place, y_place) in enumerate(places):
@@ -305,6 +309,6 @@ def _dimensions(features: Tensor, columns: slice, is_sorted: bool) -> list[Array
         positions[row] = values[row].argsort(kind="stable")
         ascending[row] = values[row][positions[row]]
 
-    with ThreadPoolExecutor() as workers:  # sorting releases the GIL
+    with ThreadPoolExecutor() as workers:  # Threads help here because sorting releases the GIL.
         list(workers.map(sort, range(len(values))))
     return [SortedDimension(*rows) for rows in zip(values, ascending, positions, strict=True)]

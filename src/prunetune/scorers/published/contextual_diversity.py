@@ -12,9 +12,10 @@ def published_picks(probabilities: Tensor, first: int, count: int) -> Tensor:
     Args:
         probabilities: [n, C] float32.
         first: the first pick.
-        count: picks, at most n.
+        count: number of picks, at most n.
     """
-    nearest = torch.full((len(probabilities),), torch.inf)  # [n]; it becomes NaN where a probability is exactly 0
+    # [n]. An entry becomes NaN where a probability is exactly 0.
+    nearest = torch.full((len(probabilities),), torch.inf)
     order = torch.empty(count, dtype=torch.int64)
     order[0] = first
     for i in range(1, count):

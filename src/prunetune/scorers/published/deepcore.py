@@ -67,7 +67,7 @@ class DeepCore(Scorer):
 
     @property
     def uses_seed(self) -> bool:
-        """DeepCore draws weights, batches and first picks."""
+        """Always true, because DeepCore draws weights, batches and first picks at random."""
         return True
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
@@ -100,7 +100,7 @@ class DeepCore(Scorer):
         return {"scorer": "DeepCore", "version": self.version, "content": content, **settings}
 
     def _arguments(self) -> dict[str, Any]:
-        """Return the arguments that only some methods take."""
+        """Return the arguments that only some of the methods accept."""
         allowed = {
             "function": tuple(FUNCTION_ARGUMENTS),
             "greedy": ("Submodular", "Craig", "Glister"),

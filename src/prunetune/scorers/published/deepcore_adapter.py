@@ -34,9 +34,11 @@ log = logging.getLogger(__name__)
 COMMIT = "74ec709"
 REPOSITORY = "https://github.com/PatrickZH/DeepCore"
 HOW_TO_GET_IT = f"git clone {REPOSITORY} && git -C DeepCore checkout {COMMIT}, then pass scorer.path=DeepCore"
-OUR_NETWORK = "prunetune"  # the name under which DeepCore finds our network among its own
-REFUSALS = (ValueError, RuntimeError, IndexError, NotImplementedError, ModuleNotFoundError)  # how DeepCore says no
-LARGEST_SEED = 2**32 - 1000  # NumPy's, less what GraNd adds to it from run to run
+OUR_NETWORK = "prunetune"  # DeepCore finds our network among its own networks under this name.
+# DeepCore raises these errors when a method cannot handle a pool or a setting.
+REFUSALS = (ValueError, RuntimeError, IndexError, NotImplementedError, ModuleNotFoundError)
+# NumPy allows seeds below 2**32. The distance of 1000 is needed because GraNd increases the seed from run to run.
+LARGEST_SEED = 2**32 - 1000
 
 
 def find_checkout(path: str | Path) -> Path:
@@ -73,7 +75,7 @@ def load_package(checkout: Path) -> ModuleType:
     """Import a checkout's package under a private name, and repair in memory what newer libraries have broken.
 
     Raises:
-        InputError: it cannot be imported.
+        InputError: the package cannot be imported.
     """
     name = f"_prunetune_deepcore_{fingerprint(checkout)[:16]}"
     if name in sys.modules:
@@ -97,7 +99,7 @@ def load_package(checkout: Path) -> ModuleType:
 
 
 class Renewed:
-    """A library together with old names that its newer versions lack."""
+    """A library, extended by old names that its newer versions have removed."""
 
     def __init__(self, library: ModuleType, **lost: Any) -> None:
         self._library = library
@@ -112,11 +114,13 @@ def _repair(name: str) -> None:
     centres, matching, fool = (
         sys.modules.get(f"{name}.methods.{stem}") for stem in ("kcentergreedy", "gradmatch", "deepfool")
     )
-    if centres is not None:  # NumPy 2.4 has no in1d
+    if centres is not None:  # NumPy 2.4 has removed the function in1d.
         centres.np = Renewed(np, in1d=np.isin)
-    if matching is not None:  # torch 1.13 dropped lstsq(b, a), which was asked for square a only
+    # Version 1.13 of torch has removed lstsq(b, a). DeepCore calls it for square matrices a only.
+    if matching is not None:
         matching.torch = Renewed(torch, lstsq=lambda b, a: (torch.linalg.solve(a, b), None))
-    if fool is not None:  # it adds to its input in place, which autograd forbids for a leaf on the CPU
+    # DeepCore adds to the input in place. Autograd forbids this for a leaf on the CPU, so a clone is passed.
+    if fool is not None:
         deep_fool = fool.DeepFool.deep_fool
         fool.DeepFool.deep_fool = lambda self, inputs: deep_fool(self, inputs.requires_grad_(True).clone())
 
@@ -125,7 +129,7 @@ def method_class(package: ModuleType, name: str) -> type:
     """Return a selection method of a loaded package by its class name.
 
     Raises:
-        InputError: there is none of this name.
+        InputError: there is no method of this name.
     """
     base = package.methods.CoresetMethod
     known = {
@@ -167,7 +171,8 @@ class Call:
         return SimpleNamespace(
             model=OUR_NETWORK,
             channel=3,
-            im_size=(224, 224),  # the size of its own networks; with another one it would resize our images
+            # DeepCore uses this size for its own networks. With another size DeepCore would resize our images.
+            im_size=(224, 224),
             num_classes=num_classes,
             device=self.device,
             gpu=None,
@@ -212,11 +217,11 @@ def run_method(package: ModuleType, images: Any, maker: Callable[..., nn.Module]
     Args:
         package: a loaded package.
         images: a data set in the form that DeepCore reads, with `targets` [N] int64 and `classes`.
-        maker: makes its network, called as DeepCore calls its own.
+        maker: function that makes the network. DeepCore calls it like its own network constructors.
         call: the method and its settings.
 
     Returns:
-        Its answer: `indices` in no order, and further entries such as `weights` or `scores`.
+        The answer of the method: `indices` in arbitrary order, and further entries such as `weights` or `scores`.
 
     Raises:
         InputError: there is no such method, or it refuses the pool.
@@ -224,7 +229,7 @@ def run_method(package: ModuleType, images: Any, maker: Callable[..., nn.Module]
     chosen_class = method_class(package, call.method)
     setattr(package.nets, OUR_NETWORK, maker)
     seed = call.seed % LARGEST_SEED
-    # DeepCore warns of pinned memory without a GPU and prints each step
+    # DeepCore warns about pinned memory if there is no GPU, and it prints every step. Both are suppressed here.
     with seeded("deepcore", seed), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
@@ -256,7 +261,7 @@ def _least(images: Any, call: Call) -> str:
 
 
 class PoolImages(torch.utils.data.Dataset):
-    """The evaluation views of a pool as DeepCore takes a data set: normalised images and labels."""
+    """The evaluation views of a pool in the form of a DeepCore data set: normalised images and labels."""
 
     transform = None
 
@@ -279,7 +284,7 @@ class PoolImages(torch.utils.data.Dataset):
 
 
 class RecordingModel(nn.Module):
-    """A network and a linear layer with what DeepCore expects of its own models.
+    """A network and a linear layer with the interface that DeepCore expects of its own models.
 
     recorder: DeepCore's `EmbeddingRecorder`, which keeps the inputs of the layer.
     """

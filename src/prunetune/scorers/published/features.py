@@ -11,8 +11,8 @@ def collapsed_features(signals: Signals, source: str) -> Tensor:
     Source: ml-stat-Sustech/Efficient-Dataset-Pruning at commit 6767d0e.
 
     Args:
-        signals: of the pool.
-        source: "pretrained", or "finetuned" for the proxy's at its last epoch.
+        signals: signals of the pool.
+        source: "pretrained", or "finetuned" for the features of the proxy at its last epoch.
     """
     if source == "pretrained":
         return signals.features(FeatureKind(pooling="token_collapse"))

@@ -12,14 +12,14 @@ def deepcore_weights(gradients: LastLayerGradients, kept: Tensor, ridge: float) 
     Source: DeepCore at commit 74ec709.
 
     Args:
-        gradients: of the n images of a class.
-        kept: [k] int64, which of them are kept.
-        ridge: above 0.
+        gradients: last-layer gradients of the n images of a class.
+        kept: [k] int64 indices of the images that are kept.
+        ridge: factor of the ridge penalty, above 0.
 
     Returns:
         [k] float64 >= 0; 0 marks an image that DeepCore drops.
     """
-    from scipy.optimize import nnls  # a slow import that only this function needs
+    from scipy.optimize import nnls  # The import is slow, and only this function needs it.
 
     if len(kept) == 1:
         return torch.ones(1, dtype=torch.float64)

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ADDED = {"deepcore": 1e-6, "released": 1e-10}  # added to a probability before its logarithm
+# The source adds this number to a probability before it takes the logarithm.
+ADDED = {"deepcore": 1e-6, "released": 1e-10}
 
 
 def with_kept_end_high(confidences: Tensor, variant: str, balanced: bool) -> Tensor:
@@ -22,14 +23,15 @@ def largest_logit(logits: Tensor) -> Tensor:
 
 
 def largest_probability(logits: Tensor) -> Tensor:
-    """Return the largest probability of logits [B, C], [B] float32: near 1 it has ties, as in the released code."""
+    """Return the largest probability of logits [B, C], [B] float32. Values near 1 can tie, as in the released code."""
     return logits.softmax(dim=1).amax(dim=1)
 
 
 def negative_entropy(logits: Tensor, added: float) -> Tensor:
     """Return sum p ln(p + added) of logits [B, C], [B] float32.
 
-    It uses NumPy like the sources, since torch rounds sums differently, and rounding decides among confident images.
+    The function uses NumPy like the sources. torch rounds sums differently, and rounding decides the order of
+    confident images.
     """
     probabilities = logits.softmax(dim=1).numpy()
     return torch.from_numpy((probabilities * np.log(probabilities + added)).sum(axis=1))
