@@ -200,7 +200,7 @@ def test_the_distance_of_a_run_is_that_of_its_subset(finished: Path, analysed: P
     folder = next((finished / "runs").glob("*/*/*/dlc-topk/ratio_0.2/seed_0/default"))
     fingerprint = json.loads((folder / "result.json").read_text())["dataset_fingerprint"]
     keys = (finished / "store" / "features").glob("*/key.json")
-    [key] = [path for path in keys if fingerprint in path.read_text()]  # the test images have features too
+    [key] = [path for path in keys if fingerprint in path.read_text()]  # The test images have features too.
     features = np.load(key.with_name("features.npy")).astype(np.float64)
     subset = pd.read_csv(folder / "subset.csv")["position"].to_numpy()
     rows = table(analysed, "mmd").query("method == 'dlc-topk' and ratio == 0.2 and seed == 0")
@@ -232,7 +232,8 @@ def test_what_is_gone_or_damaged_costs_one_line_each(
     lines = capsys.readouterr().err.splitlines()
     assert sum("no rank correlation of dlc (" in line and "damaged" in line for line in lines) == 1
     assert sum("no losses by masking ratio for textures, micro" in line for line in lines) == 1
-    assert sum("subset.csv is gone or damaged" in line for line in lines) == 2  # for two kinds of features
+    # The line appears once for each of the two kinds of features.
+    assert sum("subset.csv is gone or damaged" in line for line in lines) == 2
     assert set(table(tmp_path / "out", "rank_correlation")["first"]) == {"dlc_random"}
 
 
