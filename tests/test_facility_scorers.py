@@ -359,7 +359,8 @@ def test_the_short_last_batch_looks_larger_to_deepcores_craig():
         for variant, size in (("fixed", 16), ("deepcore", 39), ("deepcore", 256))
     )
     assert not torch.equal(plain, inflated)
-    small = pool.labels == 0  # one batch: the same picks up to the constant that DeepCore adds
+    # This class fits into one batch, so the picks agree but for the constant that DeepCore adds.
+    small = pool.labels == 0
     assert torch.equal(plain[small], one_batch[small])
 
 

@@ -176,7 +176,7 @@ def test_equal_distances_go_to_the_smaller_position(block):
 def test_k_centers_radius_is_within_twice_the_optimum():
     knots = torch.tensor([[0.0, 0], [40, 0], [0, 40], [40, 40]])
     around = torch.tensor([[0.0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
-    known = (knots.unsqueeze(1) + around).flatten(0, 1)  # the optimum with 4 centres is 1: the knots
+    known = (knots.unsqueeze(1) + around).flatten(0, 1)  # With the 4 knots as centres the optimum is 1.
     small = made_features(13, 2)
     subsets = itertools.combinations(range(13), 3)
     optimum = min(float(torch.cdist(small, small[list(subset)]).amin(dim=1).max()) for subset in subsets)
@@ -233,13 +233,13 @@ def test_exact_zeros_give_no_nan_in_the_fixed_variant():
     divergences = symmetric_divergences(ZERO_LOGITS)(slice(None), torch.arange(5))
     assert divergences.isfinite().all()
     assert farthest_first(symmetric_divergences(ZERO_LOGITS), 5, 4, 5).sort().values.tolist() == list(range(5))
-    # from (3, 2, 1) the third, p = (0, 0, 1), is farthest: -log p adds up to some 650
+    # The third row, p = (0, 0, 1), is farthest from (3, 2, 1), since the sum of -log p is about 650.
     assert farthest_first(symmetric_divergences(ZERO_LOGITS), 5, 4, 2)[1] == divergences[:, 4].argmax()
 
 
 def test_the_published_variant_returns_the_first_nan():
     probabilities = torch.tensor([[0.5, 0.5, 0.0], [0.6, 0.3, 0.1], [0.0, 0.5, 0.5], [0.1, 0.1, 0.8]])
-    # from image 3: images 0 and 2 are NaN, 0 is first; it makes all NaN, so that positions follow in order
+    # From image 3 the distances of images 0 and 2 are NaN, and 0 is first. After it all are NaN and follow in order.
     assert published_picks(probabilities, 3, 4).tolist() == [3, 0, 1, 2]
     assert published_picks(probabilities, 1, 4).tolist() == [1, 0, 2, 3]
 
@@ -275,10 +275,10 @@ def test_contextual_diversity_reads_the_proxys_last_epoch(variant):
 def test_moderate_is_the_distance_to_the_class_median_by_hand():
     features = torch.tensor([[0.0, 0], [2, 0], [4, 8], [10, 8], [7, 7], [3, 5]])
     labels = torch.tensor([0, 0, 0, 0, 1, 0])
-    # class 0: x 0 2 3 4 10 -> 3, y 0 0 5 8 8 -> 5
+    # In class 0 the median of x 0 2 3 4 10 is 3, and that of y 0 0 5 8 8 is 5.
     expected = [34**0.5, 26**0.5, 10**0.5, 58**0.5, 0, 0]
     assert scores_of(Moderate(), features, labels).tolist() == pytest.approx(expected)
-    # an even class takes the mean of the two middle ones: x 0 2 4 10 -> 3, y 0 0 8 8 -> 4
+    # In an even class the median is the mean of the two middle values: x 0 2 4 10 gives 3, and y 0 0 8 8 gives 4.
     even = distances_to_class_median(features[:4], labels[:4])
     assert even.tolist() == pytest.approx([5, 17**0.5, 17**0.5, 65**0.5])
 

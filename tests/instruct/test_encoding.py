@@ -89,7 +89,7 @@ def test_blanks_inside_a_response_count_although_a_tokenizer_trims_their_offsets
     assert words(encoded, BLANKS) == "if a:\n        b\n    c</s>"
     offsets = np.array(BLANKS(encoded.texts[0], return_offsets_mapping=True)["offset_mapping"])
     inside = encoded.responses[0][: len(offsets)].numpy()
-    assert (offsets[inside, 0] == offsets[inside, 1]).sum() == 4  # eight blanks, four (two tokens and one), one
+    assert (offsets[inside, 0] == offsets[inside, 1]).sum() == 4  # The blanks are 8, then 4 in two tokens, and 1.
 
 
 def test_response_tokens_by_hand():

@@ -168,7 +168,8 @@ def test_a_job_that_is_warned_of_its_time_limit_or_preempted_comes_back_by_itsel
         wait_until(cluster, results, lambda: len(cluster.jobs()) == 2)
         warned, preempted = sorted(cluster.jobs())
         wait_until(cluster, results, lambda: finished(results, "random-random"))
-        # the signal that Slurm sends signal_delay_s before a time limit; of so short a one submitit counts it as that
+        # Slurm sends this signal signal_delay_s before a time limit. With such a short limit submitit takes the signal
+        # for a warning of the time limit.
         cluster.command("scancel", "--signal=USR2", warned)
         wait_until(cluster, results, lambda: cluster.jobs()[warned] == "PENDING")
         wait_until(cluster, results, lambda: list(results.glob("store/scores/textures-dlc-*")))
