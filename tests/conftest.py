@@ -27,10 +27,10 @@ def pytest_configure(config):
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter, config):
-    yield  # what pytest itself says comes first, so that the line stands at the end
+    yield  # The reports of pytest itself come first, so that this line stands at the end.
     minutes = config.getoption("budget")
     line = over_budget(time.monotonic() - config.stash[STARTED], minutes) if minutes else None
-    if line:  # workers of pytest-xdist have no terminal, so that it is said once
+    if line:  # Workers of pytest-xdist have no terminal, so the line is printed only once.
         terminalreporter.write_line(line, yellow=True, bold=True)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision import datasets
 
 CLASSES = ("banded", "dotted", "woven")
-VARIANTS = ("Boeing 707-320", "F/A-18", "A340-200")  # in the order of variants.txt, which is not sorted
+VARIANTS = ("Boeing 707-320", "F/A-18", "A340-200")  # This is the order of variants.txt, which is not sorted.
 PER_SPLIT = {"train": 4, "val": 3, "test": 2}
 
 

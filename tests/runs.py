@@ -89,7 +89,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 def lasting(result: dict[str, Any]) -> dict[str, Any]:
     """Return a result without its volatile keys."""
-    from prunetune.instruct.text_run import VOLATILE  # of images and more
+    from prunetune.instruct.text_run import VOLATILE  # These are the volatile keys of image runs and further ones.
 
     return {key: value for key, value in result.items() if key not in VOLATILE}
 
@@ -151,7 +151,7 @@ def run_commands(
 
 def _main(plan: Path) -> None:
     work = json.loads(plan.read_text())
-    for module in work["imports"]:  # torch and all the rest, once
+    for module in work["imports"]:  # Torch and the other modules are imported once for all runs.
         importlib.import_module(module)
     started, outcomes = [], []
     for number, job in enumerate(work["jobs"]):

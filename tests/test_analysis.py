@@ -19,7 +19,7 @@ def f64(*values: float) -> Tensor:
 
 
 def test_ranks_are_correlated_within_each_class() -> None:
-    # class 0: ranks 1 2 3 4 against 2 1 4 3, differences 1 1 1 1: 1 - 6 * 4 / (4 * 15) = 0.6; class 1: reversed
+    # Class 0 has ranks 1 2 3 4 against 2 1 4 3, which gives 1 - 6 * 4 / (4 * 15) = 0.6. Class 1 is reversed.
     first = f64(10, 20, 30, 40, -1, -2, -3)
     second = f64(0.2, 0.1, 0.9, 0.3, 5, 6, 7)
     found = score_analysis.within_class_spearman(first, second, torch.tensor([0, 0, 0, 0, 1, 1, 1]))
@@ -30,7 +30,7 @@ def test_ranks_are_correlated_within_each_class() -> None:
 
 
 def test_ties_share_their_mean_rank() -> None:
-    # ranks 1.5 1.5 3 against 1 2 3: covariance 1.5, variances 1.5 and 2
+    # The ranks 1.5 1.5 3 and 1 2 3 have the covariance 1.5 and the variances 1.5 and 2.
     found = score_analysis.within_class_spearman(f64(0, 0, 1), f64(0, 1, 2), torch.zeros(3, dtype=torch.int64))
     assert found.mean == pytest.approx(1.5 / (1.5 * 2) ** 0.5)
 
@@ -67,7 +67,8 @@ def test_without_two_images_in_a_class_there_are_no_ends() -> None:
 
 
 def test_the_curves_of_a_class_are_scaled_together_and_then_averaged() -> None:
-    # class a: easy 1 0, hard 5 3 -> width 5: .2 0, 1 .6; class b: easy 2 2, hard 4 2 -> width 2: 0 0, 1 0
+    # Class a has easy 1 0 and hard 5 3. Scaled by the width 5, these are .2 0 and 1 .6.
+    # Class b has easy 2 2 and hard 4 2. Scaled by the width 2, these are 0 0 and 1 0.
     losses = torch.tensor([[1.0, 5, 2, 4], [0, 3, 2, 2]])
     easy, hard = score_analysis.easy_and_hard_curves(losses, torch.tensor([0, 2]), torch.tensor([1, 3]))
     np.testing.assert_allclose(easy, [0.1, 0.0], atol=1e-9)
@@ -80,7 +81,7 @@ def test_a_class_of_equal_losses_counts_as_zero() -> None:
 
 
 def test_mmd_of_three_numbers_is_that_of_the_formula() -> None:
-    # D = 1; images 0, 1, 2; subset {0}: 1 - 2 (1 + e^-1 + e^-4) / 3 + (3 + 4 e^-1 + 2 e^-4) / 9
+    # With D = 1, images 0, 1, 2 and subset {0} the square is 1 - 2 (1 + e^-1 + e^-4) / 3 + (3 + 4 e^-1 + 2 e^-4) / 9.
     one, four = np.exp(-1), np.exp(-4)
     expected = np.sqrt(1 - 2 * (1 + one + four) / 3 + (3 + 4 * one + 2 * four) / 9)
     kernel = score_analysis.PoolKernel.of(torch.tensor([[0.0], [1.0], [2.0]]))
@@ -200,7 +201,7 @@ def test_the_distance_of_a_run_is_that_of_its_subset(finished: Path, analysed: P
     folder = next((finished / "runs").glob("*/*/*/dlc-topk/ratio_0.2/seed_0/default"))
     fingerprint = json.loads((folder / "result.json").read_text())["dataset_fingerprint"]
     keys = (finished / "store" / "features").glob("*/key.json")
-    [key] = [path for path in keys if fingerprint in path.read_text()]  # the test images have features too
+    [key] = [path for path in keys if fingerprint in path.read_text()]  # The test images have features too.
     features = np.load(key.with_name("features.npy")).astype(np.float64)
     subset = pd.read_csv(folder / "subset.csv")["position"].to_numpy()
     rows = table(analysed, "mmd").query("method == 'dlc-topk' and ratio == 0.2 and seed == 0")
@@ -232,7 +233,8 @@ def test_what_is_gone_or_damaged_costs_one_line_each(
     lines = capsys.readouterr().err.splitlines()
     assert sum("no rank correlation of dlc (" in line and "damaged" in line for line in lines) == 1
     assert sum("no losses by masking ratio for textures, micro" in line for line in lines) == 1
-    assert sum("subset.csv is gone or damaged" in line for line in lines) == 2  # for two kinds of features
+    # The line appears once for each of the two kinds of features.
+    assert sum("subset.csv is gone or damaged" in line for line in lines) == 2
     assert set(table(tmp_path / "out", "rank_correlation")["first"]) == {"dlc_random"}
 
 

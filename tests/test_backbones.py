@@ -111,7 +111,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, weig
             loaded(tmp_path / name)
     assert not marker.exists()
     torch.load(tmp_path / "zip.pth", weights_only=False)
-    assert marker.exists()  # the bait was real
+    assert marker.exists()  # The file does run its code if torch loads it without checks.
 
 
 def test_files_that_are_cut_short_are_one_clear_line(tmp_path, weights):
@@ -211,7 +211,7 @@ def test_bad_statistics_are_refused(option):
         ("resnet18", 64, 512),
         ("test_vit", 160, 64),
         ("mobilenetv2_100", 64, 1280),
-        ("mobilenetv3_small_050", 64, 1024),  # its last map has 288 channels
+        ("mobilenetv3_small_050", 64, 1024),  # The last feature map of this network has 288 channels.
     ],
 )
 def test_features_are_batch_by_width_for_convolutional_and_token_networks(model, size, width):
@@ -222,7 +222,7 @@ def test_features_are_batch_by_width_for_convolutional_and_token_networks(model,
     assert features.shape == (3, width)
     assert network.num_features == width
     assert features.isfinite().all()
-    assert features[0].std() > 0  # not one number per image
+    assert features[0].std() > 0  # The features must differ within an image.
 
 
 def test_random_weights_are_the_same_in_every_process_state():

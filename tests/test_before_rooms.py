@@ -29,7 +29,8 @@ def results(tmp_path) -> Path:
 
 def test_a_run_from_before_is_finished(results, monkeypatch):
     [old] = results.rglob("result.json")
-    monkeypatch.setattr(image_run, "open_task", None)  # nothing is opened, so nothing is computed
+    # Any attempt to open the task would fail, so nothing is computed.
+    monkeypatch.setattr(image_run, "open_task", None)
     assert run_here(results, *SMALL, "ratio=0.3") == old.parent
     assert old.read_bytes() == next((BEFORE / "images").rglob("result.json")).read_bytes()
 

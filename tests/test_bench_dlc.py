@@ -25,7 +25,7 @@ def network():
 
 
 def test_the_released_procedure_and_ours_give_the_same_ranking(monkeypatch):
-    monkeypatch.setattr(dlc.os, "cpu_count", lambda: 0)  # no loader processes
+    monkeypatch.setattr(dlc.os, "cpu_count", lambda: 0)  # With no CPUs the loader starts no processes.
     pool = Textures(num_pool=120).pool("train")
 
     def network():  # The released procedure leaves its masks in the network.
@@ -33,7 +33,8 @@ def test_the_released_procedure_and_ours_give_the_same_ranking(monkeypatch):
 
     row, theirs = dlc.released(pool, network(), JOB)
     _, ours = dlc.dlc(pool, network(), {**JOB, "precision": "fp32"})
-    assert dlc._rank_correlation(theirs.numpy(), ours.numpy()) > 0.998  # Pillow's resize rounds otherwise
+    # The resize of Pillow rounds differently, so the ranks are not quite equal.
+    assert dlc._rank_correlation(theirs.numpy(), ours.numpy()) > 0.998
     assert row["whole_seconds"] > row["seconds"] > 0
 
 
@@ -69,7 +70,7 @@ def test_the_table_of_dlc_has_ratios_and_rank_correlations():
     assert rows["DLC, bf16"]["faster"] == pytest.approx(5)
     assert rows["DLC, bf16"]["of_limit"] == pytest.approx(4 / 5)
     assert rows["DLC, bf16"]["spearman_released"] == pytest.approx(0.9)
-    assert rows["DLC, bf16"]["spearman"] is None  # there are no scores in fp32
+    assert rows["DLC, bf16"]["spearman"] is None  # There are no scores in fp32 to compare with.
     assert rows["DLC"]["seconds"] == "failed: no memory"
     assert rows["DLC"]["faster"] is None
 
@@ -112,7 +113,7 @@ def test_a_table_is_written_for_people_and_for_programs(tmp_path):
 
 
 def test_a_child_is_measured_and_what_goes_wrong_is_said(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # where `python -m` looks for modules
+    monkeypatch.chdir(tmp_path)  # The command `python -m` looks for modules in this folder.
     (tmp_path / "child.py").write_text(
         "import sys, json; job = json.loads(sys.argv[2]); print('x'); print(json.dumps(eval(job['do'])))"
     )

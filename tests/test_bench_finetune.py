@@ -26,7 +26,7 @@ def test_the_released_loader_shows_normalised_crops_of_the_same_images():
     shown, label = images[3]
     assert (len(images), label) == (100, int(pool.labels[3]))
     assert shown.shape == (3, 16, 16)
-    images.transform.transforms = images.transform.transforms[2:]  # without crop and flip
+    images.transform.transforms = images.transform.transforms[2:]  # This leaves out crop and flip.
     whole, _ = images[3]
     assert torch.allclose(whole, network.normalise(pool.images.decode(3).unsqueeze(0))[0], atol=1e-5)
     features = bench.Normalised(network)(whole.unsqueeze(0))

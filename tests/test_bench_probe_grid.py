@@ -57,7 +57,7 @@ def test_the_table_of_heads_has_differences_targets_and_what_was_not_measured(tm
     monkeypatch.setattr(benchmarks, "run_apart", run_apart)
     monkeypatch.setattr(bench, "resolve_device", lambda _: "cpu")
     rows = bench.heads("made", [], 8, tmp_path, repeats=3, epochs=2)
-    assert asked == [bench.GRID, bench.ALONE, bench.SLOWEST, bench.PLAIN] * 3  # in turn
+    assert asked == [bench.GRID, bench.ALONE, bench.SLOWEST, bench.PLAIN] * 3  # The ways are measured in turn.
     bench.write_heads(tmp_path, rows, 8, 2)
     table = pd.read_csv(tmp_path / "probe_grid.csv")
     assert table["times"].tolist()[:4] == ["1.0", "10.0", "0.25", "20.0"]
@@ -72,7 +72,7 @@ def test_the_table_of_heads_has_differences_targets_and_what_was_not_measured(tm
 def test_a_grid_without_a_run_of_its_own_pays_for_its_views_in_place_of_the_firsts(tmp_path, monkeypatch):
     def run_apart(script, job, limit):
         views = int(job["overrides"][-2].split("=")[1])
-        if views >= 8:  # fewer views are read from the eight
+        if views >= 8:  # Smaller numbers of views are read from the stored eight.
             part = tmp_path / "store" / "views" / "made" / f"part-{views}-x"
             part.mkdir(parents=True)
             (part / "meta.json").write_text(json.dumps({"seconds": 3.0 * views}))

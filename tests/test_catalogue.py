@@ -102,7 +102,7 @@ def test_a_class_is_read_with_what_it_inherits_and_is_not_imported(made_module):
     assert read_class(made_module, "Made") == ClassSource(
         docstring=read_class(made_module, "Made").docstring,
         settings={"share": 0.5, "epochs": 7, "sizes": (1000, 2), "start": None},
-        variables={"name": "made", "own_sampler": "topk"},  # epochs is a setting here
+        variables={"name": "made", "own_sampler": "topk"},  # Here epochs is a setting of the class.
     )
 
 
@@ -145,7 +145,7 @@ def test_the_node_of_a_scorers_class_builds_the_class_without_arguments(name):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_node_of_a_samplers_class_builds_the_class_without_arguments(name):
-    end = ["sampler.end=hardest"] if name == "topk_flexible" else []  # auto is settled by a run
+    end = ["sampler.end=hardest"] if name == "topk_flexible" else []  # Only a run can resolve auto.
     made = build(compose("config", overrides=[f"sampler={name}", *end]).sampler)
     assert made == type(made)() == SAMPLERS[name]
 
@@ -168,7 +168,7 @@ def test_what_needs_a_file_is_no_name_of_the_library():
 @pytest.mark.parametrize(("package", "base"), [(scorers, "Scorer"), (samplers, "Sampler")])
 def test_every_class_of_a_room_is_in_its_table_and_the_table_names_what_is_there(package, base):
     root, there, prefix = getattr(package, base), {}, f"{package.__name__}."
-    for module in pkgutil.walk_packages(package.__path__, prefix):  # those in published/ too
+    for module in pkgutil.walk_packages(package.__path__, prefix):  # This includes the modules in published/.
         found = vars(importlib.import_module(module.name))
         made_here = [name for name, kind in found.items() if is_made_in(kind, root, module.name)]
         there |= dict.fromkeys(made_here, module.name.removeprefix(prefix))

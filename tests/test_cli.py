@@ -30,7 +30,7 @@ from runs import (
 )
 
 DTD_CLASSES = [f"texture_{number:02d}" for number in range(47)]
-BAD_INPUT = {  # name: arguments, what the one line says
+BAD_INPUT = {  # Maps the name of a case to the arguments and to the expected error line.
     "a ratio above one": ([*SMALL, "ratio=10"], "error: ratio is the fraction kept and must be in (0, 1], got 10"),
     "missing data": (["dataset=dtd", "scorer=dlc"], "error: dtd is not in data/dtd; run `prunetune prepare dtd`"),
     "a gamma above one": ([*SMALL, "sampler=flexrand", "sampler.gamma=3"], "error: sampler.gamma is the easy fraction"),
@@ -157,7 +157,7 @@ def test_bad_input_is_one_line_and_an_exit_code(outcomes, name):
     outcome = outcomes[0][name]
     assert BAD_INPUT[name][1] in outcome.stderr
     assert "Traceback" not in outcome.stderr
-    if name != "a loss that is no number":  # it has reported its steps by then
+    if name != "a loss that is no number":  # In this case the run has already reported its steps.
         assert is_one_error_line(outcome), outcome.stderr
     assert outcome.returncode == 1
 
@@ -212,7 +212,7 @@ def test_a_failing_job_does_not_stop_the_others_and_is_reported_at_the_end(outco
 def test_a_grid_skips_the_cell_that_ran_alone(outcomes):
     outcome = outcomes[0]["a grid"]
     assert outcome.returncode == 0, outcome.stderr
-    assert "2 runs, 2 finished before" in outcome.stderr  # scorer=random is method=random
+    assert "2 runs, 2 finished before" in outcome.stderr  # The words scorer=random and method=random name the same run.
     assert outcome.stdout.splitlines()[-1].startswith("run: ")
 
 
@@ -239,7 +239,7 @@ def test_help_and_the_configuration_answer_without_torch(arguments):
     assert "ratio: 0.1" in outcome.stdout or "ratios:" in outcome.stdout
 
 
-OTHER_FOLDERS = ("hydra", "__pycache__")  # of configs: no groups of ours
+OTHER_FOLDERS = ("hydra", "__pycache__")  # These folders of configs are no config groups of this package.
 
 
 def test_help_lists_every_option_of_every_group():
@@ -329,7 +329,8 @@ def test_the_command_leaves_the_folders_that_run_py_does(twins):
     assert files == sorted(path.relative_to(by_command) for path in by_command.rglob("*") if path.is_file())
     results = [path for path in files if path.name == "result.json"]
     assert len(results) == 6
-    alone = [path for path in results if path.parent.name == "default"]  # the grid's own cells have no log
+    # The cells of the grid have no log of their own.
+    alone = [path for path in results if path.parent.name == "default"]
     assert {path.with_name("run.log") for path in alone} <= set(files)
     for path in results:
         assert lasting(read_result((by_file / path).parent)) == lasting(read_result((by_command / path).parent))

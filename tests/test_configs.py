@@ -43,13 +43,16 @@ from prunetune.signals.proxy import LINEAR_PROBE, ProxyRecipe
 from prunetune.training.recipe import Recipe
 from runs import ROOT
 
-BUILT = ("dataset", "backbone", "scorer", "sampler")  # groups whose files name a class
-PRESETS = ("experiment", "sweep")  # deltas over the root config
-PLAIN = ("finetune", "proxy")  # numbers only
-TEXT = ("corpus", "llm", "text_scorer", "sft")  # of text runs: tests/instruct/test_text_configs.py
-NAMELESS = {"dataset/image_folder", "backbone/timm", "scorer/from_file"}  # named after a folder, a model, a file
+BUILT = ("dataset", "backbone", "scorer", "sampler")  # The files of these groups name a class.
+PRESETS = ("experiment", "sweep")  # The files of these groups change some keys of the root configuration.
+PLAIN = ("finetune", "proxy")  # The files of these groups contain only numbers.
+# Text runs use these groups. They are tested in tests/instruct/test_text_configs.py.
+TEXT = ("corpus", "llm", "text_scorer", "sft")
+# These files get their names from a folder, a model or a file.
+NAMELESS = {"dataset/image_folder", "backbone/timm", "scorer/from_file"}
 OF_TEXT_RUNS = {"sweep/instruction", "sweep/instruction_base", "sweep/v1_llm", "sweep/v1_llm_full"}
-PUBLISHED_ELSEWHERE = ("resnet50_simclr", "resnet50_in21k", "resnet50_supcon")  # nothing fetches their weights
+# Nothing downloads the weights of these networks.
+PUBLISHED_ELSEWHERE = ("resnet50_simclr", "resnet50_in21k", "resnet50_supcon")
 REFUSALS = (HydraException, OmegaConfBaseException)
 KINDS = {"dataset": "datasets", "backbone": "backbones", "scorer": "scorers", "sampler": "samplers"}
 
@@ -106,7 +109,8 @@ def test_every_choice_composes_builds_its_class_and_names_the_folder(group, name
     made = list(parse_candidates(cfg).values()) if group == "sampler" else [build(cfg[group])]
     assert {type(one) for one in made} == {class_of(cfg[group]._target_)}
     assert (len(made) == 2) == (name == "topk_flexible"), "its two ends are tried in a run"
-    if group == "scorer" and name in SCORERS:  # the library's short name stands for what the YAML file says
+    # The short name in the library must give the same scorer as the YAML file.
+    if group == "scorer" and name in SCORERS:
         assert made == [SCORERS[name]]
 
 
@@ -157,7 +161,7 @@ def test_presets_and_plain_files_name_no_class(path):
 def test_a_file_states_every_setting_of_its_class(path):
     content = load(path)
     fields = {field.name for field in dataclasses.fields(class_of(content["_target_"]))}
-    told = {"name", "published_at"}  # to people; the class has them too where it needs them
+    told = {"name", "published_at"}  # These keys inform readers. A class has them too if it needs them.
     assert set(content) - {"_target_", *told} == fields - told
 
 

@@ -26,7 +26,8 @@ from prunetune.base.errors import InputError
 from prunetune.data.pool import Dataset, Pool
 from prunetune.data.readers import CIFAR10, DTD, FGVCAircraft, ImageFolder, SplitFolders
 
-COUNTS = {"num_classes": 3, "num_pool": 21, "num_test": 6}  # of made_data's three classes, 4 + 3 and 2 images each
+# The data set of made_data has three classes. Each has 4 + 3 pool images and 2 test images.
+COUNTS = {"num_classes": 3, "num_pool": 21, "num_test": 6}
 
 
 def read(dataset: Dataset) -> tuple[Pool, Pool]:
@@ -78,7 +79,8 @@ def test_each_image_belongs_to_its_own_id_and_class(tmp_path: Path, name: str) -
     make, dataset = MADE[name]
     pool = dataset(make(tmp_path)).pool("train")
     assert pool.images is not None
-    hues = [hue(pool.images.decode(position)) for position in range(len(pool))]  # one hue per class in made data
+    # All images of a class in the made data have one hue.
+    hues = [hue(pool.images.decode(position)) for position in range(len(pool))]
     spread = [np.ptp([hues[i] for i in range(len(pool)) if pool.labels[i] == label]) for label in range(3)]
     means = sorted(np.mean([hues[i] for i in range(len(pool)) if pool.labels[i] == label]) for label in range(3))
     assert max(spread) < min(np.diff(means)) / 2
@@ -214,7 +216,8 @@ def test_class_folders_are_split_by_class(tmp_path: Path) -> None:
     pool, test = read(ImageFolder(root=str(tmp_path / "flowers")))
     assert pool.name == "flowers"
     assert pool.classes == ("aster", "iris", "lily", "rose")
-    assert test.class_counts.tolist() == [1, 0, 1, 4]  # round(1.4), a class of one, at least one, round(4.0)
+    # The counts are round(1.4), then 0 for a class of one image, then the minimum of one, and round(4.0).
+    assert test.class_counts.tolist() == [1, 0, 1, 4]
     assert pool.class_counts.tolist() == [6, 1, 1, 16]
 
 

@@ -33,7 +33,8 @@ def test_an_rgb_image_decodes_to_channels_rows_columns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
 def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path: Path, suffix: str) -> None:
-    grey = np.array([[0, 257, 32768, 65535]], dtype=np.uint16)  # 257 * 1; 32768 / 257 = 127.502
+    # 257 becomes 257 / 257 = 1, and 32768 becomes 32768 / 257 = 127.502 before rounding.
+    grey = np.array([[0, 257, 32768, 65535]], dtype=np.uint16)
     path = tmp_path / f"x.{suffix}"
     if suffix == "pgm":
         path.write_bytes(b"P5 4 1 65535\n" + grey.astype(">u2").tobytes())
@@ -85,7 +86,7 @@ def test_a_grey_image_of_one_pixel_decodes(tmp_path: Path, mode: str, colour: in
 
 def test_the_exif_orientation_is_ignored(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
+    exif[0x0112] = 6  # The value 6 asks for a rotation by 90 degrees.
     path = save(Image.new("RGB", (20, 10)), tmp_path / "a.jpg", exif=exif)
     assert decode_file(path).shape == (3, 10, 20)
 
@@ -116,7 +117,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> Non
 def test_a_postscript_file_is_not_given_to_ghostscript(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     Image.new("RGB", (4, 4)).save(path, "EPS")
-    with Image.open(path) as image:  # Pillow alone would take it
+    with Image.open(path) as image:  # Pillow alone would accept this file.
         assert image.format == "EPS"
     with pytest.raises(UnreadableImage, match="its content is no JPEG, PNG"):
         decode_file(path)
@@ -138,7 +139,8 @@ def test_an_image_bomb_is_refused_before_it_is_allocated(tmp_path: Path, side: i
     with pytest.raises(UnreadableImage, match="more than 89478485 pixels"):
         decode_file(path)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown * (1 if sys.platform == "darwin" else 1024) < 100e6  # 12000 x 12000 x 3 are 432 MB
+    # A decoded image of 12000 x 12000 x 3 bytes would need 432 MB.
+    assert grown * (1 if sys.platform == "darwin" else 1024) < 100e6
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -154,7 +156,8 @@ def test_damaged_bytes_give_an_image_or_an_unreadable_one(tmp_path: Path, suffix
     outcomes = []
     for _ in range(60):
         damaged = content.copy()
-        damaged[draws.integers(0, min(len(content), 200), 3)] = draws.integers(0, 256, 3)  # mostly in the header
+        # Most of the damaged bytes are in the header.
+        damaged[draws.integers(0, min(len(content), 200), 3)] = draws.integers(0, 256, 3)
         (tmp_path / "damaged").write_bytes(damaged.tobytes())
         outcomes.append(decode_or_none(tmp_path / "damaged"))
     assert any(image is None for image in outcomes)

@@ -147,7 +147,7 @@ def test_its_training_runs_by_its_own_numbers_and_leaves_our_network_alone(check
     before = weights_hash(network.model)
     scored(checkout, signals, method="Herding", epochs=2, initial="pretrained")
     call = seen(checkout)
-    assert call["steps"] == 2 * 3  # 23 images in batches of 8, the last one short
+    assert call["steps"] == 2 * 3  # An epoch has 23 images in batches of 8, and the last batch is shorter.
     assert (call["args"].selection_batch, call["args"].selection_lr, call["args"].lr) == (8, 0.01, 0.01)
     assert (call["args"].selection_momentum, call["args"].selection_weight_decay) == (0.9, 5e-4)
     assert (call["args"].num_classes, call["args"].device) == (4, "cpu")
@@ -196,7 +196,8 @@ def test_what_newer_libraries_lost_is_given_back_in_memory(checkout, signals):
 def test_a_short_answer_is_told_and_filled_up(checkout, signals, caplog):
     with caplog.at_level(logging.WARNING):
         scores = scored(checkout, signals, method="Full")
-    assert "keeps less than the class budget of ['a', 'b']" in caplog.text  # b has one image: round(0.5) is 0
+    # Class b has one image, and round(0.5) is 0.
+    assert "keeps less than the class budget of ['a', 'b']" in caplog.text
     kept = TopK().select(scores, signals.pool.labels, 0.5, torch.Generator())
     assert len(kept) == sum(class_budgets(signals.pool.labels, 0.5).values())
 

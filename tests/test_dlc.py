@@ -89,7 +89,8 @@ def test_distances_are_clamped_at_a_millionth_and_not_before():
         prototype_losses(image, torch.tensor([[near], [far]], dtype=torch.float64), second).item()
         for near, far in ((1e-7, 5e-7), (1e-4, 1 / 9999))
     ]
-    assert losses == pytest.approx([math.log(2), math.log(1 + math.e)], abs=1e-6)  # logits 1e6 twice; 10000 and 9999
+    # The logits are 1e6 twice in the first case, and 10000 and 9999 in the second.
+    assert losses == pytest.approx([math.log(2), math.log(1 + math.e)], abs=1e-6)
 
 
 def test_distances_far_from_the_origin_lose_no_digits():
@@ -222,7 +223,8 @@ def test_masked_features_from_the_store_are_those_of_the_stream(tmp_path):
     keeping = signals_of(network, tmp_path / "b", keeps_masked=True)
     assert torch.equal(compute_scores(DLC(levels=3), keeping, 0), streamed)
     again = signals_of(network, tmp_path / "b")
-    network.model.stages.requires_grad_(False)[0].path[0].weight.zero_()  # what the store has is not computed again
+    # The stored scores must not be computed again with the changed weights.
+    network.model.stages.requires_grad_(False)[0].path[0].weight.zero_()
     assert torch.equal(compute_scores(DLC(levels=3), again, 0), streamed)
 
 
@@ -245,7 +247,7 @@ def test_parts_of_a_pool_are_scored_from_the_same_passes_with_prototypes_of_thei
         by_hand = torch.stack([prototype_losses(level, prototypes, labels) for level in levels]).mean(dim=0)
         assert torch.equal(scores, by_hand)
         assert not torch.allclose(scores, whole[kept], atol=1e-4)
-    assert passes == 3  # of the network, each over the whole pool: the plain one and two masked ones
+    assert passes == 3  # The network makes three passes over the whole pool, one unmasked and two masked.
 
 
 def test_the_released_feature_of_a_token_network_is_one_number_for_each_image(tmp_path):
@@ -278,7 +280,7 @@ def test_the_released_transform_shows_new_crops_of_train_images_at_every_level_a
     scorer = DLC(levels=3, transform="training_on_train")
     signals = signals_of(network, tmp_path, batch_size=64)
     compute_scores(scorer, signals, 0)
-    assert len(shown) == 3  # the plain pass is level 0
+    assert len(shown) == 3  # The unmasked pass is level 0.
     is_val = torch.tensor([split == "val" for split in signals.pool.splits])
     plain = torch.stack([evaluation_view(signals.pool.images.decode(i), 32) for i in range(len(signals.pool))])
     for level in range(3):

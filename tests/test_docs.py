@@ -85,7 +85,7 @@ def test_the_blocks_that_are_not_run_exist():
 
 @pytest.mark.parametrize("page", pages_with("python"))
 def test_the_python_of_a_page_runs(page, folder, monkeypatch):
-    module = ModuleType("page")  # dataclasses look up the module of their class
+    module = ModuleType("page")  # Dataclasses look up the module of their class.
     monkeypatch.setitem(sys.modules, "page", module)
     for code in blocks(page, "python"):
         exec(compile(offline(code), page, "exec"), module.__dict__)
@@ -229,12 +229,12 @@ def test_every_entry_of_the_log_has_a_verdict_and_a_line_in_the_index():
     headings = [heading for heading in re.findall(r"^## (.*)$", text, re.MULTILINE) if heading != "Index"]
     assert len(headings) >= 12
     for heading in headings:
-        anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")  # as GitHub makes it
+        anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")  # GitHub makes its anchors in the same way.
         assert f"(#{anchor})" in text, heading
         assert re.search(rf"^## {re.escape(heading)}\n\n\*\*Verdict: [^*]+\*\*\n", text, re.MULTILINE), heading
 
 
-MEASURED = {  # what the README's table names: the row of docs/measured.md
+MEASURED = {  # Maps a row of the README's table to the row of docs/measured.md.
     "method=herding": "herding-topk",
     "method=facility_location": "facility_location-topk",
     "method=typiclust": "none-typiclust",
@@ -248,5 +248,6 @@ MEASURED = {  # what the README's table names: the row of docs/measured.md
 def test_the_numbers_of_the_readme_are_the_measured_ones(named, row):
     shown = re.search(rf"`{named}` \| (.*) \|$", PAGES["README.md"].read_text(), re.MULTILINE)[1].split(" | ")
     cells = re.search(rf"^\| {row} \| (.*) \|$", PAGES["docs/measured.md"].read_text(), re.MULTILINE)[1].split(" | ")
-    means = [cell.split()[0] for cell in cells]  # Caltech-101 at ratio .05, .1, .3, .5, then DTD
+    # The columns are Caltech-101 at ratios 0.05, 0.1, 0.3 and 0.5, then DTD at the same ratios.
+    means = [cell.split()[0] for cell in cells]
     assert shown == [f"{means[ratio]}, {means[4 + ratio]}" for ratio in (0, 1, 3)]

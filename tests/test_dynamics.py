@@ -42,10 +42,11 @@ def test_a_full_proxy_keeps_logits_of_every_epoch_and_network_of_the_early_and_t
     for epoch in (5, 7):
         weight, bias = proxy.head(epoch)
         again = proxy.features(epoch) @ weight.T + bias
-        assert torch.allclose(again, proxy.logits(epoch), atol=2e-2)  # logits are kept in float16
+        assert torch.allclose(again, proxy.logits(epoch), atol=2e-2)  # Logits are stored in float16.
         with torch.inference_mode():
             assert torch.allclose(proxy.model(epoch)(images), again, atol=1e-4)
-    assert not torch.allclose(proxy.features(5), proxy.features(7), atol=1e-3)  # the backbone is trained
+    # The backbone is trained, so its features change.
+    assert not torch.allclose(proxy.features(5), proxy.features(7), atol=1e-3)
     with pytest.raises(InputError, match="kept features of epochs 5, 7, asked for epoch 6"):
         proxy.features(6)
     with pytest.raises(InputError, match="has epochs 1 to 7, asked for 8"):
@@ -178,7 +179,7 @@ def test_a_statistic_reads_every_image_once_whatever_the_chunk(monkeypatch):
 
     expected = logits[:, torch.arange(11), labels].std(dim=0).double()
     assert torch.allclose(proxy.statistic(spread, labels), expected)
-    monkeypatch.setattr("prunetune.signals.proxy.NUMBERS_AT_ONCE", 13)  # two images at once
+    monkeypatch.setattr("prunetune.signals.proxy.NUMBERS_AT_ONCE", 13)  # Two images are processed at a time.
     assert torch.allclose(proxy.statistic(spread, labels), expected)
     last = proxy.statistic(lambda chunk, _: chunk[0, :, 0], labels, epochs=[3])
     assert torch.equal(last, logits[2, :, 0].double())

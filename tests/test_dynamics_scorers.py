@@ -115,7 +115,7 @@ def test_el2n_is_the_norm_of_the_error_and_between_0_and_the_root_of_2():
         assert value == pytest.approx(math.sqrt(sum(error**2 for error in errors)), rel=1e-9)
     ends = error_norms(torch.tensor([[900.0, 0, 0], [900, 0, 0], [30, 0, 0]]), torch.tensor([0, 1, 0]))
     assert ends.tolist()[:2] == [0, pytest.approx(math.sqrt(2))]
-    assert 0 < ends[2] < 1e-12  # 1 - p alone would round to 0
+    assert 0 < ends[2] < 1e-12  # Computed as 1 - p, the difference would round to 0.
 
 
 def test_el2n_averages_repeats_at_its_epoch_and_a_short_proxy_is_read_at_its_last():
@@ -253,7 +253,7 @@ def test_dyn_unc_by_hand_and_by_a_loop():
 
 
 def test_dual_by_hand_and_by_a_loop_over_its_first_epochs():
-    odds = torch.tensor([[-math.inf], [math.inf], [0.0]], dtype=torch.float64)  # p = 0, 1, 1/2
+    odds = torch.tensor([[-math.inf], [math.inf], [0.0]], dtype=torch.float64)  # The probabilities p are 0, 1 and 1/2.
     by_hand = (math.sqrt(0.5) * 0.5 + math.sqrt(0.125) * 0.25) / 2
     assert uncertain_and_hard(odds, 2).tolist() == pytest.approx([by_hand])
     logits, labels = made_logits(14, 9, 3), made_labels(9, 3)
@@ -268,11 +268,11 @@ def test_dual_by_hand_and_by_a_loop_over_its_first_epochs():
 
 def test_tdds_by_hand_and_by_a_loop():
     moved = torch.tensor([[1.0], [3.0], [3.0], [7.0]], dtype=torch.float64)
-    norms = [math.sqrt(2), 0, math.sqrt(8)]  # of deviations from the means of two
+    norms = [math.sqrt(2), 0, math.sqrt(8)]  # These are the norms of the deviations from the means of two values.
     assert weighted_unevenness(moved, 3, 0.5).tolist() == pytest.approx([(norms[0] / 4 + norms[2]) / 1.75])
     assert weighted_unevenness(moved, 3, 0.0).tolist() == pytest.approx([norms[2]])
     assert weighted_unevenness(moved, 3, 1.0).tolist() == pytest.approx([sum(norms) / 3])
-    halves = torch.tensor([[[0.0, 0.0]], [[math.log(3.0), 0.0]]])  # p = (1/2, 1/2), then (3/4, 1/4)
+    halves = torch.tensor([[[0.0, 0.0]], [[math.log(3.0), 0.0]]])  # The probabilities are (1/2, 1/2), then (3/4, 1/4).
     assert movements(halves).tolist() == [pytest.approx([0.75 * math.log(1.5) + 0.25 * math.log(2)])]
 
 
@@ -304,7 +304,7 @@ def test_learning_complexity_is_the_mean_loss_over_epochs():
 def test_no_score_is_lost_where_probabilities_are_exactly_zero(scorer):
     logits = torch.tensor([[[3000.0, -3000, 0], [-3000, 3000, 0], [0, 0, -3000]]]).repeat(4, 1, 1)
     logits[1::2] = logits[1::2].roll(1, 2)
-    found = scores_of(scorer, logits, torch.tensor([0, 0, 2]))  # refuses what is not finite
+    found = scores_of(scorer, logits, torch.tensor([0, 0, 2]))  # This function rejects scores that are not finite.
     assert found.shape == (3,)
     zeros = torch.tensor([[[0.0, -math.inf, 0], [1, -math.inf, 0], [2, -math.inf, 3]]]).repeat(3, 1, 1)
     assert scores_of(scorer, zeros, torch.tensor([0, 2, 0])).shape == (3,)
@@ -324,7 +324,7 @@ def test_the_harder_of_two_images_is_above_by_every_score(scorer):
 def test_scores_do_not_depend_on_chunks(scorer, monkeypatch):
     logits, labels = made_logits(6, 23, 5), made_labels(23, 5)
     whole = scores_of(scorer, logits, labels)
-    monkeypatch.setattr(proxy, "NUMBERS_AT_ONCE", 4 * 6 * 5)  # 4 images, the last chunk has 3
+    monkeypatch.setattr(proxy, "NUMBERS_AT_ONCE", 4 * 6 * 5)  # Each chunk has 4 images, and the last one has 3.
     assert torch.allclose(whole, scores_of(scorer, logits, labels), rtol=1e-6, atol=0)
 
 
@@ -456,7 +456,7 @@ def test_backward_passes_go_to_the_device_of_the_signals(tmp_path, network, monk
 )
 def test_a_score_of_backward_passes_that_was_cut_off_goes_on_from_there(tmp_path, network, monkeypatch, scorer):
     whole = stored_scores(scorer, signals_in(tmp_path / "whole", network, FULL), 0)
-    monkeypatch.setattr(signals_module, "PART", 8)  # 23 images: 3 parts
+    monkeypatch.setattr(signals_module, "PART", 8)  # The 23 images are stored in 3 parts.
     images, asked = NetworkSignals.images, []
 
     def cut_off(self, positions=None):
@@ -511,7 +511,8 @@ def test_masked_features_of_another_network_leave_it_as_it_was_and_may_be_of_som
 @pytest.mark.parametrize("recipe", [FULL, LINEAR_PROBE], ids=["full", "probe"])
 def test_released_picks_of_a_fine_tuned_token_network_read_one_number_for_each_image(tmp_path, recipe, kind):
     vit = Backbone(model="test_vit", pretrained=False, model_args={"img_size": 32}, input_size=32).load()
-    vit.model.norm.weight.data = 1 + torch.linspace(-0.5, 0.5, 64)  # behind an identity every number would be 0
+    # With equal weights of the norm every number would be 0.
+    vit.model.norm.weight.data = 1 + torch.linspace(-0.5, 0.5, 64)
     signals = signals_in(tmp_path, vit, recipe)
     body = signals.proxy().model(signals.proxy().num_epochs)[0] if recipe is FULL else vit
     with torch.inference_mode():

@@ -21,7 +21,7 @@ from prunetune.networks.frozen_pass import Passes, batches, embed
 from prunetune.scorers import DLC
 from prunetune.signals.network import Embedding, NetworkSignals
 
-POOL = Textures(num_pool=101).pool("train")  # no multiple of a batch
+POOL = Textures(num_pool=101).pool("train")  # The number of images is no multiple of the batch size.
 
 
 def slow_views(size: int) -> Tensor:
@@ -48,7 +48,7 @@ def test_evaluation_views_are_those_made_anew_in_every_order_and_pass(tmp_path, 
         assert torch.equal(torch.cat([*found, expected[:0]]), expected[list(positions)])
     assert len(counted) == len(POOL)
     assert torch.equal(views(3), expected[3])
-    assert list(tmp_path.iterdir()) == []  # the file has no name
+    assert list(tmp_path.iterdir()) == []  # The temporary file has no name in the folder.
 
 
 def test_views_that_were_not_asked_for_are_not_had(tmp_path):
@@ -93,7 +93,7 @@ def test_dlc_transforms_every_image_once(tmp_path, counted):
     DLC().score(POOL, signals, stream("test"))
     assert counted == [32] * len(POOL)
     images, _ = decode_pool(POOL, Store(tmp_path), None)
-    assert images is POOL.images  # a pool in memory is left there
+    assert images is POOL.images  # A pool in memory is not copied.
 
 
 def test_features_waiting_on_the_device_are_fetched_in_order(tmp_path, monkeypatch):
@@ -147,4 +147,5 @@ def test_dlc_in_threads_gives_the_scores_of_one_thread(tmp_path, three_threads):
         network = Backbone(model="prunetune_micro", mask_modules="conv2d").load()
         embedding = Embedding(network, Store(tmp_path / str(threads)), batch_size=8)
         found.append(DLC().score(POOL, NetworkSignals(POOL, embedding), stream("test")))
-    assert torch.allclose(*found, rtol=1e-12)  # distances and losses are computed by all threads together
+    # All threads together compute distances and losses, so rounding may differ.
+    assert torch.allclose(*found, rtol=1e-12)

@@ -25,7 +25,7 @@ from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import RecordedProxy
 from prunetune.signals.tensors import TensorSignals
 
-SIZES = (17, 1, 40, 9)  # 67 images
+SIZES = (17, 1, 40, 9)  # These are the class sizes, 67 images in all.
 WIDTH = 6
 SCORERS = [
     FacilityLocation(),
@@ -168,7 +168,8 @@ def test_the_graph_keeps_the_gains_of_a_slow_reference():
 
 
 def test_copies_are_picked_last_and_in_the_order_of_the_pool():
-    features = torch.eye(4)[[2, 0, 2, 1, 0, 3, 2]]  # the third kind three times, the first twice
+    # The third kind of image occurs three times, and the first kind twice.
+    features = torch.eye(4)[[2, 0, 2, 1, 0, 3, 2]]
     for max_dense in (10, 1):
         picks = facility_location(Points(features, "cosine"), cosine_similarity, 7, 6, max_dense)
         assert picks.tolist() == [0, 1, 3, 5, 2, 4, 6]
@@ -290,7 +291,8 @@ def test_facility_location_by_hand():
     features = torch.stack([angles.cos(), angles.sin()], dim=1)
     pool = Pool("made", torch.zeros(6, dtype=torch.int64), tuple("abcdef"), ("train",) * 6, ("x",))
     scores = FacilityLocation().score(pool, TensorSignals(features), torch.Generator())
-    assert scores.argsort(descending=True)[:3].tolist() == [2, 3, 5]  # the middle of all, the pair, the far one
+    # The order is the image in the middle of all, then the pair, then the distant one.
+    assert scores.argsort(descending=True)[:3].tolist() == [2, 3, 5]
     assert scores.max() == 1
     assert scores.min() == pytest.approx(1 / 6)
 
@@ -357,7 +359,8 @@ def test_the_short_last_batch_looks_larger_to_deepcores_craig():
         for variant, size in (("fixed", 16), ("deepcore", 39), ("deepcore", 256))
     )
     assert not torch.equal(plain, inflated)
-    small = pool.labels == 0  # one batch: the same picks up to the constant that DeepCore adds
+    # This class fits into one batch, so the picks agree but for the constant that DeepCore adds.
+    small = pool.labels == 0
     assert torch.equal(plain[small], one_batch[small])
 
 

@@ -47,7 +47,7 @@ def first(sets):
 
 def test_the_training_loss_falls(first):
     losses = [epoch.train_loss for epoch in first.history]
-    assert losses[0] > 2  # ten classes, so about ln 10
+    assert losses[0] > 2  # There are ten classes, so the first loss is about ln 10.
     assert losses[-1] < losses[0] - 0.1
 
 
@@ -124,7 +124,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole_batch():
     whole, limited = small_network(), Limited(small_network(), limit=4)
     expected, loss = stepped(whole, 15)
     weights, limited_loss = stepped(limited, 15)
-    assert limited.seen == [4, 4, 4, 3]  # 15 and then 8 images were too many
+    assert limited.seen == [4, 4, 4, 3]  # Batches of 15 and then of 8 images did not fit into memory.
     assert torch.allclose(weights, expected, atol=1e-6)
     assert limited_loss == pytest.approx(loss, rel=1e-6)
 
@@ -212,7 +212,7 @@ def noise_images(count=9):
 @pytest.mark.parametrize("size", [8, 24, 64])
 def test_views_made_on_the_device_are_those_of_the_threads_but_for_rounding(size):
     images, ids = noise_images()
-    positions = torch.tensor([8, 2, 0, 5, 7, 1])  # not all, in no order
+    positions = torch.tensor([8, 2, 0, 5, 7, 1])  # These are not all positions, and they are not sorted.
     source = Source.of(images, positions, "cpu")
     view = training(images, size, SimpleNamespace(sample_ids=ids), "crop", 3, 1)
     [*made] = DeviceView(source, size, ids, ("crop", 3, 1)).batches(positions.tolist(), 4)

@@ -85,7 +85,7 @@ def search(candidates, scorer, pool, features, ratio=0.3, seed=0, settings=None)
     ("ratio", "valid"),
     [
         (0.1, [0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9]),
-        (0.2, [0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9]),  # 0.1 = ratio / 2 is valid
+        (0.2, [0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9]),  # The gamma 0.1 = ratio / 2 is valid.
         (0.3, [0.25, 0.4, 0.5, 0.6, 0.75]),
         (0.5, [0.25, 0.4, 0.5, 0.6, 0.75]),
         (0.7, [0.4, 0.5, 0.6]),
@@ -214,7 +214,7 @@ def watch(monkeypatch):
 def test_candidates_train_on_what_is_left_and_are_judged_on_what_was_held_out(monkeypatch):
     pool, features, _ = task()
     features = features.clone()
-    features[:, 5] = torch.arange(len(pool))  # every row tells which image it is
+    features[:, 5] = torch.arange(len(pool))  # This feature identifies the image of every row.
     pools, probes = watch(monkeypatch)
     candidates = gamma_candidates(flexrand, Search(), 0.3)
     search(candidates, DLC(levels=1), pool, features)
@@ -232,7 +232,7 @@ def test_candidates_train_on_what_is_left_and_are_judged_on_what_was_held_out(mo
             picked = sampler.select(scores, inner.labels, 0.3, stream("search", 0, 0.3, repeat))
             assert torch.equal(probe.labels, inner.labels[picked])
             assert not set(picked_ids(inner, picked)) & {pool.sample_ids[i] for i in held_out}
-    assert len({probe.seed for probe in probes}) == 3  # one head for each repeat, the same for all candidates
+    assert len({probe.seed for probe in probes}) == 3  # Each repeat has one seed, which all candidates share.
 
 
 def picked_ids(pool: Pool, positions: Tensor) -> list[str]:
@@ -250,7 +250,8 @@ def test_the_better_images_are_found(misleading, better):
 
 def test_equal_candidates_leave_gamma_at_one_half():
     pool = pool_of(20, 20)
-    features = 4.0 * torch.nn.functional.one_hot(pool.labels, 6).float()  # every choice trains a perfect probe
+    # With these features every subset trains a perfect probe.
+    features = 4.0 * torch.nn.functional.one_hot(pool.labels, 6).float()
     choice = search(gamma_candidates(flexrand, Search(), 0.3), DLC(levels=1), pool, features)
     assert choice.accuracies == (1.0,) * 5
     assert choice.sampler.gamma == 0.5
@@ -258,7 +259,8 @@ def test_equal_candidates_leave_gamma_at_one_half():
 
 def test_rounding_errors_of_a_mean_decide_no_tie():
     candidates = {"0.5": FlexRand(gamma=0.5), "0.4": FlexRand(gamma=0.4)}
-    accuracy = torch.tensor([[0.3, 0.1], [0.2, 0.2], [0.1, 0.3]], dtype=torch.float64)  # 0.2 and 0.2 plus 1e-17
+    # The two means differ only by a rounding error of about 1e-17.
+    accuracy = torch.tensor([[0.3, 0.1], [0.2, 0.2], [0.1, 0.3]], dtype=torch.float64)
     for order in (accuracy, accuracy.flip(1)):
         assert sampler_search._best(candidates, order, 0.0).sampler.gamma == 0.5
 
@@ -269,7 +271,8 @@ def test_means_and_standard_errors_are_over_the_repeats():
     choice = sampler_search._best(candidates, accuracy, 7.0)
     assert choice.sampler.gamma == 0.4
     assert choice.accuracies == pytest.approx((0.6, 0.8))
-    assert choice.standard_errors == pytest.approx((0.1 / 3**0.5, 0.1))  # std with ddof 1, by sqrt(3)
+    # The standard error is the std with ddof 1, divided by sqrt(3).
+    assert choice.standard_errors == pytest.approx((0.1 / 3**0.5, 0.1))
     assert choice.record() == {
         "recipe": "linear_probe",
         "chosen": "0.4",

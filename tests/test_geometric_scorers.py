@@ -25,8 +25,9 @@ from prunetune.signals.contract import FeatureKind
 from prunetune.signals.proxy import RecordedProxy
 from prunetune.signals.tensors import TensorSignals
 
-LABELS = torch.tensor([2, 0, 0, 1, 0, 2, 2, 0, 2, 0, 2, 0, 2])  # classes of 6, 1 and 6
-ZERO_LOGITS = torch.tensor([[200.0, 0, -200], [0, 300, 0], [-150, 0, 250], [1, 2, 3], [3, 2, 1]])  # exact zeros in p
+LABELS = torch.tensor([2, 0, 0, 1, 0, 2, 2, 0, 2, 0, 2, 0, 2])  # The classes have 6, 1 and 6 images.
+# The softmax of these logits has exact zeros.
+ZERO_LOGITS = torch.tensor([[200.0, 0, -200], [0, 300, 0], [-150, 0, 250], [1, 2, 3], [3, 2, 1]])
 
 
 def column(*values: float) -> Tensor:
@@ -104,7 +105,7 @@ def test_herding_orders_each_class_on_its_own_to_its_depth(variant):
         count = len(members) // 2 + 1
         order = slow_herding(features[members], min(count, len(members)), variant != "fixed")
         assert picks_of(scores, members) == members[order].tolist()
-    assert scores[3] == 1  # a class of one image
+    assert scores[3] == 1  # This class has a single image.
     assert not scorer.uses_seed
     assert scorer.uses_proxy
 
@@ -175,7 +176,7 @@ def test_equal_distances_go_to_the_smaller_position(block):
 def test_k_centers_radius_is_within_twice_the_optimum():
     knots = torch.tensor([[0.0, 0], [40, 0], [0, 40], [40, 40]])
     around = torch.tensor([[0.0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
-    known = (knots.unsqueeze(1) + around).flatten(0, 1)  # the optimum with 4 centres is 1: the knots
+    known = (knots.unsqueeze(1) + around).flatten(0, 1)  # With the 4 knots as centres the optimum is 1.
     small = made_features(13, 2)
     subsets = itertools.combinations(range(13), 3)
     optimum = min(float(torch.cdist(small, small[list(subset)]).amin(dim=1).max()) for subset in subsets)
@@ -232,13 +233,13 @@ def test_exact_zeros_give_no_nan_in_the_fixed_variant():
     divergences = symmetric_divergences(ZERO_LOGITS)(slice(None), torch.arange(5))
     assert divergences.isfinite().all()
     assert farthest_first(symmetric_divergences(ZERO_LOGITS), 5, 4, 5).sort().values.tolist() == list(range(5))
-    # from (3, 2, 1) the third, p = (0, 0, 1), is farthest: -log p adds up to some 650
+    # The third row, p = (0, 0, 1), is farthest from (3, 2, 1), since the sum of -log p is about 650.
     assert farthest_first(symmetric_divergences(ZERO_LOGITS), 5, 4, 2)[1] == divergences[:, 4].argmax()
 
 
 def test_the_published_variant_returns_the_first_nan():
     probabilities = torch.tensor([[0.5, 0.5, 0.0], [0.6, 0.3, 0.1], [0.0, 0.5, 0.5], [0.1, 0.1, 0.8]])
-    # from image 3: images 0 and 2 are NaN, 0 is first; it makes all NaN, so that positions follow in order
+    # From image 3 the distances of images 0 and 2 are NaN, and 0 is first. After it all are NaN and follow in order.
     assert published_picks(probabilities, 3, 4).tolist() == [3, 0, 1, 2]
     assert published_picks(probabilities, 1, 4).tolist() == [1, 0, 2, 3]
 
@@ -252,7 +253,7 @@ def test_the_published_variant_is_farthest_first_where_no_probability_is_zero():
 @pytest.mark.parametrize("variant", ["fixed", "deepcore", "released"])
 def test_contextual_diversity_reads_the_proxys_last_epoch(variant):
     logits = 4 * made_features(13, 3)
-    logits[::4] *= 100  # exact zeros
+    logits[::4] *= 100  # The softmax of such large logits has exact zeros.
     scorer = ContextualDiversity(variant)
     late = [RecordedProxy([torch.zeros(13, 3), logits])]
     scores = scores_of(scorer, torch.zeros(13, 2), LABELS, seed=1, proxies=late)
@@ -274,10 +275,10 @@ def test_contextual_diversity_reads_the_proxys_last_epoch(variant):
 def test_moderate_is_the_distance_to_the_class_median_by_hand():
     features = torch.tensor([[0.0, 0], [2, 0], [4, 8], [10, 8], [7, 7], [3, 5]])
     labels = torch.tensor([0, 0, 0, 0, 1, 0])
-    # class 0: x 0 2 3 4 10 -> 3, y 0 0 5 8 8 -> 5
+    # In class 0 the median of x 0 2 3 4 10 is 3, and that of y 0 0 5 8 8 is 5.
     expected = [34**0.5, 26**0.5, 10**0.5, 58**0.5, 0, 0]
     assert scores_of(Moderate(), features, labels).tolist() == pytest.approx(expected)
-    # an even class takes the mean of the two middle ones: x 0 2 4 10 -> 3, y 0 0 8 8 -> 4
+    # In an even class the median is the mean of the two middle values: x 0 2 4 10 gives 3, and y 0 0 8 8 gives 4.
     even = distances_to_class_median(features[:4], labels[:4])
     assert even.tolist() == pytest.approx([5, 17**0.5, 17**0.5, 65**0.5])
 
@@ -285,7 +286,7 @@ def test_moderate_is_the_distance_to_the_class_median_by_hand():
 def test_an_image_of_another_class_is_farther_than_those_of_the_class():
     features, labels = made_features(13, 40), LABELS.clone()
     features[LABELS == 2] += 5
-    labels[0] = 0  # was 2
+    labels[0] = 0  # The label was 2.
     scores = scores_of(Moderate(), features, labels)
     assert scores[labels == 0].argmax() == 0
 
@@ -309,7 +310,8 @@ def test_supervised_prototypes_are_cosines_to_the_class_direction_by_hand():
 
 
 def test_self_supervised_prototypes_measure_the_angle_to_the_own_bundle_and_read_no_label():
-    angles = torch.tensor([0.0, 0.1, -0.1, 1.5, 1.6, 1.4, 1.5, 3.0, 3.3, 2.7])  # in radians, around 0, 1.5 and 3
+    # The angles are in radians and lie around 0, 1.5 and 3.
+    angles = torch.tensor([0.0, 0.1, -0.1, 1.5, 1.6, 1.4, 1.5, 3.0, 3.3, 2.7])
     lengths = 1 + torch.arange(10) % 4
     features = lengths.unsqueeze(1) * torch.stack([angles.cos(), angles.sin()], dim=1)
     mean = torch.tensor([0.0, 0, 0, 1.5, 1.5, 1.5, 1.5, 3, 3, 3])
@@ -370,14 +372,15 @@ def test_zcore_is_the_published_rule_whether_looked_at_whole_or_through_sorted_d
     planes, points = draw_points(features, 60, stream("points"))
     expected = slow_zcore(features, planes, points, neighbours, exponent)
     found = coverage_less_redundancy(features, planes, points, neighbours, exponent, dense)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)  # a ratio of float32 distances to the power
+    # The scores are ratios of float32 distances, raised to a power.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     if size > 1:
-        assert float(found.sum()) == pytest.approx(0, abs=1e-9)  # every point gives 1 and takes 1
+        assert float(found.sum()) == pytest.approx(0, abs=1e-9)  # Every point adds 1 and subtracts 1, so the sum is 0.
 
 
 @pytest.mark.parametrize("dense", [1, 10**9], ids=["sorted", "whole"])
 def test_an_image_in_the_same_place_loses_all(dense):
-    features = made_features(40, 2).repeat(2, 1)[:79]  # image 39 alone has no twin
+    features = made_features(40, 2).repeat(2, 1)[:79]  # Only image 39 has no copy.
     planes, points = draw_points(features, 200, stream("points"))
     found = coverage_less_redundancy(features, planes, points, 78, 4, dense)
     np.testing.assert_allclose(found, slow_zcore(features, planes, points, 78, 4), rtol=0, atol=1e-5)
@@ -398,7 +401,7 @@ def test_zcores_blocks_and_chunks_do_not_show(monkeypatch, is_whole):
     dense = 10**9 if is_whole else 1
     whole = coverage_less_redundancy(features, planes, points, 20, 4, dense)
     monkeypatch.setattr(zcore, "NUMBERS_AT_ONCE", 400)
-    monkeypatch.setattr(zcore, "SORTED_BYTES", 2 * 2 * 12 * 333)  # two dimensions in a block
+    monkeypatch.setattr(zcore, "SORTED_BYTES", 2 * 2 * 12 * 333)  # Two dimensions are processed at a time.
     monkeypatch.setattr(zcore, "WINDOW", 3)
     monkeypatch.setattr(zcore, "PROBED", 10)
     torch.testing.assert_close(coverage_less_redundancy(features, planes, points, 20, 4, dense), whole)
@@ -408,7 +411,7 @@ def test_points_follow_triangles_between_the_dimensions_ends():
     uniform = torch.tensor([0.0, 0.125, 0.5, 0.875, 1.0], dtype=torch.float64)
     ends = (torch.full((5,), value, dtype=torch.float64) for value in (0.0, 1.0, 2.0))
     assert triangular(uniform, *ends).tolist() == pytest.approx([0, 0.5, 1, 1.5, 2])
-    features = torch.tensor([[0.0, 5, -3], [4, 5, 0], [1, 5, 9]])  # the second dimension is constant
+    features = torch.tensor([[0.0, 5, -3], [4, 5, 0], [1, 5, 9]])  # The second dimension is constant.
     planes, points = draw_points(features, 6000, stream("points"))
     assert (planes[:, 0] < planes[:, 1]).all()
     assert torch.bincount(planes @ torch.tensor([3, 1]), minlength=6)[[1, 2, 5]].tolist() == pytest.approx(
@@ -417,7 +420,8 @@ def test_points_follow_triangles_between_the_dimensions_ends():
     drawn = points[planes == 0]
     assert 0 <= drawn.min() < 0.2
     assert 3.7 < drawn.max() <= 4
-    assert float(drawn.mean()) == pytest.approx((0 + 1 + 4) / 3, abs=0.05)  # min, median, max
+    # The three numbers are the minimum, the median and the maximum.
+    assert float(drawn.mean()) == pytest.approx((0 + 1 + 4) / 3, abs=0.05)
     assert (points[planes == 1] == 5).all()
 
 

@@ -141,7 +141,7 @@ def test_the_inner_loop_of_full_fine_tuning_waits_for_nothing(resident):
 
     train()
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")  # any wait raises
+    torch.cuda.set_sync_debug_mode("error")  # Any wait for the GPU now raises an error.
     try:
         after = train()
     finally:
@@ -164,7 +164,8 @@ def test_a_batch_that_does_not_fit_is_split_without_changing_the_result():
     torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved()
     total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction((before + 200 * 2**20) / total)  # too little for 64 images at once
+    # This is too little memory for 64 images at once.
+    torch.cuda.set_per_process_memory_fraction((before + 200 * 2**20) / total)
     try:
         assert train() == pytest.approx(whole, rel=1e-4)
     finally:

@@ -23,7 +23,7 @@ from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import RecordedProxy
 from prunetune.signals.tensors import TensorSignals
 
-SIZES = (13, 1, 8, 5)  # of the classes
+SIZES = (13, 1, 8, 5)  # These are the class sizes.
 
 
 def made_gradients(count: int = 37, classes: int = 4, width: int = 6, label: int = 1, spread: float = 2.0):
@@ -64,7 +64,7 @@ def order_of(scores: Tensor, members: Tensor) -> list[int]:
 
 
 def test_products_of_the_factors_are_those_of_the_whole_gradients(monkeypatch):
-    monkeypatch.setattr(gradients_module, "ROWS", 5)  # 37 images: seven chunks and two images
+    monkeypatch.setattr(gradients_module, "ROWS", 5)  # The 37 images are seven chunks and two further images.
     gradients, others = made_gradients().double(), made_gradients(11).double()
     whole, other = in_full(gradients), in_full(others)
     matrix = torch.randn(4, 7, generator=stream("matrix"), dtype=torch.float64)
@@ -91,7 +91,8 @@ def test_the_factors_in_float32_give_what_autograd_gives():
 
 
 def test_the_gradient_of_a_sure_prediction_keeps_its_digits():
-    logits = torch.tensor([[20.0, 0.0]])  # p_1 = 2.0611536e-9, below what float32 can tell from 1 - p_0
+    # The probability p_1 is 2.0611536e-9, which float32 cannot compute as 1 - p_0.
+    logits = torch.tensor([[20.0, 0.0]])
     deltas = logit_gradients(logits, torch.tensor([0]))
     assert deltas.dtype == torch.float32
     assert deltas[0].tolist() == pytest.approx([-2.0611536e-9, 2.0611536e-9], rel=1e-6)
@@ -147,7 +148,8 @@ def test_gradmatch_is_matching_pursuit_with_fresh_non_negative_fits(shape, targe
     monkeypatch.setattr(gradmatch_module, "COLUMNS", columns)
     gradients = made_gradients(*shape, spread=4.0)
     goal = gradients.mean()
-    if target == "another":  # most images point away from it: weights fall to 0 and images are left over
+    # Most images point away from this goal, so weights fall to 0 and some images are never picked.
+    if target == "another":
         goal = torch.randn(goal.shape, generator=stream("goal"), dtype=torch.float64)
     expected, expected_weights = pursue_slowly(in_full(gradients), goal.flatten(), shape[0], 0.05)
     order, weights = pursue(gradients, goal, shape[0], 0.05)
@@ -197,7 +199,8 @@ def test_the_inverse_stays_good_over_many_picks():
     gradients = made_gradients(400, 5, 30, spread=1.0)
     order, weights = pursue(gradients, gradients.mean(), 300, 0.5)
     picked = gradients.take(order).double()
-    slopes = picked.dot(gradients.mean() - picked.weighted_sum(weights))  # of the squared error, halved and negated
+    # The slopes are those of the squared error, halved and negated.
+    slopes = picked.dot(gradients.mean() - picked.weighted_sum(weights))
     assert torch.allclose(slopes[weights > 0], 0.5 * weights[weights > 0], atol=1e-9)
     assert bool((slopes[weights == 0] <= 1e-9).all())
 
@@ -210,7 +213,7 @@ def test_gradmatchs_weights_are_positive_and_stand_for_the_whole_class():
     gap = gradients.take(kept).weighted_sum(weights) - gradients.weighted_sum()
     assert gap.norm() < 0.2 * gradients.weighted_sum().norm()
     away = LastLayerGradients(torch.tensor([[1.0], [-1.0], [0.9]]), torch.zeros(3, 1))
-    weights = matching_weights(away, torch.tensor([0, 1]), 0.5)  # image 1 points away from the mean
+    weights = matching_weights(away, torch.tensor([0, 1]), 0.5)  # The gradient of image 1 points away from the mean.
     assert weights[0] > 0
     assert weights[1] == pytest.approx(1e-3 * float(weights[0]) / 2)
     nothing = LastLayerGradients(torch.zeros(3, 2), torch.zeros(3, 1))
@@ -236,7 +239,8 @@ def pursue_as_deepcore(rows: Tensor, target: Tensor, count: int) -> list[int]:
 @pytest.mark.parametrize("columns", [2**25, 0], ids=["kept columns", "factors only"])
 def test_gradmatch_deepcore_is_signed_and_its_first_fit_has_no_ridge(columns, monkeypatch):
     monkeypatch.setattr(gradmatch_module, "COLUMNS", columns)
-    gradients = made_gradients(41, 3, 12, spread=6.0).scaled(torch.full((41,), 30.0))  # large: weights turn negative
+    # The gradients are large, so that some weights become negative.
+    gradients = made_gradients(41, 3, 12, spread=6.0).scaled(torch.full((41,), 30.0))
     rows = in_full(gradients)
     order, _ = pursue(gradients, gradients.mean(), 30, 1.0, is_nonnegative=False)
     assert order.tolist() == pursue_as_deepcore(rows, rows.mean(0), 30)
@@ -279,7 +283,7 @@ def test_gradmatch_deepcore_divides_by_the_batch_within_the_class():
     scores = GradMatch("deepcore", 1.0, 0.0, batch_size=4).score(pool, signals, torch.Generator())
     members = torch.nonzero(
         pool.labels == 0
-    ).flatten()  # 13: three batches and one image, which looks four times larger
+    ).flatten()  # The 13 images are three batches and one image, whose gradient looks four times larger.
     rows = in_full(proxy_gradients(proxy, pool.labels, positions=members))
     rows[:12] /= 4
     assert order_of(scores, members) == members[pursue_as_deepcore(rows, rows.mean(0), 13)].tolist()
@@ -292,7 +296,7 @@ def test_only_the_depth_of_a_class_is_ordered():
         whole = scorer().score(pool, signals, torch.Generator())
         part = scorer(depth=0.3).score(pool, signals, torch.Generator())
         members = torch.nonzero(pool.labels == 0).flatten()
-        assert len(order_of(part, members)) == 4  # floor(13 * 0.3) + 1
+        assert len(order_of(part, members)) == 4  # The number of picks is floor(13 * 0.3) + 1.
         assert order_of(part, members) == order_of(whole, members)[:4]
 
 
@@ -352,7 +356,8 @@ def test_glister_takes_the_gradient_anew_when_the_picks_have_grown():
 
     order = order_greedily(gradients, target, 100, 0.1)
     assert sorted(order.tolist()) == list(range(100))
-    assert len(sizes) == 39  # 20 of one image, 5 of two, 4 of three, 2 each of four, five and six, 7, 7, 8 and 6
+    # The groups are 20 of one image, 5 of two, 4 of three, 2 each of four, five and six, and 7, 7, 8 and 6.
+    assert len(sizes) == 39
     assert torch.equal(sizes[0], torch.zeros_like(sizes[0]))
     first = gradients.take(order[:1]).weighted_sum()
     assert torch.allclose(sizes[1], first)
@@ -376,7 +381,7 @@ def test_glister_deepcore_is_one_ranking_by_the_mean_gradient():
 def test_cal_is_the_mean_divergence_of_the_neighbours_predictions():
     logits = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.5, 0.5]]).log()
     neighbours = torch.tensor([[1], [0], [1]])
-    # KL((.9, .1), (.5, .5)) = .368064 and KL((.5, .5), (.9, .1)) = .510826
+    # The divergences are KL((.9, .1), (.5, .5)) = .368064 and KL((.5, .5), (.9, .1)) = .510826.
     assert mean_divergence(logits, neighbours).tolist() == pytest.approx([0.368064, 0.510826, 0.368064], abs=1e-6)
     assert mean_divergence(logits, neighbours, True).tolist() == pytest.approx([0.439445] * 3, abs=1e-6)
     both = torch.tensor([[1, 2], [0, 2], [0, 1]])
@@ -394,7 +399,7 @@ def test_cal_in_chunks_is_cal_at_once(monkeypatch):
     generator = stream("cal")
     logits, neighbours = torch.randn(23, 3, generator=generator), torch.randint(0, 23, (23, 4), generator=generator)
     at_once = mean_divergence(logits, neighbours)
-    monkeypatch.setattr("prunetune.scorers.cal.NUMBERS_AT_ONCE", 60)  # five images at a time
+    monkeypatch.setattr("prunetune.scorers.cal.NUMBERS_AT_ONCE", 60)  # Five images are processed at a time.
     assert torch.equal(mean_divergence(logits, neighbours), at_once)
 
 
@@ -415,7 +420,8 @@ def test_cal_keeps_the_image_that_is_seen_otherwise_and_deepcore_drops_it():
     assert int(deepcore[:6].argmin()) == 2
     assert fixed[6] == 0, "an image that is alone in its class"
     assert fixed[3:6].tolist() == pytest.approx([0, 0, 0])
-    more = CAL(neighbours=50).score(pool, signals, torch.Generator())  # all five others
+    # The neighbours are then all five other images of the class.
+    more = CAL(neighbours=50).score(pool, signals, torch.Generator())
     assert int(more[:6].argmax()) == 2
 
 

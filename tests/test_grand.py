@@ -152,12 +152,14 @@ def test_grand_depends_on_neither_the_batches_nor_the_images_taken_at_once(monke
     model, (images, labels) = tiny_model(), pictures()
     expected = gradient_norms(model, iter(images.split(4)), labels)
     assert torch.allclose(gradient_norms(model, iter([images]), labels), expected, rtol=1e-5)
-    monkeypatch.setattr(grand_module, "NUMBERS_AT_ONCE", 300)  # two images
+    monkeypatch.setattr(grand_module, "NUMBERS_AT_ONCE", 300)  # Two images are processed at a time.
     assert torch.allclose(gradient_norms(model, iter([images]), labels), expected, rtol=1e-5)
     proxy = recorded()
-    assert torch.allclose(last_layer_norms(proxy, labels, 5), closed_form(proxy, 5))  # twelve images at a time
+    # Twelve images are processed at a time.
+    assert torch.allclose(last_layer_norms(proxy, labels, 5), closed_form(proxy, 5))
     monkeypatch.setattr(grand_module, "NUMBERS_AT_ONCE", 50)
-    assert torch.allclose(last_layer_norms(proxy, labels, 5), closed_form(proxy, 5))  # two
+    # Two images are processed at a time.
+    assert torch.allclose(last_layer_norms(proxy, labels, 5), closed_form(proxy, 5))
 
 
 def test_grand_is_the_mean_of_the_proxies_at_the_epoch():

@@ -44,11 +44,12 @@ def test_a_cell_is_what_the_same_run_alone_would_be(finished, tmp_path, method):
     assert (read_result(alone)["probes_together"], read_result(cell)["probes_together"]) == (1, 8)
     assert lasting(read_result(alone)) == lasting(
         read_result(cell)
-    )  # names, numbers, accuracy, gamma, search and the whole configuration
+    )  # The rest includes names, numbers, accuracy, gamma, search and the whole configuration.
     for single, packed in zip(read_rows(alone / "history.csv"), read_rows(cell / "history.csv"), strict=True):
         assert single["test_accuracy"] == packed["test_accuracy"]
         assert float(single["train_loss"]) == pytest.approx(float(packed["train_loss"]), abs=1e-4)
-    run_here(finished, *SMALL, *SEARCH, f"method={method}", "ratio=0.3", "seed=1")  # the cell counts as that run
+    # The cell counts as this run, so nothing is computed.
+    run_here(finished, *SMALL, *SEARCH, f"method={method}", "ratio=0.3", "seed=1")
 
 
 def test_gamma_is_chosen_for_every_cell(finished):
@@ -108,7 +109,7 @@ def test_networks_that_share_a_gpu_are_those_trained_one_after_another(tmp_path,
     grid_here(tmp_path / "alone", *full)
     with monkeypatch.context() as patch:
         patch.setattr(grid, "trainings_at_once", lambda *_: 2)
-        patch.setattr(image_run, "finetune", None)  # none is trained in this process
+        patch.setattr(image_run, "finetune", None)  # No network is trained in this process.
         grid_here(tmp_path / "together", *full)
     alone, together = results_of(tmp_path / "alone"), results_of(tmp_path / "together")
     assert len(alone) == 4

@@ -90,8 +90,9 @@ def test_a_cell_is_mean_spread_and_number_of_seeds_and_the_paired_difference_to_
     table = instruction(collected(*three_seeds()), SOURCES)
     ours = row(table, DLC[0], column="overall")
     assert (ours["mean"], ours["std"], ours["n"]) == pytest.approx((53, 1, 3))
-    assert (ours["gain"], ours["num_pairs"]) == pytest.approx((2, 3))  # 2, 3 and 1
-    half = 4.302652729911275 * 1 / math.sqrt(3)  # Student's t of two degrees of freedom, std 1
+    assert (ours["gain"], ours["num_pairs"]) == pytest.approx((2, 3))  # The gains of the three seeds are 2, 3 and 1.
+    # The factor is the quantile of Student's t with two degrees of freedom, and the std is 1.
+    half = 4.302652729911275 * 1 / math.sqrt(3)
     assert (ours["gain_low"], ours["gain_high"]) == pytest.approx((2 - half, 2 + half))
     random = row(table, "random", column="stem")
     assert (random["mean"], random["n"]) == pytest.approx((49, 3))
@@ -125,7 +126,8 @@ def test_rows_that_were_not_run_are_x_in_a_published_section(collected):
     assert [line[0] for line in section.grids[0].cells[1:]] == [BASE, "random", *DLC]
     assert set(section.grids[0].cells[1][1:]) == {"X"}
     differences = next(grid for grid in section.grids if grid.heading == layout.DIFFERENCE)
-    assert differences.cells[2][1:] == ["X", "X", "X", "X", "-"]  # dlc at gamma 0.25; overall is not published
+    # The row is dlc at gamma 0.25. The overall accuracy is not published.
+    assert differences.cells[2][1:] == ["X", "X", "X", "X", "-"]
     assert row(table, DLC[1], column="other")["n"] == 0
 
 
@@ -154,8 +156,10 @@ def test_the_released_scripts_recipe_has_a_section_of_its_own_beside_the_publish
     titles = [section.title for section in table.sections]
     assert titles == [f"llama3_8b, alpaca_cleaned, sft={name}, ratio 0.5, 0-shot" for name in ("paper", "released")]
     assert row(table, DLC[0], column="stem", finetune="released")["difference"] == pytest.approx(58 - 54.84)
-    assert row(table, BASE, column="stem", finetune="released")["mean"] == pytest.approx(47)  # of both sections
-    assert np.isnan(row(table, DLC[0], column="stem", finetune="released")["gain"])  # random was tuned otherwise
+    # The base model appears in both sections.
+    assert row(table, BASE, column="stem", finetune="released")["mean"] == pytest.approx(47)
+    # Random was tuned with another recipe.
+    assert np.isnan(row(table, DLC[0], column="stem", finetune="released")["gain"])
 
 
 def test_the_untuned_model_belongs_to_every_corpus_and_the_whole_corpus_to_its_own(collected):
@@ -210,8 +214,8 @@ def test_v1s_table_has_perplexities_and_the_published_score(collected):
     assert (easy["mean"], easy["std"], easy["n"]) == pytest.approx((5.05, 0.005**0.5, 2))
     assert (easy["gain"], easy["num_pairs"]) == pytest.approx((-1, 2))
     assert (easy["published"], easy["published_score"]) == (4.94, 1.97)
-    assert table.rows["difference"].isna().all()  # another model, another text
-    before = row(table, BASE)  # of one model, whatever the number of seeds
+    assert table.rows["difference"].isna().all()  # The published results have another model or another text corpus.
+    before = row(table, BASE)  # There is one base model, whatever the number of seeds is.
     assert (before["mean"], before["n"]) == pytest.approx((8, 1))
     assert (row(table, WHOLE)["mean"], row(table, WHOLE)["published"]) == pytest.approx((7, 5.41))
     assert row(table, "lc_dropout-topk")["n"] == 0
@@ -224,7 +228,7 @@ def test_v1s_numbers_stand_beside_its_own_corpus_and_model_only(collected):
         collected(held_out(5, dataset="evol_instruct"), held_out(6, scorer="longest", sampler="topk")), SOURCES
     )
     assert row(table, "lc_dropout-topk_easiest", dataset="evol_instruct")[["published"]].isna().all()
-    assert len(table.rows[table.rows["dataset"] == "evol_instruct"]) == 2  # and the base model
+    assert len(table.rows[table.rows["dataset"] == "evol_instruct"]) == 2  # The second row is that of the base model.
     assert "qwen_1_8b, evol_instruct, paper_v1: not v1's" in table.caption
     assert row(table, "longest-topk", dataset="ultrachat")["mean"] == pytest.approx(6)
 

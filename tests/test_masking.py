@@ -13,7 +13,7 @@ from prunetune.networks.backbone import Backbone
 from prunetune.networks.checkpoint import weights_hash
 from prunetune.networks.masking import MaskPath, first_masked_level, maskable_weights, masked_networks
 
-A, B = torch.tensor([0.1, -0.9, 0.4]), torch.tensor([-0.2, 0.5, 0.05, 0.7])  # test vector (b)
+A, B = torch.tensor([0.1, -0.9, 0.4]), torch.tensor([-0.2, 0.5, 0.05, 0.7])  # These numbers are test vector (b).
 DLC_50 = {"levels": 50, "step": 0.02}
 
 
@@ -35,7 +35,7 @@ def newly_masked(path: MaskPath, weights: list[torch.Tensor] | None = None) -> l
     ("total", "path", "expected"),
     [
         (7, MaskPath(levels=5, step=0.2), [0, 1, 2, 3, 4]),
-        (10, MaskPath(levels=5, step=0.25), [0, 2, 4, 6, 7]),  # round(2.5) and round(1.5) are both 2
+        (10, MaskPath(levels=5, step=0.25), [0, 2, 4, 6, 7]),  # Both round(2.5) and round(1.5) are 2.
         (40, MaskPath(levels=5, step=0.25), [0, 10, 18, 24, 28]),
         (40, MaskPath(levels=4, step=0.25, include_unmasked=False), [10, 18, 24, 28]),
         (50, MaskPath("linear", levels=4, step=0.3), [0, 15, 30, 45]),
@@ -91,7 +91,7 @@ def test_the_key_of_a_path_is_that_of_the_version_that_had_a_scope():
 def test_equal_weights_are_masked_in_their_order():
     tied = torch.full((10,), 0.5)
     [level] = first_masked_level([tied], MaskPath(levels=3, step=0.2), seed=0)
-    assert level.tolist() == [1, 1, 2, 2, 3, 3, 3, 3, 3, 3]  # counts 0, 2, 4
+    assert level.tolist() == [1, 1, 2, 2, 3, 3, 3, 3, 3, 3]  # The counts of masked weights are 0, 2 and 4.
 
 
 @pytest.mark.parametrize("masking", ["l1", "random"])
@@ -155,7 +155,8 @@ def test_the_networks_of_a_path_give_different_features():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"schedule": "linear", "levels": 6, "step": 0.2}, "must keep some weights"),  # 5 * 0.2 = 1
+        # The last fraction is 5 * 0.2 = 1.
+        ({"schedule": "linear", "levels": 6, "step": 0.2}, "must keep some weights"),
         ({"schedule": "linear", "levels": 50, "step": 0.02, "include_unmasked": False}, "must keep some weights"),
         ({"levels": 0}, "at least 1"),
         ({"levels": 2.5}, "whole number"),
@@ -188,7 +189,7 @@ def test_a_network_without_maskable_weights_is_refused_with_the_key_to_change():
     with torch.device("meta"):
         vit = timm.create_model("test_vit", num_classes=0)
     with pytest.raises(InputError, match="mask_modules=all"):
-        maskable_weights(vit, "conv2d")  # its one convolution is the patch embedding
+        maskable_weights(vit, "conv2d")  # The only convolution of this network is the patch embedding.
 
 
 @pytest.mark.parametrize(

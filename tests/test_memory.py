@@ -12,12 +12,12 @@ MIB = 2**20
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the counter can be put back on Linux only")
 def test_a_step_is_charged_what_it_holds_and_not_what_was_held_before_it():
-    before = np.ones(64 * MIB)  # 512 MiB
+    before = np.ones(64 * MIB)  # This array has 512 MiB.
     del before
     highest = peak_memory()
     with measured() as peak:
         start = peak()
-        held = np.ones(16 * MIB)  # 128 MiB
+        held = np.ones(16 * MIB)  # This array has 128 MiB.
         assert 100 * MIB < peak() - start < 200 * MIB
         del held
     assert start < highest - 300 * MIB

@@ -143,7 +143,7 @@ def test_the_script_still_draws_the_classes_that_the_weights_were_trained_on():
         maps = pretraining_images.draw_class(alphabet, label, 3, stream("a test", label))
         assert maps.shape == (3, 32, 32)
         assert maps.dtype == torch.uint8
-        assert (maps.double().std(dim=(1, 2)) > 5).all()  # something is drawn, in every one another
+        assert (maps.double().std(dim=(1, 2)) > 5).all()  # Every map shows a drawing, and the drawings differ.
         assert not torch.equal(maps[0], maps[1])
 
 
@@ -230,7 +230,8 @@ def test_harder_images_are_farther_from_the_prototype_of_their_class():
     easy_means = torch.stack([features[(labels == c) & (difficulty < 0.5)].mean(dim=0) for c in range(len(CLASSES))])
     distances = torch.cdist(features, easy_means)  # [N, C]
     own = distances.gather(1, labels[:, None])[:, 0]
-    margin = own - distances.scatter(1, labels[:, None], float("inf")).min(dim=1).values  # < 0: its own is nearest
+    # The margin is negative if the mean of the own class is the nearest.
+    margin = own - distances.scatter(1, labels[:, None], float("inf")).min(dim=1).values
     for c in range(len(CLASSES)):
         members = labels == c
         assert margin[members & (difficulty > 0.7)].mean() > margin[members & (difficulty < 0.3)].mean()

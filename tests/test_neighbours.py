@@ -53,7 +53,8 @@ def test_nearest_by_hand():
 
 
 def test_equal_distances_go_to_the_smaller_index_however_many_there_are():
-    features = made(30, 8).repeat(20, 1)  # 20 copies of each, more than are measured again
+    # There are 20 copies of each row, which is more than the number of candidates measured again.
+    features = made(30, 8).repeat(20, 1)
     found = nearest(features, 10)
     assert found.distances.max() == 0
     copies = [[j for j in range(i % 30, 600, 30) if j != i][:10] for i in range(600)]
@@ -186,7 +187,7 @@ def test_gradients_are_as_far_apart_as_if_they_had_been_made(metric):
     found = nearest_in(points, 9)
     distances, indices = slow(truth, 9)
     assert torch.allclose(found.distances.double(), distances, rtol=1e-5, atol=1e-6)
-    told_apart = torch.arange(61) != 7  # a gradient of zero has the cosine 0 to all
+    told_apart = torch.arange(61) != 7  # A gradient of zero has the cosine 0 to all others.
     assert torch.equal(found.indices[told_apart], indices[told_apart])
 
 

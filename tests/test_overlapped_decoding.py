@@ -62,14 +62,14 @@ def test_images_are_given_before_the_last_is_decoded(tmp_path, pool, monkeypatch
     monkeypatch.setattr(decoded, "decode_all", slowly)
     decoding = Decoding(pool, Store(tmp_path / "store"), None)
     first = [decoding.decode(position) for position in range(3)]
-    assert not list((tmp_path / "store" / "images").glob("[!.]*"))  # nothing is published yet
+    assert not list((tmp_path / "store" / "images").glob("[!.]*"))  # Nothing is published in the store yet.
     may_go_on.set()
     rest = [decoding.decode(position) for position in range(3, len(pool))]
     decoding.join()
     images, _ = decode_pool(pool, Store(tmp_path / "store"), None)
     expected = [images.decode(position) for position in range(len(pool))]
     assert all(torch.equal(a, b) for a, b in zip([*first, *rest], expected, strict=True))
-    again = Decoding(pool, Store(tmp_path / "store"), None)  # finds them decoded
+    again = Decoding(pool, Store(tmp_path / "store"), None)  # The second object finds the images already decoded.
     assert all(torch.equal(again.decode(position), each) for position, each in enumerate(expected))
 
 

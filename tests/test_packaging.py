@@ -48,7 +48,7 @@ def imports_of(*folders, without=()):
                     found |= {alias.name.partition(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and node.level == 0:
                     found.add(node.module.partition(".")[0])
-                elif is_needed(node):  # a module of an extra, imported when it is used
+                elif is_needed(node):  # The module belongs to an extra and is imported only when it is used.
                     found.add(node.args[0].value.partition(".")[0])
     return found - own - set(sys.stdlib_module_names)
 
@@ -72,7 +72,8 @@ def undeclared(modules, requirements):
 def test_every_import_of_the_package_its_scripts_and_the_command_is_declared():
     modules = imports_of("src", "scripts", "run.py", without=["instruct", "text_scoring.py", "make_corpus.py"])
     assert {"torch", "timm", "hydra", "safetensors"} <= modules
-    modules -= {"pytest"}  # `prunetune.testing` imports it where a test calls it, so it is there
+    # Only tests call the function of `prunetune.testing` that imports pytest, so pytest is installed.
+    modules -= {"pytest"}
     assert undeclared(modules, REQUIRED) == set()
 
 
@@ -98,7 +99,7 @@ def test_every_declared_dependency_is_imported_or_a_tool():
         "jinja2",
         "mkdocs-material",
         "mkdocstrings",
-    }  # pandas writes LaTeX with it
+    }  # Pandas writes LaTeX with jinja2.
     homes = packages_distributions()
     modules = imports_of("src", "scripts", "run.py", "tests")
     used = {canonicalize_name(name) for module in modules for name in homes.get(module, [])}
@@ -127,7 +128,7 @@ def test_the_pins_name_no_place_and_no_build():
     assert "://" not in text
     assert "--" not in text
     assert " @ " not in text
-    assert not [version for version in pins().values() if "+" in version]  # a local build such as 2.0+cpu
+    assert not [version for version in pins().values() if "+" in version]  # A version such as 2.0+cpu is a local build.
 
 
 def test_environment_yml_adds_no_second_list():
@@ -142,7 +143,8 @@ def test_environment_yml_adds_no_second_list():
 
 
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-PARTS = ("src", "configs", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")  # what a build reads
+# A build reads these files and folders.
+PARTS = ("src", "configs", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
 SMALL_DEMO = (
     *("grid", "experiment=demo", "methods=[random]", "ratios=[0.2]", "seeds=[0]", "dataset.num_pool=100"),
     *("dataset.num_test=100", "finetune.epochs=2", "finetune.views=1", "wandb=disabled"),

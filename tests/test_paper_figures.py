@@ -80,7 +80,8 @@ def test_the_gap_is_paired_by_seed_and_random_is_the_zero_line() -> None:
     assert list(drawn) == ["DLC"]
     np.testing.assert_allclose(drawn["DLC"].x, [0.1, 0.3])
     np.testing.assert_allclose(drawn["DLC"].y, [1, 3])
-    np.testing.assert_allclose(drawn["DLC"].half, [8**0.5, 8**0.5])  # gaps -1 and 3, 1 and 5
+    # The gaps are -1 and 3 at the first ratio, and 1 and 5 at the second.
+    np.testing.assert_allclose(drawn["DLC"].half, [8**0.5, 8**0.5])
     assert axes.get_xlabel() == "fraction of each class kept"
     assert axes.get_ylabel() == "above random, points"
     assert figure.get_suptitle().split("\n") == [
@@ -206,7 +207,8 @@ def test_the_gamma_sweep_is_relative_to_gamma_one_half_by_ratio() -> None:
 def test_the_published_sweep_stands_beside_its_own_backbone_data_set_and_ratio() -> None:
     table = paper.read("gamma_sweep_resnet18", paper.FOLDER)
     results = fixed_gammas(0.1, 0.5, datasets=("dtd",), ratios=(0.1, 0.25), backbone="resnet18")
-    [(xs, ys)] = published_lines(paper_figures.gamma_sweep(results, table).axes[0])  # none was published at 0.25
+    # No accuracy is published at ratio 0.25.
+    [(xs, ys)] = published_lines(paper_figures.gamma_sweep(results, table).axes[0])
     mine = table[(table["dataset"] == "dtd") & (table["ratio"] == 0.1)].set_index("gamma")["accuracy_pct"]
     assert xs == mine.index.tolist()
     np.testing.assert_allclose(ys, mine - mine[0.5])
@@ -236,7 +238,7 @@ def test_path_sizes_are_read_from_tags_and_joined_with_their_rank_correlations()
     np.testing.assert_allclose(accuracy.y, [-2, 2, 3])
     np.testing.assert_allclose(accuracy.half, [0.5 * 2**0.5] * 3)
     assert rho.x.tolist() == [1, 5, 10]
-    assert rho.y.tolist() == [0.4, 0.5, 0.9]  # the fully fine-tuned reference where there is one
+    assert rho.y.tolist() == [0.4, 0.5, 0.9]  # The reference of the fully fine-tuned proxy is used if there is one.
     np.testing.assert_allclose(rho.half, [0.1] * 3)
     assert [axes.get_ylabel() for axes in figure.axes] == ["above random, points", "Spearman's rho"]
     assert len(paper_figures.path_size(path_sizes()).axes) == 1
@@ -440,7 +442,7 @@ def test_a_figure_is_as_wide_as_a_column_and_nothing_is_cut_off(tmp_path: Path) 
     assert figure.get_figwidth() == 3.3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["samplers.pdf", "samplers.png"]
     with Image.open(tmp_path / "samplers.png") as picture:
-        assert picture.width == 660  # 200 dpi
+        assert picture.width == 660  # The resolution is 200 dpi.
     before = (tmp_path / "samplers.pdf").read_bytes()
     plotting.save(paper_figures.samplers(sampled(datasets=("a_data_set", "dtd10"))), tmp_path, "samplers")
     assert (tmp_path / "samplers.pdf").read_bytes() == before

@@ -105,7 +105,7 @@ def test_the_gamma_table_is_what_a_person_has_read(tmp_path):
 def test_runs_of_uncommitted_code_are_shown_when_asked_for():
     results = collect.read(GOLDEN / "paper_results.csv")
     kept, refused = paper.refuse(results, PAPER, allow_dirty=True)
-    assert len(kept) == len(results) - 1  # the wrong size stays out
+    assert len(kept) == len(results) - 1  # The run with the wrong size is left out.
     assert len(refused) == 1
 
 
@@ -129,7 +129,7 @@ def test_the_main_table_sets_the_mean_over_four_backbones_beside_the_published_n
             runs += everywhere(49 + offset, backbones=[backbone], seed=seed, **RANDOM)
     table = paper_tables.main(frame(*runs), sources())
     ours = row(table, "dlc-flexrand", dataset="dtd", backbone="mean", column="0.1")
-    assert (ours["mean"], ours["n"]) == (52.0, 2)  # seeds: 51.5 and 52.5
+    assert (ours["mean"], ours["n"]) == (52.0, 2)  # The means of the two seeds are 51.5 and 52.5.
     assert ours["std"] == pytest.approx(0.5**0.5)
     assert ours["gain"] == 1.5
     assert ours["published"] == 52.95
@@ -201,7 +201,7 @@ def test_the_weakly_table_averages_blocks_of_three_ratios_over_weakly_pretrained
     runs = [r | {"accuracy": r["accuracy"] + r["ratio"]} for r in runs]
     table = paper_tables.weakly(frame(*runs), sources())
     ours = row(table, "dlc-flexrand", dataset="dtd", column="0.4-0.6")
-    assert ours["mean"] == pytest.approx(102)  # 52 + 100 * the middle ratio
+    assert ours["mean"] == pytest.approx(102)  # The value is 52 + 100 times the middle ratio.
     published = paper.read("slides_weak_pretraining", PAPER).set_index(["method", "dataset", "ratio_min"])
     assert ours["published"] == published.loc[("dlc_flexrand", "dtd", 0.4), "accuracy_pct"]
     with pytest.raises(table_parts.NoRuns):
@@ -217,7 +217,8 @@ def test_the_transfer_table_tells_who_scored():
     assert (theirs["mean"], theirs["published"], theirs["gain"]) == pytest.approx((59.0, 68.03, 1.0))
     assert row(table, "dlc-flexrand", backbone="resnet50", column="sketch")["published"] == 64.48
     assert row(table, "random", backbone="average", column="average")["published"] == 60.38
-    assert row(table, "random", backbone="average", column="average")["n"] == 0  # the two ViTs were not run
+    # The two ViTs were not run, so there is no average.
+    assert row(table, "random", backbone="average", column="average")["n"] == 0
 
 
 def test_path_sizes_are_rows_in_order_of_size_with_their_rank_correlation():
@@ -251,7 +252,8 @@ def test_the_better_end_on_test_is_an_oracle_and_has_the_published_number():
         runs += [run(low, sampler=sampler, gamma=None), run(high, sampler=sampler, gamma=None, ratio=0.5)]
     table = paper_tables.ablation_sampler(frame(*runs), sources())
     oracle = "dlc-topk_flexible, oracle (chosen on test), not a result"
-    assert row(table, oracle, dataset="dtd", column="mean")["mean"] == pytest.approx(55.0)  # 50 and 60
+    # The two values are 50 and 60.
+    assert row(table, oracle, dataset="dtd", column="mean")["mean"] == pytest.approx(55.0)
     assert row(table, "dlc-topk_flexible", dataset="dtd", column="mean")["mean"] == pytest.approx(51.5)
     assert row(table, oracle, dataset="mean")["published"] == 54.26
     assert np.isnan(row(table, "dlc-topk_flexible", dataset="mean")["published"])
@@ -269,7 +271,8 @@ def test_the_published_oracle_stands_beside_a_whole_sweep_of_feasible_gammas():
     runs = [run(50 + 10 * gamma, tag=f"g{gamma:g}", gamma=gamma, **fixed) for gamma in gammas]
     table = paper_tables.ablation_gamma(frame(*runs), sources())
     oracle = row(table, ablation_tables.ORACLE, column="0.9")
-    assert oracle["chosen_gamma"] == "0.55 of 3"  # .45, .5, .55 are feasible at ratio 0.9, although .95 did better
+    # At ratio 0.9 only .45, .5 and .55 are feasible, although .95 has a higher accuracy.
+    assert oracle["chosen_gamma"] == "0.55 of 3"
     sweep = paper.read("gamma_sweep_resnet18", PAPER).query("dataset == 'dtd' and ratio == 0.9 and gamma_is_valid == 1")
     assert oracle["published"] == sweep["accuracy_pct"].max()
 
@@ -286,7 +289,7 @@ def test_selection_time_is_scoring_search_and_sampling_and_decoding_stands_apart
     assert rows.loc["random", "times_dlc"] == 0.0
     published = table.rows[table.rows["section"].str.startswith("mean over")].set_index("method")
     assert published.loc["forgetting-topk", "published_times_dlc"] == pytest.approx(1033 / 29.5)
-    assert np.isnan(published.loc["forgetting-topk", "selection_seconds"])  # the mean's cells were not all run
+    assert np.isnan(published.loc["forgetting-topk", "selection_seconds"])  # Not all cells of the mean were run.
 
 
 def test_v1_rows_are_means_over_nine_ratios_with_v1s_own_recipe():
@@ -307,8 +310,8 @@ def test_a_ranking_needs_blocks_that_every_method_has():
     runs = []
     for seed in range(10):
         runs += [run(52 + seed, seed=seed), run(50 + seed, seed=seed, **RANDOM)]
-        runs += [run(40, seed=seed, **topk)] if seed else []  # nine of ten
-    runs.append(run(99, scorer="el2n", sampler="topk", gamma=None))  # one of ten
+        runs += [run(40, seed=seed, **topk)] if seed else []  # This method was run for nine of ten seeds.
+    runs.append(run(99, scorer="el2n", sampler="topk", gamma=None))  # This method was run for one of ten seeds.
     table = paper_tables.ranking(frame(*runs), sources())
     assert table.sections[0].title == "full: 9 blocks of data set, backbone, ratio and seed"
     assert "el2n-topk" in table.sections[0].note
@@ -324,7 +327,8 @@ def test_a_ranking_leaves_out_backbones_on_which_few_methods_were_run():
     for scorer in ("el2n", "forgetting", "entropy"):
         runs += [run(40 + seed, seed=seed, scorer=scorer, **topk) for seed in range(4)]
     runs += [run(90 - 2 * seed, seed=seed, backbone="vit_base", **RANDOM) for seed in range(4)]
-    runs += [run(70, seed=seed, backbone="vit_base") for seed in range(4)]  # two of five methods
+    # This backbone was run with two of five methods.
+    runs += [run(70, seed=seed, backbone="vit_base") for seed in range(4)]
     section = paper_tables.ranking(frame(*runs), sources()).sections[0]
     assert section.title.startswith("full: 4 blocks")
     assert section.note.endswith("Left out, with less than half of the methods: dtd with vit_base.")
@@ -344,7 +348,7 @@ def test_latex_escapes_what_latex_would_read_and_uses_booktabs():
     text = latex.to_latex(table)
     assert r"\toprule" in text
     assert r"dlc-flexrand & $52.0_{2.8}$ & 2 & [26.6, 77.4] & +1.0 & -- \\" in text
-    assert r"random & 49.0 & 1 & -- & -- & -- \\" in text  # one seed has no spread
+    assert r"random & 49.0 & 1 & -- & -- & -- \\" in text  # A single seed has no spread.
     body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
     assert "±" not in body
     assert not [line for line in body.splitlines() if "_" in line.replace(r"\_", "").replace("_{", "")]

@@ -19,7 +19,7 @@ from prunetune.signals import network
 from prunetune.training.sample_order import Static
 from runs import MICRO, QUICK, SMALL, compose_here, lasting, parsed_here, read_result, read_rows, run_here
 
-# design.md section 10
+# These keys are promised in section 10 of design.md.
 PROMISED = """dataset backbone scoring_backbone scorer sampler finetune ratio seed tag gamma selection_rule precision
 num_classes num_pool num_kept num_test dataset_fingerprint accuracy best_accuracy worst_class_accuracy
 per_class_accuracy classes decode_seconds score_seconds search_seconds sample_seconds finetune_seconds
@@ -55,7 +55,7 @@ def computes_nothing(monkeypatch):
 
 
 def test_the_same_run_elsewhere_is_equal_byte_for_byte_but_for_the_volatile_keys(first, results, tmp_path):
-    torch.manual_seed(1234)  # whatever was drawn before
+    torch.manual_seed(1234)  # The earlier state of the random generator must not matter.
     again = run_here(tmp_path, *SMALL, "ratio=0.3")
     before, after = read_result(first), read_result(again)
     for name in ("subset.csv", "predictions.csv", "history.csv"):
@@ -68,7 +68,7 @@ def test_the_same_run_elsewhere_is_equal_byte_for_byte_but_for_the_volatile_keys
 def test_a_finished_run_returns_at_once(first, results, computes_nothing, monkeypatch):
     monkeypatch.setattr(image_run, "open_task", computes_nothing)
     stamps = {path.name: path.stat().st_mtime_ns for path in first.iterdir()}
-    assert run_here(results, *SMALL, "ratio=0.3", "device=cpu") == first  # where it runs does not matter
+    assert run_here(results, *SMALL, "ratio=0.3", "device=cpu") == first  # A run keeps its identity on another device.
     assert {path.name: path.stat().st_mtime_ns for path in first.iterdir()} == stamps
 
 
@@ -99,7 +99,8 @@ def test_a_run_can_stop_after_each_step_and_go_on_later(results, tmp_path, compu
     pruned = run_here(tmp_path, *run, "until=prune")
     assert sorted(path.name for path in pruned.iterdir()) == ["subset.csv"]
     with monkeypatch.context() as patched:
-        patched.setattr("prunetune.signals.network.masked_networks", None)  # scores are read, not computed
+        # Scores are read from the store and not computed.
+        patched.setattr("prunetune.signals.network.masked_networks", None)
         finished = run_here(tmp_path, *run)
     assert finished == pruned
     assert read_result(finished)["scores_path"] == str(scores.relative_to(tmp_path))
@@ -119,7 +120,7 @@ def test_a_result_holds_every_promised_key(first):
     assert result["peak_memory_bytes"] > 10**7
     assert result["versions"]["torch"] == version("torch")
     assert result["config"]["ratio"] == 0.3
-    assert result["search_seconds"] is None  # nothing was searched
+    assert result["search_seconds"] is None  # No sampler was searched.
     assert all(result[key] >= 0 for key in PROMISED if key.endswith("_seconds") and key != "search_seconds")
     assert result["score_seconds"] > 0
     assert result["finetune_seconds"] > 0
@@ -227,7 +228,7 @@ def test_gamma_auto_is_settled_on_held_out_images_and_recorded(results, tmp_path
     assert [candidate["label"] for candidate in result["search"]["candidates"]] == ["0.5", "0.25", "0.75"]
     best = max(candidate["accuracy"] for candidate in result["search"]["candidates"])
     firsts = [candidate["label"] for candidate in result["search"]["candidates"] if candidate["accuracy"] == best]
-    assert result["gamma"] == float(firsts[0])  # ties go to the gamma nearest .5
+    assert result["gamma"] == float(firsts[0])  # Among equal candidates the gamma nearest to 0.5 is chosen.
     assert all(candidate["standard_error"] is not None for candidate in result["search"]["candidates"])
     fixed = run_here(
         results, *SMALL, "sampler=flexrand", f"sampler.gamma={result['gamma']}", "ratio=0.3", "until=prune", "tag=fixed"
@@ -260,7 +261,7 @@ def test_a_cut_off_is_chosen_on_held_out_images(results, sampler):
     result = read_result(run)
     assert (result["selection_rule"], result["gamma"]) == ("validation", None)
     candidates = {candidate["label"]: candidate["accuracy"] for candidate in result["search"]["candidates"]}
-    assert list(candidates) == ["0", "0.1", "0.2"]  # .3 would leave too little for the budget
+    assert list(candidates) == ["0", "0.1", "0.2"]  # A beta of 0.3 would leave too few images for the budget.
     assert candidates[result["search"]["chosen"]] == max(candidates.values())
     cut = f"sampler.beta={result['search']['chosen']}"
     same = run_here(results, *SMALL, f"sampler={sampler}", cut, "ratio=0.75", "until=prune", "tag=fixed")
@@ -276,7 +277,7 @@ def test_another_network_can_score_and_gets_a_folder_of_its_own(first, results):
     assert "/textures/micro_scored_by_larger/linear_probe/" in str(run)
     assert (result["backbone"], result["scoring_backbone"]) == ("micro", "larger")
     assert result["scores_path"] != read_result(first)["scores_path"]
-    assert run_here(results, *SMALL, "ratio=0.3") == first  # the plain run is still there
+    assert run_here(results, *SMALL, "ratio=0.3") == first  # The run without another scoring network is still there.
 
 
 def test_the_samplers_own_name_stands_for_auto(results):
@@ -408,7 +409,7 @@ def test_a_finished_run_is_refused_when_its_folder_has_other_images_since(tmp_pa
     with pytest.raises(InputError, match="files of the data set were added, removed, moved or changed since"):
         run_here(tmp_path, *overrides)
     shutil.rmtree(photos)
-    assert run_here(tmp_path, *overrides) == folder  # without its data a result is still a result
+    assert run_here(tmp_path, *overrides) == folder  # A result remains valid without its data.
 
 
 def test_a_search_costs_the_same_whoever_made_the_scores_before(tmp_path):
@@ -417,7 +418,8 @@ def test_a_search_costs_the_same_whoever_made_the_scores_before(tmp_path):
     run_here(tmp_path / "after", *SMALL, "scorer=dlc_50", "scorer.levels=20", "until=score")
     after = read_result(run_here(tmp_path / "after", *search))
     assert after["accuracy"] == alone["accuracy"]
-    assert after["search_seconds"] < after["score_seconds"] / 2  # the masked passes are charged once, to the score
+    # The masked passes are charged only once, to the score.
+    assert after["search_seconds"] < after["score_seconds"] / 2
 
 
 def test_a_probe_is_charged_the_forward_passes_of_its_views_and_of_the_test_set(results, monkeypatch):
@@ -444,7 +446,7 @@ def test_a_sampler_that_reads_features_is_charged_for_them_once(tmp_path):
     """Whoever computed them: TypiClust pays for the pass itself, but not beside a score that has paid for it."""
     run_here(tmp_path, *SMALL, "ratio=0.3", "scorer=herding")
     for meta in (tmp_path / "store" / "features").glob("*/meta.json"):
-        meta.write_text(json.dumps({"seconds": 1000}))  # as if it had taken long
+        meta.write_text(json.dumps({"seconds": 1000}))  # The store now says that the computation took 1000 seconds.
     shutil.rmtree(tmp_path / "store" / "scores")
     alone = read_result(run_here(tmp_path, *SMALL, "ratio=0.3", "scorer=none", "sampler=typiclust"))
     beside = read_result(run_here(tmp_path, *SMALL, "ratio=0.3", "scorer=herding", "sampler=typiclust"))

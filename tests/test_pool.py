@@ -95,9 +95,9 @@ def test_the_order_brings_tensors_into_that_of_the_pool(caplog):
     assert "features[pool.order]" in caplog.text
     caplog.clear()
     assert pool.take([2, 0]).order.tolist() == [1, 0]
-    make_pool()  # its images sort themselves
+    make_pool()  # Images are sorted by the pool itself, so there is no message.
     Pool("sorted", pool.labels, pool.sample_ids, pool.splits, pool.classes)
-    assert caplog.text.count("features[pool.order]") == 1  # of `take`
+    assert caplog.text.count("features[pool.order]") == 1  # The only message is that of `take`.
 
 
 def test_an_empty_pool_is_refused():

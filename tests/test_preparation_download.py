@@ -14,7 +14,7 @@ from prunetune.base.errors import InputError
 from prunetune.data.prepare import download
 from prunetune.data.prepare.download import Source, fetch, source
 
-CONTENT = bytes(range(256)) * 40  # 10,240 bytes
+CONTENT = bytes(range(256)) * 40  # The content has 10,240 bytes.
 MD5 = hashlib.md5(CONTENT).hexdigest()
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 BY_HAND = "Download it by hand and pass --archive FILE"
@@ -27,8 +27,8 @@ class Site:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {"/file": CONTENT}
         self.types: dict[str, str] = {}
-        self.cuts: list[int] = []  # The next answers are cut off after so many bytes.
-        self.statuses: list[int] = []  # The status of the next answers, instead of 200 or 206.
+        self.cuts: list[int] = []  # Each of the next answers is cut off after this number of bytes.
+        self.statuses: list[int] = []  # The next answers have these statuses instead of 200 or 206.
         self.knows_ranges = True
         self.requests: list[tuple[str, str | None]] = []
         self.url = ""

@@ -90,7 +90,7 @@ def modification_times(root: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in root.rglob("*")}
 
 
-OFFICIAL = {  # how the layout is made, the archive's top folder, what must be there afterwards
+OFFICIAL = {  # Maps a data set to its maker, the archive's top folder and the files that must exist afterwards.
     "dtd": (make_dtd, "dtd", ["images/banded/banded_0001.jpg", "labels/train1.txt", "labels/val1.txt"]),
     "fgvcaircraft": (
         make_fgvcaircraft,
@@ -164,7 +164,7 @@ def test_cifar10_is_prepared_in_torchvisions_folder(tmp_path: Path, monkeypatch:
     assert (tmp_path / "data" / "cifar10" / "cifar-10-batches-py" / "test_batch").is_file()
     line = error_line(prepare("cifar10", tmp_path, "--root", "new", "--archive", archive, "--no-checksum"))
     assert line.startswith("cifar-10-batches-py/data_batch_1 has md5 ")
-    # in this process torchvision expects the made batches, so the strict check passes
+    # In this process torchvision expects the made batches, so the strict check passes.
     counts = cifar10.prepare(Place(tmp_path / "strict", tmp_path / "downloads", (archive,), verify=False))
     assert counts == Counts(10, 50_000, 0, 10_000)
 
@@ -184,7 +184,7 @@ def test_sketch_is_split_by_class_and_listed(tmp_path: Path, sketches: Path) -> 
     assert [row["path"] for row in rows if row["label"] == "apple" and row["split"] == "test"] == [
         "apple/7.png",
         "apple/8.png",
-    ]  # the last two of the hand-computed order 4 6 9 5 2 1 10 3 7 8
+    ]  # These are the last two of the hand-computed order 4 6 9 5 2 1 10 3 7 8.
     assert pool_size("sketch", root) == (16, 4)
     record = json.loads((root / "preparation.json").read_text())
     assert record["list_sha256"] == hashlib.sha256((root / "splits.csv").read_bytes()).hexdigest()

@@ -21,7 +21,7 @@ from prunetune.data.prepare.splits import (
 )
 
 APPLES = [f"{number}.png" for number in range(1, 11)]
-# the order of `printf 'sketch\napple\n0\napple/N.png' | sha256sum`: 144e..., 16b2..., 409d..., 5849..., 7e17..., ...
+# `printf 'sketch\napple\n0\napple/N.png' | sha256sum` gives this order: 144e, 16b2, 409d, 5849, 7e17 and so on.
 APPLE_ORDER = [4, 6, 9, 5, 2, 1, 10, 3, 7, 8]
 
 
@@ -98,7 +98,7 @@ def test_groups_are_placed_as_computed_by_hand() -> None:
 def test_groups_never_span_splits_in_any_listing_order(seed: int) -> None:
     draws = random.Random(seed)
     files: dict[str, list[str]] = {"A": [], "B": [], "C": []}
-    for number in range(400):  # 201 patients with about two images each, of one or more findings
+    for number in range(400):  # There are 201 patients with about two images each and with one or more findings.
         files[draws.choices("ABC", (1, 2, 5))[0]].append(f"{draws.randint(0, 200):08d}_{number:03d}.png")
     rows = by_group(files, cxrb10.patient, "toy", seed, per_class=20)
     homes = {(cxrb10.patient(row.path.split("/")[1]), row.split) for row in rows}
@@ -114,7 +114,7 @@ def test_groups_never_span_splits_in_any_listing_order(seed: int) -> None:
 def test_a_file_list_is_sorted_and_its_checksum_is_that_of_its_bytes() -> None:
     rows = [Row("b/2.png", "b", "test"), Row("a b/1.png", "a b", "train")]
     assert to_csv(rows) == "path,label,split\na b/1.png,a b,train\nb/2.png,b,test\n"
-    # printf 'path,label,split\na b/1.png,a b,train\nb/2.png,b,test\n' | sha256sum
+    # The command is printf 'path,label,split\na b/1.png,a b,train\nb/2.png,b,test\n' | sha256sum.
     assert list_sha256(rows) == "65e867f8f1515bdd92a4445db0edcf5813ad0616ed064f7c6196b02cf665cba0"
     assert rows[0].target == "test/b/2.png"
 
@@ -145,7 +145,7 @@ def test_single_finding_images_are_as_many_as_published(findings: dict[str, str]
     assert len(findings) == 112_120
     files = cxrb10.single_findings(findings, cxrb10.FINDINGS)
     counts = {label: (len(names), len({cxrb10.patient(name) for name in names})) for label, names in files.items()}
-    assert counts == {  # images, patients of the 2017 labels
+    assert counts == {  # Each value gives the numbers of images and of patients with the 2017 labels.
         "Atelectasis": (4212, 2640),
         "Cardiomegaly": (1094, 799),
         "Consolidation": (1314, 849),

@@ -65,7 +65,8 @@ def losses_of(result: FinetuneResult) -> list[float]:
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
-@pytest.mark.parametrize("size", [5, 8, 21])  # less than a batch, a batch, two and a short one
+# The sizes are less than a batch, one batch, and two batches and a shorter one.
+@pytest.mark.parametrize("size", [5, 8, 21])
 def test_a_probe_is_torchs_linear_layer_under_sgd(size, nesterov):
     recipe = Recipe(**{**vars(RECIPE), "nesterov": nesterov})
     bank, probe = bank_of(4, 60), probe_of(size, seed=1)
@@ -92,9 +93,10 @@ def test_a_batch_of_probes_that_memory_does_not_hold_is_trained_in_parts(monkeyp
     probes = [probe_of(size, seed) for size, seed in ((8, 0), (30, 1), (5, 2))]
     together = train_probes(bank_of(3, 60), probes, NUM_CLASSES, RECIPE, "cpu")
     one = 4 * (RECIPE.batch_size * (WIDTH + NUM_CLASSES) + 3 * NUM_CLASSES * WIDTH)
-    monkeypatch.setitem(probe_module.TOGETHER_BYTES, "cpu", 2 * one)  # two probes at a time
+    monkeypatch.setitem(probe_module.TOGETHER_BYTES, "cpu", 2 * one)  # Two probes fit into memory at a time.
     in_parts = train_probes(bank_of(3, 60), probes, NUM_CLASSES, RECIPE, "cpu")
-    assert [result.trained_together for result in in_parts] == [2, 2, 1]  # the larger two, then the smallest
+    # The two larger probes are trained first, then the smallest one.
+    assert [result.trained_together for result in in_parts] == [2, 2, 1]
     for one, other in zip(together, in_parts, strict=True):
         assert losses_of(one) == pytest.approx(losses_of(other), abs=1e-5)
 
@@ -108,12 +110,13 @@ def three_threads():
 
 
 def test_groups_trained_each_by_a_thread_are_those_trained_in_turn(monkeypatch, three_threads):
-    monkeypatch.setitem(probe_module.TOGETHER_BYTES, "cpu", 1)  # every probe a group
+    monkeypatch.setitem(probe_module.TOGETHER_BYTES, "cpu", 1)  # Every probe is a group of its own.
     probes = [probe_of(size, seed) for seed, size in enumerate((8, 30, 5, 17, 30, 1))]
     state = torch.get_rng_state()
     start = time.perf_counter()
     threaded = train_probes(bank_of(3, 60), probes, NUM_CLASSES, RECIPE, "cpu")
-    assert sum(result.seconds for result in threaded) <= time.perf_counter() - start  # threads are not counted twice
+    # Time in parallel threads is not counted twice.
+    assert sum(result.seconds for result in threaded) <= time.perf_counter() - start
     assert torch.get_num_threads() == 3
     assert torch.equal(torch.get_rng_state(), state)
     torch.set_num_threads(1)
@@ -141,7 +144,8 @@ def test_probes_judged_by_different_test_sets_in_parts_are_those_judged_alone(mo
     test = {"test_features": probes[0].test_features, "test_labels": probes[0].test_labels}
     shared = [replace(probe, **test) for probe in probes]
     mixed = [*shared[:3], other, *shared[3:]]
-    monkeypatch.setitem(probe_module.LOGITS_BYTES, "cpu", 2 * 4 * NUM_CLASSES * 60)  # two heads at a time
+    # The logits of two heads fit into memory at a time.
+    monkeypatch.setitem(probe_module.LOGITS_BYTES, "cpu", 2 * 4 * NUM_CLASSES * 60)
     for probe, result in zip(mixed, train_probes(bank_of(3, 60), mixed, NUM_CLASSES, RECIPE, "cpu"), strict=True):
         [alone] = train_probes(bank_of(3, 60), [probe], NUM_CLASSES, RECIPE, "cpu")
         assert torch.equal(result.predictions, alone.predictions)

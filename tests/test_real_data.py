@@ -12,15 +12,16 @@ from prunetune.data.readers.image_folder import ImageFolder
 from runs import grid_here, read_result, read_rows, run_command, run_here
 
 pytestmark = pytest.mark.data
-# Accuracy of a probe on 4 images per class, mean over the seeds 0-4. Measured over five draws: vit_tiny .61 (.51 with
-# ImageNet's mean and std), mobilenetv2 .65 (.59 with ImageNet's).
+# The accuracy of a probe on 4 images per class is averaged over the seeds 0-4. Over five draws vit_tiny reached .61
+# (.51 with ImageNet's mean and std), and mobilenetv2 reached .65 (.59 with ImageNet's).
 FLOORS = {"vit_tiny": 0.56, "mobilenetv2": 0.62}
 FAST = [
     "finetune.views=0",
     "wandb=disabled",
     "batch_size=4",
-]  # on a CPU small batches stay in the cache: four times faster
-PRECISIONS = {"vit_tiny": "bf16", "mobilenetv2": "fp32"}  # depthwise convolutions are slow in bfloat16 on a CPU
+]  # On a CPU small batches stay in the cache, which is four times faster.
+# On a CPU depthwise convolutions are slow in bfloat16.
+PRECISIONS = {"vit_tiny": "bf16", "mobilenetv2": "fp32"}
 
 
 def backbone(name: str, weights: Path) -> list[str]:
@@ -79,7 +80,7 @@ def test_the_headline_command_learns_real_textures(headline):
     assert (result["dataset"], result["backbone"], result["gamma"]) == ("dtd10", name, 0.25)
     assert (result["num_pool"], result["num_kept"], result["num_test"]) == (200, 20, 200)
     assert result["classes"][0] == "banded"
-    assert result["accuracy"] > 0.4  # two images per class; chance is .1
+    assert result["accuracy"] > 0.4  # There are two images per class, and chance is 0.1.
 
 
 def test_the_networks_see_the_statistics_they_were_trained_with(headline, results):

@@ -118,7 +118,7 @@ def test_a_store_from_before_sizes_were_noted_is_sound(tmp_path):
     (entry / "meta.json").write_text(json.dumps(read_meta(entry)))
     assert is_sound(entry)
     cut(entry / "a.npy")
-    assert not is_sound(entry)  # an array tells its size by itself
+    assert not is_sound(entry)  # An array file states its own size.
     assert not entry.exists()
 
 

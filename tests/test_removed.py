@@ -11,7 +11,7 @@ from prunetune.samplers.flexrand import FlexRand
 from prunetune.scorers.dlc import DLC
 from prunetune.scorers.dlc_finetuned import DLCFinetuned
 
-OLD_DLC = {  # scorer.key() of the version that had these options
+OLD_DLC = {  # These are the values of scorer.key() in the version that had these options.
     "scorer": "DLC",
     "version": 1,
     "schedule": "compound",

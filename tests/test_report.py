@@ -96,7 +96,7 @@ def test_the_csv_reads_back_as_it_was_and_is_the_same_every_time(tmp_path: Path)
     lines = first.decode().splitlines()
     assert lines[0] == ",".join(collect.COLUMNS)
     assert "0.3333333333333333" in lines[1]
-    assert ",1099511627776," in lines[2]  # no 1.099e12 beside an empty field
+    assert ",1099511627776," in lines[2]  # An empty field beside it must not turn the integer into 1.099e12.
 
 
 def test_a_missing_results_csv_names_the_command(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_mean_spread_and_number_are_over_seeds_in_percent() -> None:
     )
     row = cell(table, "dlc-flexrand")
     assert row["mean"] == pytest.approx(52)
-    assert row["std"] == pytest.approx(2)  # ddof 1: sqrt((4 + 4 + 0) / 2)
+    assert row["std"] == pytest.approx(2)  # With ddof 1 the std is sqrt((4 + 4 + 0) / 2).
     assert row["n"] == 3
     assert row["num_test"] == 4
 
@@ -210,7 +210,7 @@ def test_the_difference_is_paired_by_seed() -> None:
     mine = [{"seed": seed, "accuracy": accuracy} for seed, accuracy in ((0, 0.6), (1, 0.8), (5, 0.1))]
     random = [{"seed": seed, "accuracy": accuracy, **RANDOM} for seed, accuracy in ((0, 0.55), (1, 0.73), (2, 0.99))]
     row = cell(tables.summary(frame(*mine, *random)), "dlc-flexrand")
-    assert row["difference"] == pytest.approx(6)  # (5 + 7) / 2; seeds 2 and 5 have no partner
+    assert row["difference"] == pytest.approx(6)  # The mean is (5 + 7) / 2, since seeds 2 and 5 have no partner.
     assert row["difference_std"] == pytest.approx(2**0.5)
     assert (row["n"], row["num_pairs"]) == (3, 2)
 
@@ -360,7 +360,7 @@ def test_equal_scores_go_by_position() -> None:
 
 
 def test_at_most_ten_classes_are_shown_evenly_spread_and_the_caption_says_so() -> None:
-    pool = make_pool(*[1] * 12, 0, *[1] * 7)  # 20 classes, of which one is empty
+    pool = make_pool(*[1] * 12, 0, *[1] * 7)  # There are 20 classes, of which one is empty.
     assert figures.shown_classes(pool) == [0, 2, 4, 6, 8, 10, 13, 15, 17, 19]
     figure = figures.extremes(pool, torch.arange(19, dtype=torch.float64), num=1)
     assert len(shown(figure, 1)) == 10
@@ -369,7 +369,7 @@ def test_at_most_ten_classes_are_shown_evenly_spread_and_the_caption_says_so() -
 
 def test_images_keep_their_aspect_and_large_ones_are_shrunk_first() -> None:
     figure = figures.extremes(make_pool(2, side=400), torch.tensor([0.0, 1.0], dtype=torch.float64), num=1)
-    assert figure.axes[0].images[0].get_array().shape == (159, 160, 3)  # from 400 x 402
+    assert figure.axes[0].images[0].get_array().shape == (159, 160, 3)  # The image had the shape 400 x 402.
     assert figure.axes[0].get_aspect() == 1
 
 
@@ -414,8 +414,8 @@ def test_the_axes_end_where_the_data_end() -> None:
     bottom, top = axes.get_ylim()
     assert 0.08 < left < 0.1
     assert 0.5 < right < 0.52
-    assert 48.5 < bottom < 49.7  # the lowest end of a bar is 52.0 - 2.3
-    assert 81 < top < 82.2  # the whole pool
+    assert 48.5 < bottom < 49.7  # The lowest end of a bar is 52.0 - 2.3.
+    assert 81 < top < 82.2  # The highest value is that of the whole pool.
 
 
 def test_equal_scores_have_one_percentile() -> None:
@@ -439,7 +439,8 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     assert escape(tables.footer(results.assign(device="<cpu>"))) in html
     assert '<p class="verdict">At 10 % with 3 seeds: dlc-flexrand is 5.0 points above random [2.5, 7.5]; ' in html
     assert html.index('class="verdict"') < html.index("<td>71.2")
-    assert html.count("<tr>") == 2 + 5 + 4 + 25  # two tables of accuracy, one of differences, 24 runs; a head each
+    # The rows are those of two accuracy tables, one difference table and 24 runs, each with a head.
+    assert html.count("<tr>") == 2 + 5 + 4 + 25
 
 
 @pytest.fixture

@@ -63,9 +63,9 @@ def test_slices_of_the_whole_are_the_static_order():
 
 
 def test_the_easy_images_are_halved_and_the_kept_ones_of_them_doubled():
-    losses = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 9.0, 8.0, math.nan])  # mean 18.5 / 7 of those that are known
+    losses = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 9.0, 8.0, math.nan])  # The mean of the known losses is 18.5 / 7.
     weights = thinned_weights(losses, 0.5, stream("thin"))
-    assert sorted(weights[:5].tolist()) == [0, 0, 2, 2, 2]  # half of five, rounded down
+    assert sorted(weights[:5].tolist()) == [0, 0, 2, 2, 2]  # Half of five is rounded down to two.
     assert weights[5:].tolist() == [1, 1, 1]
     quarter = thinned_weights(losses, 0.25, stream("thin"))
     assert sorted(quarter[:5].tolist()) == pytest.approx([0, *[4 / 3] * 4])
@@ -79,15 +79,16 @@ def test_nothing_is_left_out_where_no_loss_is_known_or_below_the_mean_or_half_of
 
 
 def test_thinned_passes_are_cut_into_epochs_and_end_in_whole_passes():
-    losses = torch.arange(NUM, dtype=torch.float32)  # eleven below the mean of 11, of which five are left out
+    # Eleven losses are below the mean of 11, and five of these images are left out.
+    losses = torch.arange(NUM, dtype=torch.float32)
     epochs = shown(ThinnedPasses(NUM, 10, 0.5, whole_from=70), 12, losses)
     assert {len(epoch) for epoch in epochs} == {10}
     way = sum(epochs, [])
-    assert sorted(way[:NUM]) == list(range(NUM))  # no loss is known: a whole pass
+    assert sorted(way[:NUM]) == list(range(NUM))  # No loss is known yet, so the first pass is whole.
     for start, end in ((23, 41), (41, 59)):
         assert len(set(way[start:end])) == 18
         assert set(way[start:end]) >= set(range(11, NUM))
-    assert len(set(way[59:70])) == 11  # interrupted
+    assert len(set(way[59:70])) == 11  # This pass is interrupted.
     assert sorted(way[70:93]) == sorted(way[93:116]) == list(range(NUM))
 
 
@@ -103,7 +104,8 @@ def test_the_weights_of_a_pass_are_two_for_easy_images_and_none_in_whole_passes(
 
 def test_a_training_shorter_than_a_pass_is_a_random_part_of_the_pool_shown_once():
     [*epochs] = shown(InfoBatch().sample_order(torch.zeros(100, dtype=torch.int64), 0.1, 9), 9, torch.rand(100))
-    assert len(set(sum(epochs, []))) == 90  # the whole end begins at 79 and does not interrupt a whole pass
+    # The final whole passes would begin at 79, but they do not interrupt a whole pass.
+    assert len(set(sum(epochs, []))) == 90
 
 
 def test_a_walk_stops_at_the_end_of_a_part_and_counts_what_was_drawn():
@@ -178,7 +180,7 @@ def reference(bank: Tensor, sampler: RS2 | InfoBatch, ratio: float, recipe: Reci
                 order = [i for i in torch.randperm(NUM, generator=generator).tolist() if i in weights]
                 queue = [(i, weights[i]) for i in (order if len(order) == NUM else order[: whole_from - total])]
             if isinstance(sampler, RS2):
-                if left == size and len(queue) < size:  # the slice goes on in the next permutation
+                if left == size and len(queue) < size:  # The slice continues in the next permutation.
                     fresh, carried = torch.randperm(NUM, generator=generator).tolist(), [i for i, _ in queue]
                     later = [i for i in fresh if i in carried]
                     queue += [(i, 1.0) for i in [*(i for i in fresh if i not in carried), *later]]
@@ -304,7 +306,7 @@ def test_a_dynamic_run_lists_what_it_has_used_and_how_often(finished, method):
     weights = [int(row["weight"]) for row in rows]
     assert (result["images_per_epoch"], result["num_pool"], result["num_kept"]) == (30, 100, len(rows))
     assert (sum(weights), min(weights)) == (150, 1)
-    assert len(rows) == 100  # 150 images are more than the pool
+    assert len(rows) == 100  # The 150 images shown are more than the pool has.
     assert len(read_rows(run / "history.csv")) == 5
     assert result["accuracy"] == float(read_rows(run / "history.csv")[-1]["test_accuracy"])
     static = finished / "runs/textures/micro/linear_probe/random-random/ratio_0.3/seed_0/default"

@@ -28,13 +28,13 @@ from prunetune.testing import check_sampler, made_signals
 
 RATIOS = [i / 10 for i in range(1, 10)]
 MISSES_BUDGETS = {
-    "flexrand_released",  # each share rounded on its own, as published: off by one
-    "infobatch",  # these two keep the whole pool and choose while training
+    "flexrand_released",  # As published, each share is rounded on its own, so the number may be off by one.
+    "infobatch",  # This sampler and rs2 keep the whole pool and choose images during training.
     "rs2",
 }
 QUICK = {"activeft": {"steps": 2}}  # These settings do not change the contract.
 
-# n, ratio, gamma, B, (n_e, n_h), (b_e, b_h), the released code's (b_e, b_h)
+# The columns are n, ratio, gamma, B, (n_e, n_h), (b_e, b_h), and (b_e, b_h) of the released code.
 FLEXRAND_TABLE = [
     (20, 0.1, 0.25, 2, (5, 15), (1, 1), (1, 1)),
     (20, 0.1, 0.7, 2, (14, 6), (1, 1), (1, 1)),
@@ -77,13 +77,14 @@ def ramp(size: int) -> torch.Tensor:
         ((25, 25, 25), 0.1, "largest_remainder", [3, 3, 2]),
         ((15, 15, 15, 15), 0.1, "half_even", [2, 2, 2, 2]),
         ((15, 15, 15, 15), 0.1, "largest_remainder", [2, 2, 1, 1]),
-        ((45,), 0.7, "half_even", [31]),  # the product is 31.499999999999996
+        ((45,), 0.7, "half_even", [31]),  # The product is 31.499999999999996 in floating point.
         ((45,), 0.7, "largest_remainder", [31]),
         ((100, 3, 2), 0.1, "half_even", [10, 1, 1]),
         ((3, 50, 4, 40, 2), 0.02, "half_even", [1, 1, 1, 1, 1]),
-        ((3, 50, 4, 40, 2), 0.02, "largest_remainder", [1, 1, 1, 1, 1]),  # M grows to C
-        ((100, 3, 2), 0.1, "largest_remainder", [8, 1, 1]),  # M = 10: the largest budget pays for both minima
-        ((60, 60, 3, 2), 0.1, "largest_remainder", [5, 5, 1, 1]),  # M = 12, ties pay in class order
+        # The total budget M grows to the number of classes C.
+        ((3, 50, 4, 40, 2), 0.02, "largest_remainder", [1, 1, 1, 1, 1]),
+        ((100, 3, 2), 0.1, "largest_remainder", [8, 1, 1]),  # M is 10, and the largest budget pays for both minima.
+        ((60, 60, 3, 2), 0.1, "largest_remainder", [5, 5, 1, 1]),  # M is 12, and tied classes pay in their order.
         ((60, 60, 3), 0.1, "largest_remainder", [5, 6, 1]),
         ((9, 6), 1, "half_even", [9, 6]),
         ((9, 6), 1, "largest_remainder", [9, 6]),
@@ -96,12 +97,12 @@ def test_class_budgets_by_hand(sizes, ratio, rounding, expected):
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
-        (400, [40, 80, 120, 160, 200, 240, 280, 320, 360]),  # cxrb10
-        (800, [80, 160, 240, 320, 400, 480, 560, 640, 720]),  # deepweeds
-        (80, [8, 16, 24, 32, 40, 48, 56, 64, 72]),  # dtd
-        (66, [7, 13, 20, 26, 33, 40, 46, 53, 59]),  # fgvcaircraft, 33 classes
-        (67, [7, 13, 20, 27, 34, 40, 47, 54, 60]),  # fgvcaircraft, 67 classes
-        (64, [6, 13, 19, 26, 32, 38, 45, 51, 58]),  # sketch
+        (400, [40, 80, 120, 160, 200, 240, 280, 320, 360]),  # This class size is that of cxrb10.
+        (800, [80, 160, 240, 320, 400, 480, 560, 640, 720]),  # This class size is that of deepweeds.
+        (80, [8, 16, 24, 32, 40, 48, 56, 64, 72]),  # This class size is that of dtd.
+        (66, [7, 13, 20, 26, 33, 40, 46, 53, 59]),  # This is the size of 33 classes of fgvcaircraft.
+        (67, [7, 13, 20, 27, 34, 40, 47, 54, 60]),  # This is the size of 67 classes of fgvcaircraft.
+        (64, [6, 13, 19, 26, 32, 38, 45, 51, 58]),  # This class size is that of sketch.
     ],
 )
 def test_the_five_sets_have_the_published_class_budgets(size, expected):
@@ -183,13 +184,13 @@ def test_an_infeasible_gamma_is_an_error_on_request_and_the_ends_of_the_range_ar
 
 
 def test_what_exceeds_the_second_part_moves_to_the_first():
-    assert shares(3, 3, 0.9, 0.5) == (2, 1)  # easy share 1, of the two others only one is hard
+    assert shares(3, 3, 0.9, 0.5) == (2, 1)  # The easy share is 1, and only one of the two other images is hard.
     assert shares(3, 3, 0.9, 0.51) == (2, 1)
 
 
 def test_at_a_gamma_of_one_half_the_easy_share_is_the_one_that_is_rounded():
-    assert shares(10, 3, 0.3, 0.5) == (2, 1)  # the easy share of 1.5 is rounded to 2, the hard part gets the rest
-    assert shares(10, 3, 0.3, 0.51) == (1, 2)  # above one half it is the hard share that is rounded
+    assert shares(10, 3, 0.3, 0.5) == (2, 1)  # The easy share of 1.5 is rounded to 2, and the hard part gets the rest.
+    assert shares(10, 3, 0.3, 0.51) == (1, 2)  # If gamma is above one half, the hard share is rounded instead.
 
 
 def test_ties_at_the_border_of_the_easy_part_go_to_the_smaller_position():
@@ -223,7 +224,8 @@ def test_the_released_gamma_is_a_float_product_which_moves_the_border_for_thirty
     moved = [split for split in range(1, 20) if round(30 * (0.05 * split)) != round(30 * (split / 20))]
     assert moved == [3, 7, 19]
     generator = stream("draw")
-    for _ in range(60):  # the easy part is kept whole: round(4.500000000000001) = 5 images; 30 * 3 / 20 would give 4
+    # The easy part is kept whole: round(4.500000000000001) is 5 images, while 30 * 3 / 20 would give 4.
+    for _ in range(60):
         kept = FlexRandReleased(twentieths=3).select(ramp(30), one_class(30), 0.9, generator)
         assert kept[:5].tolist() == [0, 1, 2, 3, 4]
 
@@ -373,7 +375,8 @@ def test_a_ratio_may_be_a_number_of_numpy():
     [
         (FlexRand, {"gamma": 0}, r"in \(0, 1\) or \(in a run\) auto"),
         (FlexRand, {"gamma": 1}, r"in \(0, 1\) or \(in a run\) auto"),
-        (FlexRand, {"gamma": "auto"}, r"in \(0, 1\) or \(in a run\) auto"),  # the pipeline settles auto before
+        # The pipeline resolves auto before this point.
+        (FlexRand, {"gamma": "auto"}, r"in \(0, 1\) or \(in a run\) auto"),
         (FlexRand, {"on_infeasible": "clip"}, "clip_share, clip_gamma, error"),
         (FlexRandReleased, {"twentieths": 0}, r"1\.\.19"),
         (FlexRandReleased, {"twentieths": 0.25}, r"1\.\.19"),

@@ -40,8 +40,9 @@ class Judged(TensorSignals):
     ("sizes", "ratio", "expected"),
     [
         ((10, 20, 30), 0.1, [2, 2, 2]),
-        ((10, 20, 50), 0.1, [3, 3, 2]),  # 1 + 2 + 5 = 8: the odd ones go to the lower classes
-        ((2, 20, 50), 0.5, [2, 17, 17]),  # 1 + 10 + 25 = 36: what the first cannot use is handed on
+        ((10, 20, 50), 0.1, [3, 3, 2]),  # The total is 1 + 2 + 5 = 8, and the lower classes get the two extra images.
+        # The total is 1 + 10 + 25 = 36, and the first class passes its unused budget on.
+        ((2, 20, 50), 0.5, [2, 17, 17]),
         ((50, 2, 20), 0.5, [17, 2, 17]),
         ((4, 4, 100), 0.9, [4, 4, 90]),
         ((1, 1, 1), 0.1, [1, 1, 1]),
@@ -54,14 +55,17 @@ def test_equal_budgets_by_hand(sizes, ratio, expected):
 @pytest.mark.parametrize(
     ("sizes", "ratio", "recall", "expected"),
     [
-        ((100, 100), 0.1, [0.9, 0.7], [5, 15]),  # 20 shared out as .1 : .3
-        ((100, 300), 0.1, [0.7, 0.9], [20, 20]),  # density .2 and .0667: 100 * .3 = 300 * .1
+        ((100, 100), 0.1, [0.9, 0.7], [5, 15]),  # The total of 20 is divided in the ratio .1 : .3.
+        ((100, 300), 0.1, [0.7, 0.9], [20, 20]),  # The densities are .2 and .0667, and 100 * .3 = 300 * .1.
         ((100, 100), 0.5, [0.9, 0.1], [10, 90]),
-        ((100, 100), 0.9, [0.9, 0.1], [80, 100]),  # 162 would exceed the second class: the first gets the rest
-        ((50, 50, 100), 0.6, [0.5, 1.0, 0.0], [24, 1, 95]),  # 24, 0, 96 and the minimum, which the largest pays
-        ((50, 50), 0.2, [1.0, 1.0], [10, 10]),  # nothing to go by: by size
+        # The second class cannot hold its budget of 162, so the first class gets the rest.
+        ((100, 100), 0.9, [0.9, 0.1], [80, 100]),
+        # The budgets 24, 0 and 96 change, since the largest class pays for the minimum of one.
+        ((50, 50, 100), 0.6, [0.5, 1.0, 0.0], [24, 1, 95]),
+        ((50, 50), 0.2, [1.0, 1.0], [10, 10]),  # Both recalls are 1, so the budget is divided by class size.
         ((10, 30), 0.5, [1.0, 1.0], [5, 15]),
-        ((10, 10, 20), 0.9, [0.0, 1.0, 1.0], [10, 9, 17]),  # what is left of 36 - 10 goes to 10 : 20 by size
+        # The rest of 36 - 10 is divided in the ratio 10 : 20 by class size.
+        ((10, 10, 20), 0.9, [0.0, 1.0, 1.0], [10, 9, 17]),
     ],
 )
 def test_drop_budgets_by_hand(sizes, ratio, recall, expected):
@@ -138,7 +142,7 @@ def test_samplers_ask_the_signals_for_the_recall():
 
 
 def test_a_class_whose_budget_is_not_proportional_is_split_by_its_own_ratio():
-    labels = labels_of(20, 60)  # 2 + 6 = 8 images; equal: 4 each, ratio .2 and .0667
+    labels = labels_of(20, 60)  # The total is 2 + 6 = 8 images. Equal budgets are 4 each, at ratios .2 and .0667.
     kept = FlexRand(gamma=0.25, budgets="equal").select(ramp(80), labels, 0.1, stream("draw"))
     easy = [int((kept < 5).sum()), int(((kept >= 20) & (kept < 35)).sum())]
     assert easy == [2, 2]
@@ -174,13 +178,15 @@ def test_a_large_pool_is_judged_by_a_part_of_it(monkeypatch):
 
 def test_recall_tells_the_classes_that_are_confused_from_the_one_that_is_not():
     generator, labels = stream("recall"), labels_of(41, 30, 30, 1)
-    centres = torch.tensor([[20.0, 0.0], [0.0, 20.0], [0.0, 20.0], [-20.0, -20.0]])  # the second and third are one
+    # The second and the third centre are equal.
+    centres = torch.tensor([[20.0, 0.0], [0.0, 20.0], [0.0, 20.0], [-20.0, -20.0]])
     features = centres[labels] + torch.randn(len(labels), 2, generator=generator)
     found = held_out_recall(features, labels, 5)
     assert found.dtype == torch.float64
     assert found[0] == 1
     assert 0 < found[1:3].mean() < 0.8
-    assert found[3] == pytest.approx(float(found[:3].mean()))  # one image and no image: never judged
+    # Classes with one or no image are never judged, so they get the mean of the others.
+    assert found[3] == pytest.approx(float(found[:3].mean()))
     assert found[4] == found[3]
     assert torch.equal(found, held_out_recall(features, labels, 5))
 
@@ -190,7 +196,7 @@ def test_a_pool_of_single_images_has_no_recall():
 
 
 def test_the_probes_are_those_that_judge_samplers():
-    assert replace(RECIPE, views=50) == sampler_search.RECIPE  # the stored features are the only view here
+    assert replace(RECIPE, views=50) == sampler_search.RECIPE  # Here the stored features are the only view.
 
 
 def test_signals_tell_the_recall_of_their_features():

@@ -70,9 +70,10 @@ def test_strata_have_equal_widths_and_the_largest_score_is_in_the_last():
 @pytest.mark.parametrize(
     ("sizes", "budget", "expected"),
     [
-        ([5, 0, 2, 9], 8, [3, 0, 2, 3]),  # 8 // 4 = 2 but empty, 8 // 3 = 2, 6 // 2 = 3, the rest
+        # 8 // 4 is 2, but this stratum is empty. Then 8 // 3 is 2, 6 // 2 is 3, and the last one gets the rest.
+        ([5, 0, 2, 9], 8, [3, 0, 2, 3]),
         ([1, 1, 30], 10, [1, 1, 8]),
-        ([4, 4, 4], 8, [2, 3, 3]),  # 8 // 3 = 2, 6 // 2 = 3, 3
+        ([4, 4, 4], 8, [2, 3, 3]),  # The budgets are 8 // 3 = 2, 6 // 2 = 3 and the remaining 3.
         ([3, 3], 6, [3, 3]),
         ([0, 0, 5], 1, [0, 0, 1]),
     ],
@@ -95,20 +96,22 @@ def test_ccs_keeps_a_lonely_stratum_whole_and_never_the_hardest():
     scores = torch.cat([torch.full((30,), 1.0), torch.tensor([2.0]), torch.full((9,), 9.0)]).double()
     for seed in range(20):
         kept = CCS(beta=0.225, num_strata=2).select(scores, one_class(40), 0.1, stream(seed))
-        assert int((kept == 30).sum()) == 1  # the only image of the upper half of [1, 2]
+        assert int((kept == 30).sum()) == 1  # This is the only image in the upper half of the scores in [1, 2].
         assert kept.max() == 30
 
 
 def test_double_end_skips_the_hardest_and_takes_the_next():
     scores = torch.tensor([5, 9, 9, 1, 7, 3, 8, 2, 0, 4], dtype=torch.float64)
     assert DoubleEnd(beta=0.2).select(scores, one_class(10), 0.3, stream()).tolist() == [0, 4, 6]
-    assert DoubleEnd(beta=0.1).select(scores, one_class(10), 0.2, stream()).tolist() == [2, 6]  # of the tie 1 is first
+    # Among tied images image 1 is cut first.
+    assert DoubleEnd(beta=0.1).select(scores, one_class(10), 0.2, stream()).tolist() == [2, 6]
     assert DoubleEnd(beta=0.2).select(scores, one_class(10), 0.9, stream()).tolist() == [0, 2, 3, 4, 5, 6, 7, 8, 9]
 
 
 def test_the_central_window_leaves_as_many_on_both_sides_and_the_odd_one_to_the_easy_side():
     assert Window().select(ramp(10), one_class(10), 0.4, stream()).tolist() == [3, 4, 5, 6]
-    assert Window().select(ramp(9), one_class(9), 0.4, stream()).tolist() == [3, 4, 5, 6]  # two harder, three easier
+    # Two harder images and three easier ones are left out.
+    assert Window().select(ramp(9), one_class(9), 0.4, stream()).tolist() == [3, 4, 5, 6]
     assert Window().select(-ramp(9), one_class(9), 0.4, stream()).tolist() == [2, 3, 4, 5]
 
 
@@ -156,7 +159,7 @@ def test_images_without_weight_come_last_the_smaller_position_first():
 def test_beta_moves_to_easier_images_as_fewer_are_kept():
     generator = stream("made")
     probabilities = torch.rand(400, generator=generator, dtype=torch.float64)
-    scores = 1 - probabilities / 2  # hard images have the higher score
+    scores = 1 - probabilities / 2  # Hard images have the higher score.
     means = []
     for ratio in (0.5, 0.05):
         kept = Beta().select_in_class(scores, 100, ratio, stream("draw"), probabilities)
@@ -185,9 +188,9 @@ def test_d2_raises_a_score_by_its_neighbours_and_lowers_them_after_a_pick():
     indices = torch.tensor([[1], [0], [1], [2]])
     values = [1 + 2 * math.exp(-0.5), 2 + math.exp(-0.5), 1.5 + 2 * math.exp(-1), 0.1 + 1.5 * math.exp(-2)]
     assert values == pytest.approx([2.2131, 2.6065, 2.2358, 0.3030], abs=1e-4)
-    # 1 is picked and takes exp(-gamma .5) 2.6065 off 0: 2.2131 - 1.5810 = .6321; then 2, which takes from 1; then 0
+    # After pick 1, image 0 has 2.2131 - 1.5810 = .6321, as exp(-gamma .5) 2.6065 is subtracted. Then 2 and 0 follow.
     assert pick_by_messages(scores, distances, indices, 4, 1.0).tolist() == [1, 2, 0, 3]
-    # at gamma 0 it takes all: 0 falls below 3
+    # At gamma 0 the whole score of image 1 is subtracted, so image 0 falls below image 3.
     assert pick_by_messages(scores, distances, indices, 4, 0.0).tolist() == [1, 2, 3, 0]
 
 
@@ -222,7 +225,7 @@ def test_d2_without_the_hardest_is_d2_of_the_others():
     expected = D2(neighbours=4).select_in_class(scores[left], 10, 0.3, stream(), features[left])
     assert picks.tolist() == left[expected].tolist()
     everything = D2(beta=0.4, neighbours=4).select_in_class(scores, 30, 1.0, stream(), features)
-    assert sorted(everything.tolist()) == list(range(30))  # the budget goes before the cut
+    assert sorted(everything.tolist()) == list(range(30))  # The budget has priority over the cut.
 
 
 def ridge_slowly(features: np.ndarray, labels: np.ndarray, kept: np.ndarray, ridge: float) -> float:
@@ -248,7 +251,8 @@ def test_the_ridge_regression_is_its_dual_form(ridge, monkeypatch):
 
 def test_bws_takes_the_window_that_teaches_most():
     labels, scores = torch.arange(90) % 3, torch.rand(90, generator=stream("scores"), dtype=torch.float64)
-    features = cloud(90, 6) * (0.3 + 2 * scores.float().unsqueeze(1)) + torch.eye(6)[labels]  # hard is noisy
+    # The features of hard images are noisier.
+    features = cloud(90, 6) * (0.3 + 2 * scores.float().unsqueeze(1)) + torch.eye(6)[labels]
     budgets, starts = {0: 4, 1: 4, 2: 4}, [i / 20 for i in range(21)]
     accuracies = {}
     for start in starts:
@@ -273,7 +277,7 @@ def test_of_windows_that_teach_alike_the_central_one_is_taken():
 def test_first_of_clusters_takes_the_cheapest_of_each_and_then_of_the_largest():
     clusters = torch.tensor([2, 0, 0, 0, 2, 1, 0])
     costs = torch.tensor([3, 5, 1, 1, 2, 9, 7], dtype=torch.float64)
-    # firsts: cluster 0 (four images) 2, cluster 2 (two) 4, cluster 1 (one) 5; seconds: 3 and 0; then 1 and 6
+    # First picks: 2 of cluster 0 (four images), 4 of cluster 2 (two), 5 of cluster 1 (one). Then 3 and 0, then 1 and 6.
     assert first_of_clusters(clusters, costs, 7).tolist() == [2, 4, 5, 3, 0, 1, 6]
     assert first_of_clusters(clusters, costs, 2).tolist() == [2, 4]
 
@@ -308,7 +312,7 @@ def test_atypicality_is_the_mean_distance_to_neighbours_of_the_same_cluster():
 
 def test_typiclust_takes_the_middle_of_each_cluster():
     ring = [(math.cos(a), math.sin(a)) for a in (-0.2, -0.1, 0.0, 0.1, 0.2)]
-    features = points(*ring, *[(-5 * y, 5 * x) for x, y in ring])  # a second one a quarter turn away, and longer
+    features = points(*ring, *[(-5 * y, 5 * x) for x, y in ring])  # The second ring is longer and turned by 90 degrees.
     assert set(TypiClust().select_in_class(ramp(10), 2, 0.2, stream("draw"), features).tolist()) == {2, 7}
 
 
@@ -345,9 +349,9 @@ def test_typiclust_as_released_picks_as_the_slow_reference(count, neighbours):
 def test_easy_and_diverse_takes_the_easiest_of_each_cluster_in_proportion():
     clusters = torch.tensor([0] * 6 + [1] * 3 + [3])
     scores = torch.tensor([5, 4, 3, 3, 8, 9, 2, 1, 0, 7], dtype=torch.float64)
-    # shares of 4: 2.4, 1.2, .4 -> 2, 1, 1
+    # The shares of 4 images are 2.4, 1.2 and .4, which become 2, 1 and 1.
     assert sorted(easiest_of_clusters(scores, clusters, 4).tolist()) == [2, 3, 8, 9]
-    # of 3: 1.8, .9, .3 -> 2, 1, 0, and at least one of each, which the largest pays
+    # The shares of 3 images are 1.8, .9 and .3, which give 2, 1 and 0. The largest cluster pays for the minimum of one.
     assert sorted(easiest_of_clusters(scores, clusters, 3).tolist()) == [2, 8, 9]
 
 
@@ -396,8 +400,8 @@ def test_the_gaps_are_those_to_the_nearest_image_of_another_class(monkeypatch):
 
 def test_the_radius_is_the_largest_at_which_enough_balls_are_pure():
     gaps = torch.tensor([0.5, 0.1, 0.9, 0.3, 0.7], dtype=torch.float64)
-    assert pure_radius(gaps, 0.999) == 0.1  # a ball does not reach the gap
-    assert pure_radius(gaps, 0.8) == 0.3  # one of five may be impure
+    assert pure_radius(gaps, 0.999) == 0.1  # A ball does not include the points at exactly its radius.
+    assert pure_radius(gaps, 0.8) == 0.3  # One ball of five may be impure.
     assert pure_radius(gaps, 0.6) == 0.5
     assert pure_radius(gaps, 0.0) == 0.9
 

@@ -23,7 +23,7 @@ from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import check_scorer, made_pool
 
 SETTINGS = {name: entry.settings for name, entry in catalogue.entries("scorers").items()}
-SHORT = 6  # networks in the default tier
+SHORT = 6  # The default tier of tests uses at most 6 networks of a path.
 LONG = [name for name, settings in SETTINGS.items() if settings.get("levels", 0) > SHORT]
 MICRO = Backbone(model="prunetune_micro", mask_modules="conv2d")
 POOL = Pool("made", torch.tensor([0, 1, 0]), ("a.png", "b.png", "c.png"), ("train",) * 3, ("x", "y"))
@@ -80,7 +80,7 @@ def scorer_of(name: str, folder: Path, **shortened) -> Scorer:
 @pytest.mark.parametrize("network", ["micro", "test_vit"])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_scorer_keeps_the_contract_on_a_convolutional_and_on_a_token_network(name, network, networks, tmp_path):
-    shortened = {"levels": SHORT} if name in LONG else {}  # the same path, its first networks only
+    shortened = {"levels": SHORT} if name in LONG else {}  # The path is the same, but only its first networks are used.
     check_scorer(scorer_of(name, tmp_path, **shortened), networks[network])
 
 
@@ -151,7 +151,7 @@ def test_random_scores_nothing_and_its_own_sampler_draws():
 def test_a_score_that_is_not_finite_stops_the_run():
     class Overflowing(Broken):
         def score(self, pool, signals, generator):
-            return signals.features()[:, 0].square().double()  # of float32
+            return signals.features()[:, 0].square().double()  # The square is computed in float32 and overflows.
 
     features = torch.tensor([[0.0], [1], [1e30]])
     with pytest.raises(InputError, match="1 of 3 scores of broken are not finite"):
@@ -184,7 +184,7 @@ def test_scores_of_another_version_scorer_or_seed_have_another_place(tmp_path):
 
     network = MICRO.load()
     plain, random = DLC(levels=1), DLC(levels=1, masking="random")
-    assert place(plain) == place(plain, seed=1)  # the seed is not used
+    assert place(plain) == place(plain, seed=1)  # This scorer does not use the seed.
     folders = [place(plain), place(Newer(levels=1)), place(DLC(levels=2)), place(random), place(random, seed=1)]
     assert len(set(folders)) == 5
 

@@ -9,7 +9,8 @@ import torch
 
 from prunetune.base.seeding import derive_seed, seeded, stream
 
-DERIVED = 352642063765902291  # the first 63 bits of the SHA-256 of "str:'sample'", "int:0", "float:0.1" joined by 0x1f
+# The first 63 bits of the SHA-256 of "str:'sample'", "int:0", "float:0.1", joined by 0x1f, give this number.
+DERIVED = 352642063765902291
 
 
 def test_a_derived_seed_is_the_same_number_on_every_machine():

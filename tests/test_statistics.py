@@ -11,7 +11,7 @@ from prunetune.report import statistics
 def test_an_estimate_is_mean_spread_and_students_interval():
     found = statistics.estimate([1.0, 2.0, 3.0])
     assert (found.mean, found.std, found.n) == (2.0, 1.0, 3)
-    half = 4.302653 / math.sqrt(3)  # t of two degrees of freedom at 97.5 %
+    half = 4.302653 / math.sqrt(3)  # The factor is the 97.5 % quantile of Student's t with two degrees of freedom.
     assert (found.low, found.high) == pytest.approx((2 - half, 2 + half), abs=1e-5)
 
 
@@ -26,22 +26,23 @@ def test_differences_are_paired_by_the_seeds_that_both_have():
     mine = pd.Series([50.0, 60.0, 99.0], index=[0, 1, 7])
     other = pd.Series([55.0, 49.0, 1.0], index=[1, 0, 2])
     found = statistics.paired_difference(mine, other)
-    assert (found.mean, found.n) == (3.0, 2)  # 50 - 49 and 60 - 55, whatever the order
+    # The differences are 50 - 49 and 60 - 55, whatever the order of the seeds is.
+    assert (found.mean, found.n) == (3.0, 2)
     assert found.std == pytest.approx(math.sqrt(8))
 
 
 def test_mean_ranks_share_ties_and_one_is_best():
     blocks = pd.DataFrame({"a": [3.0, 5.0], "b": [2.0, 5.0], "c": [1.0, 9.0]})
     found = statistics.ranking(blocks)
-    assert found.ranks.to_dict() == {"a": 1.75, "b": 2.25, "c": 2.0}  # 1, 2, 3 and 2.5, 2.5, 1
+    assert found.ranks.to_dict() == {"a": 1.75, "b": 2.25, "c": 2.0}  # The ranks are 1, 2, 3 and 2.5, 2.5, 1.
     assert found.num_blocks == 2
 
 
 def test_friedman_on_four_blocks_in_one_order_is_eight():
     blocks = pd.DataFrame([[3.0, 2.0, 1.0]] * 4, columns=list("abc"))
     found = statistics.ranking(blocks)
-    assert found.statistic == pytest.approx(8.0)  # 12 / (4 * 3 * 4) * (4^2 + 8^2 + 12^2) - 3 * 4 * 4
-    assert found.p_value == pytest.approx(math.exp(-4))  # chi-square with two degrees of freedom
+    assert found.statistic == pytest.approx(8.0)  # The formula is 12 / (4 * 3 * 4) * (4^2 + 8^2 + 12^2) - 3 * 4 * 4.
+    assert found.p_value == pytest.approx(math.exp(-4))  # This is the chi-square tail with two degrees of freedom.
 
 
 @pytest.mark.parametrize("blocks", [{"a": [1.0, 2.0], "b": [2.0, 1.0]}, {"a": [1.0], "b": [2.0], "c": [3.0]}])
@@ -61,7 +62,7 @@ def test_an_incomplete_block_is_refused():
 
 
 def test_nemenyi_at_its_critical_difference_is_five_percent():
-    # Demsar 2006, table 5: q of three methods at 0.05 is 2.343; with 8 blocks the critical difference is 1.1715
+    # In table 5 of Demsar 2006, q of three methods at 0.05 is 2.343, which gives 1.1715 for 8 blocks.
     found = SimpleNamespace(ranks=pd.Series({"a": 1.0, "b": 1.0 + 1.1715, "c": 2.5}), num_blocks=8)
     values = statistics.nemenyi(found)
     assert values.loc["a", "b"] == pytest.approx(0.05, abs=2e-4)
@@ -74,7 +75,7 @@ def test_a_bootstrap_is_paired_and_the_same_every_time():
     mine = other + pd.Series([1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0, 2.0])
     found = statistics.bootstrap_difference(mine, other)
     assert found.mean == 1.5
-    assert 1.0 <= found.low < 1.5 < found.high <= 2.0  # unpaired it would span tens of points
+    assert 1.0 <= found.low < 1.5 < found.high <= 2.0  # An unpaired interval would span tens of points.
     assert found == statistics.bootstrap_difference(mine, other)
 
 

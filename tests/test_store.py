@@ -83,7 +83,7 @@ def test_the_second_writer_takes_the_first_ones_entry(tmp_path):
     store = Store(tmp_path)
 
     def overtaken(folder):
-        store.entry("features", "words", KEY, write_one)  # somebody else finishes in the meantime
+        store.entry("features", "words", KEY, write_one)  # Another process finishes the entry in the meantime.
         (folder / "product.txt").write_text("late")
         return {"seconds": 9.0}
 
@@ -101,7 +101,7 @@ def test_what_dead_processes_left_is_removed_and_what_living_ones_write_is_kept(
     kept = [
         folder / f".partial-{host}-{os.getpid()}-bbbbbbbb",
         folder / f".partial-another-{dead.pid}-cccccccc",
-        folder / f".partial-{host}-2-{dead.pid}-dddddddd",  # of a host called <host>-2
+        folder / f".partial-{host}-2-{dead.pid}-dddddddd",  # This folder belongs to a host named <host>-2.
         folder / f".partial-{host}-words-eeeeeeee",
     ]
     for partial in [left, *kept]:
@@ -243,7 +243,8 @@ def test_a_score_is_charged_for_the_signals_that_an_earlier_scorer_asked_for(tmp
     meta = read_meta(features)
     (features / "meta.json").write_text(json.dumps({**meta, "seconds": 1000.0}))
     assert stored_scores(DLC(levels=1), NetworkSignals(textures(), signals.embedding), 0).seconds >= 1000
-    assert stored_scores(DLC(levels=3), signals, 0).seconds >= 1000  # although these signals hold the features
+    # The time is charged although these signals already hold the features.
+    assert stored_scores(DLC(levels=3), signals, 0).seconds >= 1000
 
 
 def test_scores_from_the_store_keep_the_seconds_that_they_cost(tmp_path):
@@ -276,7 +277,7 @@ def test_eight_processes_score_one_pool_at_once_and_agree(tmp_path):
     outcomes = run_commands(tmp_path, jobs, together=True)
     assert [outcome.returncode for outcome in outcomes] == [0] * 8, [outcome.stderr for outcome in outcomes]
     for kind in ("features", "scores"):
-        [entry] = (results / "store" / kind).iterdir()  # one, whole, and nothing beside it
+        [entry] = (results / "store" / kind).iterdir()  # There is exactly one complete entry and nothing else.
         assert not entry.name.startswith(".")
     assert len(list((results / "runs").rglob("subset.csv"))) == 8
 

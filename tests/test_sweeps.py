@@ -101,8 +101,9 @@ def test_a_sweep_is_many_jobs_by_itself_and_its_methods_are_one_list(name):
     cfg = compose_sweep(name)
     assert cfg.hydra.mode.name == "MULTIRUN"
     content = yaml.safe_load((ROOT / "configs" / "sweep" / f"{name}.yaml").read_text())
-    listed = list(OmegaConf.create(content["hydra"]["sweeper"]["params"]["methods"]))  # as YAML
-    assert all(list(job.methods) == listed for job in jobs(cfg))  # and as Hydra reads it
+    # The methods are listed as YAML reads them.
+    listed = list(OmegaConf.create(content["hydra"]["sweeper"]["params"]["methods"]))
+    assert all(list(job.methods) == listed for job in jobs(cfg))  # The methods are the same as Hydra reads them.
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -231,7 +232,7 @@ def test_nothing_is_done_of_a_sweep_that_has_not_been_started(tmp_path):
 def test_a_killed_run_is_missing_and_a_damaged_result_is_unreadable_and_named(results):
     cells = states_of(results)
     shutil.rmtree(cells[0].out_dir)
-    (cells[1].out_dir / "result.json").unlink()  # killed before it was finished
+    (cells[1].out_dir / "result.json").unlink()  # This run was killed before it was finished.
     damaged = cells[2].out_dir / "result.json"
     damaged.write_text(damaged.read_text()[:100])
     now = states_of(results)
@@ -441,7 +442,7 @@ def test_a_sweep_of_text_runs_is_counted_run_by_run(tmp_path):
     assert cells[3].out_dir == folder
     runs = text_runs("instruction", *TEXT, f"results_dir={tmp_path}")
     finish(cells[0], runs[0])
-    finish(cells[1], runs[0])  # of the other seed
+    finish(cells[1], runs[0])  # This cell has the result of the other seed.
     failures.note(cells[2].out_dir, RuntimeError("no memory"))
     cells[3].out_dir.mkdir(parents=True)
     (cells[3].out_dir / "result.json").write_text("{")

@@ -55,7 +55,8 @@ def test_the_classes_are_unequal_and_sum_to_what_was_asked():
     assert pool.class_counts.tolist() == [160, 80, 100, 60, 130, 70, 110, 50, 140, 100]
     assert test.class_counts.tolist() == [64, 32, 40, 24, 52, 28, 44, 20, 56, 40]
     assert sum(SHARES.values()) == 100
-    assert class_counts(150) == [24 + 2, 12, 15, 9, 19, 10, 16, 7, 21, 15]  # 2 are left by rounding down
+    # Rounding down leaves 2 images, which the first class gets.
+    assert class_counts(150) == [24 + 2, 12, 15, 9, 19, 10, 16, 7, 21, 15]
 
 
 def test_the_pool_has_train_and_val_images_of_every_class_and_the_test_set_neither():
@@ -77,7 +78,7 @@ def test_the_difficulty_is_known_spread_and_aligned_with_the_pool(part):
     assert difficulty.dtype == torch.float64
     assert 0 <= float(difficulty.min()) < 0.05
     assert 0.95 < float(difficulty.max()) < 1
-    for label in range(len(pool.classes)):  # every class has easy and hard images
+    for label in range(len(pool.classes)):  # Every class must have easy and hard images.
         assert float(difficulty[pool.labels == label].std()) > 0.2
 
 
@@ -104,9 +105,10 @@ def test_another_size_shows_the_same_texture():
 
 
 def test_paint_follows_its_draws():
-    draws = np.array([[0.9, 0.0, 0.5, *[0.5] * 6], [0.1, 0.0, 0.5, *[0.5] * 6]])  # light on dark, dark on light
+    # The first image is light on dark, and the second one is dark on light.
+    draws = np.array([[0.9, 0.0, 0.5, *[0.5] * 6], [0.1, 0.0, 0.5, *[0.5] * 6]])
     images = paint(np.array([[[0.0, 1.0]], [[0.0, 1.0]]]), draws)
-    assert images[0, 0].tolist() == [[71, 71, 71], [184, 184, 184]]  # 255 * (0.5 -+ 0.22), rounded
+    assert images[0, 0].tolist() == [[71, 71, 71], [184, 184, 184]]  # The values are 255 * (0.5 -+ 0.22), rounded.
     assert images[1, 0].tolist() == [[184, 184, 184], [71, 71, 71]]
 
 

@@ -89,7 +89,8 @@ def test_the_scores_are_a_histogram(offline: SimpleNamespace) -> None:
     (row,) = [row for row in rows(offline.records) if "scores._type" in row]
     counts = row["scores.values"]
     assert len(counts) == 64
-    assert (counts[0], counts[16], counts[63], sum(counts)) == (1, 2, 1, 4)  # 0, twice 1 = 16 bins of 4/64, and 4
+    # The values are 0, twice 1 (bin 16 of width 4/64) and 4.
+    assert (counts[0], counts[16], counts[63], sum(counts)) == (1, 2, 1, 4)
 
 
 def test_nothing_about_the_machine_is_kept(offline: SimpleNamespace) -> None:
@@ -109,7 +110,7 @@ def test_all_files_lie_in_the_given_folder(offline: SimpleNamespace) -> None:
 
 def test_the_variable_wandb_mode_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setitem(sys.modules, "wandb", None)  # an import would fail, and be reported
+    monkeypatch.setitem(sys.modules, "wandb", None)  # An import would now fail, and the failure would be reported.
     with open_run("online", "prunetune", "name", CONFIG, tmp_path / "wandb") as tracker:
         assert tracker.run is None
         log_everything(tracker)
@@ -170,7 +171,7 @@ def test_an_unknown_mode_is_refused_and_an_unknown_variable_only_warns(monkeypat
 
 def test_without_a_network_a_run_with_a_key_is_kept_offline(monkeypatch, tmp_path: Path, caplog) -> None:
     monkeypatch.setenv("WANDB_API_KEY", FAKE_KEY)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # No server listens at this address.
     monkeypatch.setitem(tracking.SETTINGS, "init_timeout", 1.0)
     with open_run("auto", "prunetune", "name", CONFIG, tmp_path / "wandb") as tracker:
         tracker.log_curves(HISTORY)
@@ -257,7 +258,7 @@ def test_closing_is_bounded_in_time_and_every_setting_is_known_to_the_client() -
 
     assert 0 < tracking.SETTINGS["finish_timeout"] <= 60
     assert set(tracking.SETTINGS) <= set(wandb.Settings.model_fields)
-    wandb.Settings(**tracking.SETTINGS)  # refuses a value of the wrong kind
+    wandb.Settings(**tracking.SETTINGS)  # The constructor rejects a value of the wrong type.
 
 
 def test_a_large_subset_is_cut_to_what_the_client_shows(monkeypatch) -> None:

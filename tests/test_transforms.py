@@ -76,7 +76,7 @@ def test_a_thread_of_pixels_is_not_enlarged_as_a_whole(monkeypatch):
 
 
 def test_the_ends_that_are_cut_from_a_long_image_are_those_that_no_view_shows():
-    image = picture(16, 16 * 10)  # beyond the limit of 8 short sides, and doubled exactly
+    image = picture(16, 16 * 10)  # The image is longer than 8 times its short side, and is enlarged exactly twice.
     usual = transforms.Compose([transforms.Resize(32), transforms.CenterCrop(28)])
     expected = np.asarray(usual(Image.fromarray(image.permute(1, 2, 0).numpy()))).astype(int)
     assert np.abs(evaluation_view(image, 28).permute(1, 2, 0).numpy().astype(int) - expected).max() <= 2
@@ -139,12 +139,13 @@ def test_the_same_view_of_the_same_image_has_the_same_pixels_whatever_was_drawn_
     backwards = [again(i) for i in reversed(range(6))][::-1]
     assert all(torch.equal(a, b) for a, b in zip(forwards, backwards, strict=True))
     assert not any(torch.equal(forwards[i], other(i)) for i in range(6))
-    part = pool.take([4, 1])  # positions change, ids do not
+    part = pool.take([4, 1])  # Positions change in a part of the pool, but ids do not.
     assert torch.equal(training(part.images, 16, part, "view", 2)(1), forwards[4])
 
 
 def test_about_half_of_the_training_views_are_flipped():
-    ramp = torch.arange(0, 256, 4, dtype=torch.uint8).expand(3, 48, 64).contiguous()  # brighter to the right
+    # The image becomes brighter to the right.
+    ramp = torch.arange(0, 256, 4, dtype=torch.uint8).expand(3, 48, 64).contiguous()
     views = [training_view(ramp, 8, stream("flip", i)) for i in range(600)]
     flipped = sum(bool(view[0, :, 0].float().mean() > view[0, :, -1].float().mean()) for view in views)
     assert abs(flipped - 300) < 4 * 150**0.5

@@ -165,7 +165,7 @@ def test_weights_are_asked_for_where_a_sampler_takes_the_first_picks_and_nowhere
     assert weigh(Picks(), TopK(), 0.3, signals, subset).tolist() == pytest.approx([1 / 3, 1, 2])
     for sampler in (RandomSampler(), TopKEasiest(), TopKFlexible(end="hardest"), FlexRand()):
         assert weigh(Picks(), sampler, 0.3, signals, subset) is None
-    assert weigh(Picks(), TopK(), 1, signals, torch.arange(23)) is None  # the whole pool is one row for all methods
+    assert weigh(Picks(), TopK(), 1, signals, torch.arange(23)) is None  # The whole pool is one row for all methods.
     assert weigh(Random(), TopK(), 0.3, signals, subset) is None
 
 

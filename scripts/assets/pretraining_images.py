@@ -12,7 +12,7 @@ from torch import Tensor
 
 NUM_GLYPHS = 80
 NUM_TILINGS = 80
-PIECES = 5  # A curved stroke is drawn as so many straight pieces.
+PIECES = 5  # Each curved stroke is drawn as 5 straight pieces.
 MAX_STROKES = 4
 SIZE = 32
 CHUNK = 500
@@ -233,7 +233,8 @@ def _polygon(sides: int, is_filled: bool) -> Callable[[Tensor, Tensor, torch.Gen
     def draw(x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         radius, angle = _polar(x, y, generator)
         sector = torch.pi / sides
-        radius = radius * ((angle % (2 * sector)) - sector).cos()  # constant along a side
+        # This product is constant along a side of the polygon.
+        radius = radius * ((angle % (2 * sector)) - sector).cos()
         edge = _uniform(0.3, 0.65, len(x), generator)
         if is_filled:
             return _ink(radius, edge, 0.07)

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "results" / "tables" / "baselines_runs.csv"
 TITLES = {"caltech101": "Caltech-101: 2914 images, 101 classes", "dtd10": "DTD, ten classes: 800 images"}
-# (scorer, sampler, tag): label, colour, line
+# Each key is (scorer, sampler, tag), and each value is (label, colour, line style).
 LINES = {
     ("herding", "topk", "default"): ("herding (one forward pass)", "#0072b2", "-"),
     ("dlc", "flexrand", "default"): ("DLC + FlexRand (the paper)", "#d55e00", "-"),

@@ -11,7 +11,7 @@ from pathlib import Path
 OUT = Path(__file__).parents[2] / "docs" / "assets" / "run.svg"
 WIDTH, LEFT, BOX_WIDTH = 460, 10, 300
 STORE_LEFT, STORE_WIDTH = 350, 100
-GAP, LINE = 26, 19  # pixels between boxes, and from one line of text to the next
+GAP, LINE = 26, 19  # The distance in pixels between boxes, and between lines of text.
 INK, FILL, ACCENT, STORE_FILL = "#1f2937", "#eef2ff", "#3730a3", "#fef3c7"
 
 

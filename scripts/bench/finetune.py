@@ -50,7 +50,7 @@ STORE = "decoded once, views by threads"
 DEVICE = "decoded once, views by the device"
 SYNTHETIC = "tensors already there"
 SHORT_SIDES = (None, 96, 64)  # The images of the small data sets have 128 pixels.
-SMALL_NETWORK = 8  # The micro network is measured with so many times more images.
+SMALL_NETWORK = 8  # The micro network is measured with 8 times as many images.
 RATIOS, SEEDS = (0.5, 1.0), (0, 1, 2)
 
 

@@ -98,7 +98,7 @@ def measure_heads(job: dict) -> Row:
     probes = probes_of(task.pool.labels, test, task.test.labels, methods)
     if way == SLOWEST:
         probes = [max(probes, key=lambda probe: len(probe.rows))]
-    # A warm-up, which is not timed.
+    # This run is a warm-up and is not timed.
     train_probes(bank, probes[:1], num_classes, Recipe("linear_probe", epochs=2), device)
     start = time.perf_counter()
     if way == PLAIN:

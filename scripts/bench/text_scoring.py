@@ -42,7 +42,8 @@ from prunetune.instruct.model.weight_masking import TextMaskPath, masked
 from prunetune.instruct.scorers import signals as text_signals
 from prunetune.instruct.scorers.signals import Level, TextSignals
 
-MEDIANS, SPREAD = {"prompt": 70, "response": 100}, 0.8  # tokens, sigma of the logarithm
+# The medians are in tokens. The spread is the sigma of the logarithm.
+MEDIANS, SPREAD = {"prompt": 70, "response": 100}, 0.8
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def bench(llm: Loaded, encoded: Encoded, device: str, dtype: str, max_tokens: in
     model = llm.model
     batches = [collate(encoded, rows, 0) for rows in bucketed(encoded.lengths, max_tokens)]
     tokens = int(encoded.lengths.sum())
-    plain_pass(model, [batches[0], batches[-1]], device)  # warm-up
+    plain_pass(model, [batches[0], batches[-1]], device)  # This pass is a warm-up and is not timed.
     with measured() as peak:
         plain = [plain_pass(model, batches, device)]
     plain_peak = peak()

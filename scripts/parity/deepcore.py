@@ -354,7 +354,7 @@ def deepfool_rows(package: ModuleType) -> Iterator[Row]:
         for ratio in RATIOS:
             call = Call("DeepFool", ratio, 0, 0, BATCH, balance=balance, arguments={"max_iter": ITERATIONS})
             theirs = positions(run_method(package, images, make, call))
-            model.requires_grad_(True)  # DeepFool turns it off.
+            model.requires_grad_(True)  # DeepFool has turned the gradients of the parameters off.
             ours = kept(scores, shown.material, ratio, balance)
             labels = shown.material.labels if balance else torch.zeros_like(shown.material.labels)
             yield compare("deepfool", balance, ratio, theirs, ours, Remarks(IN_MEMORY), Ranking(scores, labels))

@@ -37,7 +37,7 @@ RUN_COLUMNS = (  # The columns of baselines_runs.csv. They are enough to make th
     *("num_test", "score_seconds", "search_seconds", "sample_seconds", "score_peak_memory_bytes", "device", "commit"),
     "dataset_fingerprint",
 )
-# They need a backward pass for every image, so they run last.
+# These methods need a backward pass for every image, so they run last.
 LAST = ("grand", "grand_released", "deepfool", "deepfool_deepcore")
 DATASETS, PROXIES = ["dtd10", "caltech101"], ["linear_probe", "full"]
 
@@ -111,7 +111,7 @@ def run_all(options: argparse.Namespace) -> list[str]:
 def wanted(names: list[str] | None, proxy: str) -> list[str]:
     """Return the methods of one table, from the given names or all. With the full proxy, only those that read it."""
     names = names or methods()
-    # The sort keeps the order of the others.
+    # The sort is stable, so the other methods keep their order.
     names = sorted(names, key=lambda name: LAST.index(name) if name in LAST else -1)
     return [name for name in names if (reads_proxy(name) if proxy == "full" else name not in SKIPPED)]
 

@@ -5,12 +5,12 @@ from importlib.util import find_spec
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub, which reads it once
+os.environ["HF_HUB_OFFLINE"] = "1"  # This must be set before the first import of huggingface_hub, which reads it once.
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 if find_spec("transformers") is None:
-    collect_ignore_glob = ["*"]  # needs the extra: pip install -e '.[instruct]'
+    collect_ignore_glob = ["*"]  # These tests need the extra: pip install -e '.[instruct]'.
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,8 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-STRIPPING = (  # strips every message, puts a system message into the first question, ends responses with a blank
+# This template strips every message, puts a system message into the first question and ends responses with a blank.
+STRIPPING = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set head = '<<SYS>>' + messages[0]['content'] | trim + "
     "'<</SYS>>\n\n' %}{% set rest = messages[1:] %}{% else %}{% set head = '' %}{% set rest = messages %}{% endif %}"
     "{% for m in rest %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
@@ -18,7 +19,7 @@ STRIPPING = (  # strips every message, puts a system message into the first ques
     "{% if m['role'] == 'user' %}[INST] {{ (head if loop.first else '') + m['content'] | trim }} [/INST]"
     "{% else %} {{ m['content'] | trim }} </s>{% endif %}{% endfor %}"
 )
-THINKING = (  # looks into the responses: drops what stands before the last </think>
+THINKING = (  # This template reads the responses and drops the text before the last </think>.
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
     "{% if m['role'] == 'assistant' %}{{ m['content'].split('</think>')[-1].strip() }}{% else %}{{ m['content'] }}"
     "{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -33,7 +33,7 @@ def test_a_new_adapter_changes_no_output_and_trains_nothing_else(architecture, t
     wrapped = adapter.attach(model, SETTINGS, seed=0)
     assert torch.equal(logits(wrapped), before)
     names = set(adapter.trainable(wrapped))
-    assert len(names) == 2 * 2 * 2  # layers, targets, factors
+    assert len(names) == 2 * 2 * 2  # The product is layers times targets times factors.
     assert all(".q_proj.lora_" in name or ".v_proj.lora_" in name for name in names)
     stirred(wrapped)
     assert not torch.allclose(logits(wrapped), before)
@@ -48,7 +48,7 @@ def test_a_new_adapter_changes_no_output_and_trains_nothing_else(architecture, t
 
 def test_its_size_is_rank_times_both_widths():
     wrapped = adapter.attach(tiny.model(width=32), SETTINGS, seed=0)
-    q, v = 4 * (32 + 4 * 8), 4 * (32 + 2 * 8)  # four heads of 8, two for keys and values
+    q, v = 4 * (32 + 4 * 8), 4 * (32 + 2 * 8)  # There are four heads of width 8 and two heads for keys and values.
     assert sum(tensor.numel() for tensor in adapter.trainable(wrapped).values()) == 2 * (q + v)
 
 
@@ -109,7 +109,7 @@ def test_a_stored_adapter_comes_back(tmp_path, architecture, tied):
     assert torch.equal(logits(loaded), logits(wrapped))
     assert not adapter.trainable(loaded)
     assert not loaded.training
-    assert (tmp_path / "a" / "adapter_model.safetensors").is_file()  # peft's own form
+    assert (tmp_path / "a" / "adapter_model.safetensors").is_file()  # The file has the format of peft itself.
 
 
 def test_a_model_without_adapter_is_stored_as_such(tmp_path):

@@ -55,11 +55,11 @@ def test_the_response_tokens_are_the_response_and_its_end(tokenizer, instruction
     path = tmp_path_factory.mktemp("rows") / "rows.json"
     path.write_text(json.dumps([row(instruction, response, input=context), row("Always here.", "Yes.")]))
     encoded = encode(LocalCorpus(path=str(path), max_length=4096), tokenizer)
-    if encoded.report.kept == 1:  # a blank prompt or response
+    if encoded.report.kept == 1:  # The sample is dropped if its prompt or response is blank.
         assert not (instruction + context).strip() or not response.strip()
         return
     found = words(encoded, tokenizer)
-    # A token over the border may bring characters of the prompt, here the line end before the response
+    # A token over the border may bring characters of the prompt, here the line end before the response.
     assert found in (f"{response}</s>", f"\n{response}</s>", f":\n{response}</s>")
     assert found == f"{response}</s>" or tokenizer is MERGING
     assert tokenizer.decode(encoded.ids[0], clean_up_tokenization_spaces=False) == f"<s>{encoded.texts[0]}</s>"
@@ -69,10 +69,11 @@ def test_a_token_over_the_border_is_response_where_reencoding_the_prompt_would_m
     tokenizer = made.tokenizer(merges=("Ċ H",))
     encoded = encode(corpus([row("Greet.", "Hi")]), tokenizer)
     prompt = encoded.texts[0].removesuffix("Hi")
-    reencoded = len(tokenizer(prompt)["input_ids"])  # its last token is the line end, which joins the H below
+    # The last token of the prompt is the line end, which the tokenizer joins with the H of the response.
+    reencoded = len(tokenizer(prompt)["input_ids"])
     first = int(encoded.responses[0].nonzero()[0])
     assert tokenizer.convert_ids_to_tokens(encoded.ids[0][first:].tolist()) == ["ĊH", "i", "</s>"]
-    assert reencoded == first + 1  # would have begun at "i"
+    assert reencoded == first + 1  # A mask by the length of the prompt would have begun at "i".
 
 
 def test_a_response_that_begins_with_a_line_end_shares_its_first_token_with_the_prompt(corpus):
@@ -80,7 +81,7 @@ def test_a_response_that_begins_with_a_line_end_shares_its_first_token_with_the_
     encoded = encode(corpus([row("Greet.", "\nHi")]), tokenizer)
     first = int(encoded.responses[0].nonzero()[0])
     assert tokenizer.convert_ids_to_tokens(int(encoded.ids[0][first])) == "ĊĊ"
-    assert int(encoded.response_lengths[0]) == 4  # the shared one, H, i and EOS
+    assert int(encoded.response_lengths[0]) == 4  # The four tokens are the shared one, H, i and EOS.
 
 
 def test_blanks_inside_a_response_count_although_a_tokenizer_trims_their_offsets(corpus):
@@ -88,14 +89,15 @@ def test_blanks_inside_a_response_count_although_a_tokenizer_trims_their_offsets
     assert words(encoded, BLANKS) == "if a:\n        b\n    c</s>"
     offsets = np.array(BLANKS(encoded.texts[0], return_offsets_mapping=True)["offset_mapping"])
     inside = encoded.responses[0][: len(offsets)].numpy()
-    assert (offsets[inside, 0] == offsets[inside, 1]).sum() == 4  # eight blanks, four (two tokens and one), one
+    assert (offsets[inside, 0] == offsets[inside, 1]).sum() == 4  # The blanks are 8, then 4 in two tokens, and 1.
 
 
 def test_response_tokens_by_hand():
     offsets = np.array([[0, 0], [0, 2], [2, 5], [5, 6], [6, 6], [6, 9]])
     assert response_tokens(offsets, [(4, 6)]).tolist() == [False, False, True, True, False, False]
     assert response_tokens(offsets, [(0, 2), (6, 7)]).tolist() == [False, True, False, False, False, True]
-    assert response_tokens(np.array([[0, 3], [3, 5]]), [(0, 5)]).tolist() == [False, True]  # nothing precedes the first
+    # No token precedes the first one.
+    assert response_tokens(np.array([[0, 3], [3, 5]]), [(0, 5)]).tolist() == [False, True]
     assert response_tokens(np.array([[0, 2], [4, 4], [4, 5]]), [(2, 4)]).tolist() == [False, True, False]
 
 
@@ -105,7 +107,7 @@ def test_types_and_lengths(corpus):
     assert [mask.dtype for mask in encoded.responses] == [torch.bool] * 2
     assert encoded.lengths.dtype == encoded.response_lengths.dtype == torch.int64
     assert encoded.lengths.tolist() == [len(ids) for ids in encoded.ids]
-    assert encoded.response_lengths.tolist() == [2, 3]  # with EOS
+    assert encoded.response_lengths.tolist() == [2, 3]  # The lengths include EOS.
     assert not any(mask[0] for mask in encoded.responses)
     assert (encoded.pool.name, len(encoded.pool), len(encoded)) == ("rows", 2, 2)
     assert encoded.pool.labels.tolist() == [0, 0]
@@ -153,8 +155,8 @@ def test_nothing_left_is_one_line_with_the_counts(corpus):
 def test_every_row_is_counted_once(corpus):
     rows = [
         row("Say yes.", "Yes."),
-        row("Say yes.", "Yes."),  # duplicate
-        row("Say yes.", "Yes.", input="  \n"),  # the same text, as a blank input is none
+        row("Say yes.", "Yes."),  # This row is a duplicate.
+        row("Say yes.", "Yes.", input="  \n"),  # This text is the same, since a blank input counts as none.
         row("Say yes.", "YES."),
         row(" ", "Nobody asked."),
         row("", "", input=""),
@@ -274,10 +276,10 @@ def test_the_response_tokens_of_a_chat_are_every_response_and_its_end(corpus, na
     cut = str if name == "chatml" else str.strip
     answers = [cut(text) for text in (" a\n", "b", "c\nd  ")]
     assert words(encoded, tokenizer) == "".join(answer + end for answer in answers)
-    assert "Thanks" not in encoded.texts[0]  # nobody answers it
+    assert "Thanks" not in encoded.texts[0]  # No response follows this message.
     assert encoded.ids[0].tolist().count(tokenizer.eos_token_id) == (3 if end == "</s>" else 0)
     begins = encoded.ids[0].tolist().count(tokenizer.bos_token_id)
-    assert begins == (1 if name == "stripping" else 0)  # the template writes BOS, or nobody does
+    assert begins == (1 if name == "stripping" else 0)  # Only the template of "stripping" writes BOS.
 
 
 def test_a_template_that_looks_into_a_response_is_followed(corpus):

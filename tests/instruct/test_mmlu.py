@@ -132,7 +132,8 @@ def test_a_model_with_an_adapter_and_a_tokenizer_without_padding_are_left_as_the
     tokenizer = tiny.tokenizer(pad=False)
     state = torch.get_rng_state()
     found = ask(model=model, tokenizer=tokenizer)
-    assert [one.per_task for one in found] == [one.per_task for one in ask()]  # a new adapter changes nothing
+    # A new adapter changes nothing before it is trained.
+    assert [one.per_task for one in found] == [one.per_task for one in ask()]
     assert tokenizer.pad_token is None
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -159,7 +160,7 @@ def test_progress_is_a_line_now_and_then(caplog, monkeypatch):
     monkeypatch.setattr(mmlu, "SECONDS_BETWEEN_LINES", -1)
     with caplog.at_level(logging.INFO):
         ask(EVERYDAY.with_shots(0))
-    assert "answering: 1 of 100 requests" in caplog.text  # 25 questions, four choices
+    assert "answering: 1 of 100 requests" in caplog.text  # There are 25 questions with four choices each.
 
 
 # ---- MMLU itself: the harness's own tasks and groups on made questions in the layout of cais/mmlu
@@ -198,7 +199,7 @@ def test_mmlu_has_its_four_groups(mmlu_data):
         "social_sciences": 12,
         "stem": 19,
         "other": 13,
-    }  # docs/method_notes.md, Instruction data
+    }  # The numbers are in docs/method_notes.md, section Instruction data.
     assert subjects == published
     assert _group_of("mmlu_anatomy") == "stem"
     for group in mmlu.GROUPS:
@@ -260,7 +261,7 @@ def copied(tmp_path, **changes):
 
 
 def test_an_unknown_task_is_one_line_with_a_guess(monkeypatch):
-    original = mmlu._manager  # the index of everything takes a quarter of a minute
+    original = mmlu._manager  # Indexing all tasks of the harness would take a quarter of a minute.
     monkeypatch.setattr(mmlu, "_manager", lambda folder, everything: original(folder, everything=False))
     with pytest.raises(InputError, match="knows no task 'everyday_colors'. Did you mean 'everyday_colours'"):
         ask(EvaluationSettings(("everyday_colors",), (0,), str(TASKS)))
@@ -280,7 +281,7 @@ def test_a_folder_may_name_tasks_of_the_harness_beside_its_own(mmlu_data, tmp_pa
     assert set(evaluation.per_task) == {"mmlu_anatomy", "mmlu_virology"}
     manager = mmlu._manager(tmp_path, everything=False)
     assert mmlu._has_all(manager, ["mine", "mmlu"])
-    assert not mmlu._has_all(manager, ["other"])  # so that all of the harness's tasks are looked up
+    assert not mmlu._has_all(manager, ["other"])  # The answer False makes the caller look up all tasks of the harness.
 
 
 def test_files_that_are_not_there_are_one_line(tmp_path):

@@ -117,7 +117,7 @@ def test_a_half_written_batch_is_no_batch(tmp_path, monkeypatch):
 
 def test_batches_are_dealt_to_processes_and_both_get_all_of_them(tmp_path):
     second, first = Recorder(), Recorder()
-    with pytest.raises(RuntimeError, match="another process has failed"):  # the first has not come by yet
+    with pytest.raises(RuntimeError, match="another process has failed"):  # The first process has not run yet.
         run(tmp_path, second, InSequence(1, 2, "cpu"))
     outcome = run(tmp_path, first, InSequence(0, 2, "cpu"))
     assert torch.equal(outcome.values, expected())

@@ -97,7 +97,7 @@ def update(settings, parameter, gradient, memory, i, step, rate):
 @pytest.mark.parametrize(("architecture", "tied"), tiny.CASES)
 def test_training_equals_a_plain_reference(architecture, tied, optimizer):
     settings, case = changed(**CHANGES[optimizer], micro_batch_tokens=90), (architecture, tied)
-    subset = [0, 2, 3, 5, 6, 7, 8, 9, 11]  # the third batch of an epoch has one sample
+    subset = [0, 2, 3, 5, 6, 7, 8, 9, 11]  # The third batch of an epoch has a single sample.
     model, result = train(settings, subset, case=case)
     expected, losses = reference(settings, subset, case)
     assert [row["train_loss"] for row in result.history] == pytest.approx(losses, abs=1e-4)
@@ -191,7 +191,7 @@ def test_the_base_weights_stay_as_they_are():
 
 def test_gradient_checkpointing_changes_nothing():
     model = tiny.model()
-    with warnings.catch_warnings(action="ignore"):  # the name has changed between versions of transformers
+    with warnings.catch_warnings(action="ignore"):  # The name of this method differs between versions of transformers.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     assert same(train(model=model)[0], train()[0])
 
@@ -262,10 +262,10 @@ def test_processes_share_the_samples_of_a_step(count):
     assert sorted(sum(shares, [])) == rows.tolist()
 
 
-@pytest.mark.slow  # two further processes, which a busy machine may starve
+@pytest.mark.slow  # The test needs two further processes, which may be too slow on a busy machine.
 def test_two_processes_equal_one(tmp_path):
     """By gloo on the CPU; the second process has no sample in the epochs' last batch of one."""
-    context = multiprocessing.get_context("fork")  # a new interpreter would import transformers for half a minute
+    context = multiprocessing.get_context("fork")  # A new interpreter would import transformers for half a minute.
     started = [context.Process(target=_one_of_two, args=(rank, tmp_path), daemon=True) for rank in (0, 1)]
     for process in started:
         process.start()
@@ -284,10 +284,10 @@ def test_two_processes_equal_one(tmp_path):
 
 def _one_of_two(rank, folder):
     ranked = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "RANK": rank, "LOCAL_RANK": rank, "GLOO_SOCKET_IFNAME": "lo"}
-    ranked["OMP_NUM_THREADS"] = 1  # accelerate warns where it is not set
+    ranked["OMP_NUM_THREADS"] = 1  # Accelerate warns if this variable is not set.
     os.environ.update({key: str(value) for key, value in ranked.items()})
     try:
-        # they meet in a file: a port that was free a moment ago may be taken on a busy machine
+        # The processes meet in a file, since on a busy machine a free port may be taken a moment later.
         torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
         accelerate.PartialState._reset_state()
         processes = Processes.current("cpu")
@@ -298,7 +298,8 @@ def _one_of_two(rank, folder):
         processes.wait()
         torch.distributed.destroy_process_group()
     except BaseException:
-        (folder / f"fault-{rank}.txt").write_text(traceback.format_exc())  # pytest does not see what a fork prints
+        # Pytest does not see the output of a forked process.
+        (folder / f"fault-{rank}.txt").write_text(traceback.format_exc())
         raise
 
 

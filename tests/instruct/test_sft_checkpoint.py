@@ -61,7 +61,7 @@ def test_a_stopped_training_goes_on_to_the_same_adapter(tmp_path, settings, last
     stop(tmp_path, last, settings=settings)
     seen = []
     model, resumed = train(tmp_path, settings, observe=stopping_at(None, seen))
-    kept = 2 * ((last - 1) // 2)  # it was stopped before the checkpoint of its last step
+    kept = 2 * ((last - 1) // 2)  # The training was stopped before the checkpoint of its last step.
     assert seen == list(range(kept + 1 if kept else 0, 7))
     assert same(model, whole)
     assert resumed.history == result.history
@@ -95,7 +95,7 @@ def test_a_finished_training_is_not_trained_again(tmp_path):
     again, same_result = train(tmp_path, observe=stopping_at(None, seen))
     assert seen == []
     assert same(model, again)
-    assert same_result == result  # its seconds too
+    assert same_result == result  # The seconds are equal too.
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from prunetune.base.errors import InputError
 from prunetune.instruct.tuning.sft_settings import SftSettings, needed_steps
 
 FOLDER = Path(__file__).parents[2] / "configs" / "sft"
-PUBLISHED = {  # docs/method_notes.md, Instruction data
+PUBLISHED = {  # The values are in docs/method_notes.md, section Instruction data.
     "paper": ("sgd", 7e-6, 0.9, 0.01, 100, 3, 32, "response"),
     "paper_v1": ("sgd", 7e-6, 0.9, 0.01, 100, 1, 32, "response"),
     "released": ("adamw", 5e-4, 0.0, 5e-4, 100, 1, 4, "all"),
@@ -52,7 +52,7 @@ def test_none_trains_nothing():
 
 @pytest.mark.parametrize(("name", "steps"), [("paper", 3 * 32), ("paper_v1", 32), ("released", 250)])
 def test_steps_count_the_last_shorter_batch_of_every_epoch(name, steps):
-    assert needed_steps(preset(name), 1000) == steps  # 1000 / 32 = 31.25
+    assert needed_steps(preset(name), 1000) == steps  # An epoch has 1000 / 32 = 31.25 batches.
 
 
 def test_the_rate_rises_from_zero_and_falls_by_half_a_cosine():

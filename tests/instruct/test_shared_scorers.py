@@ -25,7 +25,8 @@ TEXT = ["corpus=embedded", "llm=tiny", "sft=released", "device=cpu", "wandb=disa
 TEXTS = tiny.encoded()
 IMAGES = Pool("made", torch.zeros(12, dtype=torch.int64), TEXTS.pool.sample_ids, ("train",) * 12, ("only",))
 FORMATS = pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-CORPUS = "f40a86f6e1ee9c35f3b122a7d1e95af9cc4c3579b0ad06ace8c490a9cffb0610"  # the embedded one, in tokens of bytes
+# This is the fingerprint of the embedded corpus in tokens of bytes.
+CORPUS = "f40a86f6e1ee9c35f3b122a7d1e95af9cc4c3579b0ad06ace8c490a9cffb0610"
 
 
 def both(scorer: Scorer, folder: Path) -> list[list[float]]:
@@ -141,7 +142,7 @@ def keys_now(tmp_path_factory):
     def parsed(name: str) -> TextRun:
         return parse_text_run(compose_here(results, *TEXT, f"text_scorer={name}", config="instruct"))
 
-    task = open_task(parsed("random"))  # all scorers share the corpus and the model
+    task = open_task(parsed("random"))  # All scorers share the corpus and the model.
 
     def key_of(name: str) -> tuple[dict, Path]:
         run = parsed(name)
@@ -191,7 +192,7 @@ RECORDED = {
 )
 def test_scores_that_read_a_model_have_the_key_of_before(keys_now, name, scorer, seed, more):
     key = json.loads(json.dumps(keys_now(name)[0]))
-    weights = key["llm"].pop("weights")  # drawn by torch, whose versions may draw others
+    weights = key["llm"].pop("weights")  # Torch draws these weights, and another version may draw others.
     assert len(weights) == 64
     assert key == {
         "text_scorer": scorer,

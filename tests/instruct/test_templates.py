@@ -14,7 +14,8 @@ PAIRED = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request."
 )
-DOLLY = f"{PLAIN}\n\n### Instruction:\nWhat is a stone?\n\n### Response:\n"  # as the hub's rows are
+# The rows of the data set on the hub have this form.
+DOLLY = f"{PLAIN}\n\n### Instruction:\nWhat is a stone?\n\n### Response:\n"
 INDENT = "            "
 
 

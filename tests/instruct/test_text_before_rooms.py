@@ -29,7 +29,7 @@ def results(tmp_path) -> Path:
 
 def test_a_run_from_before_is_finished(results, monkeypatch):
     [old] = results.rglob("result.json")
-    monkeypatch.setattr(text_run, "open_task", None)  # nothing is opened, so nothing is computed
+    monkeypatch.setattr(text_run, "open_task", None)  # Any attempt to open the task would fail, so nothing is computed.
     assert run_text(results) == old.parent
     assert old.read_bytes() == next(BEFORE.rglob("result.json")).read_bytes()
 
@@ -40,7 +40,7 @@ def test_a_changed_run_is_still_refused_in_an_old_folder(results):
 
 
 def test_scores_from_before_are_found_in_the_store(results, monkeypatch):
-    monkeypatch.setattr(TinyLanguageModel, "load", None)  # no network is needed where the scores are there
+    monkeypatch.setattr(TinyLanguageModel, "load", None)  # Stored scores need no network.
     shutil.rmtree(results / "runs")
     pruned = run_text(results, "until=prune")
     old = next(BEFORE.rglob("result.json")).parent

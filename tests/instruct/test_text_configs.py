@@ -118,7 +118,8 @@ def test_another_language_model_that_scores_is_named_in_the_folder():
 def test_a_run_is_told_apart_by_all_but_where_and_how_loudly_it_ran():
     same = text_recorded(cfg_of("device=cpu", "until=score", "wandb=disabled", "results_dir=there"))
     assert same == text_recorded(cfg_of())
-    assert text_recorded(cfg_of("sampler=flexrand")) == text_recorded(cfg_of())  # auto is written out
+    # The value auto is recorded as the sampler that it stands for.
+    assert text_recorded(cfg_of("sampler=flexrand")) == text_recorded(cfg_of())
     assert text_recorded(cfg_of("strata=source")) != text_recorded(cfg_of())
 
 

@@ -102,7 +102,7 @@ def test_another_sampler_shares_the_scores_and_another_evaluation_shares_the_ada
     folder = run_text(results, "evaluation.num_fewshot=[1]", "tag=oneshot")
     assert "accuracy_1shot" in read_result(folder)
     with pytest.raises(AssertionError):
-        run_text(results, "sampler=topk")  # another subset has to be trained on
+        run_text(results, "sampler=topk")  # Another subset needs a new training, which is forbidden here.
 
 
 def test_until_stops_after_each_step_and_the_next_command_goes_on(tmp_path, monkeypatch):
@@ -143,7 +143,7 @@ def killing(function, after: int):
 def test_a_run_that_is_killed_in_every_step_ends_as_one_that_is_not(finished, tmp_path, monkeypatch):
     small_batches = ["max_tokens=2000"]
     for module, name, after in (
-        (passes, "_write", 4),  # in the second network's pass
+        (passes, "_write", 4),  # This kill happens in the pass of the second network.
         (sft_checkpoint, "save", 2),
         (mmlu, "_ask", 1),
     ):
@@ -156,7 +156,7 @@ def test_a_run_that_is_killed_in_every_step_ends_as_one_that_is_not(finished, tm
         patched.setattr(passes, "_write", recomputed)
         patched.setattr(sft_checkpoint, "save", forbidden)
         folder = run_text(tmp_path, *small_batches)
-    assert recomputed.call_count == 0  # scores and adapter were whole before the last kill
+    assert recomputed.call_count == 0  # The scores and the adapter were complete before the last kill.
     alone = run_text(tmp_path / "alone", *small_batches)
     assert lasting(read_result(folder)) == lasting(read_result(alone))
     assert (folder / "history.csv").read_bytes() == (alone / "history.csv").read_bytes()
@@ -199,7 +199,8 @@ def test_what_is_held_out_is_neither_scored_nor_kept_and_its_loss_falls(tmp_path
     assert result["held_out_loss"] < result["held_out_loss_before"]
     assert result["held_out_perplexity"] == pytest.approx(torch.tensor(result["held_out_loss"]).exp().item(), rel=1e-6)
     other = compose_here(tmp_path, *SMALL, "held_out=0.25", "seed=5", config="instruct")
-    assert {sample for sample in open_task(parse_text_run(other)).pool.sample_ids} == scored  # the same for every seed
+    # The pool is the same for every seed.
+    assert {sample for sample in open_task(parse_text_run(other)).pool.sample_ids} == scored
 
 
 def test_strata_keep_their_share(tmp_path):
@@ -269,7 +270,7 @@ def test_of_several_processes_the_first_one_writes_and_the_others_stop_after_fin
     second = replace(task, processes=Processes(1, 2, "cpu"))
     made = mock.Mock(return_value={"seconds": 1.0})
     second.entry("adapters", "name", {"a": 1}, made)
-    assert made.call_count == 1  # it takes part in the training
+    assert made.call_count == 1  # The second process takes part in the training.
     assert not list(tmp_path.glob("store/adapters/*"))
     assert waits.call_count == 2
     assert not folder.exists()
@@ -330,7 +331,7 @@ def test_tasks_are_checked_before_anything_is_computed(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="Did you mean 'everyday'"):
         run_text(tmp_path, wrong, "sampler=flexrand", "sampler.gamma=auto", "until=prune")
     with pytest.raises(AssertionError):
-        run_text(tmp_path, wrong, "until=prune")  # which asks nothing
+        run_text(tmp_path, wrong, "until=prune")  # This step asks no questions.
 
 
 def test_wrong_columns_are_said_in_one_line(tmp_path):

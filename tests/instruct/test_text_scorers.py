@@ -106,7 +106,7 @@ def test_dlc_released_is_the_mean_over_0_20_20_with_the_head(tmp_path, architect
     levels = [reference_losses(reference_mask(model, share, with_head=True)) for share in (0, 0.2, 0.2)]
     torch.testing.assert_close(scores, torch.stack(levels).mean(dim=0), **CLOSE)
     assert signals.products["losses"].shape == (3, 12)
-    assert list(signals.charges) == ["level0", "level1"]  # the same network is not asked twice
+    assert list(signals.charges) == ["level0", "level1"]  # The signals of the same network are not computed twice.
 
 
 def test_only_response_positions_reach_the_output_head(tmp_path):
@@ -125,7 +125,7 @@ def test_a_model_without_a_head_of_its_own_gives_the_same_losses(tmp_path, monke
 
 def test_a_head_whose_weight_alone_is_used_gives_the_same_losses(tmp_path, monkeypatch):
     model = tiny.model()
-    monkeypatch.setattr(model, "get_output_embeddings", lambda: nn.Linear(32, 259))  # never called
+    monkeypatch.setattr(model, "get_output_embeddings", lambda: nn.Linear(32, 259))  # This head is never called.
     torch.testing.assert_close(signals_of(tmp_path, model).response_losses(), reference_losses(model), **CLOSE)
 
 
@@ -137,7 +137,8 @@ def test_lc_dropout_is_one_minus_the_mean_inverse_perplexity(tmp_path, architect
     for rate in (0.1, 0.5, 0.9):
         thinned = copy.deepcopy(model)
         for name, module in thinned.named_modules():
-            if isinstance(module, nn.Linear) and name != "lm_head":  # units that are hidden are columns that are zero
+            # Dropping a unit has the same effect as setting its column of weights to zero.
+            if isinstance(module, nn.Linear) and name != "lm_head":
                 draws = torch.rand(module.in_features, generator=stream("dropout", seed, name))
                 module.weight.data *= (draws >= rate) / (1 - rate)
         inverse.append((-reference_losses(thinned)).exp())
@@ -255,7 +256,7 @@ def test_pooling_sees_real_tokens_only(tmp_path):
 
 def test_round_robin_by_hand():
     similarities = torch.tensor([[0.9, 0.9], [0.8, 0.1], [0.1, 0.2], [0.8, 0.3]])
-    assert round_robin(similarities).tolist() == [0, 3, 1, 2]  # 0 is gone when the second task chooses
+    assert round_robin(similarities).tolist() == [0, 3, 1, 2]  # Sample 0 is already taken when the second task chooses.
     assert round_robin(similarities[:, :1]).tolist() == [0, 1, 3, 2]
 
 
@@ -289,7 +290,7 @@ def test_s2l_draws_equally_from_its_clusters_and_takes_small_ones_whole(tmp_path
     assert kinds[8:] == [0, 0, 0, 0]
     assert not torch.equal(scores, compute_scores(S2L(clusters=3), signals, 1))
     assert key_of(S2L(), signals)["trajectory"] == {"checkpoints": 4}
-    assert signals.charges["trajectory"] == 60  # also where it was recorded before
+    assert signals.charges["trajectory"] == 60  # The cost is also charged if the trajectory was recorded before.
     assert compute_scores(S2L(clusters=100), signals, 0).unique().numel() == 12
 
 

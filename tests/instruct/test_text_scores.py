@@ -97,7 +97,8 @@ def test_every_thing_that_matters_is_in_the_key(tmp_path):
         ]
     ]
     assert len(set(folders)) == len(folders)
-    assert stored(DLC(), signals_of(tmp_path), seed=7).folder == folders[0]  # no seed in it
+    # The key contains no seed, so the folder is the same.
+    assert stored(DLC(), signals_of(tmp_path), seed=7).folder == folders[0]
     assert (
         stored(Longest(), signals_of(tmp_path, dtype="bf16")).folder == stored(Longest(), signals_of(tmp_path)).folder
     )
@@ -128,12 +129,12 @@ def test_killed_anywhere_and_run_again_nothing_is_lost(tmp_path, scorer, tied):
         with pytest.raises(KeyboardInterrupt):
             stored(scorer, signals_of(folder, model))
         killer.hook.remove()
-        assert len(passes_of(Store(folder))) == at  # every batch before it is on disk
+        assert len(passes_of(Store(folder))) == at  # Every batch before the kill is stored on disk.
         assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
         resumed = Killer(model)
         scores = stored(scorer, signals_of(folder, model))
         resumed.hook.remove()
-        assert resumed.calls == counter.calls - at  # and not computed again
+        assert resumed.calls == counter.calls - at  # Stored batches are not computed again.
         assert torch.equal(scores.values, whole)
         assert passes_of(Store(folder)) == []
 
@@ -174,7 +175,7 @@ def test_another_batch_size_or_device_takes_up_no_foreign_batches(tmp_path):
     killer.hook.remove()
     other = Killer(model)
     stored(DLC(), signals_of(tmp_path, model, max_tokens=5000))
-    assert other.calls == 3  # one batch for each level
+    assert other.calls == 3  # There is one batch for each level.
 
 
 def test_the_model_is_loaded_once_for_all_levels_and_not_at_all_for_stored_scores(tmp_path):
@@ -204,7 +205,8 @@ def test_two_processes_give_the_scores_of_one(tmp_path):
     alone = stored(DLC(), signals_of(tmp_path / "alone", model))
     folder = tmp_path / "two"
     second, first = (signals_of(folder, model, processes=InSequence(rank, 2, "cpu")) for rank in (1, 0))
-    for process in (second, first, second):  # each does its share, and the next share only when the other's is there
+    # Each process computes its share, and continues only when the share of the other is stored.
+    for process in (second, first, second):
         with pytest.raises(RuntimeError, match="another process has failed"):
             stored(DLC(), process)
     scores = stored(DLC(), first)

@@ -37,7 +37,8 @@ def reference_masked(weight: torch.Tensor, count: int) -> torch.Tensor:
     [
         (1000, COMPOUND, [0, 200, 360]),
         (1000, TextMaskPath("released"), [0, 200, 200]),
-        (7, TextMaskPath(levels=5), [0, 1, 2, 3, 4]),  # docs/method_notes.md, Instruction data
+        # The counts are in docs/method_notes.md, section Instruction data.
+        (7, TextMaskPath(levels=5), [0, 1, 2, 3, 4]),
         (40, TextMaskPath(levels=5, step=0.25), [0, 10, 18, 24, 28]),
         (1000, TextMaskPath("released", levels=1), [0]),
     ],
@@ -78,7 +79,8 @@ def test_in_bfloat16_with_thousands_of_ties_the_counts_are_exact():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         weight = (torch.randn(300, 400) * 0.02).bfloat16()
-    assert len(weight.abs().unique()) < weight.numel() / 50  # a threshold would cut far off
+    # Many weights are equal, so a threshold would mask a very different number of them.
+    assert len(weight.abs().unique()) < weight.numel() / 50
     for count in COMPOUND.counts(weight.numel()):
         mask = smallest(weight, count)
         assert int(mask.sum()) == count
@@ -124,7 +126,7 @@ def test_the_released_path_masks_the_head_and_repeats_its_second_network(archite
             states.append(bits(model))
             if level:
                 assert int((head == 0).sum()) == round(0.2 * head.numel())
-            assert torch.equal(embedding, original) == (not tied or level == 0)  # one tensor is masked as one
+            assert torch.equal(embedding, original) == (not tied or level == 0)  # A tied tensor is masked only once.
     assert states[1] == states[2] != states[0]
 
 
@@ -132,7 +134,7 @@ def test_the_released_path_masks_the_head_and_repeats_its_second_network(archite
 def test_weights_are_back_bit_by_bit_after_an_error(path):
     model = tiny.model("gemma2", tied=True)
     layer = next(iter(linear_weights(model).values()))
-    layer.view(-1)[:4] = torch.tensor([-0.0, 0.0, -0.0, 1e-40])  # signed zeros and a subnormal number
+    layer.view(-1)[:4] = torch.tensor([-0.0, 0.0, -0.0, 1e-40])  # These values are signed zeros and a subnormal number.
     before = bits(model)
     during = None
 

@@ -23,7 +23,7 @@ CLASSES = {
     "gemma2": (transformers.Gemma2Config, transformers.Gemma2ForCausalLM),
 }
 EXTRA = {
-    "mistral": {"sliding_window": 24},  # shorter than the samples, so that it matters
+    "mistral": {"sliding_window": 24},  # The window is shorter than the samples, so that it has an effect.
     "gemma2": {"sliding_window": 24, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 8},
 }
 

@@ -88,7 +88,7 @@ class OneNode:
         )
         (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/gpu[0-7]\n")
         for number in range(8):
-            (self.folder / f"gpu{number}").symlink_to("/dev/null")  # it wants devices
+            (self.folder / f"gpu{number}").symlink_to("/dev/null")  # Slurm requires device files.
         (self.folder / "munge.key").write_bytes(os.urandom(128))
         (self.folder / "munge.key").chmod(0o600)
         self._start_munge()
@@ -127,7 +127,7 @@ class OneNode:
         return [pid for pid in _pids() if _is_task(pid, number)]
 
     def _start_munge(self) -> None:
-        # --force: it would rather have a system user of its own
+        # Without --force, munge insists on a system user of its own.
         words = [f"--{name}={self.folder}/munge.{name.split('-')[0]}" for name in ("key-file", "socket", "pid-file")]
         self._spawn("munged", "--foreground", "--force", *words, f"--log-file={self.folder}/munged.log")
         wait_for((self.folder / "munge.socket").exists, 20, self._what_went_wrong)
@@ -136,7 +136,7 @@ class OneNode:
         output = (self.folder / f"{words[0]}.out").open("wb")
         with output:
             daemon = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "TERM", *words],  # no daemon outlives a killed pytest
+                ["setpriv", "--pdeathsig", "TERM", *words],  # This ends the daemon if pytest is killed.
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
@@ -148,7 +148,7 @@ class OneNode:
     def _is_idle(self) -> bool:
         try:
             return self.command("sinfo", "--noheader", "--format=%T").split() == ["idle"]
-        except RuntimeError:  # the controller does not answer yet
+        except RuntimeError:  # The controller does not answer yet.
             return False
 
     def _what_went_wrong(self) -> str:

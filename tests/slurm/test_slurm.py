@@ -16,9 +16,9 @@ from prunetune.runs.status import STATES
 from runs import MICRO, QUICK, ROOT, SMALL, TEXTURES, lasting, read_result, run_here
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
-PATIENCE = 240  # seconds; a task alone imports torch for half a minute on a busy machine
-WHOLE = ["finetune=full", "finetune.epochs=25"]  # runs one after another, each of some seconds
-ONES = ["dataset.num_pool=600", "ratios=[0.1]"]  # a pool that takes some seconds to score
+PATIENCE = 240  # The unit is seconds. On a busy machine importing torch alone takes half a minute.
+WHOLE = ["finetune=full", "finetune.epochs=25"]  # These runs train one after another, and each takes some seconds.
+ONES = ["dataset.num_pool=600", "ratios=[0.1]"]  # Scoring this pool takes some seconds.
 
 
 BY_FILE = (str(ROOT / "run.py"), "--config-name", "grid")
@@ -100,7 +100,8 @@ def test_a_grid_runs_to_its_end_and_gives_what_the_same_runs_give_here(cluster, 
     )
     assert len(finished(results)) == 4
     tasks = [path.name for path in (results / "grids" / ".submitit").glob("[0-9]*_*")]
-    assert sorted(name.split("_")[1] for name in tasks) == ["0", "1"]  # one array of two jobs of two runs each
+    # The four runs are one array of two jobs with two runs each.
+    assert sorted(name.split("_")[1] for name in tasks) == ["0", "1"]
     assert not leftovers(results)
     for method in ("random", "dlc_g0.25"):
         alone = run_here(tmp_path / "alone", *runs, f"method={method}", "ratio=0.3")
@@ -127,7 +128,8 @@ def test_what_was_cancelled_in_the_queue_or_killed_while_running_is_finished_by_
         wait_until(cluster, results, lambda: finished(results, "random-random"))
         kill(cluster, tuning)
         wait_until(cluster, results, lambda: not cluster.jobs())
-        launcher.send_signal(signal.SIGINT)  # without accounting it would wait for jobs that never come back
+        # Without Slurm's accounting the launcher would wait for jobs that never return.
+        launcher.send_signal(signal.SIGINT)
         assert launcher.wait(60) != 0
     assert "interrupted; give the same command again" in said(results)
     before = made_at(results)
@@ -141,7 +143,7 @@ def test_what_was_cancelled_in_the_queue_or_killed_while_running_is_finished_by_
     assert counted(results, capsys, *grid) == {"done": 9}
     assert not leftovers(results)
     after = made_at(results)
-    assert {path: after[path] for path in before} == before  # nothing is lost or done twice
+    assert {path: after[path] for path in before} == before  # Nothing is lost, and nothing is computed twice.
     last = max((results / "grids" / ".submitit").glob("[0-9]*_0"), key=lambda path: int(path.name.split("_")[0]))
     assert f"3 runs, {len(done)} finished before" in task_log(results, last.name)
 
@@ -160,13 +162,14 @@ def kill(cluster: OneNode, job: str) -> None:
 
 def test_a_job_that_is_warned_of_its_time_limit_or_preempted_comes_back_by_itself(cluster, tmp_path):
     results = tmp_path / "results"
-    # long enough that a job cannot end in the seconds between Slurm's warning and its kill
+    # The training is so long that a job cannot end in the seconds between Slurm's warning and its kill.
     grid = [*SMALL, *WHOLE, "finetune.epochs=120", "methods=[random],[dlc_topk]", "ratios=[0.3]", "seeds=[0,1,2]"]
     with submitted(cluster, results, *grid, "hydra.launcher.timeout_min=9") as launcher:
         wait_until(cluster, results, lambda: len(cluster.jobs()) == 2)
         warned, preempted = sorted(cluster.jobs())
         wait_until(cluster, results, lambda: finished(results, "random-random"))
-        # the signal that Slurm sends signal_delay_s before a time limit; of so short a one submitit counts it as that
+        # Slurm sends this signal signal_delay_s before a time limit. With such a short limit submitit takes the signal
+        # for a warning of the time limit.
         cluster.command("scancel", "--signal=USR2", warned)
         wait_until(cluster, results, lambda: cluster.jobs()[warned] == "PENDING")
         wait_until(cluster, results, lambda: list(results.glob("store/scores/textures-dlc-*")))

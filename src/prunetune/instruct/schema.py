@@ -16,7 +16,7 @@ class SftConfig:
     """How to fine-tune a language model on the pruned corpus (docs/method_notes.md, Instruction data)."""
 
     name: str = MISSING
-    epochs: int = MISSING  # 0: do not fine-tune
+    epochs: int = MISSING  # With 0 the model is not fine-tuned.
     batch_size: int = MISSING  # Samples per optimiser step.
     micro_batch_tokens: int = MISSING  # Tokens per forward pass, with padding.
     optimizer: str = MISSING  # sgd | adamw
@@ -25,13 +25,13 @@ class SftConfig:
     weight_decay: float = MISSING
     warmup_steps: int = MISSING
     schedule: str = MISSING  # cosine
-    clip_norm: float = MISSING  # 0: do not clip gradients
+    clip_norm: float = MISSING  # With 0 gradients are not clipped.
     loss_on: str = MISSING  # response | all
     lora_r: int = MISSING
     lora_alpha: float = MISSING
     lora_dropout: float = MISSING
     lora_targets: list[str] = MISSING
-    checkpoint_every: int = MISSING  # Optimiser steps between two checkpoints.
+    checkpoint_every: int = MISSING  # Number of optimiser steps between two checkpoints.
 
 
 @dataclass
@@ -41,8 +41,8 @@ class EvaluationConfig:
     tasks: list[str] = MISSING
     num_fewshot: list[int] = MISSING  # The accuracy of the run is that of the first number.
     tasks_folder: str | None = MISSING  # A folder with further tasks in the format of the harness.
-    batch_size: Any = MISSING  # auto: the harness finds the largest one that fits.
-    limit: int | None = MISSING  # Questions per task, for trials only.
+    batch_size: Any = MISSING  # With auto the harness finds the largest size that fits into memory.
+    limit: int | None = MISSING  # The number of questions per task is limited only in trials.
 
 
 @dataclass

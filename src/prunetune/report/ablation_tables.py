@@ -235,7 +235,7 @@ def _ways(found: Cells, block: pd.DataFrame, place: Cell, theirs: pd.DataFrame) 
     valid = theirs.loc[theirs["gamma_is_valid"] == 1] if len(theirs) else theirs
     fullest = max((len(found.percent[cell]) for cell in feasible.values()), default=0)
     judged = {gamma: cell for gamma, cell in feasible.items() if len(found.percent[cell]) == fullest}
-    judged = judged if len(by_gamma) > 1 else {}  # A best value needs at least two.
+    judged = judged if len(by_gamma) > 1 else {}  # A best gamma can be named only if there are at least two gammas.
     whole = set(valid["gamma"].round(2)) <= {round(gamma, 2) for gamma in judged}
     best = max(judged, key=lambda gamma: found.percent[judged[gamma]].mean(), default=None)
     oracle = place.of("no gamma was swept") if best is None else judged[best]

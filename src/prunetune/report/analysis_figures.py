@@ -60,7 +60,7 @@ def loss_curves(by_masking: pd.DataFrame | None, by_epoch: pd.DataFrame | None) 
                 continue
             for group in GROUPS:
                 mine = frame[(frame["dataset"] == dataset) & (frame["group"] == group)].sort_values(column)
-                every = max(1, len(mine) // 8)  # Some markers, so that curves differ without colour.
+                every = max(1, len(mine) // 8)  # A few markers make the curves differ even without colour.
                 style = looks[group].style()
                 style.pop("elinewidth")
                 place.plot(mine[column], mine["loss"], label=group, markevery=every, **style)

@@ -30,7 +30,7 @@ INTEGERS = (
 )
 IMAGE_RUN, TEXT_RUN = "image", "text"
 MMLU_GROUPS = ("humanities", "social_sciences", "stem", "other")
-FEWSHOT = "_5shot"  # Ends the names of the columns for five examples.
+FEWSHOT = "_5shot"  # The names of the columns for five worked examples end with this suffix.
 MMLU_COLUMNS = tuple(f"mmlu_{group}" for group in MMLU_GROUPS)
 TEXT_COLUMNS = (
     *("kind", "num_read", "num_fewshot", *MMLU_COLUMNS),

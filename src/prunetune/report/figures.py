@@ -14,10 +14,10 @@ from prunetune.data.pool import Pool
 from prunetune.report.tables import SETTING, WHOLE_POOL
 
 MOST_CLASSES = 10
-MARGIN = 0.03  # of the range of the data, beyond the outermost marker
-SINGLE_ROOM = 0.05  # beyond a single value, as a fraction of it, at least this much
-PIXELS = 160  # longer side of a shown image: larger ones only cost memory
-STYLES = (  # told apart in grey print too
+MARGIN = 0.03  # The axis extends beyond the outermost marker by this fraction of the range of the data.
+SINGLE_ROOM = 0.05  # If there is a single value, the axis extends by this fraction of max(1, value).
+PIXELS = 160  # The longer side of a shown image has at most 160 pixels, since larger images only cost memory.
+STYLES = (  # The markers and lines differ too, so that the curves can be told apart in grey print.
     *(("#000000", "o", "-"), ("#d55e00", "s", "--"), ("#0072b2", "^", "-."), ("#009e73", "D", ":")),
     *(("#cc79a7", "v", "--"), ("#e69f00", "P", "-."), ("#56b4e9", "X", ":")),
 )

@@ -24,7 +24,8 @@ PUBLISHED_RATIO = 0.5
 # The number of questions in MMLU's test split. A run with fewer is a trial and is not compared with published numbers.
 ALL_QUESTIONS = 14_042
 OVERALL = "overall"
-ANSWERS = {**dict(zip(MMLU_GROUPS, MMLU_COLUMNS, strict=True)), OVERALL: "accuracy"}  # column of the table: of the rows
+# Maps a column of the table to the column of the rows.
+ANSWERS = {**dict(zip(MMLU_GROUPS, MMLU_COLUMNS, strict=True)), OVERALL: "accuracy"}
 GAMMAS = (0.25, 0.75)
 DLC = tuple(f"dlc-flexrand (gamma {gamma:g})" for gamma in GAMMAS)
 PUBLISHED = {  # Maps one of our rows to the published row that it may be compared with.

@@ -7,8 +7,8 @@ import pandas as pd
 from prunetune.report.layout import Grid, Section, Table
 
 READING = "Index: std, or an interval's lower end, the exponent being its upper end; exponent n: fewer seeds."
-MANY = 7  # A grid with more columns is set in a smaller size.
-WIDEST = 45  # A row name with more characters is split over lines.
+MANY = 7  # A grid with more than 7 columns is set in a smaller font size.
+WIDEST = 45  # A row name with more than 45 characters is split over several lines.
 PACKAGES = r"\usepackage{booktabs,longtable}"
 SPREAD = re.compile(r"^(?P<mean>-?[\d.]+) ± (?P<std>[\d.]+)(?: \(n=(?P<n>\d+)\))?(?P<rest>.*)$")
 GAIN = re.compile(r"^(?P<mean>[+-]?[\d.]+) \[(?P<low>-?[\d.]+), (?P<high>-?[\d.]+)\](?: \(n=(?P<n>\d+)\))?$")
@@ -56,7 +56,7 @@ def _longtable(grid: Grid, caption: str, label: str) -> str:
     short = escape(caption.split(". ")[0])
     text = frame.to_latex(
         index=False,
-        escape=False,  # Escaped here already, so that mathematics is kept.
+        escape=False,  # The text is already escaped here, and mathematics must be kept.
         longtable=True,
         column_format=side + "r" * (len(heads) - 1),
         caption=(escape(caption), short),

@@ -10,7 +10,7 @@ from prunetune.report.rounding import bracketed
 from prunetune.report.tables import MISSING, accuracy_text, markdown_rows, signed
 
 NOTHING = "-"
-REFERENCES = ("random", "base model")  # Rows that begin so are not compared with random.
+REFERENCES = ("random", "base model")  # Rows whose names begin with these words are not compared with random.
 LABELS = ("section", "dataset", "backbone", "finetune", "method", "column")
 NUMBERS = (
     *("mean", "std", "n", "low", "high", "gain", "gain_low", "gain_high", "num_pairs"),
@@ -39,7 +39,7 @@ class Section:
     title: str
     note: str
     grids: tuple[Grid, ...]
-    rows: tuple[Row, ...]  # The keys are LABELS, NUMBERS and further ones. Not rounded.
+    rows: tuple[Row, ...]  # The keys are LABELS, NUMBERS and further ones. The numbers are not rounded.
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ ABLATED = "resnet18"  # The backbone of the published ablations.
 RECIPES = ("full", "full_released")  # The published recipe, and that of the released code.
 V1_RECIPES = ("full_v1",)
 SIZES = {"num_classes": "classes", "num_pool": "pool", "num_test": "test"}
-TEXT_SIZES = {"num_read": "pool"}  # Counted before duplicates and empty samples are dropped.
+TEXT_SIZES = {"num_read": "pool"}  # Samples are counted before duplicates and empty samples are dropped.
 OURS = "dlc_flexrand"
 V1_OURS = "lc_v1_easy_diverse"
 # Maps our scorer and sampler to the published row that they may be compared with. The published Herding, Least

@@ -30,7 +30,7 @@ PROXIES = ("", "_probe", "_released", "_released_probe")  # Of several versions 
 SAMPLERS = {"topk": "hard", "topk_easiest": "easy", "topk_flexible": "flexible", "flexrand": "FlexRand"}
 PUBLISHED_SAMPLERS = {"topk": "topk_hard", "topk_easiest": "topk_easy", "topk_flexible": "topk_flexible"}
 MASKINGS = {"dlc": "L1", "dlc_random": "random", "dlc_unmasked": "unmasked"}
-MOST_RATIOS = 5  # The gamma sweep has at most so many curves.
+MOST_RATIOS = 5  # The figure of the gamma sweep has at most 5 curves.
 ABOVE_RANDOM = "accuracy above random, points"
 
 
@@ -457,7 +457,8 @@ def _rho(ranks: pd.DataFrame, runs: Runs, panel: Panel, scorer: str, tag: str) -
     """Return the within-class rank correlation with optimisation, with std over classes; for five sets their mean."""
     mine = ranks[(ranks["backbone"] == runs.backbone) & (ranks["first"] == scorer) & (ranks["tag"] == tag)]
     mine = mine[mine["dataset"].isin(panel.datasets) & mine["second"].str.startswith("lc_optimisation")]
-    mine = mine.sort_values("second").drop_duplicates("dataset")  # Prefer the fully fine-tuned one.
+    # The reference of the fully fine-tuned proxy is preferred.
+    mine = mine.sort_values("second").drop_duplicates("dataset")
     if set(mine["dataset"]) != set(panel.datasets):
         return statistics.estimate([])
     std = float(mine["class_std"].iloc[0]) if len(mine) == 1 else np.nan

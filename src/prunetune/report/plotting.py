@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from prunetune.report.statistics import Estimate
 
-WIDTH = 3.3  # Inches, the width of one column of the paper.
+WIDTH = 3.3  # The width in inches of one column of the paper.
 STYLE = {
     **{"font.size": 7, "axes.titlesize": 7.5, "axes.labelsize": 7, "figure.titlesize": 7.5, "legend.fontsize": 6.5},
     **{"xtick.labelsize": 6.5, "ytick.labelsize": 6.5, "axes.linewidth": 0.6, "hatch.linewidth": 0.5},
@@ -28,10 +28,10 @@ LOOKS = (  # Colour, marker and line style. The first look is for the main metho
 )
 FILLS = (("#333333", ""), ("#ffffff", "////"), ("#bbbbbb", ""), ("#ffffff", "...."))  # Face colour and hatch of bars.
 PUBLISHED = {"color": "#999999", "linewidth": 0.8, "linestyle": (0, (1, 1)), "marker": ".", "markersize": 2.5}
-TITLE_LETTERS = 56  # Characters that fit into one line of a title.
+TITLE_LETTERS = 56  # At most 56 characters fit into one line of a title.
 PAGE_DPI = 100  # Resolution of figures wider than a column.
-MOST_UPRIGHT = 4  # With more bars their names are rotated.
-MOST_LISTED = 5  # With more ratios a title gives their range only.
+MOST_UPRIGHT = 4  # If there are more than 4 bars, their names are rotated.
+MOST_LISTED = 5  # If there are more than 5 ratios, the title gives only their range.
 LINE = 0.13  # Height in inches of one line of a title or legend.
 
 

@@ -3,7 +3,7 @@
 
 def one_decimal(value: float) -> str:
     """Return a number with one decimal, without a minus before zero."""
-    return f"{round(value, 1) + 0.0:.1f}"  # + 0.0 turns -0.0 into 0.0
+    return f"{round(value, 1) + 0.0:.1f}"  # Adding 0.0 turns -0.0 into 0.0.
 
 
 def bracketed(low: float, high: float) -> str:

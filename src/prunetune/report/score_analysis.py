@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prunetune.base.errors import InputError
 
-ROWS = 1024  # Number of rows of a kernel matrix in memory at a time.
+ROWS = 1024  # At most 1024 rows of a kernel matrix are in memory at a time.
 
 
 @dataclass(frozen=True)

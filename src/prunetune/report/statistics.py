@@ -19,7 +19,7 @@ class Estimate:
     """A mean of n values with its spread. A number that needs more values is NaN."""
 
     mean: float
-    std: float  # ddof 1
+    std: float  # The standard deviation is computed with ddof 1.
     n: int
     low: float  # Lower end of the interval.
     high: float

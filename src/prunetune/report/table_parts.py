@@ -92,7 +92,7 @@ def rows_beside(block: pd.DataFrame, published: Sequence[str]) -> list[str]:
     mine = set(block["method"])
     beside = {published_row(method) for method in mine}
     lacking = {row for row in published if row not in beside}
-    first = {row: pair for pair, row in reversed(paper.ROWS.items())}  # the first pair of each published row
+    first = {row: pair for pair, row in reversed(paper.ROWS.items())}  # Each published row is mapped to its first pair.
     named = {"random" if row == "random" else "-".join(first[row]) for row in lacking}
     return cells.ordered(mine | named)
 

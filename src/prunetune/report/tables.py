@@ -29,10 +29,10 @@ class Block:
     """The table of one setting as text. It has rows of cells, and the first row has the headings."""
 
     title: str
-    verdict: list[str]  # sentences, none without a method to compare
+    verdict: list[str]  # These are sentences. The list is empty if there is no method to compare.
     caption: str
     accuracy: list[list[str]]
-    whole_pool: list[str]  # lines
+    whole_pool: list[str]  # Each entry is a line of text.
     difference: list[list[str]]  # Empty if there is no random, or no method to compare with it.
 
 
@@ -220,7 +220,7 @@ def _cells(block: pd.DataFrame) -> Iterator[tuple[float, str]]:
 
 def _statistics(cells: pd.DataFrame, method: str) -> dict[str, float | int]:
     mine = cells[cells["method"] == method]
-    by_seed = mine.groupby("seed")["percent"].mean()  # a whole pool may have been run under several methods
+    by_seed = mine.groupby("seed")["percent"].mean()  # A run on the whole pool may exist for several methods.
     baseline = _random_by_seed(cells, mine)
     gains = (by_seed - baseline).dropna()
     interval = statistics.paired_difference(by_seed, baseline)

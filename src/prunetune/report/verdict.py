@@ -6,11 +6,11 @@ import pandas as pd
 
 from prunetune.report.rounding import bracketed, one_decimal
 
-USUAL_RATIO = 0.1  # most papers on pruning compare here
-FURTHEST = 2  # a ratio within this factor of the usual one stands for it
-FEWEST_PAIRS = 2  # one seed has no spread, so it has no interval
-MOST_NAMED = 3  # more names with their intervals make a sentence that nobody reads
-MOST_LISTED = 6  # names without an interval
+USUAL_RATIO = 0.1  # Most papers on data pruning compare methods at this ratio.
+FURTHEST = 2  # Another ratio can replace the usual one if the two differ by at most this factor.
+FEWEST_PAIRS = 2  # A single seed has no spread, so an interval needs at least two pairs.
+MOST_NAMED = 3  # A sentence with more names and their intervals would be too long to read.
+MOST_LISTED = 6  # At most 6 names without intervals are listed.
 RANDOM = "random"
 
 
@@ -60,7 +60,7 @@ def _at(ratio: float, compared: pd.DataFrame) -> str:
     single, lonely = compared[compared["num_pairs"] == 1], compared[compared["num_pairs"] == 0]
     parts = [
         *_apart(above, "above"),
-        *_apart(below[::-1], "below"),  # the method that loses most comes first
+        *_apart(below[::-1], "below"),  # The method that loses most comes first.
         *_listed(level, "is not told apart from random", "are not told apart from random"),
         *_listed(single, "has one seed, which tells nothing", "have one seed each, which tells nothing"),
         *_listed(lonely, "has no seed that random has", "have no seed that random has"),
@@ -97,6 +97,6 @@ def _listed(rows: pd.DataFrame, one: str, several: str) -> list[str]:
 
 def _joined(names: list[str], most: int) -> str:
     """Return `a, b and c`; beyond `most` names the rest is counted."""
-    if len(names) > most + 1:  # to count a single name is no shorter than to name it
+    if len(names) > most + 1:  # One remaining name is written out, since a count of one would not be shorter.
         names = [*names[:most], f"{len(names) - most} others"]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

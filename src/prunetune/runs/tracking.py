@@ -25,7 +25,7 @@ MODES = ("auto", "online", "offline", "disabled")
 OTHER_NAMES = {"dryrun": "offline", "run": "online", "shared": "online"}
 SUBSET_COLUMNS = ("position", "sample_id", "label", "weight")
 MOST_ROWS = 10_000  # Longer tables are cut here, since W&B shows no more rows. subset.csv has all of them.
-SETTINGS = {  # Print nothing, and send nothing about the machine, the code or the environment.
+SETTINGS = {  # W&B must print nothing and send nothing about the machine, the code or the environment.
     "silent": True,
     "console": "off",
     "host": "",

@@ -157,8 +157,8 @@ def response_tokens(offsets: np.ndarray, spans: Sequence[Span]) -> np.ndarray:
         [L] bool.
     """
     starts, ends = offsets[:, 0].copy(), offsets[:, 1]
-    # Byte-level tokenizers may leave blanks out of the offsets. A token of blanks only then has no characters. It is
-    # given those between it and the token before it.
+    # Byte-level tokenizers may leave blanks out of the offsets. A token that has only blanks then has no characters.
+    # Such a token is given the characters between itself and the token before it.
     before = np.concatenate([[0], np.maximum.accumulate(ends)[:-1]])
     blank = starts == ends
     starts[blank] = np.minimum(starts, before)[blank]

@@ -23,7 +23,7 @@ from prunetune.networks.checkpoint import weights_hash
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 HASHED = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"}  # The files that define model and tokenizer.
 UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
-TINY_CONTEXT = 2048  # tokens
+TINY_CONTEXT = 2048  # The context length in tokens.
 UNREACHABLE = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError", "ConnectTimeout")
 CHAT = (  # The chat template of the tiny model. Its form does not matter, since the model is untrained.
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}"

@@ -64,7 +64,7 @@ def shared_entry(
     """
     place = store.place(kind, prefix, key)
     if processes.is_main:
-        is_sound(place)  # It removes a damaged entry before the other processes look.
+        is_sound(place)  # This call removes a damaged entry before the other processes look.
     processes.wait()
     is_there = place.is_dir()
     processes.wait()  # All processes must have looked before the first one writes.

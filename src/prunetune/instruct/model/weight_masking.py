@@ -36,7 +36,8 @@ class TextMaskPath:
     def __post_init__(self) -> None:
         if self.schedule not in ("compound", "released"):
             raise InputError(f"text_scorer.schedule must be compound or released, got {self.schedule!r}")
-        MaskPath("compound", self.levels, self.step)  # It raises an InputError if levels or step are not valid.
+        # The constructor raises an InputError if levels or step are not valid.
+        MaskPath("compound", self.levels, self.step)
 
     def counts(self, total: int) -> list[int]:
         """Return the T masked counts out of a layer's `total` weights."""

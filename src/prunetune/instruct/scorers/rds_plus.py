@@ -75,7 +75,7 @@ def round_robin(similarities: Tensor) -> Tensor:
     Args:
         similarities: [N, K].
     """
-    preferred = (-similarities).argsort(dim=0, stable=True).T.tolist()  # K orders of N
+    preferred = (-similarities).argsort(dim=0, stable=True).T.tolist()  # There are K orders of N samples.
     taken, order, at = [False] * len(similarities), [], [0] * len(preferred)
     while len(order) < len(similarities):
         for task, own in enumerate(preferred):

@@ -255,7 +255,7 @@ class TextSignals:
         start = time.perf_counter()
         losses, seconds = self.trajectory()
         self.charges["trajectory"] = seconds
-        # The part that an earlier process recorded.
+        # An earlier process may have recorded the losses. The difference is the time that it spent.
         self.found_seconds += max(0.0, seconds - (time.perf_counter() - start))
         return losses.double()
 

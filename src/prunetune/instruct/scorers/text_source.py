@@ -25,7 +25,7 @@ class TextSource(ScoreSource):
     def key(self, scorer: Scorer, seed: int | None) -> dict[str, Any]:
         own = scorer.key()
         if isinstance(scorer, FromFile):
-            # Keys of text have always had the suffix. Without it the keys would change, and stored scores be lost.
+            # Text keys have always had the suffix. Without it the keys would change, and stored scores would be lost.
             own["suffix"] = scorer.suffix
         key = {"text_scorer": own, "seed": seed, "corpus": self.signals.encoded.fingerprint}
         for part in scorer.reads:

@@ -84,7 +84,7 @@ class FineTuningTrajectory:
 
     def __call__(self) -> tuple[Tensor, float]:
         """Return mean response losses [E, N] float64 in nats, in pool order, and the seconds that they took."""
-        self.steps()  # It raises an InputError if the training is too short, before anything is read.
+        self.steps()  # This call raises an InputError if the training is too short, before anything is read.
 
         def make(folder: Path) -> dict[str, Any]:
             losses, seconds = self._recorded()
