@@ -83,7 +83,7 @@ def make_split_folders(root: Path, classes: Sequence[str] = CLASSES, per_split: 
 
 
 def make_image_folder(root: Path, sizes: Mapping[str, int]) -> Path:
-    """Write `<class>/<file>.jpg` with so many images of each class."""
+    """Write `<class>/<file>.jpg` with the given number of images for each class."""
     for class_name, count in sizes.items():
         for number in range(count):
             make_image(root / class_name / f"image_{number:04d}.jpg", class_name)

@@ -92,7 +92,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, weights, value):
 
 
 class Evil:
-    """Unpickled, it creates a file."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, marker):
         self.marker = str(marker)

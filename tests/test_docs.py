@@ -181,7 +181,7 @@ def test_every_cited_page_and_heading_exists():
 
 
 class Requests(HTMLParser):
-    """Collects what a browser would fetch for a page by itself."""
+    """Collects the addresses that a browser would load for a page without being asked."""
 
     def __init__(self):
         super().__init__()
@@ -197,7 +197,7 @@ class Requests(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The built pages; strict, so that a broken link or an unknown name fails."""
+    """The built pages. The build is strict, so that a broken link or an unknown name fails."""
     pytest.importorskip("material", reason="needs the extra docs: make docs runs this test")
     pytest.importorskip("mkdocstrings", reason="needs the extra docs: make docs runs this test")
     out = tmp_path_factory.mktemp("site")

@@ -114,7 +114,7 @@ def test_a_fresh_network_is_drawn_for_every_repeat(tmp_path, network):
 
 
 def test_online_logits_are_those_before_the_update(tmp_path, network):
-    """In one batch nothing is trained yet, so the rate makes no difference: the second epoch shows the first step."""
+    """An epoch has one batch here. Its logits precede its step, so only the second epoch shows the learning rate."""
 
     def online(rate: float, epoch: int) -> torch.Tensor:
         training = replace(SHORT.training, epochs=2, learning_rate=rate)

@@ -64,7 +64,7 @@ def pool_of(labels: torch.Tensor, num_classes: int) -> Pool:
 
 
 def scores_of(scorer, logits: torch.Tensor, labels: torch.Tensor, repeats: int = 3) -> list[float]:
-    """Score recorded logits [E, N, C]; every repeat is the same."""
+    """Score recorded logits [E, N, C]. All repeats have the same logits."""
     pool = pool_of(labels, logits.shape[2])
     proxies = [RecordedProxy(list(logits))] * repeats
     return compute_scores(scorer, TensorSignals(torch.zeros(len(labels), 1), pool=pool, proxies=proxies), 0)
@@ -146,7 +146,8 @@ def test_snapshots_read_the_last_epoch_and_kept_features_before_recorded_logits(
     signals = TensorSignals(features, pool=pool_of(labels, 4), proxies=[online])
     seen = compute_scores(Entropy(), signals, 0)
     assert torch.allclose(seen, scores_of(Entropy(), (features @ weight.T + bias).unsqueeze(0), labels))
-    assert torch.allclose(compute_scores(AUM(), signals, 0), scores_of(AUM(), logits, labels))  # the record's own
+    # AUM reads the recorded logits.
+    assert torch.allclose(compute_scores(AUM(), signals, 0), scores_of(AUM(), logits, labels))
 
 
 @pytest.mark.parametrize("scorer", UNCERTAINTIES)

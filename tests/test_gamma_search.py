@@ -194,7 +194,7 @@ def test_prototypes_and_scores_are_made_anew_without_the_held_out_images():
 
 
 def watch(monkeypatch):
-    """Return the lists that fill with what a search scores and trains."""
+    """Return two lists, to which a search adds the pools it scores and the probes it trains."""
     pools, probes = [], []
     compute, train = sampler_search.compute_scores, sampler_search.train_probes
 

@@ -50,7 +50,7 @@ def scores_of(scorer: Scorer, features: Tensor, labels: Tensor, seed: int = 0, p
 
 
 def picks_of(scores: Tensor, members: Tensor) -> list[int]:
-    """Return the members in the order of their scores, those that were not picked left out."""
+    """Return the picked members in the order of their scores."""
     own = scores[members]
     return [int(members[i]) for i in own.argsort(descending=True, stable=True) if own[i] > 0]
 

@@ -404,7 +404,7 @@ def test_cal_in_chunks_is_cal_at_once(monkeypatch):
 
 
 def contrastive_case() -> tuple[Pool, Signals]:
-    """Return a class of two groups of near images; image 2 is predicted otherwise than its group."""
+    """Return a class of two groups of similar images. The prediction for image 2 differs from its group."""
     hidden = torch.tensor([[0.0], [0.1], [0.2], [9.0], [9.1], [9.2], [5.0]])
     logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     labels = torch.tensor([0, 0, 0, 0, 0, 0, 1])

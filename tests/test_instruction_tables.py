@@ -23,7 +23,7 @@ NO_MMLU = {f"mmlu_{group}": None for group in collect.MMLU_GROUPS}
 
 
 def result(accuracy: float, **changes: object) -> dict:
-    """Return a made-up text run, accuracies in percent; MMLU's groups lie -1, 1, -2 and 2 points beside."""
+    """Return a made-up text run with accuracies in percent. The groups of MMLU differ by -1, 1, -2 and 2 points."""
     values = {"kind": "text", "backbone": "llama3_8b", "scoring_backbone": "llama3_8b"}
     values |= {"finetune": "paper", "scorer": "dlc", "sampler": "flexrand", "tag": "g0.25", "ratio": 0.5, "seed": 0}
     values |= {"gamma": 0.25, "selection_rule": "fixed", "precision": "bf16", "device": "a card", "commit": "1a2b3c4"}
@@ -45,7 +45,7 @@ def held_out(perplexity: float, **changes: object) -> dict:
 
 
 def put(results_dir: Path, *results: dict) -> None:
-    """Write made-up runs where real ones would be."""
+    """Write made-up runs into the folders of real runs."""
     for run in results:
         names = [run[key] for key in ("dataset", "backbone", "finetune")]
         last = [f"{run['scorer']}-{run['sampler']}", f"ratio_{run['ratio']}", f"seed_{run['seed']}", run["tag"]]

@@ -443,7 +443,7 @@ def test_the_whole_pool_has_no_gamma(results):
 
 
 def test_a_sampler_that_reads_features_is_charged_for_them_once(tmp_path):
-    """Whoever computed them: TypiClust pays for the pass itself, but not beside a score that has paid for it."""
+    """TypiClust is charged for stored features, except if the scores are charged for them already."""
     run_here(tmp_path, *SMALL, "ratio=0.3", "scorer=herding")
     for meta in (tmp_path / "store" / "features").glob("*/meta.json"):
         meta.write_text(json.dumps({"seconds": 1000}))  # The store now says that the computation took 1000 seconds.

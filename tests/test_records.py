@@ -26,7 +26,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def results(finished, tmp_path):
-    """Return a copy of it, to be damaged."""
+    """Return a copy of the folder, which the test can damage."""
     return shutil.copytree(finished, tmp_path / "results")
 
 
@@ -36,7 +36,7 @@ def the_run(results):
 
 
 def run_again(results, finished):
-    """Run the same again, without its result, and check that it is what it was."""
+    """Repeat the run without its result, and check that the new result is the same."""
     (the_run(results) / "result.json").unlink()
     folder = run_here(results, *RUN)
     before = the_run(finished)

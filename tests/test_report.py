@@ -41,7 +41,7 @@ def make_result(**changes: object) -> dict:
 
 
 def put(results_dir: Path, **changes: object) -> Path:
-    """Write a made-up run where a real one would be."""
+    """Write a made-up run into the folder of a real run."""
     result = make_result(**changes)
     names = [result[key] for key in ("dataset", "backbone", "finetune")]
     last = [f"{result['scorer']}-{result['sampler']}", f"ratio_{result['ratio']}", f"seed_{result['seed']}"]

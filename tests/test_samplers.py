@@ -64,7 +64,7 @@ def labels_of(*sizes: int) -> torch.Tensor:
 
 
 def ramp(size: int) -> torch.Tensor:
-    """Return scores whose order is the positions', so that position < n_e means easy."""
+    """Return scores that increase with the position, so that position < n_e means easy."""
     return torch.arange(size, dtype=torch.float64)
 
 

@@ -73,7 +73,7 @@ def _blur_some(maps: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train(model: nn.Module, maps: Tensor, labels: Tensor, epochs: int, generator: torch.Generator) -> None:
-    """Train in place; maps [N, 32, 32] uint8, labels [N]."""
+    """Train the network in place on maps [N, 32, 32] uint8 with labels [N]."""
     num_steps = len(maps) // BATCH
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     learning_rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * num_steps)

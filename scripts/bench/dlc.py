@@ -152,7 +152,7 @@ PROCEDURES = {"released": released, "limit": limit, "dlc": dlc}
 
 
 def measure(job: Row) -> Row:
-    """Run one procedure in this process, and save its scores where the job says."""
+    """Run one procedure in this process, and save its scores in the file that the job names."""
     pool, _, network = benchmarks.opened(job["overrides"])
     if job["images"] < len(pool):
         pool = pool.take(torch.linspace(0, len(pool) - 1, job["images"]).long())

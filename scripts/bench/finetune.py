@@ -118,7 +118,7 @@ def opened(job: dict) -> tuple[Pool, Network]:
 
 
 def measure_views(job: dict) -> Row:
-    """Make the training views of some epochs in one way; nothing is trained."""
+    """Make the training views of some epochs in one way. No network is trained."""
     pool, network = opened(job)
     everything, size, way = list(range(len(pool))), network.input_size, job["way"]
     decode_seconds = 0.0

@@ -108,12 +108,12 @@ def overrides_of(job: Row) -> list[str]:
 
 
 def part(pool: Pool, count: int) -> Pool:
-    """Return at most so many images, evenly over the pool."""
+    """Return at most the given number of images, spread evenly over the pool."""
     return pool if count >= len(pool) else pool.take(torch.linspace(0, len(pool) - 1, count).long())
 
 
 def select(job: Row) -> Row:
-    """Score with DLC and save a FlexRand subset; save the scores where the job says."""
+    """Score with DLC and save a FlexRand subset. The scores are saved in the file that the job names."""
     pool, _, network = benchmarks.opened(overrides_of(job))
     pool = part(pool, job["images"])
     with tempfile.TemporaryDirectory() as folder:

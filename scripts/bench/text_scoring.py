@@ -48,7 +48,7 @@ MEDIANS, SPREAD = {"prompt": 70, "response": 100}, 0.8
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table. masking: seconds; peak: bytes."""
+    """One row of the table. The field masking is in seconds, and peak is in bytes."""
 
     network: str
     tokens_per_second: float
@@ -80,7 +80,7 @@ class Made:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A language model in memory, in the place of the one that it came from."""
+    """A language model in memory that replaces the one it was loaded from."""
 
     origin: LanguageModel | Made
     model: nn.Module

@@ -237,7 +237,7 @@ def their_answer(package: ModuleType, case: Case, material: Material, ratio: flo
 
 
 def replay(method: Any, material: Material) -> None:
-    """Do for DeepCore's Forgetting what its training does, with the recorded logits of every epoch."""
+    """Replace the training of DeepCore's Forgetting by the recorded logits of every epoch."""
     method.train_indx = np.arange(method.n_train)
     method.before_run()
     proxy = material.proxies[0]
@@ -380,7 +380,7 @@ def all_rows(package: ModuleType) -> Iterator[Row]:
 
 
 def main() -> None:
-    """Write the table and say what differs."""
+    """Write the table and print the differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--deepcore", required=True, help="checkout of PatrickZH/DeepCore at 74ec709")
     parser.add_argument("--out", type=Path, default=Path("results/parity_deepcore.csv"))

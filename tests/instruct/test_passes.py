@@ -23,14 +23,14 @@ ALONE = Processes(0, 1, "cpu")
 
 @dataclass(frozen=True)
 class InSequence(Processes):
-    """A process whose fellows ran before it, or will run after it."""
+    """A process whose partner processes run before or after it, not at the same time."""
 
     def wait(self) -> None:
         pass
 
 
 class Recorder:
-    """Computes [B, 2], and notes which batches; fails at one of them on request."""
+    """Computes [B, 2] and records the batches. On request it fails at one of them."""
 
     def __init__(self, fails_at: int | None = None) -> None:
         self.rows, self.fails_at = [], fails_at

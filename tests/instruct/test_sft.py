@@ -49,7 +49,7 @@ def close(first, second, tolerance=1e-5):
 
 
 def sample_loss(model, row, loss_on="response"):
-    """Return the summed token loss of one sample and how many tokens it is of, token by token."""
+    """Return the summed loss of one sample and its number of tokens, computed token by token."""
     encoded = tiny.encoded()
     ids = encoded.ids[row].long()
     predicted = model(input_ids=ids[None]).logits[0].log_softmax(-1)
@@ -58,7 +58,7 @@ def sample_loss(model, row, loss_on="response"):
 
 
 def reference(settings, subset, case=("llama", False), seed=0):
-    """Train sample by sample, with the optimisers written out; no padding, no micro-batches."""
+    """Train sample by sample without padding and micro-batches. The optimisers are written out."""
     model = attach(tiny.model(*case), settings, seed).train()
     parameters, memory = list(trainable(model).values()), {}
     num_batches = math.ceil(len(subset) / settings.batch_size)
@@ -264,7 +264,7 @@ def test_processes_share_the_samples_of_a_step(count):
 
 @pytest.mark.slow  # The test needs two further processes, which may be too slow on a busy machine.
 def test_two_processes_equal_one(tmp_path):
-    """By gloo on the CPU; the second process has no sample in the epochs' last batch of one."""
+    """The processes use gloo on the CPU. The last batch of an epoch has one sample, and the second process has none."""
     context = multiprocessing.get_context("fork")  # A new interpreter would import transformers for half a minute.
     started = [context.Process(target=_one_of_two, args=(rank, tmp_path), daemon=True) for rank in (0, 1)]
     for process in started:

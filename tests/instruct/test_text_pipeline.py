@@ -37,7 +37,7 @@ def forbidden(*_, **__):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, Path]:
-    """One run to the end: its results folder and its own."""
+    """Return the results folder and the run folder of a finished run."""
     results = tmp_path_factory.mktemp("results")
     return results, run_text(results)
 
@@ -123,7 +123,7 @@ def test_until_stops_after_each_step_and_the_next_command_goes_on(tmp_path, monk
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
+    """Stands for SIGKILL, since no code catches this exception."""
 
 
 def killing(function, after: int):
@@ -362,7 +362,7 @@ def test_the_commands_mistakes_end_in_one_line_and_a_right_one_in_its_folder(tmp
 
 def test_a_gated_model_is_explained(tmp_path, monkeypatch):
     class GatedRepoError(OSError):
-        """As huggingface_hub calls it."""
+        """Has the signature by which huggingface_hub calls it."""
 
     def refuse(*_, **__):
         raise OSError("You are trying to access a gated repo.") from GatedRepoError("403")

@@ -69,7 +69,7 @@ def reference_losses(model: nn.Module, encoded: Encoded = ENCODED) -> torch.Tens
 
 
 def reference_mask(model: nn.Module, share: float, with_head: bool = False) -> nn.Module:
-    """Return a copy whose linear layers lack this share of their smallest weights; the head on request."""
+    """Return a copy whose linear layers lack this share of their smallest weights. The head is included on request."""
     model = copy.deepcopy(model)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and (with_head or name != "lm_head"):

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[one_node.OneNode]:
-    """Return a running Slurm, or skip where it is not installed."""
+    """Return a running Slurm, or skip the test if Slurm is not installed."""
     if missing := one_node.missing():
         pytest.skip(
             f"no Slurm here: {', '.join(missing)} not found; tests/slurm/install.sh installs it on Debian as root"
@@ -23,6 +23,6 @@ def slurm() -> Iterator[one_node.OneNode]:
 
 @pytest.fixture
 def cluster(slurm: one_node.OneNode) -> Iterator[one_node.OneNode]:
-    """Return the Slurm with an empty queue, and leave it so."""
+    """Return Slurm with an empty queue, and empty the queue again after the test."""
     yield slurm
     slurm.clear()

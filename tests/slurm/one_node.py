@@ -97,7 +97,7 @@ class OneNode:
         wait_for(self._is_idle, 20, self._what_went_wrong)
 
     def stop(self) -> None:
-        """Cancel what still runs, stop the daemons, delete the folder."""
+        """Cancel the jobs that still run, stop the daemons and delete the folder."""
         with suppress(RuntimeError, TimeoutError, subprocess.TimeoutExpired):
             self.clear()
         for daemon in reversed(self.daemons):

@@ -73,7 +73,7 @@ def made_at(results: Path) -> dict[Path, int]:
 
 
 def leftovers(results: Path) -> list[Path]:
-    """Return what is half-written: hidden files and folders of runs and store, but Hydra's own."""
+    """Return what is half-written, which is the hidden files and folders of runs and store except those of Hydra."""
     hidden = [*results.glob("runs/**/.*"), *results.glob("store/**/.*")]
     return [path for path in hidden if path.name != ".hydra"]
 

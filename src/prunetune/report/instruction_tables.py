@@ -53,7 +53,7 @@ class Setting(NamedTuple):
 
     @property
     def is_published(self) -> bool:
-        """Whether the runs have the settings behind the published numbers, so that these may be shown beside."""
+        """Whether the runs have the settings behind the published numbers, so that these may be shown next to them."""
         asked = (self.ratio, self.num_test) == (PUBLISHED_RATIO, ALL_QUESTIONS)
         return asked and self.finetune in PUBLISHED_SFT
 

@@ -109,7 +109,7 @@ def gain_text(row: Row, most: int) -> str:
 
 
 def interval_text(low: float, high: float) -> str:
-    """Return [low, high], a dash where there is none (of one seed, say)."""
+    """Return [low, high], or a dash if there is no interval, for example with one seed."""
     return NOTHING if pd.isna(low) else bracketed(low, high)
 
 

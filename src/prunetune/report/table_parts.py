@@ -121,7 +121,7 @@ def setting_rows(setting: tuple[str, str, str], block: pd.DataFrame, mean: bool)
 
 
 def by_tag(methods: Sequence[str]) -> list[str]:
-    """Sort row names, those of path sizes by number."""
+    """Sort row names. Names of path sizes are sorted by their numbers."""
 
     def size(name: str) -> int:
         tag = name.rpartition("(T")[2].removesuffix(")")

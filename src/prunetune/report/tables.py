@@ -177,7 +177,7 @@ def _check_same_data(results: pd.DataFrame) -> None:
 
 
 def _with_one_whole_pool(runs: pd.DataFrame) -> pd.DataFrame:
-    """Give runs of the whole pool that train in the same way one name: their tags are about what was not pruned."""
+    """Give one name to runs of the whole pool that train in the same way, although their tags differ."""
     whole = runs[runs["method"].str.startswith(WHOLE_POOL)]
     methods = runs["method"].copy()
     for _, same in whole.groupby([*SETTING, "recipe", "precision"], dropna=False):

@@ -96,7 +96,7 @@ def _listed(rows: pd.DataFrame, one: str, several: str) -> list[str]:
 
 
 def _joined(names: list[str], most: int) -> str:
-    """Return `a, b and c`; beyond `most` names the rest is counted."""
+    """Return `a, b and c`. If there are more than `most` names, the remaining ones are counted."""
     if len(names) > most + 1:  # One remaining name is written out, since a count of one would not be shorter.
         names = [*names[:most], f"{len(names) - most} others"]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
