@@ -25,7 +25,7 @@ WINDOW = 512
 PROBED = 8192
 # The sorted dimensions of a large pool that are in memory at once take at most this many bytes.
 SORTED_BYTES = 3 * 2**28
-BYTES = 12  # A sorted dimension stores two copies of each value and its position, which are 12 bytes in all.
+BYTES = 12  # For each value, a sorted dimension stores the value twice and its position: three numbers of 4 bytes.
 
 
 @dataclass(frozen=True)

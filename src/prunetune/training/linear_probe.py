@@ -270,7 +270,9 @@ class _Heads:
         for state, seen in zip(self.states, (features, None), strict=True):
             parameter, momentum, ahead = (tensor[:active] for tensor in state)
             if recipe.nesterov:
-                # The result w - rate (g + mu m'), where m' = mu m + g, equals w + rate mu m - rate (1 + mu) m'.
+                # Nesterov's step is w - rate (g + mu m'), with the parameter w, the gradient g, the momentum factor mu
+                # and the new momentum m' = mu m + g. It equals (w + rate mu m) - rate (1 + mu) m'. The bracket needs
+                # the old momentum m, so it is kept in `ahead` before the momentum is updated.
                 torch.add(parameter, momentum, alpha=rate * recipe.momentum, out=ahead)
             momentum.mul_(recipe.momentum).add_(parameter, alpha=recipe.weight_decay)
             if seen is None:

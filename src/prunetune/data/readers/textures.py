@@ -39,7 +39,9 @@ WARP_KNOTS = 5
 NUM_PAINTS = 9  # The colours of an image take this many uniform draws.
 NUM_SCALARS = 10 + NUM_PAINTS  # An image takes this many uniform draws before its tables.
 TORUS = 6  # The cell centres of the cracks repeat after this many cells.
-MAX_NUM_IMAGES = 50_000  # Four digits must be enough to number the images of a class.
+# Of one part of the data set. The most frequent class has less than a fifth of the images, so its image numbers, which
+# have four digits, are enough.
+MAX_NUM_IMAGES = 50_000
 PIXELS_TOGETHER = 2**18
 
 
