@@ -23,8 +23,15 @@ from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import check_scorer, made_pool
 
 SETTINGS = {name: entry.settings for name, entry in catalogue.entries("scorers").items()}
-SHORT = 6  # The default tier of tests uses at most 6 networks of a path.
-LONG = [name for name, settings in SETTINGS.items() if settings.get("levels", 0) > SHORT]
+# The default tier of tests takes fewer masked networks or trained proxies of these scorers. The slow tier takes all.
+PATH, PROXIES = {"levels": 6}, {"repeats": 3}
+LONG = {
+    "dlc_50": PATH,
+    "dlc_linear_50": PATH,
+    "dlc_released": PATH,
+    "el2n_deepcore": PROXIES,
+    "grand_deepcore": PROXIES,
+}
 MICRO = Backbone(model="prunetune_micro", mask_modules="conv2d")
 POOL = Pool("made", torch.tensor([0, 1, 0]), ("a.png", "b.png", "c.png"), ("train",) * 3, ("x", "y"))
 
@@ -80,8 +87,7 @@ def scorer_of(name: str, folder: Path, **shortened) -> Scorer:
 @pytest.mark.parametrize("network", ["micro", "test_vit"])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_scorer_keeps_the_contract_on_a_convolutional_and_on_a_token_network(name, network, networks, tmp_path):
-    shortened = {"levels": SHORT} if name in LONG else {}  # The path is the same, but only its first networks are used.
-    check_scorer(scorer_of(name, tmp_path, **shortened), networks[network])
+    check_scorer(scorer_of(name, tmp_path, **LONG.get(name, {})), networks[network])
 
 
 @pytest.mark.slow
@@ -91,8 +97,10 @@ def test_every_scorer_of_many_networks_keeps_the_contract_at_full_length(name, n
     check_scorer(scorer_of(name, tmp_path), networks[network])
 
 
-def test_the_long_scorers_are_those_of_fifty_networks():
-    assert set(LONG) == {"dlc_50", "dlc_linear_50", "dlc_released"}
+def test_the_long_scorers_are_those_of_fifty_networks_or_ten_proxies():
+    of_path = {name for name, settings in SETTINGS.items() if settings.get("levels", 0) > PATH["levels"]}
+    of_proxies = {name for name, settings in SETTINGS.items() if settings.get("repeats") == 10}
+    assert set(LONG) == of_path | of_proxies
 
 
 @dataclass(frozen=True)
