@@ -199,7 +199,7 @@ def test_mmlu_has_its_four_groups(mmlu_data):
         "social_sciences": 12,
         "stem": 19,
         "other": 13,
-    }  # The numbers are in docs/method_notes.md, section Instruction data.
+    }  # The numbers are in docs/method_notes.md, Instruction data.
     assert subjects == published
     assert _group_of("mmlu_anatomy") == "stem"
     for group in mmlu.GROUPS:

@@ -14,7 +14,7 @@ from prunetune.base.errors import InputError
 from prunetune.instruct.tuning.sft_settings import SftSettings, needed_steps
 
 FOLDER = Path(__file__).parents[2] / "configs" / "sft"
-PUBLISHED = {  # The values are in docs/method_notes.md, section Instruction data.
+PUBLISHED = {  # The values are in docs/method_notes.md, Instruction data.
     "paper": ("sgd", 7e-6, 0.9, 0.01, 100, 3, 32, "response"),
     "paper_v1": ("sgd", 7e-6, 0.9, 0.01, 100, 1, 32, "response"),
     "released": ("adamw", 5e-4, 0.0, 5e-4, 100, 1, 4, "all"),

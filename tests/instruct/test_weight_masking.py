@@ -37,7 +37,7 @@ def reference_masked(weight: torch.Tensor, count: int) -> torch.Tensor:
     [
         (1000, COMPOUND, [0, 200, 360]),
         (1000, TextMaskPath("released"), [0, 200, 200]),
-        # The counts are in docs/method_notes.md, section Instruction data.
+        # The counts are in docs/method_notes.md, Instruction data.
         (7, TextMaskPath(levels=5), [0, 1, 2, 3, 4]),
         (40, TextMaskPath(levels=5, step=0.25), [0, 10, 18, 24, 28]),
         (1000, TextMaskPath("released", levels=1), [0]),
