@@ -110,14 +110,14 @@ def test_groups_are_columns_and_only_they_have_published_numbers(collected):
     assert table.sections[0].grids[0].cells[0] == ["method", *collect.MMLU_GROUPS, "overall"]
 
 
-def test_both_fixed_gammas_and_the_chosen_one_stand_beside_the_same_published_number(collected):
+def test_both_constant_gammas_and_the_chosen_one_stand_beside_the_same_published_number(collected):
     chosen = {"selection_rule": "validation", "tag": "default", "gamma": 0.75}
     runs = [*three_seeds(), result(54, **GAMMA_75), result(55, **chosen), result(56, scorer="dlc_released")]
     table = instruction(collected(*runs, result(57, tag="mine")), SOURCES)
     for method in (*DLC, "dlc-flexrand", "dlc_released-flexrand (gamma 0.25)"):
         assert row(table, method, column="stem")["published"] == 54.84
     assert np.isnan(row(table, f"{DLC[0]} (mine)", column="stem")["published"])
-    assert "Gamma 0.25, 0.75 fixed beforehand; gamma 0.75 chosen on the tasks' validation questions." in table.caption
+    assert "Gamma 0.25, 0.75 constant; gamma 0.75 chosen on the tasks' validation questions." in table.caption
 
 
 def test_rows_that_were_not_run_are_x_in_a_published_section(collected):

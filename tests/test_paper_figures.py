@@ -137,10 +137,10 @@ def test_the_published_gap_is_drawn_beside_the_data_set_of_that_name_only() -> N
     assert published_lines(other) == []
 
 
-def test_a_gamma_that_was_fixed_beforehand_is_said() -> None:
+def test_a_title_says_that_gamma_was_constant() -> None:
     fixed = {**DLC, "gamma": 0.25, "selection_rule": "fixed"}
     figure = paper_figures.accuracy_gap(frame({**RANDOM, "percent": 60}, {**fixed, "percent": 61}))
-    assert "DLC: FlexRand, gamma fixed at 0.25" in figure.get_suptitle()
+    assert "DLC: FlexRand, gamma constant at 0.25" in figure.get_suptitle()
 
 
 def test_seconds_are_scoring_search_and_sampling_on_a_logarithmic_axis() -> None:

@@ -175,12 +175,12 @@ def test_a_linear_probe_is_named_and_has_no_difference_to_the_published_number()
     assert "Recipe linear_probe is not the paper's" in table.caption
 
 
-def test_a_gamma_fixed_beforehand_is_not_the_papers_row():
+def test_a_constant_gamma_is_not_the_papers_row():
     fixed = {"gamma": 0.25, "selection_rule": "fixed"}
     table = paper_tables.main(frame(run(52, **fixed), run(50, **RANDOM)), sources())
     assert np.isnan(row(table, "dlc-flexrand (gamma 0.25)", dataset="dtd", backbone="mean", column="0.1")["published"])
     assert row(table, "dlc-flexrand", dataset="dtd", backbone="mean", column="0.1")["n"] == 0
-    assert "gamma 0.25 fixed beforehand" in table.caption
+    assert "gamma 0.25 constant" in table.caption
 
 
 def test_at_the_largest_ratio_the_only_feasible_gamma_counts_as_chosen():

@@ -292,7 +292,7 @@ def test_the_footer_says_where_the_numbers_come_from() -> None:
     assert tables.footer(results) == (
         "3 runs; commit abc1234, def5678-dirty; "
         "recipe linear_probe (50 augmented views of an image, shared by all seeds); precision fp32; device cpu; "
-        "accuracy of the last epoch on test; gamma 0.25 fixed beforehand; "
+        "accuracy of the last epoch on test; gamma 0.25 constant; "
         "gamma 0.4 chosen on held-out pool images."
     )
     assert "recipe full;" in tables.footer(frame({"finetune": "full", "views": None}))

@@ -4,10 +4,10 @@ python -m scripts.reproduce.real_run --data <folder with data/ and weights/> [--
     [--views 4] [--skip-full]
 
 dtd10 (ten classes of DTD, through the DTD reader) and caltech101 (through image_folder with its list files), each with
-ViT-Tiny and MobileNetV2: DLC + FlexRand (gamma fixed and chosen on validation), DLC top-k and random at ratios 0.1
-and 0.5 and the whole pool, three seeds, linear probe; then full fine-tuning of ViT-Tiny on dtd10 at ratio 0.1, DLC +
-FlexRand and random. Finished runs are skipped, so the command can be given again. Writes
-results/tables/real.md and real.csv.
+ViT-Tiny and MobileNetV2. The linear probe is trained with three seeds: DLC + FlexRand (with a constant gamma and with a
+gamma chosen on validation), DLC top-k and random at the ratios 0.1 and 0.5, and the whole pool. Then ViT-Tiny is
+fully fine-tuned on dtd10 at ratio 0.1 with DLC + FlexRand and with random. Finished runs are skipped, so the command
+can be given again. The script writes results/tables/real.md and real.csv.
 """
 
 import argparse

@@ -285,7 +285,7 @@ def _point(task: Any, split: str) -> None:
     if task.config.test_split in (None, wanted) or wanted not in task.dataset:
         raise InputError(
             f"the task {task.config.task} has no validation questions apart from those it is judged on (splits: "
-            f"{', '.join(sorted(task.dataset))}); name validation_split in its YAML, or pass a fixed sampler.gamma"
+            f"{', '.join(sorted(task.dataset))}); name validation_split in its YAML, or pass a number as sampler.gamma"
         )
     # Set it as test_split: only there does the harness prevent a question from being its own example.
     task.config.test_split = wanted
