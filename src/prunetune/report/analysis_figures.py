@@ -154,7 +154,7 @@ def _of_random(distances: pd.DataFrame) -> pd.DataFrame:
 
 
 def _subsets(distances: pd.DataFrame) -> dict[str, str]:
-    """Return the methods to draw with their labels. FlexRand with a constant gamma is drawn only if there is no other."""
+    """Return the methods to draw with their labels. A constant gamma is drawn only if there is no other."""
     there = set(distances["method"])
     names = {method: label for method, label in SUBSETS.items() if method in there}
     constant = sorted(method for method in there if method.startswith("dlc-flexrand (g"))
