@@ -185,7 +185,7 @@ def test_five_examples_are_another_section_and_the_caption_names_both(collected)
     assert "ours 0-shot and 5-shot" in table.caption
 
 
-def test_five_examples_alone_are_the_runs_own_accuracy(collected):
+def test_with_five_examples_alone_their_accuracy_is_that_of_the_run(collected):
     table = instruction(collected(result(52, num_fewshot=[5])), SOURCES)
     assert row(table, DLC[0], column="overall", num_fewshot="5")["mean"] == pytest.approx(52)
 
@@ -200,7 +200,7 @@ def test_another_task_than_mmlu_has_one_column(collected):
     assert section.note == "51000 examples to prune, 40 questions. Made on a card."
 
 
-def test_the_instruction_table_is_what_a_person_has_read(collected):
+def test_the_instruction_table_equals_the_committed_one_that_was_checked_by_hand(collected):
     table = instruction(collected(*three_seeds(), result(54, **GAMMA_75)), SOURCES)
     assert layout.to_markdown(table) == (GOLDEN / "instruction.md").read_text(encoding="utf-8")
 

@@ -199,7 +199,7 @@ def test_pretraining_is_worth_fifteen_points_of_a_probes_accuracy(name):
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_pretraining_is_worth_as_much_at_a_tenth_of_the_pool(name):
+def test_pretraining_is_worth_fifteen_points_at_a_tenth_of_the_pool(name):
     kept = [random_tenth(name, seed) for seed in RANDOM_SEEDS]
     pretrained = np.mean([probe_accuracy(name, kept=rows) for rows in kept])
     random = np.mean([probe_accuracy(name, seed, rows) for seed, rows in zip(RANDOM_SEEDS, kept, strict=True)])
@@ -215,12 +215,12 @@ def test_dlc_follows_the_known_difficulty_within_the_classes(store_root):
     assert mean_within_class_spearman(dlc_scores(store_root)) >= 0.4
 
 
-def test_dlc_of_random_weights_follows_it_far_less():
+def test_dlc_of_random_weights_follows_the_known_difficulty_far_less():
     losses = slow_dlc(network(RANDOM_SEEDS[0]), "textures")
     assert abs(mean_within_class_spearman(torch.from_numpy(losses))) < 0.25
 
 
-def test_dlc_is_its_definition(store_root):
+def test_dlc_equals_its_definition(store_root):
     assert np.allclose(dlc_scores(store_root).numpy(), slow_dlc(network(), "textures"), rtol=1e-4)
 
 

@@ -123,7 +123,7 @@ def test_the_pins_meet_every_declared_range():
         assert requirement.specifier.contains(pinned[name]), f"{name} {pinned[name]} is not {requirement.specifier}"
 
 
-def test_the_pins_name_no_place_and_no_build():
+def test_the_pins_contain_no_path_and_no_local_build():
     text = (ROOT / "constraints.txt").read_text()
     assert "://" not in text
     assert "--" not in text
@@ -301,7 +301,7 @@ def test_every_make_target_has_a_line_in_make_help():
     assert set(phony) == targets
 
 
-def test_make_help_lists_them():
+def test_make_help_lists_every_target():
     if shutil.which("make") is None:
         pytest.skip("needs make")
     shown = subprocess.run(

@@ -97,7 +97,7 @@ def test_every_scorer_of_many_networks_keeps_the_contract_at_full_length(name, n
     check_scorer(scorer_of(name, tmp_path), networks[network])
 
 
-def test_the_long_scorers_are_those_of_fifty_networks_or_ten_proxies():
+def test_the_scorers_of_the_slow_tier_use_fifty_networks_or_ten_proxies():
     of_path = {name for name, settings in SETTINGS.items() if settings.get("levels", 0) > PATH["levels"]}
     of_proxies = {name for name, settings in SETTINGS.items() if settings.get("repeats") == 10}
     assert set(LONG) == of_path | of_proxies
@@ -233,7 +233,7 @@ def test_a_path_that_is_no_file_is_refused_before_anything_is_computed(path):
         FromFile(path)
 
 
-def test_the_key_of_a_file_is_its_content_and_not_its_place(tmp_path):
+def test_the_key_of_a_file_depends_on_its_content_and_not_on_its_place(tmp_path):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     one, same = (
         FromFile(write(tmp_path / "a", "sample_id,score\n")),
@@ -256,7 +256,7 @@ def test_a_pick_order_that_is_too_short_or_made_for_another_ratio_is_refused():
         check_fit(Herding(depth=0.1), TopK(min_per_class=3), 0.1)
 
 
-def test_a_sampler_that_picks_by_score_is_refused_where_there_is_none():
+def test_a_sampler_that_reads_scores_is_refused_with_the_scorer_none():
     for sampler in (TopK(), FlexRand()):
         with pytest.raises(InputError, match="scorer none gives every image the same score"):
             check_fit(NoScore(), sampler, 0.1)
