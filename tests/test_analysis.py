@@ -131,7 +131,7 @@ METHODS = "methods=[dlc,dlc_topk,random,cle,herding,dlc_random]"
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs on the embedded textures, with a proxy of the whole network."""
+    """Return the results folder of runs on the embedded textures, whose proxy trains the whole network."""
     results = tmp_path_factory.mktemp("finished")
     grid_here(results, *SMALL, METHODS, "ratios=[0.2,0.6]", "seeds=[0,1]", "proxy.epochs=3", "gamma_search.repeats=1")
     return results
@@ -139,7 +139,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def analysed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The four files of these runs."""
+    """Return the folder with the four files of the analysis of these runs."""
     out = tmp_path_factory.mktemp("analysed")
     analyses.analyse(finished, None, None, out)
     return out
@@ -147,7 +147,7 @@ def analysed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
-    """The same runs, free to be damaged."""
+    """Return a copy of these runs, which a test may damage."""
     return Path(shutil.copytree(finished, tmp_path / "results"))
 
 

@@ -146,7 +146,7 @@ def test_bad_arguments_give_a_one_line_error(textures, arguments, message):
 
 
 class Photos:
-    """Six images, grey of 16 bits or not, one of which may be damaged."""
+    """A data set of six grey images of 8 or 16 bits. One of them may be damaged."""
 
     targets = (0, 1) * 3
 
@@ -263,7 +263,7 @@ class HalfWeightless(Scorer):
 
 @dataclass(frozen=True)
 class RowScorer(HalfWeightless):
-    """The same picks, without weights."""
+    """Makes the same picks and gives no weights."""
 
     def weights(self, pool, signals, subset):
         return None

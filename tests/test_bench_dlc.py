@@ -28,7 +28,7 @@ def test_the_released_procedure_and_ours_give_the_same_ranking(monkeypatch):
     monkeypatch.setattr(dlc.os, "cpu_count", lambda: 0)  # With no CPUs the loader starts no processes.
     pool = Textures(num_pool=120).pool("train")
 
-    def network():  # The released procedure leaves its masks in the network.
+    def network():  # The released procedure does not remove its masks from the network.
         return Backbone(model="prunetune_micro", mask_modules="conv2d").load()
 
     row, theirs = dlc.released(pool, network(), JOB)

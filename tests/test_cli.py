@@ -291,7 +291,7 @@ NO_RUN = ("--help", "--cfg", "--version", "--bogus")
 
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory):
-    """Give every command line to `python run.py` and to `prunetune`; return both outcomes, and both results folders."""
+    """Run every command line by `python run.py` and by `prunetune`; return both outcomes and both results folders."""
     folder = tmp_path_factory.mktemp("twins")
     places = [folder / "by_file", folder / "by_command"]
     (folder / "own" / "scorer").mkdir(parents=True)
@@ -307,7 +307,7 @@ def twins(tmp_path_factory):
 
 
 def told(text, place):
-    """Return what was printed without what differs by place, by clock and by the name of the program."""
+    """Return the printed text without paths, times and the name of the program."""
     text = text.replace(str(place), "<results>").replace("prunetune run", "run.py")
     text = re.sub(r"(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d(,\d+)?|\d+(\.\d+)? s\b", "<time>", text)
     return " ".join(text.split())

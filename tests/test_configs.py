@@ -65,7 +65,7 @@ def _hydra():
 
 @pytest.fixture
 def needs(tmp_path) -> dict[str, list[str]]:
-    """What the nameless files cannot do without."""
+    """Return the overrides that files without a name of their own require."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "scores.csv").write_text("sample_id,score\n")
     checkout = tmp_path / "DeepCore" / "deepcore"

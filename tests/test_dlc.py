@@ -332,7 +332,7 @@ def test_a_setting_that_dlc_does_not_know_is_refused_when_it_is_made(settings, m
 
 
 class Arithmetic(nn.Module):
-    """Two convolutions whose weights are sines of their positions: the same everywhere, and nobody retrains it."""
+    """Two convolutions whose weights are sines of their positions, so that they are the same on every machine."""
 
     num_features = 12
 

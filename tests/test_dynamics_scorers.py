@@ -79,7 +79,7 @@ def softmax_of(row) -> list[float]:
 
 @pytest.fixture(scope="module")
 def golden() -> tuple[torch.Tensor, torch.Tensor]:
-    """h = (1, 2) under W = [[1, 0], [0, 1], [-1, 1]] has logits (1, 2, 1); the label is 0."""
+    """Return logits and label of one image: h = (1, 2) under W = [[1, 0], [0, 1], [-1, 1]] has logits (1, 2, 1)."""
     return torch.tensor([[[1.0, 2.0, 1.0]]]), torch.tensor([0])
 
 
@@ -313,7 +313,7 @@ def test_every_score_is_finite_where_probabilities_are_exactly_zero(scorer):
 
 @pytest.mark.parametrize("scorer", OF_PROXIES, ids=lambda scorer: scorer.name)
 def test_every_score_ranks_the_harder_of_two_images_higher(scorer):
-    """The first is right and certain from the start, the second goes to and fro and ends in doubt."""
+    """The first image is right and certain from the start. The second one changes often and ends uncertain."""
     sure = [[8.0, 0, 0]] * 6
     torn = [[0.0, 0.1, 0], [2, 0, 0], [0, 1, 0.3], [1.5, 0, 0], [0, 0.4, 0], [0.5, 0.3, 0.2]]
     logits = torch.tensor([sure, torn]).transpose(0, 1).contiguous()

@@ -65,7 +65,7 @@ def made_pool(order: list[int] | None = None) -> tuple[Pool, Signals]:
 
 
 def whole(gradients: LastLayerGradients) -> torch.Tensor:
-    """Return the gradients themselves, [n, C (D + 1)]."""
+    """Return the gradients as rows [n, C (D + 1)]."""
     products = gradients.deltas.unsqueeze(2) * gradients.hidden.unsqueeze(1)
     return torch.cat([gradients.deltas, products.flatten(1)], dim=1)
 
@@ -80,7 +80,7 @@ def cover(similarities: torch.Tensor, picks: list[int]) -> float:
 
 
 def naive(value, size: int, count: int) -> list[int]:
-    """Pick greedily by the value of the whole set: the slow reference. Values within 1e-9 are equal."""
+    """Pick greedily by the value of the whole set, as a slow reference. Values within 1e-9 count as equal."""
     picks: list[int] = []
     for _ in range(count):
         rest = [i for i in range(size) if i not in picks]

@@ -32,7 +32,7 @@ def flexible(end: str) -> TopKFlexible:
 
 @pytest.fixture(autouse=True)
 def _short_judges(monkeypatch):
-    """Judges of few epochs, and one thread: tiny problems gain nothing from more."""
+    """Evaluate candidates with few epochs and one thread, since more would not help on such small problems."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setattr(sampler_search, "RECIPE", Recipe("linear_probe", epochs=15, milestones=()))
@@ -51,8 +51,8 @@ def pool_of(*sizes: int) -> Pool:
 def task(misleading: str = "hardest") -> tuple[Pool, Tensor, Tensor]:
     """Return two classes of 60 with features [120, 6] and hardness [120].
 
-    Features tell the class, but for the hardest (or easiest) 30 %, which look like the other class: whoever trains on
-    them does worse, on them and on the rest.
+    The features tell the class, except for the hardest (or easiest) 30 % of the images, which look like the other
+    class. A probe that trains on these images is less accurate.
     """
     pool = pool_of(60, 60)
     hardness = torch.rand(120, generator=stream("hardness"))
@@ -64,7 +64,7 @@ def task(misleading: str = "hardest") -> tuple[Pool, Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Given(Scorer):
-    """Scores by sample_id."""
+    """Gives every image the score of its sample_id."""
 
     values: tuple[float, ...] = ()
 
@@ -130,7 +130,7 @@ def test_the_ends_of_a_score_are_candidates_too():
 
 
 class Forbidden(TensorSignals):
-    """Signals that must not be asked."""
+    """Signals that raise an error if features are computed."""
 
     def features(self, kind=None):
         raise AssertionError("nothing may be computed")

@@ -67,7 +67,7 @@ def test_herding_picks_what_the_method_notes_say(is_farthest, picked, gap):
 
 
 def slow_herding(features: Tensor, count: int, is_farthest: bool) -> list[int]:
-    """Follow the definition with no running sums, in float64."""
+    """Follow the definition in float64 without running sums."""
     features, picked = features.double(), []
     for i in range(count):
         target = (i + 1) * features.mean(dim=0) - features[picked].sum(dim=0)
@@ -344,7 +344,7 @@ def test_k_means_fits_on_a_sample_of_a_large_pool_and_assigns_all_images():
 
 
 def slow_zcore(features: Tensor, planes: Tensor, points: Tensor, neighbours: int, exponent: int) -> np.ndarray:
-    """Follow the published rule, one point after the other."""
+    """Follow the published rule for one point after another."""
     values, total = features.numpy(), np.zeros(len(features))
     for plane, point in zip(planes.numpy(), points.numpy(), strict=True):
         x, y = values[:, plane].T

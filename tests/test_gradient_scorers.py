@@ -58,7 +58,7 @@ def made_case(num_epochs: int = 2) -> tuple[Pool, Signals, RecordedProxy]:
 
 
 def order_of(scores: Tensor, members: Tensor) -> list[int]:
-    """Return the picks of a class, first pick first, of scores in which 0 is none."""
+    """Return the picks of a class in their order. In these scores 0 means not picked."""
     own = scores[members]
     return members[own.argsort(descending=True, stable=True)][: int((own > 0).sum())].tolist()
 
@@ -125,7 +125,7 @@ def test_gradients_of_a_proxy_are_those_of_the_epoch_that_was_asked_for():
 
 
 def pursue_slowly(rows: Tensor, target: Tensor, count: int, ridge: float) -> tuple[list[int], np.ndarray]:
-    """Non-negative orthogonal matching pursuit with a fresh non-negative least squares at every step."""
+    """Non-negative orthogonal matching pursuit that solves the non-negative least squares again at every step."""
     rows, target = rows.numpy(), target.numpy()
     order, weights = [], np.zeros(0)
     while len(order) < count:

@@ -35,7 +35,7 @@ class Tiny(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """What torch.func.vmap cannot do."""
+    """A step that torch.func.vmap does not support."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=torch.channels_last)
@@ -91,7 +91,7 @@ def score(scorer: Grand, *proxies: RecordedProxy) -> Tensor:
 
 
 def closed_form(proxy: RecordedProxy, epoch: int) -> Tensor:
-    """Return el2n sqrt(1 + ||h||^2)."""
+    """Return the GraNd score of the last layer in closed form: el2n sqrt(1 + ||h||^2)."""
     el2n = (proxy.logits(epoch).double().softmax(1) - nn.functional.one_hot(pictures()[1], 3)).norm(dim=1)
     return el2n * (1 + proxy.features(epoch).double().square().sum(1)).sqrt()
 

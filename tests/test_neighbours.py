@@ -16,7 +16,7 @@ def made(*shape: int) -> torch.Tensor:
 
 
 def all_distances(features: torch.Tensor, metric: str) -> torch.Tensor:
-    """Return [N, N] float64, the slow way."""
+    """Return all distances [N, N] in float64, computed by a slow reference."""
     features = features.double()
     if metric == "cosine":
         unit = features / features.norm(dim=1, keepdim=True).clamp_min(1e-30)

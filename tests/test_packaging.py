@@ -215,8 +215,8 @@ def test_the_wheel_holds_the_code_and_every_file_beside_it(wheel):
 def installed(folder, what):
     """Install into a fresh environment that sees the libraries of this one and nothing else; return its programs.
 
-    The libraries come by a .pth file, so that those of this environment are read where they lie, and what is
-    installed in it as editable is not seen: a .pth file in a folder that another one names is not read.
+    A .pth file names the folders of the libraries, so that they are not installed again. Editable installations of
+    this environment are not found, since Python does not read .pth files in folders that a .pth file names.
     """
     pytest.importorskip("pip", reason="installing needs pip")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
@@ -235,14 +235,14 @@ def library_folders():
 
 
 def given(programs, folder, *words):
-    """Give a command line of an installed `prunetune` in a folder."""
+    """Run a command line of an installed `prunetune` in a folder."""
     environment = {name: value for name, value in ONE_THREAD.items() if name != "PYTHONPATH"}
     command = [str(programs / "prunetune"), *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def check_an_installation(programs, folder, origin):
-    """From an empty folder: the demo, a list, help, published numbers, a mistake; nothing else is written."""
+    """Run the demo, a list, a help text, the tables and a mistaken command in an empty folder."""
     folder.mkdir()
     ask = "import prunetune, prunetune.configs; print(prunetune.__file__, *prunetune.configs.__path__)"
     python = [str(programs / "python"), "-P", "-c", ask]

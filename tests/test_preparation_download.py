@@ -22,7 +22,7 @@ WEB_PAGE = b"  <!DOCTYPE html><html><body>Google Drive can't scan this file for 
 
 
 class Site:
-    """What a made server does: each path has a content, and the next answers may be cut or strange."""
+    """What the test server answers: a content for each path. The next answers may be cut off or have another status."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {"/file": CONTENT}

@@ -26,7 +26,7 @@ SPLITS = ("train", "val", "test")
 
 
 def prepare(name: str, folder: Path, *options: str | Path) -> subprocess.CompletedProcess[str]:
-    """Give `prunetune prepare <name>` in a folder, as a person would."""
+    """Run `prunetune prepare <name>` in a folder, as a user would."""
     command = [sys.executable, "-m", "prunetune", "prepare", name, *options]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
 

@@ -445,7 +445,7 @@ def test_the_page_loads_no_other_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SimpleNamespace]:
-    """Return a function that gives a command line of `prunetune` in tmp_path."""
+    """Return a function that runs a command line of `prunetune` in tmp_path."""
     monkeypatch.chdir(tmp_path)
     return prunetune_here
 

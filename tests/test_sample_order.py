@@ -27,7 +27,7 @@ DYNAMIC = {"rs2": RS2(), "infobatch": InfoBatch()}
 
 
 def shown(sample_order: SampleOrder, epochs: int, losses: Tensor | None = None) -> list[list[int]]:
-    """Return what each epoch shows; every image's loss is the given one once it has been shown."""
+    """Return the images of each epoch. After an image was shown, its loss is the given one."""
     walk, way = Walk(sample_order, stream("walk")), []
     for _ in range(epochs):
         way.append([])
@@ -240,7 +240,7 @@ def test_at_ratio_one_with_nothing_left_out_it_is_ordinary_training(order):
 
 
 def test_whole_networks_follow_the_same_orders_as_probes(monkeypatch):
-    """A network without layers in front of the head, on views that are the features, is the probe."""
+    """A network that is only a head, trained on views that are the features, equals the probe."""
     dataset = Textures(num_pool=100, num_test=100, size=16)
     pool, test = dataset.pool("train"), dataset.pool("test")
 

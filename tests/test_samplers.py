@@ -64,7 +64,7 @@ def labels_of(*sizes: int) -> torch.Tensor:
 
 
 def ramp(size: int) -> torch.Tensor:
-    """Return scores that increase with the position, so that position < n_e means easy."""
+    """Return scores that increase with the position, so that the first n_e positions are the easy ones."""
     return torch.arange(size, dtype=torch.float64)
 
 

@@ -74,7 +74,7 @@ def test_drop_budgets_by_hand(sizes, ratio, recall, expected):
 
 
 def handed_on_step_by_step(sizes: dict[int, int], total: int, recall: torch.Tensor) -> dict[int, float]:
-    """The published loop. Every class gets its part of the excess, and what exceeds a class is the next excess."""
+    """The published loop. It shares the excess among the classes. What they cannot hold is the next excess."""
     density, open_classes, excess = dict.fromkeys(sizes, 0.0), set(sizes), float(total)
     for _ in range(10_000):
         normaliser = sum(sizes[c] * (1 - float(recall[c])) for c in open_classes) / excess

@@ -40,8 +40,8 @@ POOL = Pool("made", torch.tensor([0, 1, 0]), ("a.png", "b.png", "c.png"), ("trai
 def networks(tmp_path_factory) -> dict[str, Backbone]:
     """Return a convolutional and a token network.
 
-    The token network's last norm is not the identity that random weights leave: behind an identity the mean over
-    channels is zero for every image, and that mean is all that the released pooling sees.
+    The weights of the last norm of the token network are changed. With random weights this norm is the identity, so the
+    mean over channels, which is the only input of the released pooling, would be zero for every image.
     """
     vit = Backbone(
         model="test_vit.r160_in1k",
@@ -58,7 +58,7 @@ def networks(tmp_path_factory) -> dict[str, Backbone]:
 
 
 def made_scores(folder: Path) -> Path:
-    """Write another tool's scores of `made_pool`, in no order."""
+    """Write scores of `made_pool` as another tool would, in another order than that of the pool."""
     ids = sorted(made_pool().sample_ids, key=lambda sample_id: sample_id[::-1])
     path = folder / "other_tool.csv"
     path.write_text("sample_id,score\n" + "".join(f"{sample_id},{i**2 / 7}\n" for i, sample_id in enumerate(ids)))
@@ -105,7 +105,7 @@ def test_the_scorers_of_the_slow_tier_use_fifty_networks_or_ten_proxies():
 
 @dataclass(frozen=True)
 class Broken(Scorer):
-    """Breaks one promise."""
+    """A scorer that breaks one rule of the contract, named by `fault`."""
 
     fault: str = ""
 

@@ -178,7 +178,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_an_array_does_not_kill_the_proces
 
 
 class Asked(Exception):
-    """What somebody asked the store for."""
+    """Carries the key that the store was asked for."""
 
 
 def score_key(monkeypatch, tmp_path, scorer=None, seed=0, pool=None, precision="fp32", short_side=None, **backbone):

@@ -34,7 +34,7 @@ RECIPE = Recipe("probe", epochs=8, batch_size=4, learning_rate=0.1, milestones=(
 
 @dataclass(frozen=True)
 class Picks(Scorer):
-    """An order of picks whose first ones count more."""
+    """Ranks the images in the order of the pool and gives them unequal weights."""
 
     given: tuple[float, ...] | None = None
 
@@ -95,7 +95,7 @@ def test_a_weighted_probe_equals_torchs_layer_under_the_weighted_mean_of_the_los
 
 
 def test_a_weight_of_two_is_the_image_twice():
-    """In full batches: a batch's mean of w l over the mean of w is the mean over the images repeated w times."""
+    """This holds in full batches, where the weighted mean of the losses is the mean over images repeated w times."""
     weights = torch.tensor([2.0, 1, 1, 3, 1, 1, 1, 2, 1, 1, 1], dtype=torch.float64)
     repeated = torch.repeat_interleave(torch.arange(NUM), weights.long())
     [weighted] = trained(probe_of(weights), batch_size=64)

@@ -23,7 +23,7 @@ ALONE = Processes(0, 1, "cpu")
 
 @dataclass(frozen=True)
 class InSequence(Processes):
-    """A process whose partner processes run before or after it, not at the same time."""
+    """A process that does not wait for the others, so that a test can run them one after another."""
 
     def wait(self) -> None:
         pass

@@ -306,7 +306,7 @@ def _one_of_two(rank, folder):
 @pytest.mark.data
 @pytest.mark.slow
 def test_the_released_recipe_lowers_the_held_out_loss_of_a_real_model(real_data):
-    """A floor against silent breakage, not a result: the model writes children's stories."""
+    """The bound is loose and only detects a broken training: the model was trained on children's stories."""
     import yaml
 
     from prunetune.instruct.corpus.corpora import LocalCorpus

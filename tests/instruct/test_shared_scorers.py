@@ -120,7 +120,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
 
 
 def test_the_store_keys_of_a_score_file_are_those_of_earlier_versions(tmp_path):
-    """Scores of images have never been known by the suffix of the file, scores of text always."""
+    """The key of image scores never contained the suffix of the file. That of text scores always did."""
     content = "sample_id,score\na,1\n"
     (tmp_path / "scores.csv").write_text(content)
     scorer = FromFile(path=str(tmp_path / "scores.csv"))

@@ -32,7 +32,7 @@ def _hydra():
 
 @pytest.fixture
 def needs(tmp_path) -> dict[str, list[str]]:
-    """What the nameless files cannot do without."""
+    """Return the overrides that files without a name of their own require."""
     for name, text in (("rows.json", "[]"), ("scores.csv", "sample_id,score\n")):
         (tmp_path / name).write_text(text)
     return {

@@ -194,7 +194,7 @@ def test_the_model_is_loaded_once_for_all_levels_and_not_at_all_for_stored_score
 
 @dataclass(frozen=True)
 class InSequence(Processes):
-    """One of two processes that run one after the other."""
+    """A process that does not wait for the others, so that a test can run them one after another."""
 
     def wait(self) -> None:
         pass
@@ -261,7 +261,7 @@ def test_a_store_that_cannot_be_written_gives_a_one_line_error(tmp_path):
 
 @dataclass(frozen=True, kw_only=True)
 class Rows(Corpus):
-    """Examples that are at hand."""
+    """A corpus of examples that are already in memory."""
 
     rows: tuple[Example, ...]
 
@@ -279,7 +279,7 @@ def shuffled_words(text: str, *names) -> str:
 
 @pytest.fixture(scope="module")
 def real_pair(real_data):
-    """Return a real, if small, language model and 200 real samples."""
+    """Return a small real language model and 200 real samples."""
     model, corpus = (
         real_data / "weights" / "stories260K-hf",
         real_data / "data" / "instruct" / "alpagasus" / "dolly_3k.json",
