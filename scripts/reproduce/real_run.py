@@ -40,12 +40,12 @@ def grids(data: Path, views: int, with_full: bool) -> list[list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with data/ and weights/")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="the results_dir of the runs")
-    parser.add_argument("--out", type=Path, help="where the tables go (default: <results>/tables)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder of the runs")
+    parser.add_argument("--out", type=Path, help="folder for the tables (default: <results>/tables)")
     parser.add_argument(
-        "--views", type=int, default=4, help="augmented views of the probes (the default recipe has 50)"
+        "--views", type=int, default=4, help="augmented views of each image (the default recipe has 50)"
     )
-    parser.add_argument("--skip-full", action="store_true", help="leave out the full fine-tuning")
+    parser.add_argument("--skip-full", action="store_true", help="do not run the full fine-tuning")
     options = parser.parse_args()
     check_folder(options.data)
     for overrides in grids(options.data.resolve(), options.views, not options.skip_full):
