@@ -99,7 +99,7 @@ def test_wrong_numbers_give_a_one_line_error_that_tells_how_to_name_a_subset(tmp
     with pytest.raises(InputError) as caught:
         dataset(made, num_test=7).pool("train")
     assert str(caught.value) == (
-        f"{name} is short or another edition: expected 3 classes, 21 pool and 7 test images, found 3 classes, "
+        f"{name} is incomplete or another edition: expected 3 classes, 21 pool and 7 test images, found 3 classes, "
         "21 pool and 6 test images; prepare the data set again, "
         "or for a subset on purpose pass dataset.name=<other> dataset.check_counts=false"
     )

@@ -119,7 +119,7 @@ def test_a_postscript_file_is_not_given_to_ghostscript(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(path, "EPS")
     with Image.open(path) as image:  # Pillow alone would accept this file.
         assert image.format == "EPS"
-    with pytest.raises(UnreadableImage, match="its content is no JPEG, PNG"):
+    with pytest.raises(UnreadableImage, match="its content is not JPEG, PNG"):
         decode_file(path)
 
 

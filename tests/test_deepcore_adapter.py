@@ -205,7 +205,7 @@ def test_a_method_that_keeps_too_few_images_is_reported_and_filled_up(checkout, 
 def test_a_refusal_of_a_method_gives_a_one_line_error_that_names_the_smallest_class(checkout, signals):
     with pytest.raises(InputError, match=r"Glister fails at fraction 0.5 \(Illegal budget") as error:
         scored(checkout, signals, method="Glister")
-    assert "the least that a class keeps is 0 of 1 images of class b" in str(error.value)
+    assert "the smallest budget of a class is 0 of 1 images of class b" in str(error.value)
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_one(checkout, signals):

@@ -47,9 +47,9 @@ def test_a_full_proxy_keeps_logits_of_every_epoch_and_network_of_the_early_and_t
             assert torch.allclose(proxy.model(epoch)(images), again, atol=1e-4)
     # The backbone is trained, so its features change.
     assert not torch.allclose(proxy.features(5), proxy.features(7), atol=1e-3)
-    with pytest.raises(InputError, match="kept features of epochs 5, 7, asked for epoch 6"):
+    with pytest.raises(InputError, match="kept features of epochs 5, 7, but epoch 6 is needed"):
         proxy.features(6)
-    with pytest.raises(InputError, match="has epochs 1 to 7, asked for 8"):
+    with pytest.raises(InputError, match="has epochs 1 to 7, but epoch 8 is needed"):
         proxy.logits(8)
 
 

@@ -592,5 +592,5 @@ def test_bad_hyperparameters_are_refused(make, message):
 def test_too_many_picks_for_a_dense_fit_are_refused(monkeypatch):
     monkeypatch.setattr(gradmatch_module, "MOST_PICKS", 10)
     gradients = made_gradients(20)
-    with pytest.raises(InputError, match="at most 10 images of a class, asked for 11; lower scorer.depth"):
+    with pytest.raises(InputError, match="at most 10 images of a class, but 11 are needed; lower scorer.depth"):
         pursue(gradients, gradients.mean(), 11, 0.5)

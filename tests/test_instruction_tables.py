@@ -293,7 +293,7 @@ def test_a_corpus_of_another_size_is_refused_by_what_was_read_not_by_what_was_ke
     kept, refused = paper.refuse(collected(three_seeds()[3], part, unknown, named), PAPER)
     assert kept["dataset"].value_counts().to_dict() == {"alpaca_cleaned": 1, "alpaca_1000": 1}
     assert refused == [
-        "refused 2 runs of alpaca_cleaned: num_read is 1000, published 51760; name a subset by corpus.name"
+        "refused 2 runs of alpaca_cleaned: num_read is 1000, published 51760; give a subset another corpus.name"
     ]
 
 

@@ -97,7 +97,7 @@ def test_the_gamma_table_equals_the_committed_one_that_was_checked_by_hand(tmp_p
     table = paper_tables.ablation_gamma(cells.prepared(results), sources())
     assert layout.to_markdown(table) == (GOLDEN / "ablation_gamma.md").read_text(encoding="utf-8")
     assert refused == [
-        "refused 1 run of dtd: num_pool is 800, published 3760; name a subset by dataset.name",
+        "refused 1 run of dtd: num_pool is 800, published 3760; give a subset another dataset.name",
         "refused 1 run of uncommitted code; run from a clean commit, or pass --allow-dirty",
     ]
 

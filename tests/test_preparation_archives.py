@@ -224,8 +224,8 @@ def test_a_file_on_another_disk_is_copied(tmp_path: Path, monkeypatch: pytest.Mo
     [
         (errno.ENOSPC, "the disk of data is full; free some space or go elsewhere"),
         (errno.EDQUOT, "the disk of data is full; free some space or go elsewhere"),
-        (errno.EACCES, "data/x cannot be used (words); allow it or go elsewhere"),
-        (errno.EROFS, "data/x cannot be used (words); allow it or go elsewhere"),
+        (errno.EACCES, "data/x cannot be used (words); change its permissions or go elsewhere"),
+        (errno.EROFS, "data/x cannot be used (words); change its permissions or go elsewhere"),
     ],
 )
 def test_an_error_of_the_disk_gives_a_one_line_error(number: int, message: str) -> None:

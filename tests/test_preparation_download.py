@@ -172,7 +172,7 @@ def test_a_web_page_instead_of_the_file_is_named_as_such(site: Site, tmp_path: P
 def test_a_web_page_does_not_destroy_what_was_downloaded_before(site: Site, tmp_path: Path) -> None:
     (tmp_path / "data.bin.part").write_bytes(CONTENT[:7000])
     site.files["/file"], site.knows_ranges = WEB_PAGE, False
-    with pytest.raises(InputError, match="or run the command again: it goes on after 0.0 MB"):
+    with pytest.raises(InputError, match="or run the command again: it continues after 0.0 MB"):
         fetch(wanted(site, num_bytes=None), tmp_path, BY_HAND)
     assert (tmp_path / "data.bin.part").read_bytes() == CONTENT[:7000]
 
@@ -203,7 +203,7 @@ def test_when_all_mirrors_fail_the_error_names_each_and_tells_how_to_download_by
 
 def test_a_host_that_does_not_answer_is_given_up_after_three_attempts(site: Site, tmp_path: Path) -> None:
     site.cuts = [0] * 9
-    with pytest.raises(InputError, match="/file broke 3 times"):
+    with pytest.raises(InputError, match="/file was interrupted 3 times"):
         fetch(wanted(site), tmp_path, BY_HAND)
     assert len(site.requests) == 3
 
@@ -271,5 +271,5 @@ def test_a_file_that_is_no_zip_archive_is_not_recorded_as_the_first_one(tmp_path
     wrong = tmp_path / "wrong.zip"
     wrong.write_text("hello\n")
     wanted = download.Source("sketches.zip", ())
-    assert download.mismatch(wrong, wanted, tmp_path) == "is no zip archive"
+    assert download.mismatch(wrong, wanted, tmp_path) == "is not a zip archive"
     assert not (tmp_path / "sketches.zip.sha256").exists()

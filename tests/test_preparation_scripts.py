@@ -122,7 +122,9 @@ def test_an_incomplete_official_set_gives_a_one_line_error_and_leaves_nothing(tm
     made = make(tmp_path / "made")
     archive = pack(made, tmp_path / "by_hand.tar.gz", top)
     line = error_line(prepare(name, tmp_path, "--archive", archive, "--no-checksum"))
-    assert line.startswith(f"{name} is short or another edition: expected {PROTOCOL[name]}, found 3 classes, pool 21")
+    assert line.startswith(
+        f"{name} is incomplete or another edition: expected {PROTOCOL[name]}, found 3 classes, pool 21"
+    )
     (made / expected[0]).unlink()
     archive = pack(made, tmp_path / "by_hand.tar.gz", top)
     line = error_line(prepare(name, tmp_path, "--archive", archive, "--no-checksum", "--no-check-counts"))
@@ -148,7 +150,7 @@ def test_a_folder_made_by_hand_is_taken_if_it_is_complete(tmp_path: Path) -> Non
     make_dtd(tmp_path / "data" / "dtd")
     assert last_line(prepare("dtd", tmp_path, "--no-check-counts")).startswith("data/dtd: 3 classes, pool 21")
     line = error_line(prepare("dtd", tmp_path))
-    assert line.startswith("data/dtd exists but is no finished dtd (dtd is short or another edition: ")
+    assert line.startswith("data/dtd exists but is not a finished dtd (dtd is incomplete or another edition: ")
     assert line.endswith("delete it or pass --root")
 
 

@@ -89,7 +89,7 @@ def test_groups_are_placed_as_computed_by_hand() -> None:
         "test": 2,
     }
     with pytest.raises(
-        InputError, match=r"toy: train of X is short, 6 of 9 images with whole groups \(10 in the class\)"
+        InputError, match=r"toy: train of X gets 6 of 9 images, as no group is split \(10 in the class\)"
     ):
         by_group(files, lambda name: name[0], "toy", 0, per_class=15)
 

@@ -178,7 +178,7 @@ def test_beta_reads_the_mean_probability_over_its_first_epochs():
 
 
 def test_beta_refuses_scores_that_cannot_be_weights():
-    with pytest.raises(InputError, match="must be at least 0, got -8; use dual"):
+    with pytest.raises(InputError, match="needs scores of at least 0, got -8; pass scorer=dual"):
         Beta().select(-ramp(9), one_class(9), 0.5, stream(), made_signals(one_class(9)))
 
 

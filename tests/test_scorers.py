@@ -215,7 +215,7 @@ def test_a_file_saved_by_a_spreadsheet_may_begin_with_a_byte_order_mark(tmp_path
         ("sample_id,score\na.png,1\nb.png,nan\nc.png,inf\n", "2 scores that are not finite"),
         ("sample_id,score\na.png,1\nb.png,\nc.png,3\n", "1 scores that are not finite"),
         ("sample_id,score\na.png,1\nb.png\nc.png,3\n", "1 scores that are not finite"),
-        ("sample_id,score\na.png,1\nb.png,hard\nc.png,3\n", "row 2 has no number as its score, but 'hard'"),
+        ("sample_id,score\na.png,1\nb.png,hard\nc.png,3\n", "the score in row 2 must be a number, got 'hard'"),
         ("id,value\na.png,1\n", "needs the columns sample_id and score, has id, value"),
         ("", "needs the columns sample_id and score, has none"),
         (b"\x89PNG\r\n\x1a\n\x00\x00\xff\xfe", "is not a readable csv file|needs the columns"),

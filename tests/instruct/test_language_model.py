@@ -122,9 +122,9 @@ def test_a_missing_model_gives_a_one_line_error(model, step):
         (errors.GatedRepoError, f"{GATED} is gated: accept its licence at https://huggingface.co/{GATED}"),
         (errors.RepositoryNotFoundError, "neither a folder nor a model of the Hugging Face hub"),
         (errors.RevisionNotFoundError, "has no revision 'v9'"),
-        (errors.LocalEntryNotFoundError, "neither in the Hugging Face cache nor can the hub be reached"),
-        (errors.OfflineModeIsEnabled, "neither in the Hugging Face cache nor can the hub be reached"),
-        (httpx.ConnectError, "neither in the Hugging Face cache nor can the hub be reached"),
+        (errors.LocalEntryNotFoundError, "is not in the Hugging Face cache, and the hub cannot be reached"),
+        (errors.OfflineModeIsEnabled, "is not in the Hugging Face cache, and the hub cannot be reached"),
+        (httpx.ConnectError, "is not in the Hugging Face cache, and the hub cannot be reached"),
     ],
 )
 @pytest.mark.parametrize("step", ["tokenizer", "load", "identity"])
@@ -206,10 +206,14 @@ def test_a_wrong_tiny_setting_gives_a_one_line_error(settings):
 
 def test_quantisation_needs_cuda_and_bitsandbytes(folder, monkeypatch):
     llm = LanguageModel(model=str(folder), quantization="4bit")
-    with pytest.raises(InputError, match="llm.quantization=4bit needs CUDA, the device is cpu; pass none"):
+    with pytest.raises(
+        InputError, match="llm.quantization=4bit needs CUDA, but the device is cpu; pass llm.quantization=none"
+    ):
         llm.load("cpu", "bf16")
     monkeypatch.setattr("prunetune.instruct.model.language_model.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="needs bitsandbytes; pip install bitsandbytes or pass none"):
+    with pytest.raises(
+        InputError, match="needs bitsandbytes; run pip install bitsandbytes, or pass llm.quantization=none"
+    ):
         llm.load("cuda", "bf16")
 
 

@@ -228,7 +228,7 @@ def test_with_zero_epochs_the_base_model_is_unchanged():
 
 def test_a_short_training_says_that_its_rate_stays_low(caplog):
     train(changed(warmup_steps=100))
-    assert "6 steps, at most its 100 warm-up steps" in caplog.text
+    assert "after 6 steps, within its 100 warm-up steps" in caplog.text
 
 
 def test_an_empty_subset_gives_a_one_line_error():

@@ -313,7 +313,7 @@ def test_scores_of_weights_that_give_nan_are_never_ranked(tmp_path, monkeypatch)
 
     monkeypatch.setattr(language_model.TinyLanguageModel, "_made", broken)
     for scorer in ("perplexity_mid", "ifd_loss", "dlc"):
-        with pytest.raises(InputError, match="samples numbers that are not finite"):
+        with pytest.raises(InputError, match="gives values that are not finite for"):
             run_text(tmp_path, f"text_scorer={scorer}", "until=score")
     assert not list(tmp_path.glob("store/scores/*"))
 

@@ -370,7 +370,7 @@ def test_scores_of_a_file_are_found_by_sample_id(tmp_path, suffix):
             [{"id": row["sample_id"], "score": row["score"]} for row in ROWS],
             "needs the columns sample_id and score, has id, score",
         ),
-        ([{**row, "score": "high"} for row in ROWS], "row 1 has no number as its score, but 'high'"),
+        ([{**row, "score": "high"} for row in ROWS], "the score in row 1 must be a number, got 'high'"),
     ],
 )
 def test_a_wrong_file_of_scores_gives_a_one_line_error(tmp_path, suffix, rows, message):
@@ -446,7 +446,7 @@ def test_a_quantised_model_is_refused_before_it_is_loaded(tmp_path):
 def test_scores_that_are_not_finite_stop_the_run(tmp_path):
     model = tiny.model()
     model.model.norm.weight.fill_(torch.nan)
-    with pytest.raises(InputError, match="12 of 12 samples numbers that are not finite; check its weights"):
+    with pytest.raises(InputError, match="values that are not finite for 12 of 12 samples; check its weights"):
         compute_scores(DLC(), signals_of(tmp_path, model), 0)
 
 

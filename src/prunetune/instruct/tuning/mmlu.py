@@ -219,7 +219,7 @@ def _loaded(settings: EvaluationSettings) -> dict[str, Any]:
         if name not in manager.all_tasks:
             own = " Pass evaluation.tasks_folder=<folder> for a task of yours."
             if folder is not None:
-                own = f" A file of {folder} that is no valid task in YAML is passed over."
+                own = f" A file of {folder} that is not a valid task in YAML is ignored."
             hint = suggestion(name, manager.all_tasks) or own
             raise InputError(f"lm-evaluation-harness knows no task {name!r}.{hint}")
     return _load(manager, settings, folder)
