@@ -152,7 +152,9 @@ def test_id_revision_split_and_limit_reach_the_library(monkeypatch, made):
 @pytest.mark.parametrize("made", HUB, ids=lambda made: made.__name__)
 def test_a_corpus_out_of_reach_gives_a_one_line_error(made, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(InputError, match="neither in the cache nor within reach.*run once online") as caught:
+    with pytest.raises(
+        InputError, match="is not in the cache, and the hub cannot be reached.*run once online"
+    ) as caught:
         made().examples()
     assert made().hub in one_line(caught)
 
@@ -168,7 +170,7 @@ def test_a_corpus_out_of_reach_gives_a_one_line_error(made, tmp_path, monkeypatc
             DatasetNotFoundError("Dataset 'a/b' doesn't exist on the Hub\nor cannot be accessed."),
             "doesn't exist on the Hub",
         ),
-        (ConnectionError("Couldn't reach 'a/b' on the Hub"), "neither in the cache nor within reach"),
+        (ConnectionError("Couldn't reach 'a/b' on the Hub"), "is not in the cache, and the hub cannot be reached"),
         (ValueError('Unknown split "train". Should be one of [].'), "Unknown split"),
         (OSError(), "OSError"),
     ],

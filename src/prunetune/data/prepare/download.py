@@ -234,7 +234,7 @@ def _refuse_errors(response: requests.Response) -> None:
 def _settle_unsatisfiable(response: requests.Response, have: int, part: Path) -> None:
     if response.headers.get("Content-Range", "") != f"bytes */{have}":
         part.unlink()
-        raise _Broken("the beginning that was there does not fit this server's file")
+        raise _Broken("the part that was downloaded before is not of this server's file")
 
 
 def _start(response: requests.Response, have: int) -> int:
@@ -242,7 +242,7 @@ def _start(response: requests.Response, have: int) -> int:
     if response.status_code == 200:
         return 0
     if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-        raise _Failed("answered with another range than the one asked for")
+        raise _Failed("answered with another range than the requested one")
     return have
 
 
