@@ -139,8 +139,8 @@ def run_commands(
     """Run `python run.py <arguments>` for every job and return returncode, stdout, stderr and seconds of each.
 
     A job is {"arguments": [...], "kill_after": seconds or None, "as_command": whether the arguments are those of
-    `prunetune` instead}. One process imports everything and forks once for each job. It computes nothing before, so a
-    fork behaves like a newly started process.
+    `prunetune` instead, "environment": variables or None}. One process imports everything and forks once for each job.
+    It computes nothing before, so a fork behaves like a newly started process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plan = folder / "jobs.json"
@@ -169,6 +169,7 @@ def _start(folder: Path, number: int, job: dict[str, Any]) -> int:
         return pid
     for stream, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / f"{number}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    os.environ.update(job.get("environment") or {})
     code = 0
     try:
         if job.get("as_command"):

@@ -17,7 +17,6 @@ from prunetune.config import catalogue
 from prunetune.data.prepare import cxrb10, deepweeds
 from runs import (
     MICRO,
-    ONE_THREAD,
     QUICK,
     ROOT,
     SMALL,
@@ -260,33 +259,26 @@ QUOTED = "methods=['random sampler.budgets=equal tag=equal',\"random tag='a tag'
 GRID = [*SMALL, "ratios=[0.2]", "seeds=[0]"]
 COMMAND_LINES = {  # The words after `run.py`, and the same words after `prunetune`.
     "the help of image runs": (["--help"], ["run", "--help"]),
-    "the help of grids": (["--config-name", "grid", "--help"], ["grid", "--help"]),
     "the configuration of a text run": (["--config-name", "instruct", "--cfg", "job"], ["instruct", "--cfg", "job"]),
     "a part of the configuration": (["--cfg", "job", "-p", "scorer"], ["run", "--cfg", "job", "-p", "scorer"]),
-    "the version of Hydra": (["--version"], ["run", "--version"]),
     "an option that Hydra has not": (["--bogus"], ["run", "--bogus"]),
     "a run": ([*SMALL, *RANDOM], ["run", *SMALL, *RANDOM]),
     "the run again": ([*SMALL, *RANDOM], ["run", *SMALL, *RANDOM]),
     "a run behind two dashes": (["--", *SMALL, *RANDOM, "seed=7"], ["run", "--", *SMALL, *RANDOM, "seed=7"]),
     "a sweep with a bad job": (["-m", *SMALL, *RANDOM, "ratio=0.3,7"], ["run", "-m", *SMALL, *RANDOM, "ratio=0.3,7"]),
     "a grid with quotes": (["--config-name", "grid", *GRID, QUOTED], ["grid", *GRID, QUOTED]),
-    "another root config": (
-        ["-cn", "grid", *GRID, "methods=[random]"],
-        ["run", "-cn", "grid", *GRID, "methods=[random]"],
-    ),
     "a folder of one's own": (
         ["--config-dir", "own", *SMALL, "scorer=mine", "ratio=0.2"],
         ["run", "--config-dir", "own", *SMALL, "scorer=mine", "ratio=0.2"],
     ),
     "a bad value": ([*SMALL, "ratio=10"], ["run", *SMALL, "ratio=10"]),
-    "a misspelt group": (["dataset=dtdd"], ["run", "dataset=dtdd"]),
     "a value that needs quotes": ([*SMALL, "tag=a#b"], ["run", *SMALL, "tag=a#b"]),
     "a key that no text run has": (
         ["--config-name", "instruct", "corpus=embedded", "llm=tiny", "+sft.epoch=1"],
         ["instruct", "corpus=embedded", "llm=tiny", "+sft.epoch=1"],
     ),
 }
-NO_RUN = ("--help", "--cfg", "--version", "--bogus")
+NO_RUN = ("--help", "--cfg", "--bogus")
 
 
 @pytest.fixture(scope="module")
@@ -345,11 +337,10 @@ def test_a_job_is_sent_by_the_name_of_its_function():
 
 
 def test_of_several_processes_the_first_alone_prints_the_folder(tmp_path):
-    words = [sys.executable, "-m", "prunetune", "run", *SMALL, *RANDOM, "until=prune", f"results_dir={tmp_path}"]
-    for rank, lines in (("1", 0), ("0", 1)):
-        environment = {**ONE_THREAD, "RANK": rank}
-        done = subprocess.run(words, capture_output=True, text=True, check=True, cwd="/", env=environment)
-        assert done.stdout.count("\n") == lines
+    words = ["run", *SMALL, *RANDOM, "until=prune", f"results_dir={tmp_path / 'results'}"]
+    jobs = [{"arguments": words, "as_command": True, "environment": {"RANK": rank}} for rank in ("1", "0")]
+    done = run_commands(tmp_path, jobs)
+    assert [(each.returncode, each.stdout.count("\n")) for each in done] == [(0, 0), (0, 1)]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Every choice of every group composes, has a folder and builds. Wrong choices are refused when composing."""
 
 import dataclasses
+import functools
 import re
 import subprocess
 import sys
@@ -262,9 +263,15 @@ def test_a_slurm_job_is_put_back_into_the_queue_after_its_time_limit():
     assert cfg.array_parallelism > 1
 
 
+@functools.cache
+def cfg_of_method(name: str) -> DictConfig:
+    """Return the configuration of a method, composed once: tests read it and do not change it."""
+    return cfg_of(f"method={name}")
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_can_be_run_alone_and_in_a_grid(name):
-    cfg, method = cfg_of(f"method={name}"), METHODS[name]
+    cfg, method = cfg_of_method(name), METHODS[name]
     run = parse_image_run(cfg)
     check_fit(run.scorer, next(iter(run.candidates.values())), run.ratio)
     assert (cfg.scorer.name, cfg.sampler.name) == (method.scorer, method.sampler)
@@ -275,7 +282,7 @@ def test_every_method_can_be_run_alone_and_in_a_grid(name):
 
 
 def test_no_two_methods_share_a_run_folder():
-    assert len({run_folder(cfg_of(f"method={name}")) for name in METHODS}) == len(METHODS)
+    assert len({run_folder(cfg_of_method(name)) for name in METHODS}) == len(METHODS)
 
 
 def test_the_papers_method_chooses_gamma_on_validation_and_the_prior_is_tagged():

@@ -84,8 +84,21 @@ def scorer_of(name: str, folder: Path, **shortened) -> Scorer:
     return build(group)
 
 
-@pytest.mark.parametrize("network", ["micro", "test_vit"])
-@pytest.mark.parametrize("name", SETTINGS)
+def of_both_networks() -> list:
+    """Return pytest parameters: every scorer with both networks.
+
+    Variants of a class that share its code are checked with the convolutional network in the slow tier only.
+    """
+    first = {settings["_target_"]: name for name, settings in reversed(SETTINGS.items())}
+    return [
+        pytest.param(name, network, marks=pytest.mark.slow if network == "micro" and is_variant else ())
+        for name, settings in SETTINGS.items()
+        for is_variant in [first[settings["_target_"]] != name]
+        for network in ("micro", "test_vit")
+    ]
+
+
+@pytest.mark.parametrize(("name", "network"), of_both_networks())
 def test_every_scorer_keeps_the_contract_on_a_convolutional_and_on_a_token_network(name, network, networks, tmp_path):
     check_scorer(scorer_of(name, tmp_path, **LONG.get(name, {})), networks[network])
 
