@@ -112,7 +112,7 @@ def run_command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[
 
 
 def prunetune_here(*words: str) -> SimpleNamespace:
-    """Give the command line `prunetune <words>` in this process; return returncode, stdout and stderr."""
+    """Run the command line `prunetune <words>` in this process; return returncode, stdout and stderr."""
     from prunetune import cli
 
     out, errors = io.StringIO(), io.StringIO()
@@ -139,8 +139,8 @@ def run_commands(
     """Run `python run.py <arguments>` for every job and return returncode, stdout, stderr and seconds of each.
 
     A job is {"arguments": [...], "kill_after": seconds or None, "as_command": whether the arguments are those of
-    `prunetune` instead, "environment": variables or None}. One process imports everything and forks once per
-    job; nothing has been computed in it by then, so that a fork is what a fresh start would be.
+    `prunetune` instead, "environment": variables or None}. One process imports everything and forks once for each job.
+    It computes nothing before, so a fork behaves like a newly started process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plan = folder / "jobs.json"

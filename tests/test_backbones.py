@@ -39,7 +39,7 @@ def saved(path, content):
     return path
 
 
-def test_safetensors_and_torch_files_give_the_same_network_and_their_head_is_left_over(tmp_path, weights):
+def test_safetensors_and_torch_files_give_the_same_network_and_their_head_is_not_used(tmp_path, weights):
     save_file(weights, tmp_path / "w.safetensors")
     saved(tmp_path / "w.pth", weights)
     first, second = loaded(tmp_path / "w.safetensors"), loaded(tmp_path / "w.pth")
@@ -59,7 +59,7 @@ def test_safetensors_and_torch_files_give_the_same_network_and_their_head_is_lef
     ],
     ids=["state_dict", "model", "state_dict of a data-parallel model", "data-parallel model"],
 )
-def test_the_wrappings_of_training_scripts_are_taken_off(tmp_path, weights, wrap):
+def test_the_wrappers_of_training_scripts_are_removed(tmp_path, weights, wrap):
     assert has_weights(loaded(saved(tmp_path / "w.pth", wrap(weights))), weights)
 
 
@@ -114,7 +114,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, weig
     assert marker.exists()  # The file does run its code if torch loads it without checks.
 
 
-def test_files_that_are_cut_short_are_one_clear_line(tmp_path, weights):
+def test_files_that_are_cut_short_give_a_one_line_error(tmp_path, weights):
     save_file(weights, tmp_path / "w.safetensors")
     saved(tmp_path / "w.pth", weights)
     torch.save(weights, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
@@ -130,7 +130,7 @@ def test_files_that_are_cut_short_are_one_clear_line(tmp_path, weights):
 
 
 @pytest.mark.parametrize("content", [b"not weights at all", b"<html>404</html>", b"\x80\x02."])
-def test_files_that_are_no_weights_are_one_clear_line(tmp_path, content):
+def test_files_that_hold_no_weights_give_a_one_line_error(tmp_path, content):
     for name in ("w.pth", "w.safetensors"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=name):
@@ -158,7 +158,7 @@ def test_arguments_that_a_model_does_not_have_are_refused():
         Backbone(model="resnet18", pretrained=False, model_args={"colour": "red"}).load()
 
 
-def test_weights_that_cannot_be_fetched_are_one_line_with_the_way_out(monkeypatch):
+def test_weights_that_cannot_be_downloaded_give_a_one_line_error_with_the_fix(monkeypatch):
     def no_network(*args, **options):
         raise OSError("Temporary failure in name resolution")
 
@@ -234,7 +234,7 @@ def test_random_weights_are_the_same_in_every_process_state():
     assert torch.equal(torch.get_rng_state(), state)  # The random stream of the caller has not changed.
 
 
-def test_an_input_size_that_a_network_does_not_take_is_told_with_the_way_out():
+def test_an_input_size_that_a_network_does_not_take_is_refused_with_the_fix():
     with pytest.raises(InputError, match=r"does not take images of 64 x 64.*model_args=\{img_size:64\}"):
         Backbone(model="vit_tiny_patch16_224", pretrained=False, input_size=64).load()
 

@@ -152,7 +152,7 @@ def is_one_error_line(outcome):
 
 
 @pytest.mark.parametrize("name", list(BAD_INPUT))
-def test_bad_input_is_one_line_and_an_exit_code(outcomes, name):
+def test_bad_input_gives_a_one_line_error_and_an_exit_code(outcomes, name):
     outcome = outcomes[0][name]
     assert BAD_INPUT[name][1] in outcome.stderr
     assert "Traceback" not in outcome.stderr
@@ -161,7 +161,7 @@ def test_bad_input_is_one_line_and_an_exit_code(outcomes, name):
     assert outcome.returncode == 1
 
 
-def test_a_results_folder_that_cannot_be_made_is_one_line(outcomes):
+def test_a_results_folder_that_cannot_be_made_gives_a_one_line_error(outcomes):
     outcome = outcomes[0]["a results folder that cannot be"]
     assert is_one_error_line(outcome), outcome.stderr
     assert "pass results_dir=<folder>" in outcome.stderr
@@ -184,7 +184,7 @@ def test_a_run_prints_its_folder_and_so_does_the_same_run_again(outcomes):
     assert "finished before" in done["the run again"].stderr
 
 
-def test_a_changed_run_is_refused_with_the_way_out(outcomes):
+def test_a_changed_run_is_refused_with_the_fix(outcomes):
     outcome = outcomes[0]["the run changed"]
     assert is_one_error_line(outcome), outcome.stderr
     assert "finetune.epochs: 3 there, 4 now" in outcome.stderr
@@ -222,7 +222,7 @@ def test_the_demo_runs_with_the_shipped_weights(outcomes):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--config-name", "grid", "--cfg", "job"]])
-def test_help_and_the_configuration_answer_without_torch(arguments):
+def test_help_and_the_configuration_are_printed_without_torch(arguments):
     outcome = subprocess.run(
         [sys.executable, "-X", "importtime", str(ROOT / "run.py"), *arguments],
         capture_output=True,
@@ -283,7 +283,7 @@ NO_RUN = ("--help", "--cfg", "--bogus")
 
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory):
-    """Give every command line to `python run.py` and to `prunetune`; return both outcomes, and both results folders."""
+    """Run every command line by `python run.py` and by `prunetune`; return both outcomes and both results folders."""
     folder = tmp_path_factory.mktemp("twins")
     places = [folder / "by_file", folder / "by_command"]
     (folder / "own" / "scorer").mkdir(parents=True)
@@ -299,7 +299,7 @@ def twins(tmp_path_factory):
 
 
 def told(text, place):
-    """Return what was printed without what differs by place, by clock and by the name of the program."""
+    """Return the printed text without paths, times and the name of the program."""
     text = text.replace(str(place), "<results>").replace("prunetune run", "run.py")
     text = re.sub(r"(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d(,\d+)?|\d+(\.\d+)? s\b", "<time>", text)
     return " ".join(text.split())
@@ -358,7 +358,7 @@ def test_of_several_processes_the_first_alone_prints_the_folder(tmp_path):
         (["wandb-report", "--wandb", "onlin"], 1, "error: results has neither tables/*.csv nor figures/*.png"),
     ],
 )
-def test_a_mistake_is_told_on_standard_error_without_a_traceback(tmp_path, monkeypatch, words, code, line):
+def test_a_mistake_is_reported_on_standard_error_without_a_traceback(tmp_path, monkeypatch, words, code, line):
     monkeypatch.chdir(tmp_path)
     done = prunetune_here(*words)
     assert (done.returncode, done.stdout) == (code, "")
@@ -398,7 +398,7 @@ def test_the_list_is_searched_by_a_word():
 
 
 @pytest.mark.parametrize("words", [["--help"], ["prepare", "cxrb10", "--help"], ["list", "scorers"], ["version"]])
-def test_the_command_answers_without_the_heavy_libraries(words):
+def test_the_command_starts_without_the_heavy_libraries(words):
     outcome = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "prunetune", *words],
         capture_output=True,
@@ -413,12 +413,12 @@ def test_the_command_answers_without_the_heavy_libraries(words):
     assert {"torch", "timm", "torchvision", "sklearn", "wandb", "pandas", "matplotlib"} & imported == set()
 
 
-def test_an_option_of_several_words_takes_what_a_shell_makes_of_a_star():
+def test_an_option_of_several_words_takes_the_files_of_a_shell_pattern():
     words = ["--labels", "a.csv", "b.csv", "--root", "here", "--labels", "c.csv"]
     expected = ["--labels", "a.csv", "--labels", "b.csv", "--root", "here", "--labels", "c.csv"]
     assert prepare.repeated(words, {"--labels", "--archive"}) == expected
 
 
-def test_the_defaults_of_prepare_are_those_of_its_bodies():
+def test_the_defaults_of_prepare_equal_those_of_the_functions_that_it_calls():
     for name, module in (("cxrb10", cxrb10), ("deepweeds", deepweeds)):
         assert inspect.signature(getattr(prepare, name)).parameters["per_class"].default == module.PER_CLASS

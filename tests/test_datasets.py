@@ -93,13 +93,13 @@ def hue(image: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_wrong_numbers_are_one_line_with_the_way_to_name_a_subset(tmp_path: Path, name: str) -> None:
+def test_wrong_numbers_give_a_one_line_error_that_tells_how_to_name_a_subset(tmp_path: Path, name: str) -> None:
     make, dataset = MADE[name]
     made = make(tmp_path)
     with pytest.raises(InputError) as caught:
         dataset(made, num_test=7).pool("train")
     assert str(caught.value) == (
-        f"{name} is short or another edition: expected 3 classes, 21 pool and 7 test images, found 3 classes, "
+        f"{name} is incomplete or another edition: expected 3 classes, 21 pool and 7 test images, found 3 classes, "
         "21 pool and 6 test images; prepare the data set again, "
         "or for a subset on purpose pass dataset.name=<other> dataset.check_counts=false"
     )
@@ -156,7 +156,7 @@ def test_another_part_is_refused(tmp_path: Path, part: str) -> None:
         dtd(make_dtd(tmp_path)).pool(part)
 
 
-def test_dtd_reads_the_partition_it_is_told(tmp_path: Path) -> None:
+def test_dtd_reads_the_partition_that_is_asked_for(tmp_path: Path) -> None:
     make_dtd(tmp_path, partition=3)
     assert len(dtd(tmp_path, partition=3).pool("train")) == 21
     with pytest.raises(InputError, match="test1.txt|train1.txt"):
@@ -310,7 +310,7 @@ def lists(root: Path, **changes: str) -> ImageFolder:
     return ImageFolder(**{"root": str(root), "train_list": "train.txt", "test_list": "test.txt", **changes})
 
 
-def test_lists_say_what_is_for_testing(tmp_path: Path) -> None:
+def test_list_files_name_the_test_images(tmp_path: Path) -> None:
     make_image_lists(tmp_path, {"cat": (3, 2), "dog": (4, 1)})
     make_image(tmp_path / "cat" / "unlisted.jpg", "cat")
     pool, test = read(lists(tmp_path))
@@ -432,7 +432,7 @@ def test_a_windows_list_is_read(tmp_path: Path) -> None:
         ({"test_fraction": 1.0}, "between 0 and 1"),
     ],
 )
-def test_settings_that_contradict_are_refused(settings: dict[str, object], message: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ImageFolder(root="mine", **settings)
 
@@ -503,7 +503,7 @@ def test_a_class_that_only_the_test_set_has_is_refused(tmp_path: Path) -> None:
         split_folders(root, check_counts=False).pool("train")
 
 
-def test_linked_files_and_folders_are_read_and_a_circle_ends(tmp_path: Path) -> None:
+def test_symbolic_links_are_read_and_a_circle_of_links_ends(tmp_path: Path) -> None:
     make_image_folder(tmp_path / "store", {"cat": 3, "dog": 4})
     root = tmp_path / "links"
     (root / "dog").mkdir(parents=True)

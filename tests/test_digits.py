@@ -18,7 +18,7 @@ def test_pool_and_test_set_are_all_digits_once():
     assert pool.labels.tolist() == [target[int(name.split("/")[1])] for name in pool.sample_ids]
 
 
-def test_the_split_and_the_painted_images_are_fixed():
+def test_the_split_and_the_painted_images_never_change():
     pool = Digits().pool("test")
     assert pool.sample_ids[:3] == ("test/0001", "test/0002", "test/0003")
     assert (

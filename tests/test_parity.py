@@ -11,7 +11,7 @@ THEIRS, OURS = torch.tensor([0, 1, 4]), torch.tensor([0, 2, 4])
 LABELS = torch.tensor([0, 0, 0, 1, 1])
 
 
-def test_a_note_is_no_cause(tmp_path):
+def test_a_difference_with_a_note_but_without_a_cause_is_refused(tmp_path):
     rows = [
         compare("same", True, 0.5, OURS, OURS, Remarks(note="n", cause="c")),
         compare("other", True, 0.5, THEIRS, OURS, Remarks("n")),
@@ -26,6 +26,6 @@ def test_a_note_is_no_cause(tmp_path):
 
 
 @pytest.mark.parametrize(("second", "cause"), [(2.0, TIES), (1.0, "")])
-def test_ties_are_told_from_other_differences(second, cause):
+def test_differences_by_ties_are_recognised(second, cause):
     scores = torch.tensor([3.0, second, 2.0, 0.0, 1.0])
     assert compare("any", True, 0.5, THEIRS, OURS, ranking=Ranking(scores, LABELS)).cause == cause

@@ -110,7 +110,7 @@ def test_links_in_a_zip_refuse_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [make_tar, make_zip])
-def test_a_truncated_archive_is_one_line(tmp_path: Path, make: Make) -> None:
+def test_a_truncated_archive_gives_a_one_line_error(tmp_path: Path, make: Make) -> None:
     archive = cut_in_half(make(tmp_path / "archive", {f"{number}": bytes(range(256)) * 99 for number in range(9)}))
     with pytest.raises(InputError, match="archive is not a readable tar or zip archive .* download it again"):
         extract(archive, tmp_path, as_it_is)
@@ -124,7 +124,7 @@ def test_a_text_file_and_a_missing_file_are_no_archives(tmp_path: Path) -> None:
         member_names(tmp_path / "missing.zip")
 
 
-def test_a_full_disk_during_extraction_is_one_line_and_leaves_nothing(
+def test_a_full_disk_during_extraction_gives_a_one_line_error_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: object) -> None:
@@ -224,11 +224,11 @@ def test_a_file_on_another_disk_is_copied(tmp_path: Path, monkeypatch: pytest.Mo
     [
         (errno.ENOSPC, "the disk of data is full; free some space or go elsewhere"),
         (errno.EDQUOT, "the disk of data is full; free some space or go elsewhere"),
-        (errno.EACCES, "data/x cannot be used (words); allow it or go elsewhere"),
-        (errno.EROFS, "data/x cannot be used (words); allow it or go elsewhere"),
+        (errno.EACCES, "data/x cannot be used (words); change its permissions or go elsewhere"),
+        (errno.EROFS, "data/x cannot be used (words); change its permissions or go elsewhere"),
     ],
 )
-def test_what_a_disk_refuses_is_one_line(number: int, message: str) -> None:
+def test_an_error_of_the_disk_gives_a_one_line_error(number: int, message: str) -> None:
     with pytest.raises(InputError) as error, explained(Path("data"), "go elsewhere"):
         raise OSError(number, "words", "data/x")
     assert str(error.value) == message

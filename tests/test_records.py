@@ -88,7 +88,7 @@ def test_a_damaged_file_of_the_store_is_named_once_and_made_again(results, finis
     assert list((results / "store").rglob(".partial-*")) == []
 
 
-def test_scores_that_are_readable_but_of_other_images_are_made_again(results, finished, caplog):
+def test_readable_scores_of_other_images_are_computed_again(results, finished, caplog):
     [file] = (results / "store").glob(FILES["scores"])
     text = file.read_text()
     sample_id = text.splitlines()[1].split(",")[1]
@@ -98,7 +98,7 @@ def test_scores_that_are_readable_but_of_other_images_are_made_again(results, fi
     assert "scores.csv cannot be read or belongs to other samples" in caplog.text
 
 
-def test_a_sound_store_is_read_without_a_word(results, finished, caplog):
+def test_an_undamaged_store_is_read_without_a_message(results, finished, caplog):
     stamps = {path: path.stat().st_mtime_ns for path in (results / "store").rglob("*") if path.is_file()}
     with caplog.at_level(logging.WARNING):
         run_again(results, finished)
@@ -106,7 +106,7 @@ def test_a_sound_store_is_read_without_a_word(results, finished, caplog):
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
-def test_a_store_from_before_sizes_were_noted_is_sound(tmp_path):
+def test_a_store_without_noted_sizes_counts_as_undamaged(tmp_path):
     def make(folder):
         np.save(folder / "a.npy", np.arange(1000))
         return {"seconds": 1.0}
@@ -151,7 +151,7 @@ def test_a_damaged_result_is_named_and_the_run_is_made_again(results, finished, 
     assert lasting(read_result(file.parent)) == lasting(whole)
 
 
-def test_a_result_of_no_text_at_all_is_damaged(tmp_path):
+def test_a_result_that_is_not_text_is_damaged(tmp_path):
     (tmp_path / "result.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="is damaged"):
         records.read_result(tmp_path)

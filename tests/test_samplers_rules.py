@@ -54,7 +54,7 @@ def cloud(size: int, width: int = 3, name: str = "cloud") -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("budget", "beta", "cut"), [(10, 0.2, 20), (85, 0.2, 15), (99, 0.3, 1), (10, 0, 0)])
-def test_the_cut_is_capped_at_what_is_not_kept(budget, beta, cut):
+def test_the_cut_is_at_most_the_number_of_images_that_are_not_kept(budget, beta, cut):
     assert num_cut(100, budget, beta) == cut
     kept = CCS(beta=beta).select(ramp(100), one_class(100), budget / 100, stream("draw"))
     assert kept.max() < 100 - cut
@@ -78,7 +78,7 @@ def test_strata_have_equal_widths_and_the_largest_score_is_in_the_last():
         ([0, 0, 5], 1, [0, 0, 1]),
     ],
 )
-def test_a_budget_is_handed_to_strata_the_smallest_first(sizes, budget, expected):
+def test_a_budget_is_shared_among_strata_from_the_smallest(sizes, budget, expected):
     assert strata_budgets(torch.tensor(sizes), budget) == expected
 
 
@@ -92,7 +92,7 @@ def test_strata_budgets_are_always_met():
             assert (budgets <= sizes).all()
 
 
-def test_ccs_keeps_a_lonely_stratum_whole_and_never_the_hardest():
+def test_ccs_keeps_a_small_stratum_whole_and_never_the_hardest_images():
     scores = torch.cat([torch.full((30,), 1.0), torch.tensor([2.0]), torch.full((9,), 9.0)]).double()
     for seed in range(20):
         kept = CCS(beta=0.225, num_strata=2).select(scores, one_class(40), 0.1, stream(seed))
@@ -177,8 +177,8 @@ def test_beta_reads_the_mean_probability_over_its_first_epochs():
     assert not torch.allclose(Beta(epochs=30)._needed(labels, signals), expected)
 
 
-def test_beta_refuses_scores_that_are_no_weights():
-    with pytest.raises(InputError, match="must be at least 0, got -8; use dual"):
+def test_beta_refuses_scores_that_cannot_be_weights():
+    with pytest.raises(InputError, match="needs scores of at least 0, got -8; pass scorer=dual"):
         Beta().select(-ramp(9), one_class(9), 0.5, stream(), made_signals(one_class(9)))
 
 
@@ -239,7 +239,7 @@ def ridge_slowly(features: np.ndarray, labels: np.ndarray, kept: np.ndarray, rid
 
 
 @pytest.mark.parametrize("ridge", [0.1, 1.0, 5.0])
-def test_the_ridge_regression_is_its_dual_form(ridge, monkeypatch):
+def test_the_ridge_regression_equals_its_dual_form(ridge, monkeypatch):
     monkeypatch.setattr("prunetune.samplers.bws.ROWS", 16)
     labels = torch.arange(60) % 3
     features = cloud(60, 5) + labels.unsqueeze(1)
@@ -249,7 +249,7 @@ def test_the_ridge_regression_is_its_dual_form(ridge, monkeypatch):
     assert ridge_accuracy(features, labels, kept, ridge) == pytest.approx(expected)
 
 
-def test_bws_takes_the_window_that_teaches_most():
+def test_bws_takes_the_window_with_the_best_ridge_regression():
     labels, scores = torch.arange(90) % 3, torch.rand(90, generator=stream("scores"), dtype=torch.float64)
     # The features of hard images are noisier.
     features = cloud(90, 6) * (0.3 + 2 * scores.float().unsqueeze(1)) + torch.eye(6)[labels]
@@ -268,7 +268,7 @@ def test_bws_takes_the_window_that_teaches_most():
     assert kept == same
 
 
-def test_of_windows_that_teach_alike_the_central_one_is_taken():
+def test_of_equally_good_windows_the_central_one_is_taken():
     labels = torch.arange(40) // 20
     features = torch.stack([labels.float() * 10, torch.zeros(40)], dim=1) + 0.01 * cloud(40, 2)
     assert BWS().settled(ramp(40), labels, {0: 4, 1: 4}, features).start == 0.5
@@ -421,7 +421,7 @@ def test_probcover_measures_the_radius_on_the_whole_pool_and_draws_what_covers_n
 
 
 @pytest.mark.parametrize(("num", "tau"), [(1, 0.07), (2, 0.07), (9, 0.07), (30, 0.5)])
-def test_the_gradient_in_closed_form_is_that_of_the_aim(num, tau):
+def test_the_gradient_in_closed_form_is_that_of_the_objective(num, tau):
     features = unit(cloud(40, 6)).double()
     free = features[torch.randperm(40, generator=stream("centres"))[:num]].clone().requires_grad_()
     centres = torch.nn.functional.normalize(free, dim=1)
@@ -444,7 +444,7 @@ def test_a_single_centre_moves_towards_the_mean_of_the_class():
     assert picks == {int((unit(features) @ mean.T).argmax())}
 
 
-def test_each_centre_takes_the_nearest_image_that_is_left():
+def test_each_centre_takes_the_nearest_remaining_image():
     features = points((1, 0), (0.8, 0.6), (0, 1), (1, 0))
     assert nearest_unused(features, points((1, 0), (1, 0), (1, 0))).tolist() == [0, 3, 1]
     assert nearest_unused(features, points((0, 1), (0.6, 0.8))).tolist() == [2, 1]

@@ -40,8 +40,8 @@ POOL = Pool("made", torch.tensor([0, 1, 0]), ("a.png", "b.png", "c.png"), ("trai
 def networks(tmp_path_factory) -> dict[str, Backbone]:
     """Return a convolutional and a token network.
 
-    The token network's last norm is not the identity that random weights leave: behind an identity the mean over
-    channels is zero for every image, and that mean is all that the released pooling sees.
+    The weights of the last norm of the token network are changed. With random weights this norm is the identity, so the
+    mean over channels, which is the only input of the released pooling, would be zero for every image.
     """
     vit = Backbone(
         model="test_vit.r160_in1k",
@@ -58,7 +58,7 @@ def networks(tmp_path_factory) -> dict[str, Backbone]:
 
 
 def made_scores(folder: Path) -> Path:
-    """Write another tool's scores of `made_pool`, in no order."""
+    """Write scores of `made_pool` as another tool would, in another order than that of the pool."""
     ids = sorted(made_pool().sample_ids, key=lambda sample_id: sample_id[::-1])
     path = folder / "other_tool.csv"
     path.write_text("sample_id,score\n" + "".join(f"{sample_id},{i**2 / 7}\n" for i, sample_id in enumerate(ids)))
@@ -110,7 +110,7 @@ def test_every_scorer_of_many_networks_keeps_the_contract_at_full_length(name, n
     check_scorer(scorer_of(name, tmp_path), networks[network])
 
 
-def test_the_long_scorers_are_those_of_fifty_networks_or_ten_proxies():
+def test_the_scorers_of_the_slow_tier_use_fifty_networks_or_ten_proxies():
     of_path = {name for name, settings in SETTINGS.items() if settings.get("levels", 0) > PATH["levels"]}
     of_proxies = {name for name, settings in SETTINGS.items() if settings.get("repeats") == 10}
     assert set(LONG) == of_path | of_proxies
@@ -118,7 +118,7 @@ def test_the_long_scorers_are_those_of_fifty_networks_or_ten_proxies():
 
 @dataclass(frozen=True)
 class Broken(Scorer):
-    """Breaks one promise."""
+    """A scorer that breaks one rule of the contract, named by `fault`."""
 
     fault: str = ""
 
@@ -228,7 +228,7 @@ def test_a_file_saved_by_a_spreadsheet_may_begin_with_a_byte_order_mark(tmp_path
         ("sample_id,score\na.png,1\nb.png,nan\nc.png,inf\n", "2 scores that are not finite"),
         ("sample_id,score\na.png,1\nb.png,\nc.png,3\n", "1 scores that are not finite"),
         ("sample_id,score\na.png,1\nb.png\nc.png,3\n", "1 scores that are not finite"),
-        ("sample_id,score\na.png,1\nb.png,hard\nc.png,3\n", "row 2 has no number as its score, but 'hard'"),
+        ("sample_id,score\na.png,1\nb.png,hard\nc.png,3\n", "the score in row 2 must be a number, got 'hard'"),
         ("id,value\na.png,1\n", "needs the columns sample_id and score, has id, value"),
         ("", "needs the columns sample_id and score, has none"),
         (b"\x89PNG\r\n\x1a\n\x00\x00\xff\xfe", "is not a readable csv file|needs the columns"),
@@ -246,7 +246,7 @@ def test_a_path_that_is_no_file_is_refused_before_anything_is_computed(path):
         FromFile(path)
 
 
-def test_the_key_of_a_file_is_its_content_and_not_its_place(tmp_path):
+def test_the_key_of_a_file_depends_on_its_content_and_not_on_its_place(tmp_path):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     one, same = (
         FromFile(write(tmp_path / "a", "sample_id,score\n")),
@@ -269,7 +269,7 @@ def test_a_pick_order_that_is_too_short_or_made_for_another_ratio_is_refused():
         check_fit(Herding(depth=0.1), TopK(min_per_class=3), 0.1)
 
 
-def test_a_sampler_that_picks_by_score_is_refused_where_there_is_none():
+def test_a_sampler_that_reads_scores_is_refused_with_the_scorer_none():
     for sampler in (TopK(), FlexRand()):
         with pytest.raises(InputError, match="scorer none gives every image the same score"):
             check_fit(NoScore(), sampler, 0.1)

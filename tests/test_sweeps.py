@@ -61,7 +61,7 @@ def parameters(name):
     return dict(compose_sweep(name).hydra.sweeper.params)
 
 
-def test_the_presets_of_the_design_are_there():
+def test_every_promised_preset_exists():
     wanted = {"main", "weakly", "transfer", "ablation_path", "ablation_masking", "ablation_sampler", "ablation_gamma"}
     wanted |= {"time", "v1_depths", "v1_paradigms", "v1_rank", "cifar10", "demo", *TEXTS}
     assert wanted <= set(SWEEPS)
@@ -97,7 +97,7 @@ def test_a_header_names_its_command_and_its_product(name):
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_a_sweep_is_many_jobs_by_itself_and_its_methods_are_one_list(name):
+def test_a_sweep_is_a_multirun_and_its_methods_are_one_list(name):
     cfg = compose_sweep(name)
     assert cfg.hydra.mode.name == "MULTIRUN"
     content = yaml.safe_load((ROOT / "configs" / "sweep" / f"{name}.yaml").read_text())
@@ -191,7 +191,7 @@ def test_the_command_line_wins_over_a_preset():
         ("main", ["methods=['dlc seed=3']"], "a method of a grid cannot set seed"),
     ],
 )
-def test_a_status_that_cannot_be_asked_for_is_one_line(name, overrides, message):
+def test_an_invalid_request_for_a_status_gives_a_one_line_error(name, overrides, message):
     with pytest.raises(InputError, match=message) as caught:
         list(map(status.state, sweeps.planned(jobs(compose_sweep(name, overrides)))))
     assert "\n" not in str(caught.value)
@@ -286,7 +286,7 @@ def test_the_status_command_counts_and_lists(results):
     assert lines[4:] == [f"unreadable: {damaged.parent}: {damaged} is damaged"]
 
 
-def test_an_unknown_sweep_is_one_line_and_an_exit_code():
+def test_an_unknown_sweep_gives_a_one_line_error_and_an_exit_code():
     GlobalHydra.instance().clear()
     done = prunetune_here("status", "mian")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
@@ -333,7 +333,7 @@ def test_a_failure_is_forgotten_when_the_run_starts_again(tmp_path):
     assert "Traceback" in "".join(json.loads((tmp_path / failures.NAME).read_text())["traceback"])
 
 
-def test_an_interruption_is_no_failure(tmp_path):
+def test_an_interruption_is_not_a_failure(tmp_path):
     with pytest.raises(KeyboardInterrupt), failures.noted(tmp_path):
         raise KeyboardInterrupt
     assert failures.read(tmp_path) is None
@@ -345,7 +345,7 @@ def test_the_error_of_a_refused_run_is_not_put_beside_the_result_of_another(tmp_
     assert failures.read(tmp_path) is None
 
 
-def test_a_damaged_note_is_a_failure_without_its_reason(tmp_path):
+def test_a_damaged_failure_note_counts_as_a_failure_without_reason(tmp_path):
     (tmp_path / failures.NAME).write_text('{"error"')
     assert failures.read(tmp_path).error == "failed.json is damaged"
 
@@ -480,7 +480,7 @@ def test_the_command_line_wins_over_a_preset_of_text(tmp_path):
         (["methods=[dlc]"], "sweep instruction cannot be composed: .*methods"),
     ],
 )
-def test_a_status_of_text_runs_that_cannot_be_asked_for_is_one_line(overrides, message):
+def test_an_invalid_request_for_a_status_of_text_runs_gives_a_one_line_error(overrides, message):
     with pytest.raises(InputError, match=message):
         list(map(status.state, sweeps.planned(jobs(compose_sweep("instruction", overrides)))))
 

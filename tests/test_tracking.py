@@ -108,7 +108,7 @@ def test_all_files_lie_in_the_given_folder(offline: SimpleNamespace) -> None:
     assert "WANDB_DATA_DIR" not in os.environ
 
 
-def test_the_variable_wandb_mode_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog) -> None:
+def test_the_variable_wandb_mode_has_priority(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setitem(sys.modules, "wandb", None)  # An import would now fail, and the failure would be reported.
     with open_run("online", "prunetune", "name", CONFIG, tmp_path / "wandb") as tracker:
@@ -182,14 +182,14 @@ def test_without_a_network_a_run_with_a_key_is_kept_offline(monkeypatch, tmp_pat
     assert len([row for row in rows(read_run(path)) if "train_loss" in row]) == 2
 
 
-def test_a_missing_client_is_one_warning(monkeypatch, tmp_path: Path, caplog) -> None:
+def test_a_missing_client_gives_one_warning(monkeypatch, tmp_path: Path, caplog) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with open_run("auto", "prunetune", "name", CONFIG, tmp_path) as tracker:
         log_everything(tracker)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_a_client_that_cannot_start_is_one_warning(monkeypatch, tmp_path: Path, caplog) -> None:
+def test_a_client_that_cannot_start_gives_one_warning(monkeypatch, tmp_path: Path, caplog) -> None:
     def refuse(**options: object) -> None:
         raise OSError(28, "No space left on device")
 

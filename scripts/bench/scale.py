@@ -133,11 +133,11 @@ def run_apart(method: str, size: int, num_classes: int, folder: Path, limit: flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="numbers of images")
     parser.add_argument("--layouts", type=int, nargs="+", default=[20, 1000], help="numbers of classes")
-    parser.add_argument("--methods", nargs="+", help="by default all; samplers as 'sampler ccs'")
-    parser.add_argument("--out", type=Path, default=Path("results/bench"))
-    parser.add_argument("--limit", type=float, default=SECONDS, help="seconds for one method")
+    parser.add_argument("--methods", nargs="+", help="default: all; a sampler is written as 'sampler ccs'")
+    parser.add_argument("--out", type=Path, default=Path("results/bench"), help="folder for the tables")
+    parser.add_argument("--limit", type=float, default=SECONDS, help="largest number of seconds of one method")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

@@ -383,7 +383,7 @@ def main() -> None:
     """Write the table and print the differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--deepcore", required=True, help="checkout of PatrickZH/DeepCore at 74ec709")
-    parser.add_argument("--out", type=Path, default=Path("results/parity_deepcore.csv"))
+    parser.add_argument("--out", type=Path, default=Path("results/parity_deepcore.csv"), help="file to write")
     arguments = parser.parse_args()
     write_rows(arguments.out, list(all_rows(load_package(find_checkout(arguments.deepcore)))))
 

@@ -259,9 +259,9 @@ def flexrand_row(
 def main() -> None:
     """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--released", required=True, type=Path)
-    parser.add_argument("--selectors", required=True, type=Path)
-    parser.add_argument("--out", type=Path, default=Path("results/parity_released.csv"))
+    parser.add_argument("--released", required=True, type=Path, help="checkout with the learning complexity")
+    parser.add_argument("--selectors", required=True, type=Path, help="checkout with the selectors")
+    parser.add_argument("--out", type=Path, default=Path("results/parity_released.csv"), help="file to write")
     arguments = parser.parse_args()
     with mock.patch.object(torch.Tensor, "cuda", lambda tensor, *_: tensor):
         package = load_selectors(arguments.selectors)

@@ -77,12 +77,14 @@ def run(command: list[str], about: str) -> str | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(), help="folder with data/ and weights/")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="the results_dir of the runs")
-    parser.add_argument("--out", type=Path, help="where the tables go (default: <results>/tables)")
-    parser.add_argument("--methods", nargs="+", choices=methods(), metavar="METHOD", help="default: all")
-    parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
-    parser.add_argument("--proxies", nargs="+", choices=PROXIES, default=PROXIES)
-    parser.add_argument("--tables-only", action="store_true")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder of the runs")
+    parser.add_argument("--out", type=Path, help="folder for the tables (default: <results>/tables)")
+    parser.add_argument(
+        "--methods", nargs="+", choices=methods(), metavar="METHOD", help="methods to run (default: all)"
+    )
+    parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS, help="data sets to run on")
+    parser.add_argument("--proxies", nargs="+", choices=PROXIES, default=PROXIES, help="proxies to run with")
+    parser.add_argument("--tables-only", action="store_true", help="run nothing, only write the tables")
     options = parser.parse_args()
     if not options.tables_only:
         check_folder(options.data)

@@ -76,9 +76,14 @@ class TextRun:
             check_sampler(sampler)
             check_fit(self.scorer, sampler, self.ratio)
         if "trajectory" in self.scorer.reads and not self.sft.epochs:
-            raise InputError(f"text_scorer=s2l records a fine-tuning and sft={self.sft.name} trains nothing")
+            raise InputError(
+                f"text_scorer=s2l records a fine-tuning, but sft={self.sft.name} trains nothing; pass another sft"
+            )
         if self.is_searched and not self.sft.epochs:
-            raise InputError(f"sampler.gamma=auto compares fine-tuned models and sft={self.sft.name} trains none")
+            raise InputError(
+                f"sampler.gamma=auto compares fine-tuned models, but sft={self.sft.name} trains none; "
+                "pass sampler.gamma=<number>"
+            )
 
     @property
     def is_searched(self) -> bool:

@@ -204,5 +204,5 @@ class Backbone:
                 raise InputError(f"timm could not make {self.model}: {error}") from None
             raise InputError(
                 f"the weights of {self.model} could not be fetched ({type(error).__name__}: {str(error)[:200]}); "
-                "with a network they come by themselves, without one pass backbone.checkpoint=<file>"
+                "connect to the internet to download them, or pass backbone.checkpoint=<file>"
             ) from None

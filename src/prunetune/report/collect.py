@@ -67,7 +67,7 @@ def collect(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
             skipped.append(f"skipped {path}: not a finished run's result ({reason}); remove it and run again")
     frame = _typed(pd.DataFrame(rows, columns=list(COLUMNS))).sort_values([*IDENTITY, "run"], kind="stable")
     repeated = frame.duplicated(list(IDENTITY))
-    skipped += [f"skipped {results_dir / run}: the same run as another folder's" for run in frame["run"][repeated]]
+    skipped += [f"skipped {results_dir / run}: another folder holds the same run" for run in frame["run"][repeated]]
     return frame[~repeated].reset_index(drop=True), skipped
 
 

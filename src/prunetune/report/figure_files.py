@@ -73,7 +73,7 @@ def make(names: list[str], inputs: Inputs, out: Path) -> None:
                 drawn += 1
                 print("\n".join(f"wrote {path}" for path in written))
         if names and not drawn:
-            raise InputError("; ".join(reasons) or f"{name}: nothing to draw")
+            raise InputError("; ".join(reasons) or f"{name}: there are no numbers to draw")
         for reason in reasons:
             print(f"skipped {reason}", file=sys.stderr)
 
@@ -85,7 +85,7 @@ def _drawings(name: str, inputs: Inputs, reasons: list[str]) -> list[Drawing]:
         reasons.append(f"{name}: {error}")
         return []
     if not found:
-        reasons.append(f"{name}: nothing to draw it from")
+        reasons.append(f"{name}: there are no numbers to draw")
     return found
 
 

@@ -18,7 +18,7 @@ MISSING = "X"
 WHOLE_POOL = "whole pool"
 ABOVE_RANDOM = "Percentage points above random, paired by seed:"
 RULES = {
-    "fixed": "fixed beforehand",
+    "fixed": "constant",
     "validation": "chosen on held-out pool images",
     "oracle": "chosen on test (an oracle, not a result)",
 }

@@ -194,7 +194,7 @@ def _finetunings(
             error = futures[number].exception()
             if error is None:
                 return pickle.loads(futures[number].result())
-            log.info("trained again, alone: %s", error)
+            log.info("a training beside others failed and is repeated alone: %s", error)
             return here(batches[number])
 
         yield [functools.partial(outcome, number) for number in range(len(batches))]

@@ -45,7 +45,7 @@ class Beta(Sampler):
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
     ) -> Tensor:
         if bool((scores < 0).any()):
-            raise InputError(f"beta weighs by the score, which must be at least 0, got {scores.min():g}; use dual")
+            raise InputError(f"sampler=beta needs scores of at least 0, got {scores.min():g}; pass scorer=dual")
         return draw_weighted(beta_log_weights(scores, needed, 1 - ratio, self.power), budget, generator)
 
 

@@ -151,7 +151,7 @@ def pursue(
     """
     if count > MOST_PICKS:
         raise InputError(
-            f"gradmatch picks at most {MOST_PICKS} images of a class, asked for {count}; lower scorer.depth"
+            f"gradmatch picks at most {MOST_PICKS} images of a class, but {count} are needed; lower scorer.depth"
         )
     is_small = count * len(gradients) <= COLUMNS and len(gradients) <= LONGEST_COLUMN
     picks = (_Columns if is_small else _Factors)(gradients, target, count)

@@ -46,7 +46,7 @@ def _numbers(path: Path, rows: Iterable[Row]) -> dict[str, float]:
         try:
             scores[str(sample_id)] = float("nan" if score in (None, "") else score)
         except (TypeError, ValueError):
-            raise InputError(f"{path}: row {number} has no number as its score, but {score!r}") from None
+            raise InputError(f"{path}: the score in row {number} must be a number, got {score!r}") from None
     return scores
 
 

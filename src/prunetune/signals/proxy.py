@@ -144,7 +144,9 @@ class Proxy(ABC):
     def check_epoch(self, epoch: int) -> None:
         """Refuse an epoch that was not trained."""
         if not 1 <= epoch <= self.num_epochs:
-            raise InputError(f"the proxy has epochs 1 to {self.num_epochs}, asked for {epoch}; lower scorer.epoch")
+            raise InputError(
+                f"the proxy has epochs 1 to {self.num_epochs}, but epoch {epoch} is needed; lower scorer.epoch"
+            )
 
     def take(self, positions: Tensor) -> "Proxy":
         """Return the same proxy, restricted to some images [n] int64 of its pool."""
@@ -240,7 +242,9 @@ class RecordedProxy(Proxy):
         self.check_epoch(epoch)
         if epoch not in kept:
             have = ", ".join(map(str, sorted(kept))) or "none"
-            raise InputError(f"the proxy kept {what} of epochs {have}, asked for epoch {epoch}; change scorer.epoch")
+            raise InputError(
+                f"the proxy kept {what} of epochs {have}, but epoch {epoch} is needed; change scorer.epoch"
+            )
         return kept[epoch]
 
 

@@ -196,7 +196,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
 def _reason(error: Exception) -> str:
     """Return the reason without the path, since the message names the path already."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return "its content is no " + ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]}"
+        return "its content is not " + ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

@@ -24,7 +24,7 @@ def explained(folder: Path, fix: str) -> Iterator[None]:
             raise InputError(f"the disk of {folder} is full; free some space or {fix}") from error
         if error.errno in FORBIDDEN:
             raise InputError(
-                f"{error.filename or folder} cannot be used ({error.strerror}); allow it or {fix}"
+                f"{error.filename or folder} cannot be used ({error.strerror}); change its permissions or {fix}"
             ) from error
         raise
 

@@ -69,9 +69,9 @@ def _adopt(dataset: Official, where: Place) -> Counts:
         counts = _checked(dataset, where.root, where)
     except InputError as error:
         raise InputError(
-            f"{where.root} exists but is no finished {dataset.name} ({error}); delete it or pass --root"
+            f"{where.root} exists but is not a finished {dataset.name} ({error}); delete it or pass --root"
         ) from error
-    log.info("%s holds the set already, no %s was needed", where.root, RECORD)
+    log.info("%s already holds the whole data set; no %s was needed", where.root, RECORD)
     return counts
 
 

@@ -12,7 +12,7 @@ from prunetune.base.publish import write_json
 from prunetune.data.prepare.splits import SPLITS, Row
 
 RECORD = "preparation.json"
-OTHER_COUNTS = "get the archive anew, or pass --no-check-counts to use it as it is"
+OTHER_COUNTS = "download the archive again, or pass --no-check-counts to use it as it is"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def read_finished(root: Path, name: str, settings: dict[str, Any]) -> Counts | N
 def require_free(root: Path, name: str) -> None:
     """Refuse a folder that has content without a record of a finished preparation."""
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise InputError(f"{root} exists but is no finished {name}; delete it or pass --root=<another folder>")
+        raise InputError(f"{root} exists but is not a finished {name}; delete it or pass --root=<another folder>")
 
 
 def _words(name: str, settings: dict[str, Any]) -> str:

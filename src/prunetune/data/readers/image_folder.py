@@ -93,7 +93,7 @@ class ImageFolder(Dataset):
     def _with_test_root(self, folder: Path, test_folder: Path) -> list[ListedImage]:
         if not test_folder.is_dir():
             raise InputError(
-                f"dataset.test_root={self.test_root} is no folder; pass a folder with one folder per class"
+                f"dataset.test_root={self.test_root} is not a folder; pass a folder with one folder for each class"
             )
         if os.path.realpath(test_folder) == os.path.realpath(folder):
             raise InputError("dataset.test_root is dataset.root itself; pass another folder, or leave test_root out")

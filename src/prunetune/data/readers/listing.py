@@ -126,7 +126,9 @@ def _report_ignored(name: str, folder: Path, ignored: Counter[str]) -> None:
     kinds = {kind: count for kind, count in sorted(ignored.items()) if count}
     if kinds:
         words = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        log.info("%s: ignored %d files in %s that are no class images (%s)", name, sum(kinds.values()), folder, words)
+        log.info(
+            "%s: ignored %d files in %s that are not images of a class (%s)", name, sum(kinds.values()), folder, words
+        )
 
 
 def check_files(name: str, listed: Sequence[ListedImage], fix: str) -> None:

@@ -126,10 +126,14 @@ class LanguageModel:
         if self.quantization == "none":
             return None
         if not device.startswith("cuda"):
-            raise InputError(f"llm.quantization={self.quantization} needs CUDA, the device is {device}; pass none")
+            raise InputError(
+                f"llm.quantization={self.quantization} needs CUDA, but the device is {device}; "
+                "pass llm.quantization=none"
+            )
         if find_spec("bitsandbytes") is None:
             raise InputError(
-                f"llm.quantization={self.quantization} needs bitsandbytes; pip install bitsandbytes or pass none"
+                f"llm.quantization={self.quantization} needs bitsandbytes; "
+                "run pip install bitsandbytes, or pass llm.quantization=none"
             )
         return _transformers().BitsAndBytesConfig(
             load_in_8bit=self.quantization == "8bit",
@@ -164,8 +168,8 @@ class LanguageModel:
             return f"{self.model} is neither a folder nor a model of the Hugging Face hub; pass another llm.model"
         if kinds.intersection(UNREACHABLE):
             return (
-                f"{called} is no folder, and neither in the Hugging Face cache nor can the hub be reached; "
-                "fetch it once with a network (`hf download <id>`) or pass llm=local llm.model=<folder>"
+                f"{called} is not a folder, is not in the Hugging Face cache, and the hub cannot be reached; "
+                "download it once (`hf download <id>`) or pass llm=local llm.model=<folder>"
             )
         return f"{called} could not be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
 

@@ -219,7 +219,7 @@ def _loaded(settings: EvaluationSettings) -> dict[str, Any]:
         if name not in manager.all_tasks:
             own = " Pass evaluation.tasks_folder=<folder> for a task of yours."
             if folder is not None:
-                own = f" A file of {folder} that is no valid task in YAML is passed over."
+                own = f" A file of {folder} that is not a valid task in YAML is ignored."
             hint = suggestion(name, manager.all_tasks) or own
             raise InputError(f"lm-evaluation-harness knows no task {name!r}.{hint}")
     return _load(manager, settings, folder)
@@ -285,7 +285,7 @@ def _point(task: Any, split: str) -> None:
     if task.config.test_split in (None, wanted) or wanted not in task.dataset:
         raise InputError(
             f"the task {task.config.task} has no validation questions apart from those it is judged on (splits: "
-            f"{', '.join(sorted(task.dataset))}); name validation_split in its YAML, or pass a fixed sampler.gamma"
+            f"{', '.join(sorted(task.dataset))}); name validation_split in its YAML, or pass a number as sampler.gamma"
         )
     # Set it as test_split: only there does the harness prevent a question from being its own example.
     task.config.test_split = wanted

@@ -89,7 +89,9 @@ class DeepCore(Scorer):
         found = torch.bincount(pool.labels[selected], minlength=len(pool.classes)).tolist()
         short = [pool.classes[label] for label, count in wanted.items() if found[label] < max(count, 1)]
         if short:
-            log.warning("DeepCore's %s keeps less than the class budget of %s; topk fills up", self.method, short)
+            log.warning(
+                "DeepCore's %s keeps less than the class budget of %s; topk adds the missing images", self.method, short
+            )
         scores = torch.zeros(len(pool), dtype=torch.float64)
         scores[selected] = 1
         return scores
