@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+import damage
 from prunetune.base.errors import InputError
 from prunetune.base.store import Store, read_meta
 from prunetune.base.verification import SIZES
@@ -59,11 +60,11 @@ def scramble(file):
     file.write_bytes(b"\0" * file.stat().st_size)  # A power cut can leave such a file on some disks.
 
 
-def empty(file):
-    file.write_bytes(b"")
+def flip(file):
+    damage.damage(file, damage.flip_a_bit)
 
 
-DAMAGES = {"cut in half": cut, "zeroed": scramble, "empty": empty, "gone": lambda file: file.unlink()}
+DAMAGES = {"cut in half": cut, "zeroed": scramble, "one bit": flip, "gone": lambda file: file.unlink()}
 FILES = {
     "scores": "scores/*/scores.csv",
     "the losses beside the scores": "scores/*/losses.npy",
@@ -75,13 +76,13 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("way", DAMAGES)
 @pytest.mark.parametrize("what", FILES)
-def test_a_damaged_file_of_the_store_is_named_once_and_made_again(results, finished, caplog, what, damage):
+def test_a_damaged_file_of_the_store_is_named_once_and_made_again(results, finished, caplog, what, way):
     files = list((results / "store").glob(FILES[what]))
     assert files
     for file in files:
-        DAMAGES[damage](file)
+        DAMAGES[way](file)
     # Images of the pool are read only for scores. Those of the test set are always read.
     if FILES[what].startswith("features"):
         shutil.rmtree(results / "store" / "scores")

@@ -8,9 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from prunetune.base import verification
+from prunetune.base import hashes, verification
 from prunetune.base.errors import InputError
-from prunetune.base.hashes import BLOCK
 from prunetune.base.verification import block_fault, hashes_of, stamp_of
 
 ATTEMPTS = 3  # An entry can be damaged again after it was made again. Then the disk does not work.
@@ -151,7 +150,7 @@ class _MappedFile:
 
 def _spanned(start: int, end: int) -> range:
     """Return the blocks that hold bytes `start` to `end` of a file."""
-    return range(start // BLOCK, -(-end // BLOCK))
+    return range(start // hashes.BLOCK, -(-end // hashes.BLOCK))
 
 
 def _damaged_again(file: _MappedFile, fault: str) -> InputError:

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from prunetune.base import hashes
 from prunetune.base.errors import InputError
-from prunetune.base.hashes import BLOCK, block_hash, block_hashes, json_hash
+from prunetune.base.hashes import block_hash, block_hashes, json_hash
 from prunetune.base.publish import new_file, write_json
 
 SIZES = "file_bytes"  # In meta.json, this key maps the name of every other file of the entry to its size.
@@ -40,8 +41,8 @@ def sealed(folder: Path, meta: dict[str, Any]) -> dict[str, Any]:
     """Return the content of `meta.json` for an entry whose other files are written: `meta`, sizes and hashes."""
     files = [path for path in _files(folder) if path.name != "meta.json"]
     content = {**meta, SIZES: {path.name: path.stat().st_size for path in files}}
-    hashes = {path.name: block_hashes(path) for path in files}
-    return {**content, HASHES: {**hashes, "meta.json": [json_hash(json.loads(json.dumps(content)))]}}
+    found = {path.name: block_hashes(path) for path in files}
+    return {**content, HASHES: {**found, "meta.json": [json_hash(json.loads(json.dumps(content)))]}}
 
 
 def add_hashes(entry: Path) -> bool:
@@ -106,7 +107,8 @@ def block_fault(path: Path, index: int, expected: str, stamp: Stamp | None = Non
     if mark in _verified:
         return None
     if block_hash(path, index) != expected:
-        return f"{path.name} has changed between byte {index * BLOCK} and byte {min((index + 1) * BLOCK, mark[0][2])}"
+        start, end = (edge * hashes.BLOCK for edge in (index, index + 1))
+        return f"{path.name} has changed between byte {start} and byte {min(end, mark[0][2])}"
     _verified.add(mark)
     return None
 
@@ -136,14 +138,14 @@ def _names_fault(entry: Path, names: set[str] | None, meta: dict[str, Any]) -> s
 
 
 def _hashes_fault(entry: Path, meta: dict[str, Any], mapped: Collection[str]) -> str | None:
-    hashes = meta[HASHES]
-    if [json_hash({name: value for name, value in meta.items() if name != HASHES})] != hashes["meta.json"]:
+    expected = meta[HASHES]
+    if [json_hash({name: value for name, value in meta.items() if name != HASHES})] != expected["meta.json"]:
         return "meta.json has changed"
     for name, size in meta[SIZES].items():
         if size > LARGE and any(fnmatchcase(name, pattern) for pattern in mapped):
             continue
-        for index, expected in enumerate(hashes[name]):
-            if fault := block_fault(entry / name, index, expected):
+        for index, block in enumerate(expected[name]):
+            if fault := block_fault(entry / name, index, block):
                 return fault
     return None
 
