@@ -131,7 +131,10 @@ class Store:
         try:
             place.parent.mkdir(parents=True)
             os.rename(entry, place)
-        except OSError:  # The disk is full, part of the store is on another disk, or another process was faster.
+        except FileNotFoundError:
+            shutil.rmtree(kept, ignore_errors=True)
+            return "moved away by another process"
+        except OSError:  # The disk is full, or part of the store is on another disk.
             shutil.rmtree(kept, ignore_errors=True)
             remove(entry)
             return "removed"

@@ -10,7 +10,7 @@ import numpy as np
 
 from prunetune.base import hashes, verification
 from prunetune.base.errors import InputError
-from prunetune.base.verification import block_fault, hashes_of, stamp_of
+from prunetune.base.verification import block_fault, damage_of, hashes_of, stamp_of
 
 ATTEMPTS = 3  # An entry can be damaged again after it was made again. Then the disk does not work.
 
@@ -68,20 +68,28 @@ class StoredArray:
                 if self._file is file:  # If not, another thread has already opened the new entry.
                     self._discard(file, fault)
                     self._file = self._open()
-        raise _damaged_again(file, fault)
+        raise self._damaged_again(fault)
 
     def _open(self) -> "_MappedFile":
         for _ in range(ATTEMPTS):
-            file = _MappedFile(self._find() / self._name)
-            fault = file.open()
+            entry = self._find()
+            try:
+                file = _MappedFile(entry / self._name)
+                fault = file.open()
+            except FileNotFoundError as error:  # Another process has discarded the entry just now.
+                fault = str(error)
+                continue
             if fault is None:
                 return file
             self._discard(file, fault)
-        raise _damaged_again(file, fault)
+        raise self._damaged_again(fault)
 
     def _discard(self, file: "_MappedFile", fault: str) -> None:
         if file.is_current():  # If not, another process has already replaced the entry.
             self._store.discard(file.path.parent, fault)
+
+    def _damaged_again(self, fault: str) -> InputError:
+        return InputError(f"{self._name} is damaged again ({fault}) after it was made again; check the disk")
 
 
 class _MappedFile:
@@ -127,7 +135,7 @@ class _MappedFile:
                 if fault := block_fault(self.path, block, self._hashes[block], self._stamp):
                     return fault
         except OSError as error:
-            return " ".join(str(error).split())
+            return damage_of(error, self.path.parent)
         if not self.is_current():  # The blocks that were verified are perhaps those of another file.
             return "it was replaced"
         self._pending -= blocks
@@ -151,7 +159,3 @@ class _MappedFile:
 def _spanned(start: int, end: int) -> range:
     """Return the blocks that hold bytes `start` to `end` of a file."""
     return range(start // hashes.BLOCK, -(-end // hashes.BLOCK))
-
-
-def _damaged_again(file: _MappedFile, fault: str) -> InputError:
-    return InputError(f"{file.path} is damaged again ({fault}) after it was made again; check the disk")

@@ -76,11 +76,7 @@ def fault_of(entry: Path, mapped: Collection[str] = ()) -> str | None:
             return _names_fault(entry, set(meta[SIZES]) if SIZES in meta else None, meta) or _headers_fault(entry)
         return _names_fault(entry, set(meta[HASHES]) - {"meta.json"}, meta) or _hashes_fault(entry, meta, mapped)
     except OSError as error:
-        if error.errno in NOT_DAMAGE:
-            raise InputError(
-                f"{entry} cannot be read ({error}); ask its owner for access or pass another results_dir"
-            ) from error
-        return _line(error)
+        return damage_of(error, entry)
     except (ValueError, AttributeError, TypeError, KeyError) as error:
         return f"key.json or meta.json: {_line(error)}"
 
@@ -111,6 +107,17 @@ def block_fault(path: Path, index: int, expected: str, stamp: Stamp | None = Non
         return f"{path.name} has changed between byte {start} and byte {min(end, mark[0][2])}"
     _verified.add(mark)
     return None
+
+
+def damage_of(error: OSError, entry: Path) -> str:
+    """Return an error in reading an entry as one line, if it means that the entry is damaged.
+
+    Raises:
+        InputError: the entry can be whole, but the process may not read it.
+    """
+    if error.errno in NOT_DAMAGE:
+        raise InputError(f"{entry} cannot be read ({error}); ask its owner for access or pass results_dir=<folder>")
+    return _line(error)
 
 
 def hashes_of(entry: Path, name: str) -> list[str]:
