@@ -10,6 +10,7 @@ from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor
 
 from prunetune.base.errors import InputError
+from prunetune.base.store import Store
 from prunetune.report import analyses, score_analysis
 from runs import SMALL, grid_here
 
@@ -295,9 +296,13 @@ def test_two_scores_of_one_name_are_reported_and_not_averaged(tmp_path: Path, ca
     runs = [_run("dlc", "default", {**dlc, "levels": levels}, None) for levels in (3, 5)]
     runs.append(_run("lc_optimisation", "default", target, full))
     for number, (run, scores) in enumerate(zip(runs, ([1, 2, 3], [3, 2, 1], [1, 2, 3]), strict=True)):
-        run.row["scores_path"] = f"{number}.csv"
         rows = pd.DataFrame({"position": range(3), "sample_id": ["a", "b", "c"], "label": 0, "score": scores})
-        rows.to_csv(tmp_path / f"{number}.csv", index=False)
+
+        def make(folder: Path, rows: pd.DataFrame = rows) -> dict:
+            rows.to_csv(folder / "scores.csv", index=False)
+            return {"seconds": 1.0}
+
+        run.row["scores_path"] = str(Store(tmp_path).entry("scores", "x", {"number": number}, make) / "scores.csv")
     rows = list(analyses.rank_correlation(runs, tmp_path))
     assert [row["class_mean"] for row in rows] == pytest.approx([1])
     told = capsys.readouterr().err

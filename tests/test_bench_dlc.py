@@ -191,6 +191,7 @@ def test_pools_that_grow_have_no_two_images_alike():
         ("dlc", ["--images", "100"]),
         ("selection", ["--images", "100", "--seeds", "2"]),
         ("growth", ["--sizes", "200", "400"]),
+        ("verification", []),
     ],
 )
 def test_the_scripts_write_their_tables_without_data(tmp_path, script, options):

@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 from prunetune.base.errors import InputError
+from prunetune.base.store import Store
 from prunetune.data.images.decode import ImageArrays
 from prunetune.data.pool import Pool
 from prunetune.report import collect, figures, page, tables
@@ -482,10 +483,15 @@ def put_textures(results_dir: Path) -> None:
     from prunetune.data.readers.textures import Textures
 
     made = Textures(num_pool=100, num_test=100)
-    (results_dir / "store" / "scores" / "x").mkdir(parents=True)
-    write_scores(results_dir / "store" / "scores" / "x" / "scores.csv", made.pool("train"), made.difficulty("train"))
+
+    def make(folder: Path) -> dict:
+        write_scores(folder / "scores.csv", made.pool("train"), made.difficulty("train"))
+        return {"seconds": 1.0}
+
+    scores = Store(results_dir / "store").entry("scores", "x", {}, make).relative_to(results_dir) / "scores.csv"
     for seed in (0, 1):
-        put(results_dir, seed=seed, accuracy=0.6 + seed / 100, config={"dataset": TEXTURES})
+        own = {"seed": seed, "scores_path": str(scores), "config": {"dataset": TEXTURES}}
+        put(results_dir, accuracy=0.6 + seed / 100, **own)
         put(results_dir, seed=seed, accuracy=0.5, scores_path=None, config={"dataset": TEXTURES}, **RANDOM)
 
 
@@ -525,7 +531,7 @@ def test_a_misspelt_data_set_gets_a_suggestion(tmp_path: Path, run_here) -> None
 
 def test_with_scores_of_other_images_only_the_picture_is_missing(tmp_path: Path, run_here) -> None:
     put_textures(tmp_path / "results")
-    scores = tmp_path / "results" / "store" / "scores" / "x" / "scores.csv"
+    [scores] = (tmp_path / "results" / "store" / "scores").glob("*/scores.csv")
     scores.write_text("".join(scores.read_text().splitlines(keepends=True)[:-1]))
     done = run_here("report", "--out", "here")
     assert done.returncode == 0

@@ -102,6 +102,15 @@ def test_a_damaged_batch_is_named_and_computed_again(tmp_path, damage, caplog):
     assert "batch-000001.npz is damaged and is computed again" in caplog.text
 
 
+def test_an_exchanged_batch_is_named_and_computed_again(tmp_path, caplog):
+    run(tmp_path, Recorder())
+    [folder] = tmp_path.iterdir()
+    first, second = (folder / f"batch-00000{index}.npz" for index in (0, 1))
+    second.write_bytes(first.read_bytes())
+    assert torch.equal(run(tmp_path, Recorder()).values, expected())
+    assert "batch-000001.npz is damaged and is computed again" in caplog.text
+
+
 def test_a_half_written_batch_is_no_batch(tmp_path, monkeypatch):
     def killed(*args):
         raise KeyboardInterrupt

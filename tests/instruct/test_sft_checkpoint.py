@@ -137,6 +137,18 @@ def test_a_damaged_checkpoint_is_named_and_not_used(tmp_path, caplog, left):
     assert same(model, train(None)[0])
 
 
+def test_one_changed_bit_of_a_weight_is_damage(tmp_path, caplog):
+    stop(tmp_path, 5)
+    path = tmp_path / sft_checkpoint.NAME
+    content, weight = bytearray(path.read_bytes()), torch.load(path)["adapter"]
+    [start] = [content.find(next(iter(weight.values())).numpy().tobytes())]
+    content[start + 1] ^= 4
+    path.write_bytes(content)
+    model, _ = train(tmp_path)
+    assert "has changed); the fine-tuning starts again" in caplog.text
+    assert same(model, train(None)[0])
+
+
 def test_a_checkpoint_with_missing_parts_is_damaged(tmp_path, caplog):
     torch.save({"key": "x"}, tmp_path / sft_checkpoint.NAME)
     train(tmp_path)

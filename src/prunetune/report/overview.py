@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from prunetune.base.errors import InputError, suggestion
+from prunetune.base.verification import refuse_damage
 from prunetune.config.build import build
 from prunetune.report import collect, figures, page, tables
 from prunetune.runs.scores import read_scores
@@ -50,7 +51,10 @@ def easy_and_hard(results: pd.DataFrame, results_dir: Path) -> Figure:
     run = scored.iloc[0]
     made_with = json.loads((results_dir / run["run"] / "result.json").read_text(encoding="utf-8"))["config"]
     pool = build(made_with["dataset"]).pool("train")
-    scores = read_scores(results_dir / run["scores_path"], pool)
+    path = results_dir / run["scores_path"]
+    if path.is_file():
+        refuse_damage(path.parent)
+    scores = read_scores(path, pool)
     title = f"{run['dataset']}: easy and hard images, by {run['scorer']} with {run['scoring_backbone']}"
     return figures.extremes(pool, scores, title=title)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunetune.base.store import Store, is_sound
+from prunetune.base.store import Store
 from prunetune.instruct.extra import needed
 
 
@@ -64,7 +64,7 @@ def shared_entry(
     """
     place = store.place(kind, prefix, key)
     if processes.is_main:
-        is_sound(place)  # This call removes a damaged entry before the other processes look.
+        store.is_sound(place)  # This call discards a damaged entry before the other processes look.
     processes.wait()
     is_there = place.is_dir()
     processes.wait()  # All processes must have looked before the first one writes.

@@ -8,6 +8,8 @@ import hashlib
 import json
 import logging
 import pickle
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ from prunetune.instruct.tuning.adapter import adapter_state, load_adapter_state
 
 log = logging.getLogger(__name__)
 NAME = "sft-checkpoint.pt"
+# Reading a damaged file raises one of these errors.
+DAMAGES = (OSError, RuntimeError, EOFError, ValueError, TypeError, KeyError, AttributeError, pickle.UnpicklingError)
+DAMAGES += (zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -97,11 +102,23 @@ def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
+        _check_bytes(path)
         content: dict[str, str | dict[str, Tensor]] = torch.load(path, map_location="cpu", weights_only=True)
         if {"key", "adapter", "optimizer", "position"} <= set(content):
             return content
         fault = "parts are missing"
-    except (OSError, RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError) as error:
+    except DAMAGES as error:
         fault = " ".join(str(error).split())[:200]
     log.warning("%s is damaged (%s); the fine-tuning starts again", path, fault)
     return None
+
+
+def _check_bytes(path: Path) -> None:
+    """Compare the checksums in the file with its content. The file is a zip archive, and torch does not look at them.
+
+    Raises:
+        ValueError: a byte has changed.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if changed := archive.testzip():
+            raise ValueError(f"{changed} has changed")
