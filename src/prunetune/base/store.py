@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from prunetune.base.disk import ANOTHER_RESULTS_DIR, explained
 from prunetune.base.errors import InputError
-from prunetune.base.publish import TakenError, new_folder, remove, write_json
+from prunetune.base.publish import TakenError, follow_umask, new_folder, remove, write_json
 
 log = logging.getLogger(__name__)
 Key = dict[str, Any]
@@ -28,9 +29,10 @@ SIZES = "file_bytes"  # In meta.json, this key maps the name of every file of th
 
 @dataclass(frozen=True)
 class Store:
-    """The store below one folder."""
+    """The store below one folder. fix: what the user can do if it cannot be written, in the words of the door."""
 
     root: Path
+    fix: str = ANOTHER_RESULTS_DIR
 
     def entry(self, kind: str, prefix: str, key: Key, make: Callable[[Path], dict[str, Any]]) -> Path:
         """Return the entry's folder, after `make(folder)` has filled it if it was not there or was damaged.
@@ -48,16 +50,13 @@ class Store:
         if is_sound(place):
             return place
         try:
-            with new_folder(place, synced=True) as partial:
+            with explained(f"the store {self.root}", self.fix), new_folder(place, synced=True) as partial:
                 meta = make(partial)
+                follow_umask(partial)
                 write_json(partial / "key.json", key)
                 write_json(partial / "meta.json", {**meta, SIZES: _sizes(partial)})
         except TakenError:
             pass  # Another process was faster, so its entry is read.
-        except OSError as error:
-            raise InputError(
-                f"the store {self.root} could not be written ({error}); free some space or pass results_dir=<folder>"
-            ) from error
         return place
 
     def place(self, kind: str, prefix: str, key: Key) -> Path:
