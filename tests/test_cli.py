@@ -77,6 +77,18 @@ BAD_INPUT = {  # Maps the name of a case to the arguments and to the expected er
         ["--config-name", "grid", *SMALL, "methods=[dlcc]"],
         "error: method dlcc cannot be composed: there is no method 'dlcc'. Did you mean 'dlc'? Known: activeft, ",
     ),
+    "a tag that is too long": (
+        [*SMALL, f"tag={'x' * 300}"],
+        "cannot be used (File name too long); shorten the name or pass results_dir=<folder>",
+    ),
+    "a folder of the run that cannot be": (
+        [*SMALL, "hydra.run.dir=/proc/x"],
+        "error: /proc/x cannot be used (No such file or directory); check the path or pass another hydra.run.dir",
+    ),
+    "a folder of a sweep that cannot be": (
+        ["--multirun", *SMALL, "seed=0,1", "hydra.sweep.dir=/proc/x"],
+        "error: /proc/x cannot be used (No such file or directory); check the path or pass another hydra.sweep.dir",
+    ),
     "a missing checkpoint": ([*SMALL, "backbone.checkpoint=nowhere.pth"], "nowhere.pth is not a file"),
     "a loss that is no number": (
         [*SMALL, "scorer=random", "finetune.learning_rate=1e30"],
@@ -135,15 +147,24 @@ def outcomes(tmp_path_factory):
     (folder / "file").write_text("in the way")
     plan["unreadable images"] = ["dataset=image_folder", f"dataset.root={photos}", *MICRO, *QUICK, results]
     plan["a results folder that cannot be"] = [*SMALL, f"results_dir={folder / 'file' / 'results'}"]
+    plan["results below /proc"] = [*SMALL, "results_dir=/proc/x"]
     good = [*SMALL, "scorer=random", "ratio=0.2"]
     plan["a run"] = plan["the run again"] = [*good, results]
     plan["the run changed"] = [*good, "finetune.epochs=4", results]
+    plan["the first steps of a run"] = [*good, "seed=11", "until=prune", results]
     plan["a sweep"] = ["--multirun", *good, "seed=1,2", results]
     plan["a sweep with a bad job"] = ["--multirun", *good, "ratio=0.4,7,0.3", results]
     plan["a grid"] = ["--config-name", "grid", *SMALL, "methods=[random]", "ratios=[0.2]", "seeds=[0,2]", results]
     plan["the shipped weights"] = ["experiment=demo", *QUICK, "dataset.num_pool=100", "dataset.num_test=100", results]
-    done = run_commands(folder, [{"arguments": arguments} for arguments in plan.values()])
-    return dict(zip(plan, done, strict=True)), folder / "results" / "runs" / "textures" / "micro" / "linear_probe"
+    runs = folder / "results" / "runs" / "textures" / "micro" / "linear_probe"
+    jobs = {name: {"arguments": arguments} for name, arguments in plan.items()}
+    seeds = runs / "random-random" / "ratio_0.2"
+    closed = {"modes": dict.fromkeys(map(str, [seeds, seeds / "seed_0/default", seeds / "seed_11/default"]), 0o555)}
+    jobs["a finished run, read-only"] = {**jobs["a run"], **closed}
+    jobs["a new run beside it"] = {"arguments": [*good, "seed=9", results], **closed}
+    jobs["an unfinished run, read-only"] = {"arguments": [*good, "seed=11", results], **closed}
+    done = run_commands(folder, list(jobs.values()))
+    return dict(zip(jobs, done, strict=True)), runs
 
 
 def is_one_error_line(outcome):
@@ -161,10 +182,31 @@ def test_bad_input_gives_a_one_line_error_and_an_exit_code(outcomes, name):
     assert outcome.returncode == 1
 
 
-def test_a_results_folder_that_cannot_be_made_gives_a_one_line_error(outcomes):
-    outcome = outcomes[0]["a results folder that cannot be"]
+@pytest.mark.parametrize("name", ["a results folder that cannot be", "results below /proc"])
+def test_a_results_folder_that_cannot_be_made_gives_a_one_line_error(outcomes, name):
+    outcome = outcomes[0][name]
     assert is_one_error_line(outcome), outcome.stderr
     assert "pass results_dir=<folder>" in outcome.stderr
+
+
+def test_a_finished_run_in_a_read_only_folder_is_finished_and_nothing_is_written(outcomes):
+    done, runs = outcomes
+    outcome, run = done["a finished run, read-only"], runs / "random-random/ratio_0.2/seed_0/default"
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout == f"run: {run}\n"
+    [line] = outcome.stderr.splitlines()
+    assert "finished before" in line
+    assert "finished before" not in (run / "run.log").read_text()
+
+
+@pytest.mark.parametrize("name", ["a new run beside it", "an unfinished run, read-only"])
+def test_a_run_that_cannot_write_is_one_line_before_anything_is_computed(outcomes, name):
+    outcome = outcomes[0][name]
+    if "cannot be given up" in outcome.stderr:
+        pytest.skip("this process cannot give up root's right to write everywhere")
+    assert is_one_error_line(outcome), outcome.stderr
+    assert "(Permission denied" in outcome.stderr
+    assert "; allow it or pass results_dir=<folder>" in outcome.stderr
 
 
 def test_unreadable_images_are_named_and_counted(outcomes):

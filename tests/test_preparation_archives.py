@@ -17,6 +17,7 @@ from made_data import cut_in_half
 from prunetune.base.errors import InputError
 from prunetune.data.prepare.archives import extract, inside, member_names
 from prunetune.data.prepare.disk import explained, link_or_copy, staging
+from prunetune.data.prepare.record import require_free
 
 Make = Callable[[Path, dict[str, bytes]], Path]
 
@@ -226,6 +227,8 @@ def test_a_file_on_another_disk_is_copied(tmp_path: Path, monkeypatch: pytest.Mo
         (errno.EDQUOT, "the disk of data is full; free some space or go elsewhere"),
         (errno.EACCES, "data/x cannot be used (words); change its permissions or go elsewhere"),
         (errno.EROFS, "data/x cannot be used (words); change its permissions or go elsewhere"),
+        (errno.ENOENT, "data/x cannot be used (words); check the path or go elsewhere"),
+        (errno.EIO, "data/x cannot be used (words); check the path or go elsewhere"),
     ],
 )
 def test_an_error_of_the_disk_gives_a_one_line_error(number: int, message: str) -> None:
@@ -234,6 +237,13 @@ def test_an_error_of_the_disk_gives_a_one_line_error(number: int, message: str) 
     assert str(error.value) == message
 
 
-def test_other_errors_of_the_system_keep_their_traceback() -> None:
-    with pytest.raises(FileNotFoundError), explained(Path("data"), "go elsewhere"):
-        raise FileNotFoundError(errno.ENOENT, "words", "data/x")
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_downloaded(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        InputError, match=r"file/data cannot be used \(Not a directory\); check the path or pass --root"
+    ):
+        require_free(tmp_path / "file" / "data" / "dtd", "dtd")
+    with pytest.raises(InputError, match=r"cannot be used \(File name too long\); shorten the name or pass --root"):
+        require_free(tmp_path / ("x" * 300), "dtd")
+    require_free(tmp_path / "data" / "dtd", "dtd")
+    assert list((tmp_path / "data").iterdir()) == []

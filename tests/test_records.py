@@ -1,7 +1,9 @@
 """A damaged file of a run is found, named in one line, and made again with the same numbers."""
 
+import errno
 import json
 import logging
+import os
 import shutil
 
 import numpy as np
@@ -12,7 +14,8 @@ from prunetune.base.errors import InputError
 from prunetune.base.store import Store, read_meta
 from prunetune.base.verification import SIZES
 from prunetune.config.identity import recorded
-from prunetune.runs import failures, records
+from prunetune.config.sweeps import PlannedRun
+from prunetune.runs import failures, image_run, records, status
 from runs import SMALL, compose_here, lasting, read_result, run_here
 
 RUN = [*SMALL, "method=dlc_topk", "ratio=0.2", "finetune.views=2"]
@@ -160,6 +163,66 @@ def test_a_damaged_result_is_named_and_the_run_is_made_again(results, finished, 
         run_here(results, *RUN)
     assert f"{file} is damaged and is made again" in caplog.text
     assert lasting(read_result(file.parent)) == lasting(whole)
+
+
+def edit(file):
+    text = file.read_text()
+    file.write_text(text[:-2] + ("1" if text[-2] == "0" else "0") + "\n")
+
+
+@pytest.mark.parametrize("name", records.CSV_FILES)
+@pytest.mark.parametrize(("change", "word"), [(edit, "changed"), (lambda file: file.unlink(), "deleted")])
+def test_a_file_of_a_finished_run_that_somebody_changed_is_named_and_made_again(
+    results, finished, caplog, name, change, word
+):
+    folder = the_run(results)
+    change(folder / name)
+    cell = status.state(PlannedRun("textures", folder, recorded(compose_here(results, *RUN)), None))
+    assert (cell.state, cell.reason) == (status.UNREADABLE, f"{folder / name} was {word} since the run has finished")
+    with caplog.at_level(logging.WARNING):
+        run_here(results, *RUN)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line == f"{folder / name} was {word} since the run has finished, so the run is done again"
+    assert (folder / name).read_bytes() == (the_run(finished) / name).read_bytes()
+    assert lasting(read_result(folder)) == lasting(read_result(the_run(finished)))
+    assert records.changed_file(folder, read_result(folder)) is None
+
+
+def test_a_result_from_before_hashes_stays_finished_while_its_files_exist(results, monkeypatch, caplog):
+    folder = the_run(results)
+    result = read_result(folder)
+    del result[records.HASHES]
+    (folder / "result.json").write_text(json.dumps(result))
+    edit(folder / "subset.csv")  # Without a hash, nobody can know.
+    with monkeypatch.context() as patches:
+        patches.setattr(image_run, "open_task", None)  # Any attempt to open the task would fail.
+        run_here(results, *RUN)
+    (folder / "history.csv").unlink()
+    with caplog.at_level(logging.WARNING):
+        run_here(results, *RUN)
+    assert "history.csv was deleted since the run has finished" in caplog.text
+    assert set(read_result(folder)[records.HASHES]) == set(records.CSV_FILES)
+
+
+def test_a_text_run_has_no_predictions(tmp_path):
+    for name in ("subset.csv", "history.csv"):
+        (tmp_path / name).write_text("whole\n")
+    records.publish(tmp_path, {"kind": "text", "config": {}})
+    assert set(read_result(tmp_path)[records.HASHES]) == {"subset.csv", "history.csv"}
+    assert records.changed_file(tmp_path, read_result(tmp_path)) is None
+    assert records.changed_file(tmp_path, {"kind": "text"}) is None
+    assert records.changed_file(tmp_path, {}) == f"{tmp_path / 'predictions.csv'} was deleted"
+
+
+def test_a_result_that_may_not_be_read_is_not_made_again(tmp_path, monkeypatch):
+    def forbidden(*args, **options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("pathlib.Path.read_text", forbidden)
+    with pytest.raises(
+        InputError, match=r"result\.json cannot be used \(Permission denied\); allow it or pass results"
+    ):
+        records.is_finished(tmp_path, {}, lambda: None)
 
 
 def test_a_result_that_is_not_text_is_damaged(tmp_path):

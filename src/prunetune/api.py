@@ -1,8 +1,7 @@
 """The library's main function: `prune` prunes your own data in one call."""
 
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sized
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,9 @@ from torch import Tensor
 
 from prunetune.base import checks
 from prunetune.base.devices import resolve_device, resolve_precision, training_precision
+from prunetune.base.disk import explained
 from prunetune.base.errors import InputError, suggestion
+from prunetune.base.publish import scratch_folder
 from prunetune.base.seeding import seeded
 from prunetune.base.store import Store
 from prunetune.config.named import SAMPLERS, SCORERS
@@ -55,8 +56,12 @@ class Subset:
         return tuple(self.pool.sample_ids[position] for position in self.positions.tolist())
 
     def to_csv(self, path: str | Path) -> None:
-        """Write the columns position, sample_id, label, weight. The file equals the subset.csv of a run."""
-        write_subset(Path(path), self.pool, self.positions, self.weights)
+        """Write the columns position, sample_id, label, weight. The file equals the subset.csv of a run.
+
+        Raises:
+            InputError: the disk is full or not writable.
+        """
+        write_subset(Path(path), self.pool, self.positions, self.weights, "pass another path")
 
     def as_torch(self, dataset: Sized) -> torch.utils.data.Subset:
         """Return the kept part of a map-style dataset whose items are in the order of the pool.
@@ -103,7 +108,8 @@ def prune(
         batch_size: images per forward pass. Scores depend on it only by rounding.
 
     Raises:
-        InputError: an argument is not allowed, an image cannot be read, or weights cannot be loaded.
+        InputError: an argument is not allowed, an image cannot be read, weights cannot be loaded, or the disk is full
+            or not writable.
     """
     check_ratio(ratio)
     checks.whole_number("batch_size", batch_size)
@@ -148,7 +154,10 @@ def _named(choice: Any, known: Mapping[str, Any], what: str, kind: type, without
 @contextmanager
 def _store(folder: str | Path | None) -> Iterator[Store]:
     if folder is not None:
-        yield Store(Path(folder))
+        yield Store(Path(folder), fix="pass store=<another folder>")
         return
-    with tempfile.TemporaryDirectory(prefix="prunetune-") as temporary:
-        yield Store(Path(temporary))
+    fix = "pass store=<folder>"
+    with ExitStack() as stack:
+        with explained("a temporary folder", fix):
+            temporary = stack.enter_context(scratch_folder())
+        yield Store(temporary, fix)

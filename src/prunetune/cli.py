@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from prunetune.base import disk
 from prunetune.base.errors import InputError
 from prunetune.commands import hydra_words, listing, prepare, results
 
@@ -61,8 +62,9 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run the command line. An InputError prints one line on standard error and exits with code 1."""
+    """Run the command line. Bad input or a fault of the disk prints one line on standard error; the exit code is 1."""
     try:
-        app()
+        with disk.one_line("pass another folder"):
+            app()
     except InputError as error:
         sys.exit(f"error: {error}")

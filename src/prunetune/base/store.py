@@ -24,8 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from prunetune.base.disk import ANOTHER_RESULTS_DIR, explained
 from prunetune.base.errors import InputError
-from prunetune.base.publish import TakenError, new_folder, remove, write_json
+from prunetune.base.publish import TakenError, follow_umask, new_folder, remove, write_json
 from prunetune.base.verification import HASHES, SIZES, add_hashes, fault_of, key_digest, sealed
 
 log = logging.getLogger(__name__)
@@ -38,9 +39,10 @@ _told: set[Path] = set()  # The stores of which the log has said that they have 
 
 @dataclass(frozen=True)
 class Store:
-    """The store below one folder."""
+    """The store below one folder. fix: what the user can do if it cannot be written, in the words of the door."""
 
     root: Path
+    fix: str = ANOTHER_RESULTS_DIR
 
     def entry(
         self,
@@ -67,16 +69,13 @@ class Store:
         if self.is_sound(place, mapped):
             return place
         try:
-            with new_folder(place, synced=True) as partial:
+            with explained(f"the store {self.root}", self.fix), new_folder(place, synced=True) as partial:
                 meta = make(partial)
+                follow_umask(partial)
                 write_json(partial / "key.json", key)
                 write_json(partial / "meta.json", sealed(partial, meta))
         except TakenError:
             pass  # Another process was faster, so its entry is read.
-        except OSError as error:
-            raise InputError(
-                f"the store {self.root} could not be written ({error}); free some space or pass results_dir=<folder>"
-            ) from error
         return place
 
     def place(self, kind: str, prefix: str, key: Key) -> Path:

@@ -30,6 +30,7 @@ from prunetune.config.parse import parse_proxy
 from prunetune.data.pool import Pool
 from prunetune.networks.masking import MaskPath
 from prunetune.report import collect
+from prunetune.report.output import write_csv
 from prunetune.report.score_analysis import PoolKernel, easiest_and_hardest, easy_and_hard_curves, within_class_spearman
 from prunetune.report.tables import method_name
 from prunetune.signals.label_odds import label_losses
@@ -144,8 +145,7 @@ def analyse(results_dir: Path, dataset: str | None, backbone: str | None, out: P
         rows = sorted(maker(runs, results_dir), key=lambda row: tuple(map(_sortable, row.values())))
         if rows:
             path = out / f"{name}.csv"
-            out.mkdir(parents=True, exist_ok=True)
-            pd.DataFrame(rows, columns=list(COLUMNS[name])).to_csv(path, index=False, lineterminator="\n")
+            write_csv(path, pd.DataFrame(rows, columns=list(COLUMNS[name])))
             print(f"{path}: {len(rows)} rows")
         else:
             print(f"{name}: nothing to write", file=sys.stderr)

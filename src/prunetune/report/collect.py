@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from prunetune.base.errors import InputError
+from prunetune.report.output import write_csv
 
 NAMES = ("dataset", "backbone", "scoring_backbone", "finetune", "scorer", "sampler", "tag")
 TEXT = (
@@ -97,8 +98,7 @@ def texts(results: pd.DataFrame) -> pd.DataFrame:
 
 def write(results: pd.DataFrame, path: Path) -> None:
     """Write the rows as CSV. Numbers are not rounded, and a missing value is an empty field."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    results.to_csv(path, index=False, lineterminator="\n")
+    write_csv(path, results, "pass --results FOLDER")
 
 
 def read(path: Path) -> pd.DataFrame:

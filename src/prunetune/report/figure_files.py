@@ -57,7 +57,8 @@ def make(names: list[str], inputs: Inputs, out: Path) -> None:
     """Draw and write figures, and print their paths.
 
     Raises:
-        InputError: a name is unknown, a named figure cannot be drawn, or there is nothing to draw from.
+        InputError: a name is unknown, a named figure cannot be drawn, there is nothing to draw from, or the disk is
+            full or not writable.
     """
     for name in names:
         if name not in FIGURES:
@@ -66,12 +67,13 @@ def make(names: list[str], inputs: Inputs, out: Path) -> None:
         drawn, reasons = 0, []
         for suffix, draw in _drawings(name, inputs, reasons):
             try:
-                written = plotting.save(draw(), out, f"{name}-{suffix}")
+                figure = draw()
             except InputError as error:
                 reasons.append(f"{name}-{suffix}: {error}")
-            else:
-                drawn += 1
-                print("\n".join(f"wrote {path}" for path in written))
+                continue
+            written = plotting.save(figure, out, f"{name}-{suffix}")
+            drawn += 1
+            print("\n".join(f"wrote {path}" for path in written))
         if names and not drawn:
             raise InputError("; ".join(reasons) or f"{name}: there are no numbers to draw")
         for reason in reasons:

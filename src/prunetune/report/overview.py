@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from prunetune.base.errors import InputError, suggestion
 from prunetune.base.verification import refuse_damage
 from prunetune.config.build import build
-from prunetune.report import collect, figures, page, tables
+from prunetune.report import collect, figures, output, page, tables
 from prunetune.runs.scores import read_scores
 
 HEADINGS = {"accuracy.png": "Accuracy over the fraction kept", "easy_and_hard.png": "Easy and hard images"}
@@ -71,10 +71,9 @@ def _chosen(results: pd.DataFrame, dataset: str | None, results_dir: Path) -> pd
 
 
 def _write(out: Path, table: pd.DataFrame, results: pd.DataFrame, drawn: Mapping[str, Figure]) -> list[Path]:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(tables.to_markdown(table, tables.footer(results)), encoding="utf-8")
+    output.write_text(out / "table.md", tables.to_markdown(table, tables.footer(results)))
     tables.to_csv(table, out / "table.csv")
     for name, figure in drawn.items():
-        figure.savefig(out / name)
+        output.write_figure(out / name, figure)
     page.write(out / "report.html", table, results, {HEADINGS[name]: out / name for name in drawn})
     return [out / name for name in ("table.md", "table.csv", *drawn, "report.html")]

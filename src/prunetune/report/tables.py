@@ -10,6 +10,7 @@ import pandas as pd
 
 from prunetune.base.errors import InputError
 from prunetune.report import statistics, verdict
+from prunetune.report.output import write_csv
 from prunetune.report.rounding import one_decimal
 
 SETTING = ["dataset", "backbone", "finetune"]  # A table has one block for each combination of these.
@@ -158,10 +159,9 @@ def to_csv(table: pd.DataFrame, path: Path) -> None:
 
     They follow from difference, difference_std and num_pairs, and committed tables have these columns only.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     numbers = ["mean", "std", "difference", "difference_std", "worst_class", "score_seconds"]
     rounded = table.assign(**{key: table[key].map(one_decimal, na_action="ignore") for key in numbers})
-    rounded.drop(columns=["low", "high"]).to_csv(path, index=False, lineterminator="\n")
+    write_csv(path, rounded.drop(columns=["low", "high"]))
 
 
 def _check_same_data(results: pd.DataFrame) -> None:

@@ -24,6 +24,7 @@ import urllib3
 
 from prunetune.base.errors import InputError
 from prunetune.base.progress import track
+from prunetune.base.publish import write_text
 from prunetune.data.prepare.disk import explained, require_space
 
 log = logging.getLogger(__name__)
@@ -137,8 +138,7 @@ def _recorded_mismatch(path: Path, record: Path) -> str:
     """Compare a file without a published checksum with the first one seen, or record it now."""
     found = checksum(path, "sha256")
     if not record.is_file():
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(f"{found}  {record.stem}\n")
+        write_text(record, f"{found}  {record.stem}\n")
         log.info("no checksum is published; recorded sha256 %s in %s", found, record)
         return ""
     first = record.read_text().split()[0]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunetune.base.errors import InputError
+from prunetune.base.disk import explained
 from prunetune.base.progress import track
 from prunetune.base.publish import new_file, write_json
 from prunetune.instruct.model.processes import Processes
@@ -73,12 +73,11 @@ def run_pass(
     found = {index: _read(place, index, buckets[index]) for index in share}
     mine = [index for index in share if found[index] is None]
     if mine:
-        try:
+        with explained(place):
             place.mkdir(parents=True, exist_ok=True)
             if processes.is_main:
-                write_json(place / "key.json", key)
-        except OSError as error:
-            raise InputError(f"{place} cannot be written ({error}); pass results_dir=<folder>") from error
+                with new_file(place / "key.json") as partial:
+                    write_json(partial, key)
         if len(mine) < len(share):
             log.info("%s: continues, %d of %d batches exist", name, len(share) - len(mine), len(share))
         with network() as model, torch.inference_mode():
@@ -106,11 +105,8 @@ def _file(place: Path, index: int) -> Path:
 
 
 def _write(place: Path, index: int, rows: Tensor, values: Tensor, seconds: float) -> None:
-    try:
-        with new_file(_file(place, index)) as partial, partial.open("wb") as file:
-            np.savez(file, values=values.numpy(), seconds=seconds, rows=rows.numpy(), of=place.name)
-    except OSError as error:
-        raise InputError(f"{place} could not be written ({error}); free some space and run again") from error
+    with explained(place), new_file(_file(place, index)) as partial, partial.open("wb") as file:
+        np.savez(file, values=values.numpy(), seconds=seconds, rows=rows.numpy(), of=place.name)
 
 
 def _read(place: Path, index: int, rows: Tensor) -> tuple[Tensor, float] | None:

@@ -1,12 +1,12 @@
 """The processes that share one text run. It is one process, unless `accelerate launch` has started several."""
 
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prunetune.base.publish import scratch_folder
 from prunetune.base.store import Store
 from prunetune.instruct.extra import needed
 
@@ -71,6 +71,6 @@ def shared_entry(
     if processes.is_main:
         return store.entry(kind, prefix, key, make)
     if not is_there:
-        with tempfile.TemporaryDirectory() as scratch:
-            make(Path(scratch))
+        with scratch_folder() as scratch:
+            make(scratch)
     return place

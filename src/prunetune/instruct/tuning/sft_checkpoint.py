@@ -10,6 +10,7 @@ import logging
 import pickle
 import zipfile
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunetune.base import leftovers
+from prunetune.base.disk import ANOTHER_RESULTS_DIR, explained
 from prunetune.base.errors import InputError
 from prunetune.base.publish import new_file
 from prunetune.instruct.tuning.adapter import adapter_state, load_adapter_state
@@ -57,7 +60,7 @@ def save(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimi
     Raises:
         InputError: the disk is full or not writable.
     """
-    folder = checkpoint.folder
+    file = checkpoint.folder / NAME
     content = {
         "key": digest(checkpoint.key),
         "adapter": adapter_state(model),
@@ -65,10 +68,12 @@ def save(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimi
         "position": vars(position),
     }
     try:
-        with new_file(folder / NAME, synced=True) as partial, partial.open("wb") as file:
-            torch.save(content, file)
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the disk is full.
-        raise InputError(f"the checkpoint could not be written to {folder} ({error}); free some space") from error
+        with explained(f"the checkpoint {file}"), new_file(file, synced=True) as partial, partial.open("wb") as opened:
+            torch.save(content, opened)
+    except RuntimeError as error:  # torch raises this error if the disk is full.
+        raise InputError(
+            f"the checkpoint {file} could not be written ({error}); free some space or {ANOTHER_RESULTS_DIR}"
+        ) from error
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
@@ -92,10 +97,11 @@ def forget(folder: Path) -> None:
     """Delete the checkpoint of a folder, and the folder if nothing else is in it."""
     if not folder.is_dir():
         return
-    for path in (folder / NAME, *folder.glob(f".{NAME}-*")):
-        path.unlink(missing_ok=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()
+    leftovers.remove_from(folder)
+    with suppress(OSError):  # The training is done, and nobody reads the checkpoint again.
+        (folder / NAME).unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _read(path: Path) -> dict[str, Any] | None:
