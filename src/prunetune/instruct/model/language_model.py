@@ -24,6 +24,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 HASHED = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"}  # The files that define model and tokenizer.
 UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 TINY_CONTEXT = 2048  # The context length in tokens.
+MOST_TINY = 4096  # A tiny model with more layers or a larger width than this is a slip of the pen.
 UNREACHABLE = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError", "ConnectTimeout")
 CHAT = (  # The chat template of the tiny model. Its form does not matter, since the model is untrained.
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}"
@@ -54,6 +55,7 @@ class LanguageModel:
         _check_dtype(self.dtype)
         if self.quantization not in ("none", "8bit", "4bit"):
             raise InputError(f"llm.quantization must be none, 8bit or 4bit, got {self.quantization!r}")
+        checks.fields("llm", self)
 
     def resolved_dtype(self, device: str) -> str:
         """Return the type of the weights on this device, "bf16" or "fp32"."""
@@ -190,8 +192,9 @@ class TinyLanguageModel:
         _check_dtype(self.dtype)
         for key, least in (("layers", 1), ("width", 16)):
             value = getattr(self, key)
-            if not checks.is_whole_number(value, least) or value % least:
-                raise InputError(f"llm.{key} must be a multiple of {least} above 0, got {value!r}")
+            if not checks.is_whole_number(value, least) or value % least or value > MOST_TINY:
+                raise InputError(f"llm.{key} must be a multiple of {least} in {least}..{MOST_TINY}, got {value!r}")
+        checks.fields("llm", self)
 
     def resolved_dtype(self, device: str) -> str:
         """Return the type of the weights on this device, "bf16" or "fp32"."""
