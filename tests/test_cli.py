@@ -70,8 +70,14 @@ BAD_INPUT = {  # Maps the name of a case to the arguments and to the expected er
     "a value that needs quotes": ([*SMALL, "tag=a#b"], "needs quotes of its own: 'key=\"value\"'"),
     "a misspelt group": (["dataset=dtdd"], "error: there is no dataset 'dtdd'. Did you mean 'dtd'? Known: cifar10, "),
     "a word for a number": ([*SMALL, "ratio=some"], "Value 'some' of type 'str' could not be converted to Float"),
-    "words for statistics": ([*SMALL, "backbone.mean=[a,b,c]"], "could not convert string to float: 'a'"),
-    "a word for a size": ([*SMALL, "backbone.input_size=big"], "does not take images of big x big"),
+    "words for statistics": (
+        [*SMALL, "backbone.mean=[a,b,c]"],
+        "backbone.mean must be three numbers in [0, 1], got ['a'",
+    ),
+    "a word for a size": (
+        [*SMALL, "backbone.input_size=big"],
+        "backbone.input_size is in pixels and must be a whole",
+    ),
     "a backbone without a name": ([*SMALL, "backbone=timm"], "error: Backbone needs a model; pass backbone.model="),
     "an unknown step": ([*SMALL, "until=scores"], "error: until must be one of score, prune, finetune"),
     "a method that is not there": (
@@ -80,7 +86,7 @@ BAD_INPUT = {  # Maps the name of a case to the arguments and to the expected er
     ),
     "a missing checkpoint": ([*SMALL, "backbone.checkpoint=nowhere.pth"], "nowhere.pth is not a file"),
     "a loss that is no number": (
-        [*SMALL, "scorer=random", "finetune.learning_rate=1e30"],
+        [*SMALL, "scorer=random", "finetune.learning_rate=1000", "finetune.momentum=0.99"],
         "error: the training loss is",
     ),
 }

@@ -13,13 +13,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from hydra.utils import get_method
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 import prunetune.config  # noqa: F401  registers the schemas with Hydra
+from prunetune import doors
 from prunetune.base.errors import InputError
 from prunetune.config.explain import explain
+from prunetune.config.words import arranged, check_choices
 from prunetune.instruct import registration  # noqa: F401  registers the schema of text runs
 from prunetune.runs import failures
 
@@ -34,7 +35,7 @@ def run_job(cfg: DictConfig) -> None:
     out_dir = Path(job.runtime.output_dir)
     try:
         with failures.noted(out_dir):
-            get_method(cfg.pipeline)(cfg, out_dir)
+            doors.pipeline(cfg)(cfg, out_dir)
     except InputError as error:
         if job.mode == RunMode.MULTIRUN:
             raise  # sys.exit would end the whole sweep. Hydra handles the error and continues with the other jobs.
@@ -48,13 +49,14 @@ def start(program: str, words: Sequence[str]) -> None:
 
     Args:
         program: the name of the command in Hydra's messages, such as "run.py".
-        words: the command line after the program's name. It is passed on unchanged.
+        words: the command line after the program's name.
     """
     # With this variable Hydra raises its errors, so that they are explained below, and bugs keep their full traceback.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    sys.argv = [program, *words]  # Hydra reads its command line only from sys.argv.
     entry = hydra.main(version_base="1.3", config_path="pkg://prunetune.configs", config_name="config")(run_job)
     try:
+        check_choices(words)
+        sys.argv = [program, *arranged(words)]  # Hydra reads its command line only from sys.argv.
         entry()
     except (HydraException, OmegaConfBaseException, InputError) as error:
         sys.exit(f"error: {explain(error)}")

@@ -96,10 +96,7 @@ def group_name(group: DictConfig, fallback: str) -> str:
         InputError: the group is a word instead of settings.
     """
     if not isinstance(group, Mapping):
-        raise InputError(
-            f"expected the settings of a group, got {group!r}; another network that scores is chosen with "
-            "backbone@scoring_backbone=<name>, another language model with llm@scoring_llm=<name>"
-        )
+        raise InputError(f"expected the settings of a group, got {group!r}")
     name = group.get("name")
     if name is None:
         name = Path(str(group.get(fallback) or "unnamed")).expanduser()
