@@ -53,7 +53,7 @@ IMAGES = {
     "finetune=5": "finetune=5 chooses from the group finetune",
     "scorer=../scorer/dlc": "scorer=../scorer/dlc chooses from the group scorer",
     "backbone=/etc/passwd": "backbone=/etc/passwd chooses from the group backbone",
-    "~scorer": "scorer must be the settings of a group, got None; choose one by its name, as in scorer=<name>",
+    "~scorer": "scorer must be the settings of a group, got None; choose one by its name: scorer=<name>",
     "pipeline=os.system": "pipeline is set by the root configuration and must be prunetune.doors.image, got 'os.",
     "pipeline=prunetune.doors.grid": "must be prunetune.doors.image, got 'prunetune.doors.grid'",
     "dataset._target_=os.system": "dataset needs a _target_ inside prunetune, got 'os.system'",

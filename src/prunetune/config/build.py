@@ -16,11 +16,8 @@ from prunetune.config.schema import Config, GridConfig
 
 # Older results and users' own YAML files name the classes by these earlier packages.
 MOVED = {"prunetune.datasets.": "prunetune.data.readers.", "prunetune.backbones.": "prunetune.networks.backbone."}
-# These groups may be null. Each maps to the way to choose one.
-SCORING = {
-    "scoring_backbone": "another network that scores: backbone@scoring_backbone=<name>",
-    "scoring_llm": "another language model that scores: llm@scoring_llm=<name>",
-}
+# These groups may be null. Each maps to the word that chooses one.
+SCORING = {"scoring_backbone": "backbone@scoring_backbone", "scoring_llm": "llm@scoring_llm"}
 FOR_PEOPLE = ("name", "own_sampler", "uses_proxy")  # Keys that a group may have and that its class may not accept.
 
 
@@ -67,8 +64,8 @@ def check_group(key: str, group: Any) -> None:
     """
     if not isinstance(group, Mapping):
         raise InputError(
-            f"{key} must be the settings of a group, got {group!r}; choose one by its name, as in {key}=<name> "
-            f"({SCORING.get(key, f'--help lists the choices of {key}')})"
+            f"{key} must be the settings of a group, got {group!r}; choose one by its name: "
+            f"{SCORING.get(key, key)}=<name> (--help lists the names)"
         )
 
 

@@ -1,6 +1,7 @@
 """Causal language models from the hub or from a local folder, and a tiny one made in code."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from prunetune.base import checks
@@ -21,6 +22,7 @@ from prunetune.instruct.extra import needed
 from prunetune.networks.checkpoint import weights_hash
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+REAL = {"F64", "F32", "F16", "BF16"}  # The names of these types in a safetensors file.
 HASHED = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"}  # The files that define model and tokenizer.
 UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 TINY_CONTEXT = 2048  # The context length in tokens.
@@ -83,6 +85,8 @@ class LanguageModel:
         """
         quantization = self._quantization(device)
         with self._explained():
+            if self._is_folder:
+                _require_real_weights(Path(self._source))
             model, loading = _transformers().AutoModelForCausalLM.from_pretrained(
                 self._source,
                 revision=self._revision,
@@ -290,6 +294,24 @@ def _kinds(error: BaseException | None) -> set[str]:
         kinds |= {base.__name__ for base in type(error).__mro__}
         error = error.__cause__ or error.__context__
     return kinds
+
+
+def _require_real_weights(folder: Path) -> None:
+    """Refuse weights that are no real numbers, which transformers would convert without a word.
+
+    Buffers may be whole numbers, such as positions. A checkpoint that its authors have quantised has other names too.
+
+    Raises:
+        InputError: a safetensors file of a folder holds such weights.
+    """
+    config = folder / "config.json"
+    if not config.is_file() or "quantization_config" in json.loads(config.read_text(encoding="utf-8")):
+        return
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in [name for name in tensors.keys() if name.endswith(".weight")]:
+                if (kind := tensors.get_slice(name).get_dtype()) not in REAL:
+                    raise InputError(f"{file}: {name} should hold real numbers, holds {kind}; save it as float32")
 
 
 def _folder_hash(folder: str) -> str:
