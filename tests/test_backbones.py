@@ -87,8 +87,48 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, weights, value):
     broken = {**weights, "stem.0.weight": torch.full((16, 3, 3, 3), value)}
     save_file(broken, tmp_path / "w.safetensors")
     for path in (saved(tmp_path / "w.pth", broken), tmp_path / "w.safetensors"):
-        with pytest.raises(InputError, match=r"1 tensors hold NaN or infinity, first: stem\.0\.weight"):
+        with pytest.raises(InputError, match=r"1 tensors hold NaN, infinity .* bits, first: stem\.0\.weight"):
             loaded(path)
+
+
+REAL = "stem.0.weight"
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.to(torch.int64), "should hold real numbers, holds whole ones"),
+        (lambda t: t.bool(), "should hold real numbers, holds whole ones"),
+        (lambda t: t.to(torch.complex64), "should hold real numbers, holds complex ones"),
+        (lambda t: t.to_sparse(), "is a sparse, nested or quantized tensor"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "is a sparse, nested or quantized tensor"),
+        (lambda t: t.double() * 1e200, "numbers beyond 32 bits"),
+    ],
+    ids=["whole", "true and false", "complex", "sparse", "quantized", "too large"],
+)
+def test_tensors_of_another_kind_are_refused_and_never_converted(tmp_path, weights, change, message):
+    path = saved(tmp_path / "w.pth", {**weights, REAL: change(weights[REAL])})
+    with pytest.raises(InputError, match=f"stem.0.weight {message}|{message}, first: stem.0.weight") as caught:
+        loaded(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_16_and_64_bits_are_read_and_counters_stay_whole(tmp_path, weights):
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+        stem = loaded(saved(tmp_path / "w.pth", cast)).model.state_dict()[REAL]
+        assert torch.equal(stem, weights[REAL].to(dtype).float())
+    counter = "stem.1.num_batches_tracked"
+    with pytest.raises(InputError, match=f"{counter} should hold whole numbers, holds real ones"):
+        loaded(saved(tmp_path / "w.pth", {**weights, counter: torch.tensor(0.5)}))
+
+
+def test_names_that_are_no_text_and_names_in_two_forms_are_refused(tmp_path, weights):
+    with pytest.raises(InputError, match="should hold a dictionary of tensors by name"):
+        loaded(saved(tmp_path / "w.pth", {**weights, 7: torch.zeros(1)}))
+    with pytest.raises(InputError, match="both with and without 'module.' before their name"):
+        loaded(saved(tmp_path / "w.pth", {**weights, f"module.{REAL}": weights[REAL]}))
 
 
 class Evil:

@@ -69,8 +69,14 @@ BAD_INPUT = {  # Maps the name of a case to the arguments and to the expected er
     "a value that needs quotes": ([*SMALL, "tag=a#b"], "needs quotes of its own: 'key=\"value\"'"),
     "a misspelt group": (["dataset=dtdd"], "error: there is no dataset 'dtdd'. Did you mean 'dtd'? Known: cifar10, "),
     "a word for a number": ([*SMALL, "ratio=some"], "Value 'some' of type 'str' could not be converted to Float"),
-    "words for statistics": ([*SMALL, "backbone.mean=[a,b,c]"], "could not convert string to float: 'a'"),
-    "a word for a size": ([*SMALL, "backbone.input_size=big"], "does not take images of big x big"),
+    "words for statistics": (
+        [*SMALL, "backbone.mean=[a,b,c]"],
+        "backbone.mean must be three numbers in [0, 1], got ['a'",
+    ),
+    "a word for a size": (
+        [*SMALL, "backbone.input_size=big"],
+        "backbone.input_size is in pixels and must be a whole",
+    ),
     "a backbone without a name": ([*SMALL, "backbone=timm"], "error: Backbone needs a model; pass backbone.model="),
     "an unknown step": ([*SMALL, "until=scores"], "error: until must be one of score, prune, finetune"),
     "a method that is not there": (
@@ -91,7 +97,7 @@ BAD_INPUT = {  # Maps the name of a case to the arguments and to the expected er
     ),
     "a missing checkpoint": ([*SMALL, "backbone.checkpoint=nowhere.pth"], "nowhere.pth is not a file"),
     "a loss that is no number": (
-        [*SMALL, "scorer=random", "finetune.learning_rate=1e30"],
+        [*SMALL, "scorer=random", "finetune.learning_rate=1000", "finetune.momentum=0.99"],
         "error: the training loss is",
     ),
 }
@@ -206,7 +212,7 @@ def test_a_run_that_cannot_write_is_one_line_before_anything_is_computed(outcome
         pytest.skip("this process cannot give up root's right to write everywhere")
     assert is_one_error_line(outcome), outcome.stderr
     assert "(Permission denied" in outcome.stderr
-    assert "; allow it or pass results_dir=<folder>" in outcome.stderr
+    assert "; change its permissions or pass results_dir=<folder>" in outcome.stderr
 
 
 def test_unreadable_images_are_named_and_counted(outcomes):

@@ -63,5 +63,7 @@ def test_enlarge_interpolates_linearly():
 def test_a_wrong_part_or_size_is_refused():
     with pytest.raises(InputError, match="must be 'train' or 'test'"):
         Digits().pool("val")
-    with pytest.raises(InputError, match="must be in 8..256, got 4"):
+    with pytest.raises(
+        InputError, match=r"dataset\.size is the side in pixels and must be a whole number in 8\.\.256, got 4"
+    ):
         Digits(size=4)

@@ -1,5 +1,7 @@
 import errno
 import io
+import logging
+import random
 import shutil
 import signal
 import stat
@@ -15,7 +17,7 @@ import pytest
 
 from made_data import cut_in_half
 from prunetune.base.errors import InputError
-from prunetune.data.prepare.archives import extract, inside, member_names
+from prunetune.data.prepare.archives import MOST_BYTES, MOST_HEADER_BYTES, extract, inside, member_names
 from prunetune.data.prepare.disk import explained, link_or_copy, staging
 from prunetune.data.prepare.record import require_free
 
@@ -115,6 +117,68 @@ def test_a_truncated_archive_gives_a_one_line_error(tmp_path: Path, make: Make) 
     archive = cut_in_half(make(tmp_path / "archive", {f"{number}": bytes(range(256)) * 99 for number in range(9)}))
     with pytest.raises(InputError, match="archive is not a readable tar or zip archive .* download it again"):
         extract(archive, tmp_path, as_it_is)
+
+
+KINDS = {"gz": ".tar.gz", "bz2": ".tar.bz2", "xz": ".tar.xz"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flipped_bit_in_a_compressed_tar_is_one_line(tmp_path: Path, kind: str) -> None:
+    whole = tmp_path / f"a{KINDS[kind]}"
+    with tarfile.open(whole, f"w:{kind}") as archive:
+        member = tarfile.TarInfo("pixels")
+        member.size = 20_000
+        archive.addfile(member, io.BytesIO(random.Random(0).randbytes(member.size)))
+    content, refused = whole.read_bytes(), 0
+    assert extract(whole, tmp_path, as_it_is) == 1
+    for place in range(40, len(content) - 10, len(content) // 50):  # The first 40 bytes may hold a name or a date.
+        whole.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+        with pytest.raises(InputError, match="is not a readable tar or zip archive"):
+            extract(whole, tmp_path, as_it_is)
+        refused += 1
+    assert refused >= 48
+
+
+def test_the_checksum_and_the_length_at_the_end_of_a_gzip_are_compared(tmp_path: Path) -> None:
+    whole = make_tar(tmp_path / "a.tar.gz", {"good": b"content"})
+    content = whole.read_bytes()
+    for damaged in (content[:-8] + bytes(8), content[:-4] + bytes(4), content[:-8], content[:-1], content + b"more"):
+        whole.write_bytes(damaged)
+        with pytest.raises(InputError, match="is not a readable tar or zip archive"):
+            extract(whole, tmp_path, as_it_is)
+        with pytest.raises(InputError, match="is not a readable tar or zip archive"):
+            member_names(whole)
+
+
+def test_a_member_that_is_too_large_refuses_the_archive_before_it_is_read(tmp_path: Path) -> None:
+    huge = special("huge", tarfile.REGTYPE)
+    huge.size = MOST_BYTES + 1  # The content does not follow, so that reading it would fail otherwise.
+    sparse = special("sparse", tarfile.REGTYPE)
+    sparse.pax_headers = {"size": str(2**50)}
+    name = special("a", tarfile.XHDTYPE)
+    name.size = MOST_HEADER_BYTES + 1
+    for member in (huge, sparse, name):
+        archive = make_tar(tmp_path / "a.tar.gz", {"good": b""}, member)
+        with pytest.raises(InputError, match=r"is refused: '.*' has \d+ bytes, and a member may have"):
+            extract(archive, tmp_path, as_it_is)
+    archive = make_zip(tmp_path / "a.zip", {"good": b"", "huge": b"12"})
+    content = archive.read_bytes()
+    size = content.rindex(b"PK\x01\x02") + 24  # The size of the last member in the directory at the end of a zip.
+    archive.write_bytes(content[:size] + (2**31).to_bytes(4, "little") + content[size + 4 :])
+    with pytest.raises(InputError, match="is refused: 'huge' has 2147483648 bytes"):
+        member_names(archive)
+
+
+def test_the_progress_of_a_long_extraction_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("prunetune.base.progress.SECONDS_BETWEEN_LINES", -1.0)
+    noise = random.Random(0).randbytes(3 * 2**19)
+    with caplog.at_level(logging.INFO):
+        extract(make_tar(tmp_path / "a.tar.gz", {"noise": noise}), tmp_path, as_it_is)
+        extract(make_zip(tmp_path / "a.zip", {"one": b"", "two": b""}), tmp_path, as_it_is)
+    assert "reading a.tar.gz, MiB: 1 of 2" in caplog.text
+    assert "reading a.zip, members: 2 of 2" in caplog.text
 
 
 def test_a_text_file_and_a_missing_file_are_no_archives(tmp_path: Path) -> None:

@@ -232,13 +232,13 @@ def test_the_full_recipe_decays_twice_and_the_released_one_once():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"trained": "body"}, "head or all"),
-        ({"epochs": 0}, "epochs must be at least 1"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"views": -1}, "views must be at least 0"),
-        ({"evaluate_every": 0}, "evaluate_every must be at least 1"),
-        ({"learning_rate": 0}, "learning_rate must be above 0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be above 0"),
+        ({"trained": "body"}, "finetune.trained must be one of head, all, got 'body'"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"views": -1}, "views must be a whole number of at least 0"),
+        ({"evaluate_every": 0}, "evaluate_every must be a whole number of at least 1"),
+        ({"learning_rate": 0}, r"learning_rate must be in \(0, 1000\], got 0"),
+        ({"learning_rate": float("nan")}, r"learning_rate must be in \(0, 1000\], got nan"),
         ({"momentum": 0}, "nesterov=false"),
     ],
 )

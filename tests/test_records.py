@@ -220,7 +220,7 @@ def test_a_result_that_may_not_be_read_is_not_made_again(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.read_text", forbidden)
     with pytest.raises(
-        InputError, match=r"result\.json cannot be used \(Permission denied\); allow it or pass results"
+        InputError, match=r"result\.json cannot be used \(Permission denied\); change its permissions or pass results"
     ):
         records.is_finished(tmp_path, {}, lambda: None)
 

@@ -14,15 +14,16 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import prunetune.config  # noqa: F401  registers the schemas with Hydra
+from prunetune import doors
 from prunetune.base import disk
 from prunetune.base.errors import InputError
 from prunetune.base.publish import write_text
 from prunetune.config.explain import explain
+from prunetune.config.words import arranged, check_choices
 from prunetune.instruct import registration  # noqa: F401  registers the schema of text runs
 from prunetune.runs import failures
 
@@ -40,7 +41,7 @@ def run_job(cfg: DictConfig) -> None:
     _write_configuration(cfg, out_dir)
     try:
         with failures.noted(out_dir):
-            get_method(cfg.pipeline)(cfg, out_dir)
+            doors.pipeline(cfg)(cfg, out_dir)
         if os.environ.get("RANK", "0") == "0":  # If several processes share a run, only the first one prints this.
             with disk.explained("standard output", "redirect it elsewhere"):
                 print(f"run: {out_dir}", flush=True)
@@ -56,14 +57,15 @@ def start(program: str, words: Sequence[str]) -> None:
 
     Args:
         program: the name of the command in Hydra's messages, such as "run.py".
-        words: the command line after the program's name. It is passed on unchanged.
+        words: the command line after the program's name.
     """
     # With this variable Hydra raises its errors, so that they are explained below, and bugs keep their full traceback.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    sys.argv = [program, *words]  # Hydra reads its command line only from sys.argv.
     entry = hydra.main(version_base="1.3", config_path="pkg://prunetune.configs", config_name="config")(run_job)
     with disk.one_line(_fix(words)):  # This is for standard output, which may be redirected to a full disk.
         try:
+            check_choices(words)
+            sys.argv = [program, *arranged(words)]  # Hydra reads its command line only from sys.argv.
             entry()
         except KeyboardInterrupt:
             sys.exit("interrupted; give the same command again to continue: stored results are not computed again")

@@ -12,6 +12,7 @@ import torch
 import transformers
 import yaml
 from huggingface_hub import errors
+from safetensors.torch import load_file, save_file
 
 import tiny
 from prunetune.base.errors import InputError
@@ -176,10 +177,17 @@ def test_a_folder_without_config_has_no_identity(folder, tmp_path):
 def test_missing_weights_are_not_replaced_by_random_ones(folder, tmp_path):
     copied = shutil.copytree(folder, tmp_path / "partial")
     weights = {name: tensor for name, tensor in tiny.model().state_dict().items() if "layers.1.mlp.up" not in name}
-    from safetensors.torch import save_file
-
     save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match="lacks 1 weights, first: model.layers.1.mlp.up_proj.weight; fetch it again"):
+        LanguageModel(model=str(copied)).load("cpu", "fp32")
+
+
+def test_weights_of_whole_numbers_are_refused(folder, tmp_path):
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    weights = load_file(copied / "model.safetensors")
+    weights["model.norm.weight"] = torch.ones(len(weights["model.norm.weight"]), dtype=torch.int64)
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="model.norm.weight should hold real numbers, holds I64; save it as float32"):
         LanguageModel(model=str(copied)).load("cpu", "fp32")
 
 

@@ -37,9 +37,9 @@ class Beta(Sampler):
     epochs: int = 30
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         checks.number("sampler.power", self.power, "(0, inf)")
         checks.whole_number("sampler.epochs", self.epochs)
+        super().__post_init__()
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

@@ -38,10 +38,10 @@ class D2(Sampler):
     gamma_r: float = 1.0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         checks.number("sampler.beta", self.beta, "[0, 1)")
         checks.whole_number("sampler.neighbours", self.neighbours)
         checks.number("sampler.gamma_r", self.gamma_r, "[0, inf)")
+        super().__post_init__()
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

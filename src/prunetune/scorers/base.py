@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.data.pool import Pool
 
 # The variant "fixed" is the correct method. The other variants reproduce published code.
@@ -37,6 +38,10 @@ class Scorer(ABC):
     reads_proxy: ClassVar[bool] = False
     in_runs: ClassVar[dict[str, Any]] = {}
     reads: ClassVar[tuple[str, ...]] = ("network",)
+
+    def __post_init__(self) -> None:
+        """Check the types of the settings. A subclass checks its ranges first and then calls this method."""
+        checks.fields("scorer", self)
 
     @property
     def uses_seed(self) -> bool:

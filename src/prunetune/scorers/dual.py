@@ -37,6 +37,7 @@ class DUAL(Scorer):
     def __post_init__(self) -> None:
         checks.whole_number("scorer.epochs", self.epochs, least=2)
         checks.whole_number("scorer.window", self.window, least=2)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy = signals.proxy(until=self.epochs, logits_only=True)

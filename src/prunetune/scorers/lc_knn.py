@@ -40,6 +40,7 @@ class LCKnn(Scorer):
 
     def __post_init__(self) -> None:
         checks.whole_number("scorer.neighbours", self.neighbours)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         total, num_layers = torch.zeros(len(pool), dtype=torch.float64), 0

@@ -50,6 +50,7 @@ class LeastConfidence(Scorer):
 
     def __post_init__(self) -> None:
         check_variant(self.variant, self.balanced)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         confidences = {"deepcore": largest_logit, "released": largest_probability}
@@ -79,6 +80,7 @@ class Entropy(Scorer):
 
     def __post_init__(self) -> None:
         check_variant(self.variant, self.balanced)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         confidences = {key: lambda logits, added=added: negative_entropy(logits, added) for key, added in ADDED.items()}
@@ -108,6 +110,7 @@ class Margin(Scorer):
 
     def __post_init__(self) -> None:
         check_variant(self.variant, self.balanced)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         single = {key: lambda logits: probability_margin(logits.softmax(dim=1)) for key in ("deepcore", "released")}

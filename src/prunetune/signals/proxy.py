@@ -48,6 +48,7 @@ class ProxyRecipe:
     def __post_init__(self) -> None:
         checks.choice("proxy.initial", self.initial, ("pretrained", "random"))
         checks.choice("proxy.record", self.record, ("epoch_end", "online"))
+        checks.fields("proxy", self)
         if self.training.trained == "head" and (self.initial, self.augment, self.record) != PROBE_HAS:
             raise InputError(
                 "a linear-probe proxy reads stored features: proxy.initial, augment and record must be "

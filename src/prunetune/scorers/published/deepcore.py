@@ -56,12 +56,13 @@ class DeepCore(Scorer):
     in_runs: ClassVar[dict[str, Any]] = {"fraction": "${ratio}"}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.number("scorer.fraction", self.fraction, "(0, 1]", what="the ratio that DeepCore selects for")
         checks.choice("scorer.initial", self.initial, ("random", "pretrained"))
         checks.whole_number("scorer.epochs", self.epochs, least=0)
         checks.whole_number("scorer.batch_size", self.batch_size)
         checks.whole_number("scorer.repeats", self.repeats, or_none=True)
-        checks.number("scorer.learning_rate", self.learning_rate, "(0, inf)")
+        checks.number("scorer.learning_rate", self.learning_rate, "(0, 1000]")
         self._arguments()
         find_checkout(self.path)
 
