@@ -19,6 +19,9 @@ REMOVED = {
     "sampler.remainder": "second",
     "gamma_search.split": "nested",
 }
+# These options were added later. A run that recorded none of them behaved as with the value given here.
+ADDED = {"sampler.graph": "directed"}
+UNRECORDED = {**REMOVED, **ADDED}  # What the absence of an option in a recorded configuration means.
 
 
 def recorded(cfg: DictConfig) -> dict[str, Any]:
@@ -44,7 +47,8 @@ def _differences(before: Any, now: Any, path: str) -> Iterator[tuple[str, Any, A
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in _compared_keys(before, now):
             place = f"{path}.{key}" if path else key
-            yield from _differences(before.get(key, REMOVED.get(place)), now.get(key, REMOVED.get(place)), place)
+            absent = UNRECORDED.get(place)
+            yield from _differences(before.get(key, absent), now.get(key, absent), place)
     elif before != now:
         yield path, before, now
 
