@@ -146,7 +146,9 @@ def _sections(found: dict[str, Entry]) -> Iterable[str]:
             yield f"```text\n{formula.rstrip()}\n```"
         lines = [f"- **{label}.** {escaped(text)}" for label, text in labelled]
         if own := found[names[0]].settings.get("own_sampler"):
-            lines.append(f"- **Own sampler.** `{own}`")
+            of_variants = {name: found[name].settings["own_sampler"] for name in names[1:]}
+            changed = [f"`{name}`: `{other}`" for name, other in of_variants.items() if other != own]
+            lines.append("- **Own sampler.** " + "; ".join([f"`{own}`", *changed]))
         yield "\n".join([*lines, *_settings_lines(found, names)])
         yield from (escaped(text) for text in others)
 
