@@ -106,8 +106,12 @@ bench: $(VENV)/.base  ## speed as ratios against named alternatives; DATA=<folde
 bench-scale: $(VENV)/.base  ## time and memory of scorers and samplers up to a million images; hours
 	$(PY) -m scripts.bench.scale
 
-parity: $(VENV)/.base  ## our published variants against a checkout: DEEPCORE=<folder of PatrickZH/DeepCore>
-	$(PY) -m scripts.parity.deepcore --deepcore $(DEEPCORE)
+$(VENV)/.parity: $(VENV)/.base
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[parity]' && touch $@
+
+parity: $(VENV)/.parity  ## our methods against the code of their authors: PEERS=<folder of checkouts, named in docs/parity.md>
+	@test -n "$(PEERS)" || { echo "error: pass PEERS=<folder of checkouts>; docs/parity.md names them"; exit 2; }
+	$(PY) -m scripts.parity.peers --peers $(PEERS)
 
 $(VENV)/.docs: $(VENV)/.dev
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev,instruct,docs]' && touch $@

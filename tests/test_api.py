@@ -62,6 +62,13 @@ def test_a_folder_gives_the_commands_subset_byte_for_byte(tmp_path):
     assert prune(str(made), 0.4, seed=3, **PLAIN).positions.tolist() == subset.positions.tolist()
 
 
+@pytest.mark.parametrize(("scorer", "own"), [("moderate", "window"), ("dlc_released", "flexrand_released")])
+def test_a_name_brings_its_published_selection_rule(textures, scorer, own):
+    kept = prune(textures, 0.3, scorer, **PLAIN)
+    assert kept.sample_ids == prune(textures, 0.3, scorer, own, **PLAIN).sample_ids
+    assert kept.sample_ids != prune(textures, 0.3, scorer, "topk", **PLAIN).sample_ids
+
+
 def test_numpy_numbers_give_the_same_draws_as_python_numbers(textures):
     plain = prune(textures, 0.2, "random", seed=1, **PLAIN)
     assert prune(textures, np.float64(0.2), "random", seed=np.int64(1), **PLAIN).sample_ids == plain.sample_ids

@@ -84,3 +84,10 @@ def test_the_old_store_entries_are_at_the_place_of_their_keys():
     for key in BEFORE.rglob("key.json"):
         place = Store(key.parents[2]).place("scores", "any", json.loads(key.read_text()))
         assert place == key.parent
+
+
+def test_a_d2_run_from_before_the_undirected_graph_is_a_run_on_the_directed_one():
+    before = {"sampler": {"name": "d2", "neighbours": 5}}
+    now = {"sampler": {"name": "d2", "neighbours": 5, "graph": "undirected"}}
+    assert identity.differences(before, now) == [("sampler.graph", "directed", "undirected")]
+    assert identity.differences(before, {"sampler": {**now["sampler"], "graph": "directed"}}) == []

@@ -24,7 +24,7 @@ from prunetune.config import catalogue
 from prunetune.config.build import build, class_of
 from prunetune.config.identity import recorded
 from prunetune.config.methods import METHODS
-from prunetune.config.named import SAMPLERS, SCORERS
+from prunetune.config.named import SAMPLERS, SCORERS, own_sampler
 from prunetune.config.names import resolve_names, run_folder
 from prunetune.config.parse import (
     parse_candidates,
@@ -55,6 +55,17 @@ OF_TEXT_RUNS = {"sweep/instruction", "sweep/instruction_base", "sweep/v1_llm", "
 # Nothing downloads the weights of these networks.
 PUBLISHED_ELSEWHERE = ("resnet50_simclr", "resnet50_in21k", "resnet50_supcon")
 REFUSALS = (HydraException, OmegaConfBaseException)
+# The published selection rules of scores, where these are not the largest scores first.
+RULES = {
+    "aum_probability": "ccs",
+    "dlc_released": "flexrand_released",
+    "dual": "beta",
+    "lc_knn": "easy_diverse",
+    "lc_optimisation": "flexrand",
+    "moderate": "window",
+    "none": "random",
+    "random": "random",
+}
 KINDS = {"dataset": "datasets", "backbone": "backbones", "scorer": "scorers", "sampler": "samplers"}
 
 
@@ -125,10 +136,18 @@ def test_every_preset_composes_and_its_run_has_a_folder(path):
 @pytest.mark.parametrize("name", catalogue.entries("scorers"))
 def test_auto_takes_the_sampler_that_the_scorer_names(name, needs):
     cfg = cfg_of(f"scorer={name}", *needs.get(f"scorer/{name}", []))
-    own = build(cfg.scorer).own_sampler
-    assert cfg.scorer.own_sampler == own
+    own = RULES.get(name, "flexrand" if name.startswith("dlc") else "topk")
+    assert cfg.scorer.own_sampler == own_sampler(name) == own
     assert resolve_names(cfg).sampler == own
     assert parse_candidates(cfg) == {"": SAMPLERS[own]}
+    # An object knows the sampler of its class only. These two variants have their own by name.
+    assert build(cfg.scorer).own_sampler == {"dlc_released": "flexrand", "aum_probability": "topk"}.get(name, own)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() & catalogue.entries("scorers")))
+def test_a_method_named_like_a_scorer_takes_the_scorers_own_sampler(name):
+    # The table of DUAL's paper has the score alone as a row, and with Beta sampling as another, dual_beta.
+    assert METHODS[name].sampler == ("topk" if name == "dual" else own_sampler(name))
 
 
 def test_a_scorer_may_have_another_sampler_of_its_own_and_an_unknown_one_is_refused():

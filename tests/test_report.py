@@ -100,6 +100,14 @@ def test_the_csv_reads_back_as_it_was_and_is_the_same_every_time(tmp_path: Path)
     assert ",1099511627776," in lines[2]  # An empty field beside it must not turn the integer into 1.099e12.
 
 
+def test_a_d2_run_from_before_the_undirected_graph_has_the_name_of_the_directed_one(tmp_path: Path) -> None:
+    for seed, settings in enumerate(({"name": "d2"}, {"name": "d2", "graph": "undirected"})):
+        put(tmp_path, sampler="d2", seed=seed, gamma=None, selection_rule=None, config={"sampler": settings})
+    results, skipped = collect.collect(tmp_path)
+    assert results.set_index("seed")["sampler"].to_dict() == {0: "d2_directed", 1: "d2"}
+    assert skipped == []
+
+
 def test_a_missing_results_csv_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run `prunetune collect` first"):
         collect.read(tmp_path / "results.csv")

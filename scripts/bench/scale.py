@@ -46,6 +46,8 @@ VARIANTS = ("_deepcore", "_released")  # Variants for comparison with published 
 TRAINS = ("random", "rs2", "infobatch", "auto")  # Samplers without a selection rule to time.
 REPEATS = {0: 50, 1: 5, 2: 5}  # Epochs of each repeat of the proxy, as many as el2n and grand_last read.
 COLUMNS = ("method", "classes", "size", "seconds", "peak_bytes", "feature_bytes", "outcome", "commit", "cpu")
+# Methods that have changed since they were measured, and the commits of those rows.
+OLDER = {"sampler d2": ("5086448e", "cd5ccc2e", "4c748b1c")}
 
 
 def made_features(size: int, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -202,6 +204,7 @@ def write_table(rows: list[dict[str, str]], file: Path) -> None:
         "CRAIG and GradMatch, class budgets; lc_knn has one layer. By `python -m scripts.bench.scale`, commit "
         + ", ".join(sorted({row["commit"][:12] for row in rows}))
         + ".",
+        "†: measured before a change of the method; the graph of d2 was directed.",
     ]
     for num_classes in sorted({int(row["classes"]) for row in rows}):
         part = [row for row in rows if int(row["classes"]) == num_classes]
@@ -211,7 +214,8 @@ def write_table(rows: list[dict[str, str]], file: Path) -> None:
         lines.append("|---|" + "---:|" * (len(heads) - 1))
         for method in dict.fromkeys(row["method"] for row in part):
             cells = {int(row["size"]): row for row in part if row["method"] == method}
-            lines.append("| " + " | ".join([method, *_line(cells, sizes)]) + " |")
+            is_older = any(row["commit"].startswith(OLDER.get(method, ())) for row in cells.values())
+            lines.append("| " + " | ".join([f"{method} †" if is_older else method, *_line(cells, sizes)]) + " |")
         missed = [f"{row['method']} at {int(row['size']):,} ({_fault(row)})" for row in part if _fault(row)]
         lines += ["", "Missed the limits, of what was run: " + ("; ".join(missed) if missed else "none") + "."]
     file.write_text("\n".join(lines) + "\n")

@@ -17,7 +17,7 @@ from prunetune.base.errors import InputError, suggestion
 from prunetune.base.publish import scratch_folder
 from prunetune.base.seeding import seeded
 from prunetune.base.store import Store
-from prunetune.config.named import SAMPLERS, SCORERS
+from prunetune.config.named import SAMPLERS, SCORERS, own_sampler
 from prunetune.data.pool import Pool
 from prunetune.data.readers.torch_dataset import as_pool
 from prunetune.networks.backbone import Backbone
@@ -118,8 +118,8 @@ def prune(
     pool = as_pool(data)
     if pool.images is None:
         raise InputError("the pool has no images; to score tensors, call scorer.score(pool, TensorSignals(...))")
-    scorer = _named(scorer, SCORERS, "scorer", Scorer)
-    name = scorer.own_sampler if sampler == "auto" else sampler
+    asked, scorer = scorer, _named(scorer, SCORERS, "scorer", Scorer)
+    name = own_sampler(asked) if sampler == "auto" else sampler
     sampler = _named(name, SAMPLERS, "sampler", Sampler, NOT_HERE)
     if getattr(sampler, "name", None) in NOT_HERE:
         raise InputError(f"{type(sampler).__name__} can be used in a run only, not in prune(); pass another sampler")

@@ -472,7 +472,8 @@ def test_every_text_scorer_of_the_catalogue_builds(tmp_path, name):
     scorer = build({**content, **needs.get(name, {})})
     assert content["own_sampler"] == scorer.own_sampler
     assert name.startswith(scorer.name)
-    assert (scorer.own_sampler == "flexrand") == (name.startswith(("dlc", "lc_")))
+    own = {"lc_dropout": "topk_easiest", "none": "random", "random": "random"}
+    assert scorer.own_sampler == own.get(name, "flexrand" if name.startswith("dlc") else "topk")
     assert scorer.higher_means in ("harder", "picked earlier", "nothing")
 
 

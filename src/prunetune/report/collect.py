@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from prunetune.base.errors import InputError
+from prunetune.config.identity import sampler_today
 from prunetune.report.output import write_csv
 
 NAMES = ("dataset", "backbone", "scoring_backbone", "finetune", "scorer", "sampler", "tag")
@@ -124,6 +125,7 @@ def _row(result: Any, run: Path) -> dict[str, Any]:
     training = config.get("sft" if is_text else "finetune") or {}
     return {
         **result,
+        "sampler": sampler_today(result["sampler"], config.get("sampler")),
         "budgets": (config.get("sampler") or {}).get("budgets", "proportional"),
         "views": training.get("views"),
         "recipe": _digest(training),

@@ -16,6 +16,7 @@ from prunetune.report.rounding import one_decimal
 SETTING = ["dataset", "backbone", "finetune"]  # A table has one block for each combination of these.
 SAME_DATA = ["num_classes", "num_pool", "num_test", "dataset_fingerprint"]
 MISSING = "X"
+OLDER = "†"  # Marks a row whose runs are older than a change of the method.
 WHOLE_POOL = "whole pool"
 ABOVE_RANDOM = "Percentage points above random, paired by seed:"
 RULES = {
@@ -72,14 +73,18 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def method_name(run: dict) -> str:
-    """Return the name of a table row: `scorer-sampler` (or "random"), with tag and scoring backbone if needed."""
+    """Return the name of a table row: `scorer-sampler` (or "random"), with tag and scoring backbone if needed.
+
+    A run that is older than a change of its method, as its column `older` says, is marked.
+    """
     pair = (run["scorer"], run["sampler"])
     name = "random" if pair == ("random", "random") else "-".join(pair)
     if run["ratio"] == 1 and run["sampler"] != "infobatch":
         name = WHOLE_POOL
     elif run["scoring_backbone"] != run["backbone"]:
         name += f" (scored by {run['scoring_backbone']})"
-    return name if run["tag"] == "default" else f"{name} ({run['tag']})"
+    name = name if run["tag"] == "default" else f"{name} ({run['tag']})"
+    return f"{name} {OLDER}" if isinstance(run.get("older"), str) else name
 
 
 def footer(results: pd.DataFrame) -> str:

@@ -56,6 +56,7 @@ class LCDropout(Scorer):
 
     Source: arXiv 2402.05356v1, where the score is the mean itself and large means easy, for dropout rates .1 to .9. It
     does not give the number of networks or where the dropout acts; here there are nine networks, see `with_dropout`.
+    The paper keeps the easiest samples, as the sampler `topk_easiest` does.
     Cost: one forward pass per rate.
 
     rates: the dropout rate of each network, in [0, 1).
@@ -66,7 +67,7 @@ class LCDropout(Scorer):
     name: ClassVar[str] = "lc_dropout"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
-    own_sampler: ClassVar[str] = "flexrand"
+    own_sampler: ClassVar[str] = "topk_easiest"
 
     def __post_init__(self) -> None:
         if not checks.are_numbers(self.rates, "[0, 1)") or len(set(self.rates)) < len(self.rates):
