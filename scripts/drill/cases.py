@@ -11,6 +11,7 @@ from scripts.drill.processes import Ended
 RIGHT, WRONG, TRACEBACK, HANG, SKIPPED = "right", "wrong", "traceback", "hang", "skipped"
 MOST_LINES = 3  # More lines of error than these are as bad as a traceback.
 LOGGED = re.compile(r"\d\d:\d\d:\d\d ")  # The beginning of a line that a run logs.
+JOB = "Error executing job with overrides: "  # In a sweep Hydra tells with this line which job failed.
 TRACES = ("Traceback (most recent call last)", "--- Logging error ---", "Unable to configure handler")
 
 
@@ -95,8 +96,9 @@ def judged(case: Case, place: Place) -> Verdict:
 
 
 def errors(ended: Ended) -> list[str]:
-    """Return the lines on standard error that a run did not log."""
-    return [line for line in ended.err.splitlines() if line.strip() and not LOGGED.match(line)]
+    """Return the lines on standard error that a run did not log, and that do not name the job of a sweep."""
+    lines = [line for line in ended.err.splitlines() if line.strip() and not LOGGED.match(line)]
+    return [line for line in lines if not ("-m" in ended.words and line.startswith(JOB))]
 
 
 def whole(ended: Ended) -> None:

@@ -106,7 +106,6 @@ finetune.decay=inf
 finetune.decay=null
 finetune.trained=foo
 finetune.trained=null
-finetune.nesterov=7
 finetune.name=null
 sampler=flexrand sampler.gamma=2
 sampler=flexrand sampler.gamma=-0.1
@@ -135,12 +134,10 @@ scorer=null
 scorer=5
 scorer=1.5
 scorer=true
-scorer=[dlc]
 scorer={a:1}
 scorer=../scorer/dlc
 scorer=/etc/passwd
 scorer=dlc,herding
-scorer=dlc.yaml
 scorer=
 sampler=null
 sampler=5
@@ -165,7 +162,6 @@ sweep=nosuch
 sweep=5
 method=nosuch
 method=5
-method=[dlc]
 backbone@scoring_backbone=5
 =
 a=b=c
@@ -283,7 +279,6 @@ scorer=el2n proxy.batch_size=1e23
 scorer=el2n proxy.initial=foo
 scorer=el2n proxy.record=null
 scorer=el2n scorer.epoch=0
-scorer=el2n scorer.epoch=99 proxy=linear_probe
 scorer=el2n scorer.repeats=0 proxy=linear_probe
 scorer=el2n scorer.repeats=-1 proxy=linear_probe
 hydra/launcher=nosuch
@@ -309,7 +304,6 @@ grid "methods=['random \"']"
 grid "methods=['dlc +a=1']"
 grid "methods=['dlc ratio=0.5']"
 grid "methods=['dlc seed=2']"
-grid "methods=['dlc results_dir=elsewhere']"
 grid "methods=['dlc dataset=digits']"
 grid "methods=['dlc finetune.momentum=2']"
 grid seeds=[1.5]
@@ -391,12 +385,18 @@ ratio=0.5
 grid --cfg job
 instruct --cfg job
 sampler=flexrand sampler.gamma=auto
-method=null
 batch_size=1000000000
 finetune.evaluate_every=1000000
 instruct until=score
 """
 EITHER_LINES = r"""
+method=null
+scorer=el2n scorer.epoch=99 proxy=linear_probe
+grid "methods=['dlc results_dir=elsewhere']"
+finetune.nesterov=7
+scorer=[dlc]
+method=[dlc]
+scorer=dlc.yaml
 seed=-1
 seed=true
 seed=99999999999999999999
