@@ -56,6 +56,7 @@ REFUSALS = {  # Maps how a command ended to the outcome, where one line and exit
     "accepted": (ended(0, LOG, "run: results/runs"), WRONG),
     "another exit code": (ended(2, LINE), WRONG),
     "two lines": (ended(1, LINE + "and more\n"), WRONG),
+    "an endless line": (ended(1, f"error: {'a' * 10000}"), WRONG),
     "no line": (ended(1, LOG), WRONG),
     "killed by a signal": (ended(-11), WRONG),
     "a traceback": (ended(1, "Traceback (most recent call last):\n  File ...\nValueError: x\n"), TRACEBACK),

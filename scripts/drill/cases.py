@@ -10,6 +10,7 @@ from scripts.drill.processes import Ended
 
 RIGHT, WRONG, TRACEBACK, HANG, SKIPPED = "right", "wrong", "traceback", "hang", "skipped"
 MOST_LINES = 3  # More lines of error than these are as bad as a traceback.
+MOST_LETTERS = 3000  # Of one line. Some lines list every known name.
 LOGGED = re.compile(r"\d\d:\d\d:\d\d ")  # The beginning of a line that a run logs.
 JOB = "Error executing job with overrides: "  # In a sweep Hydra tells with this line which job failed.
 TRACES = ("Traceback (most recent call last)", "--- Logging error ---", "Unable to configure handler")
@@ -121,6 +122,8 @@ def refused(ended: Ended) -> str:
     lines = errors(ended)
     if ended.code != 1 or len(lines) != 1 or not lines[0].startswith("error: "):
         raise Miss(WRONG, f"exit code {ended.code} and {len(lines)} lines of error; {_last(ended)}", ended.words)
+    if len(lines[0]) > MOST_LETTERS:
+        raise Miss(WRONG, f"a line of {len(lines[0])} letters; {lines[0][:100]}", ended.words)
     return lines[0]
 
 

@@ -183,9 +183,9 @@ MADE: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "a member of 3 GB of zeros, zip": (".zip", REFUSED, zip_bomb),
     "a member that claims 1 TB": (".tar", REFUSED, lambda: _claimed(2**40)),
     "a member that claims a negative size": (".tar", REFUSED, lambda: _claimed(-5)),
-    "100,000 empty members": (
+    "20,000 empty members": (
         *(".tar.gz", EITHER),
-        lambda: _with({f"dtd/images/banded/{number}.jpg": b"" for number in range(100_000)}),
+        lambda: _with({f"dtd/images/banded/{number}.jpg": b"" for number in range(20_000)}),
     ),
     "no member": (".tar.gz", REFUSED, lambda: squeezed(tar({}))),
     "no member, zip": (".zip", REFUSED, lambda: zipped({})),
