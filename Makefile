@@ -9,7 +9,7 @@ WORKERS ?= 2
 REAL = $(if $(DATA),--data $(DATA))
 .DEFAULT_GOAL := help
 TABLES := main weakly transfer time ablation-path ablation-masking ablation-sampler ablation-gamma v1-depths v1-paradigms instruction v1-llm
-.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-gpu lint status report collect tables figures wandb real paper baselines bench bench-scale parity docs
+.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-gpu drill lint status report collect tables figures wandb real paper baselines bench bench-scale parity docs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ test-slurm: $(VENV)/.dev  ## grids on a real one-node Slurm, installed where apt
 
 test-gpu: $(VENV)/.dev  ## tests that need a CUDA device
 	$(PY) -m pytest -m gpu
+
+drill: $(VENV)/.dev  ## kills, full disks, damaged stores and hostile inputs, a table of the outcomes in results/drill; up to an hour
+	$(PY) -m scripts.drill --workers $(WORKERS)
 
 lint: $(VENV)/.dev  ## ruff check and format check, and the layers of the package
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/lint-imports

@@ -8,10 +8,8 @@ import io
 import json
 import os
 import runpy
-import signal
 import subprocess
 import sys
-import time
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
@@ -137,12 +135,12 @@ def prunetune_here(*words: str) -> SimpleNamespace:
 def run_commands(
     folder: Path, jobs: list[dict[str, Any]], together: bool = False, imports: tuple[str, ...] = IMAGE_RUNS
 ) -> list[SimpleNamespace]:
-    """Run `python run.py <arguments>` for every job and return returncode, stdout, stderr and seconds of each.
+    """Run `python run.py <arguments>` for every job and return returncode, stdout and stderr of each.
 
-    A job is {"arguments": [...], "kill_after": seconds or None, "as_command": whether the arguments are those of
-    `prunetune` instead, "environment": variables or None, "modes": {path: mode} to set first; the job then obeys modes
-    even if it belongs to root}. One process imports everything and forks once for each job. It computes nothing before,
-    so a fork behaves like a newly started process.
+    A job is {"arguments": [...], "as_command": whether the arguments are those of `prunetune` instead, "environment":
+    variables or None, "modes": {path: mode} to set first; the job then obeys modes even if it belongs to root}. One
+    process imports everything and forks once for each job. It computes nothing before, so a fork behaves like a newly
+    started process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plan = folder / "jobs.json"
@@ -170,11 +168,11 @@ def _main(plan: Path) -> None:
         importlib.import_module(module)
     started, outcomes = [], []
     for number, job in enumerate(work["jobs"]):
-        started.append((_start(plan.parent, number, job), time.monotonic(), job))
+        started.append(_start(plan.parent, number, job))
         if not work["together"]:
-            outcomes.append(_wait(plan.parent, number, *started[-1]))
+            outcomes.append(_wait(plan.parent, number, started[-1]))
     if work["together"]:
-        outcomes = [_wait(plan.parent, number, *child) for number, child in enumerate(started)]
+        outcomes = [_wait(plan.parent, number, child) for number, child in enumerate(started)]
     (plan.parent / "outcomes.json").write_text(json.dumps(outcomes))
 
 
@@ -209,13 +207,10 @@ def _start(folder: Path, number: int, job: dict[str, Any]) -> int:
     os._exit(code)
 
 
-def _wait(folder: Path, number: int, pid: int, start: float, job: dict[str, Any]) -> dict[str, Any]:
-    if job.get("kill_after") is not None:
-        time.sleep(job["kill_after"])
-        os.kill(pid, signal.SIGKILL)
+def _wait(folder: Path, number: int, pid: int) -> dict[str, Any]:
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     stdout, stderr = ((folder / f"{number}.{name}").read_text() for name in ("stdout", "stderr"))
-    return {"returncode": code, "stdout": stdout, "stderr": stderr, "seconds": time.monotonic() - start}
+    return {"returncode": code, "stdout": stdout, "stderr": stderr}
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""The store: complete entries or none, keys, several processes, full disks, killed processes."""
+"""The store: complete entries or none, keys, several processes, full disks."""
 
 import errno
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from prunetune.runs import scores as scores_module
 from prunetune.runs.scores import stored_scores
 from prunetune.scorers import DLC
 from prunetune.signals.network import Embedding, NetworkSignals
-from runs import MICRO, QUICK, SMALL, TEXTURES, lasting, read_result, run_commands
+from runs import SMALL, run_commands
 
 KEY = {"made": "from this"}
 
@@ -308,38 +307,3 @@ def test_eight_writers_of_one_key_all_read_the_same_product(tmp_path):
     assert len(set(read)) == 1
     assert len(read[0]) == 41
     assert len(list((tmp_path / "scores").iterdir())) == 1
-
-
-def kill_and_finish(folder, num_kills, seed):
-    """Kill a run at random points, rerun it until it finishes, and compare with an undisturbed one."""
-    overrides = [*TEXTURES, *MICRO, *QUICK, "dataset.num_pool=300", "finetune.epochs=6", "finetune.views=3"]
-    [calm] = run_commands(folder / "calm", [{"arguments": [*overrides, f"results_dir={folder / 'a'}"]}])
-    assert calm.returncode == 0, calm.stderr
-    delays = random.Random(seed)
-    victim = [*overrides, f"results_dir={folder / 'b'}"]
-    jobs = [{"arguments": victim, "kill_after": delays.uniform(0.02, 0.98) * calm.seconds} for _ in range(num_kills)]
-    outcomes = run_commands(folder / "killed", [*jobs, {"arguments": victim}, {"arguments": victim}])
-    assert outcomes[-2].returncode == outcomes[-1].returncode == 0, outcomes[-2].stderr
-    [calm_run], [run] = ([path.parent for path in (folder / name / "runs").rglob("result.json")] for name in "ab")
-    assert lasting(read_result(run)) == lasting(read_result(calm_run))
-    for name in ("subset.csv", "predictions.csv", "history.csv"):
-        assert (run / name).read_bytes() == (calm_run / name).read_bytes()
-    scores = [folder / name / "store" / read_result(calm_run)["scores_path"].removeprefix("store/") for name in "ab"]
-    assert scores[0].read_bytes() == scores[1].read_bytes()
-    whole = {
-        tuple(sorted(path.name for path in entry.iterdir())) for entry in (folder / "b" / "store/scores").iterdir()
-    }
-    assert whole == {("key.json", "losses.npy", "meta.json", "scores.csv")}
-    return [outcome.returncode for outcome in outcomes[:-2]]
-
-
-def test_a_run_killed_at_random_points_ends_as_an_undisturbed_one(tmp_path):
-    codes = kill_and_finish(tmp_path, num_kills=4, seed=random.randrange(10**6))
-    assert -9 in codes
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_forty_random_points_ends_as_an_undisturbed_one(tmp_path):
-    for attempt in range(4):
-        codes = kill_and_finish(tmp_path / str(attempt), num_kills=10, seed=attempt)
-        assert codes.count(-9) >= 1
