@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunetune.base.devices import Hardware
+from prunetune.base.devices import Hardware, training_device
 from prunetune.base.errors import InputError
 from prunetune.base.progress import track
 from prunetune.base.store import Store, read_meta, write_stack
@@ -60,7 +60,12 @@ class Embedding:
     @property
     def training_hardware(self) -> Hardware:
         """Where proxies are trained."""
-        return Hardware(self.device, self.training_precision)
+        return Hardware(self.training_device, self.training_precision)
+
+    @property
+    def training_device(self) -> str:
+        """The device on which proxies are trained."""
+        return training_device(self.device)
 
     def decoded(self, pool: Pool, wait: bool = True) -> Decoded:
         """Return the pool's decoded images.
@@ -141,7 +146,7 @@ class NetworkSignals(Signals):
 
     @property
     def device(self) -> str:
-        return self.embedding.device
+        return self.embedding.training_device
 
     @property
     def network(self) -> Network:
@@ -235,7 +240,7 @@ class NetworkSignals(Signals):
         def make(folder: Path) -> dict[str, Any]:
             pool, training = self.pool, ProxyTraining(self._proxy_recipe, repeat, until)
             if features is not None:
-                return write_probe(folder, features, pool.labels, len(pool.classes), training, embedding.device)
+                return write_probe(folder, features, pool.labels, len(pool.classes), training, self.device)
             whole, views = ShownImages.whole(pool, embedding.decoded(pool)), embedding.evaluation(pool)
             return write_full(folder, embedding.network, whole, views, training, embedding.training_hardware)
 

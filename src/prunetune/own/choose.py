@@ -1,0 +1,183 @@
+"""Choose what is kept of a user's data: find duplicates, score, select."""
+
+import dataclasses
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunetune.base.devices import resolve_device, resolve_precision, training_precision
+from prunetune.base.errors import InputError
+from prunetune.base.seeding import seeded
+from prunetune.base.store import Store
+from prunetune.data.images.transforms import CROP_SHARE
+from prunetune.networks.backbone import Backbone
+from prunetune.networks.named import as_network
+from prunetune.own.data import OwnData
+from prunetune.own.keep import Keep
+from prunetune.own.subset import Subset
+from prunetune.runs.scores import ImageSource, check_fit, compute_scores, stored_scores
+from prunetune.runs.weights import weigh
+from prunetune.samplers import Sampler, TopK
+from prunetune.scorers import Herding, Scorer
+from prunetune.signals.contract import Signals
+from prunetune.signals.network import Embedding, NetworkSignals
+from prunetune.signals.part import PartSignals
+from prunetune.signals.proxy import FULL_PROXY, ProxyRecipe
+from prunetune.signals.tensors import TensorSignals
+
+log = logging.getLogger(__name__)
+# The method for data that nothing is known about: one forward pass, and on the sets that were measured the best of its
+# cost (docs/which_method.md). `prunetune prune` and `prune()` both take it from here.
+DEFAULT_METHOD = "herding"
+# A sampler of these names needs a run: topk_flexible trains probes to choose its end, the others choose in training.
+NOT_HERE = ("topk_flexible", "rs2", "infobatch")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How samples are scored and chosen.
+
+    scorer, sampler: the method. backbone: a module, or a Backbone that is loaded when it is needed. proxy: how to train
+    the proxy network that EL2N and others read. seed: of all random draws. rounding: how a fraction of a class becomes
+    a number. device, precision: as the user writes them. batch_size: images per forward pass. duplicates: "one" keeps
+    at most one of a group of duplicates, "all" treats each as an image of its own. on_error: "stop" refuses images that
+    cannot be read, "skip" leaves them out.
+    """
+
+    scorer: Scorer = field(default_factory=Herding)
+    sampler: Sampler = field(default_factory=TopK)
+    backbone: Backbone | nn.Module = field(default_factory=Backbone)
+    proxy: ProxyRecipe = FULL_PROXY
+    seed: int = 0
+    rounding: str = "largest_remainder"
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int = 64
+    duplicates: str = "one"
+    on_error: str = "stop"
+
+    @property
+    def method(self) -> str:
+        """What is run, in words."""
+        return f"{self.scorer.name} with {self.sampler.name}"
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Scores of the candidates that are no copies of others.
+
+    signals: of these n candidates. positions: [n] int64, ascending, in the pool of all N. values: [n] float64.
+    """
+
+    signals: Signals
+    positions: Tensor
+    values: Tensor
+
+
+def choose(data: OwnData, keep: Keep, plan: Plan, store: Store) -> Subset:
+    """Return what is kept of a user's data.
+
+    Args:
+        data: the N candidates.
+        keep: how much is kept of them.
+        plan: how they are scored and chosen.
+        store: holds decoded images, features and scores.
+
+    Raises:
+        InputError: the method needs labels or images that the data do not have, or weights cannot be loaded.
+    """
+    check_plan(data, keep, plan)
+    signals = make_signals(data, plan, store)
+    scored = score(signals, torch.arange(len(data.pool)), plan)
+    kept, weights = select(scored, keep, plan)
+    values = torch.full((len(data.pool),), torch.nan, dtype=torch.float64)
+    values[scored.positions] = scored.values
+    return Subset(data, scored.positions[kept], values, weights, plan.method)
+
+
+def check_plan(data: OwnData, keep: Keep, plan: Plan) -> None:
+    """Refuse what cannot be done, before anything is computed."""
+    if plan.sampler.name in NOT_HERE:
+        raise InputError(f"the sampler {plan.sampler.name} chooses during a training; use another one here")
+    keep.budgets(data.pool.labels, plan.rounding)
+    needs = [part.name for part in (plan.scorer, plan.sampler) if part.needs_labels]
+    if needs and not data.is_labelled:
+        raise InputError(
+            f"{needs[0]} reads labels, and these data have none; give labels, or use a method without: herding, "
+            "k_center, facility_location, random"
+        )
+
+
+def make_signals(data: OwnData, plan: Plan, store: Store) -> Signals:
+    """Return the signals of the candidates: the given embeddings, or those of the plan's network."""
+    if data.features is not None:
+        return TensorSignals(data.features, pool=data.pool)
+    network = as_network(plan.backbone)
+    device = resolve_device(plan.device)
+    embedding = Embedding(
+        network,
+        store,
+        resolve_precision(plan.precision, device, network),
+        device,
+        plan.batch_size,
+        # Larger images are stored in the size that the evaluation view is cut from, which changes no pixel of the view.
+        short_side=round(network.input_size / CROP_SHARE),
+        training_precision=training_precision(plan.precision),
+    )
+    return NetworkSignals(data.pool, embedding, plan.proxy)
+
+
+def score(signals: Signals, positions: Tensor, plan: Plan) -> Scored:
+    """Score some of the candidates, [n] positions, ascending, as a pool of their own."""
+    is_whole = len(positions) == len(signals.pool)
+    part = signals if is_whole else PartSignals(signals, positions)
+    if not isinstance(signals, NetworkSignals):
+        return Scored(part, positions, compute_scores(plan.scorer, part, plan.seed))
+    source = ImageSource(signals) if is_whole else PartSource(signals, positions)
+    return Scored(part, positions, stored_scores(plan.scorer, source, plan.seed).values)
+
+
+def select(scored: Scored, keep: Keep, plan: Plan) -> tuple[Tensor, Tensor | None]:
+    """Return the kept positions [M] among the scored, ascending, and their weights [M] or None."""
+    labels = scored.signals.pool.labels
+    budgets = keep.budgets(labels, plan.rounding)
+    ratio = keep.fraction or sum(budgets.values()) / len(labels)
+    check_fit(plan.scorer, plan.sampler, ratio)
+    with seeded("sample", plan.seed, float(ratio)) as generator:
+        if keep.fraction is not None:
+            kept = plan.sampler.select(scored.values, labels, ratio, generator, scored.signals)
+        else:
+            kept = plan.sampler.select_budgets(scored.values, labels, budgets, generator, scored.signals)
+    weights = weigh(plan.scorer, plan.sampler, ratio, scored.signals, kept)
+    if weights is None:
+        return kept, None
+    return kept[weights > 0], weights[weights > 0]
+
+
+class PartSource(ImageSource):
+    """A part of a pool that is scored as a pool of its own; its scores are stored beside those of the whole pool."""
+
+    def __init__(self, signals: NetworkSignals, positions: Tensor) -> None:
+        super().__init__(signals)
+        self._whole, self._positions = signals, positions
+        self.signals = PartSignals(signals, positions)
+
+    def key(self, scorer: Scorer, seed: int | None) -> dict[str, Any]:
+        return {**ImageSource(self._whole).key(scorer, seed), "part": self.signals.pool.listing}
+
+    def alone(self, place: Path) -> "PartSource":
+        return PartSource(self._whole.fresh(), self._positions)
+
+    def cost(self, seconds: float) -> dict[str, Any]:
+        return {"seconds": seconds, "signals": {}}
+
+
+def with_rounding(sampler: Sampler, rounding: str) -> Sampler:
+    """Return a sampler of a library name with the rounding of own data, unless it rounds by a rule of its own."""
+    from prunetune.samplers.flexrand import FlexRandReleased
+
+    return sampler if isinstance(sampler, FlexRandReleased) else dataclasses.replace(sampler, rounding=rounding)
