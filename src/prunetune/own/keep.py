@@ -1,15 +1,19 @@
-"""How much is kept: a fraction of each class, a number in all, or a number of each class."""
+"""How much is kept: a fraction of each class, a number in all, or a number of each class.
+
+Importing this module does not import torch, so that the command can say at once what it understood.
+"""
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from prunetune.base import checks
 from prunetune.base.errors import InputError
-from prunetune.samplers.budgets import class_budgets, whole_shares
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXAMPLES = "a fraction such as 0.2 or 20%, or a number of images such as 500"
 
@@ -42,7 +46,9 @@ class Keep:
         Raises:
             InputError: the count is larger than N.
         """
-        sizes = {label: count for label, count in enumerate(torch.bincount(labels).tolist()) if count}
+        from prunetune.samplers.budgets import class_budgets, whole_shares
+
+        sizes = {label: count for label, count in enumerate(labels.bincount().tolist()) if count}
         if self.fraction is not None:
             return class_budgets(labels, self.fraction, rounding=rounding)
         if self.per_class is not None:
