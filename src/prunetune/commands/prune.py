@@ -43,7 +43,7 @@ PerClass = Annotated[
     str | None, typer.Option("--per-class", metavar="N", help="Keep this many of each class, instead of --keep.")
 ]
 Out = Annotated[
-    Path, typer.Option("--out", metavar="FOLDER", help="The folder to write. It must be new, empty or ours.")
+    Path, typer.Option("--out", metavar="FOLDER", help="The folder to write. It must be new, empty, or ours.")
 ]
 Scorer = Annotated[str, _option("--scorer", panel=METHOD, help="`prunetune list scorers` shows all.")]
 Sampler = Annotated[str, _option("--sampler", panel=METHOD, help="auto: the scorer's own.")]

@@ -64,7 +64,7 @@ class Output:
 
 
 def run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
-    """Read, choose and write; what was understood and what was done goes to standard error, the paths to standard output.
+    """Read, choose and write. Messages go to standard error, the paths of the files to standard output.
 
     Raises:
         InputError: the input is wrong; `--out` is then unchanged.
