@@ -30,6 +30,7 @@ class Subset:
     pool_weights: Tensor | None = None
     method: str = ""
     groups: Mapping[int, int] = field(default_factory=dict)
+    copies: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def pool(self) -> Pool:
@@ -68,6 +69,38 @@ class Subset:
         """The ids of the M kept images, in the order of `positions`."""
         return tuple(self.pool.sample_ids[position] for position in self.order.tolist())
 
+    @property
+    def kept_names(self) -> tuple[str, ...]:
+        """The M kept samples as the user gave them, in the order of `positions`."""
+        return tuple(self.data.names[position] for position in self.order.tolist())
+
+    @property
+    def kept_paths(self) -> tuple[Path, ...]:
+        """The files of the M kept samples, in the order of `positions`.
+
+        Raises:
+            InputError: the data are not files.
+        """
+        return self._paths(self.order)
+
+    @property
+    def dropped_paths(self) -> tuple[Path, ...]:
+        """The files of the N - M candidates that are not kept, in the order of the user's rows.
+
+        Raises:
+            InputError: the data are not files.
+        """
+        is_dropped = torch.ones(len(self.pool), dtype=torch.bool)
+        is_dropped[self.kept] = False
+        dropped = torch.nonzero(is_dropped).flatten()
+        return self._paths(dropped[self.data.rows[dropped].argsort()])
+
+    def reason(self, position: int) -> str:
+        """Return why the candidate at this position of the pool is kept or not."""
+        if position in self.copies:
+            return f"duplicate of {self.data.names[self.copies[position]]}"
+        return "kept" if position in self._kept_set else "not chosen"
+
     def __len__(self) -> int:
         return len(self.kept)
 
@@ -81,6 +114,16 @@ class Subset:
         labels = self.pool.labels[self.order].tolist()
         rows = zip(self.positions.tolist(), self.sample_ids, labels, [f"{w:.17g}" for w in weights], strict=True)
         write_csv(Path(path), ("position", "sample_id", "label", "weight"), rows)
+
+    @cached_property
+    def _kept_set(self) -> frozenset[int]:
+        return frozenset(self.kept.tolist())
+
+    def _paths(self, positions: Tensor) -> tuple[Path, ...]:
+        paths = tuple(self.data.paths[position] for position in positions.tolist())
+        if None in paths:
+            raise InputError("these data are not image files; use positions or sample_ids")
+        return paths
 
     def as_torch(self, dataset: Sized | None = None) -> torch.utils.data.Subset:
         """Return the kept part of a map-style dataset, by default of the one that was pruned.

@@ -1,0 +1,78 @@
+"""The files of `--out`: what is kept, and a line about every sample."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prunetune.own.subset import Subset
+from prunetune.runs.records import write_csv
+
+COLUMNS = ("row", "name", "path", "class", "score", "percentile", "kept", "weight", "reason", "duplicate_group")
+
+
+def write_files(subset: Subset, folder: Path) -> None:
+    """Write kept.txt, kept.csv and all.csv into a folder.
+
+    kept.txt has the name of each kept sample as the user gave it, one a line. The tables have the columns of COLUMNS:
+    the row in the user's data, the name, the absolute path, the class, the score, the percentage of the class whose
+    score is not larger, whether the sample is kept and with which weight, the reason, and the number of its group of
+    duplicates. all.csv ends with what was no candidate.
+    """
+    lines = list(described(subset))
+    kept = [line for line in lines if line["kept"]]
+    (folder / "kept.txt").write_text("".join(f"{line['name']}\n" for line in kept), encoding="utf-8")
+    for name, chosen in (("kept.csv", kept), ("all.csv", [*lines, *_left_out(subset)])):
+        write_csv(folder / name, COLUMNS, ([line[column] for column in COLUMNS] for line in chosen))
+
+
+def described(subset: Subset) -> Iterator[dict[str, Any]]:
+    """Yield a line about each candidate, in the order of the user's rows; the keys are those of COLUMNS."""
+    data, pool = subset.data, subset.pool
+    weights = _weights(subset)
+    percentiles = class_percentiles(subset.pool_scores, pool.labels)
+    for position in data.rows.argsort().tolist():
+        score, weight = float(subset.pool_scores[position]), float(weights[position])
+        has_score = score == score
+        yield {
+            "row": int(data.rows[position]),
+            "name": data.names[position],
+            "path": "" if data.paths[position] is None else str(data.paths[position]),
+            "class": pool.classes[int(pool.labels[position])] if data.is_labelled else "",
+            "score": f"{score:.17g}" if has_score else "",
+            "percentile": f"{float(percentiles[position]):.4g}" if has_score else "",
+            "kept": int(weight > 0),
+            "weight": f"{weight:.17g}",
+            "reason": subset.reason(position),
+            "duplicate_group": subset.groups.get(position, ""),
+        }
+
+
+def class_percentiles(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the percentage of the class whose score is not larger, [N] float64; NaN where the score is NaN.
+
+    Args:
+        scores: [N] float64; NaN for samples without a score.
+        labels: [N] int64.
+    """
+    percentiles = torch.full_like(scores, torch.nan)
+    for label in labels.unique().tolist():
+        members = torch.nonzero((labels == label) & ~scores.isnan()).flatten()
+        ordered = scores[members].sort().values
+        percentiles[members] = 100 * torch.searchsorted(ordered, scores[members], right=True).double() / len(members)
+    return percentiles
+
+
+def _weights(subset: Subset) -> Tensor:
+    """Return the weight of each candidate, [N] float64; 0 for those that are not kept."""
+    weights = torch.zeros(len(subset.pool), dtype=torch.float64)
+    weights[subset.kept] = 1.0 if subset.pool_weights is None else subset.pool_weights
+    return weights
+
+
+def _left_out(subset: Subset) -> Iterator[dict[str, Any]]:
+    """Yield a line about each row or file that was no candidate."""
+    for name, reason in subset.data.left_out.items():
+        yield {**dict.fromkeys(COLUMNS, ""), "name": name, "kept": 0, "weight": "0", "reason": f"left out: {reason}"}
