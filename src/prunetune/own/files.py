@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunetune.own.export import export
 from prunetune.own.subset import Subset
 from prunetune.runs.records import write_csv
 
 COLUMNS = ("row", "name", "path", "class", "score", "percentile", "kept", "weight", "reason", "duplicate_group")
 
 
-def write_files(subset: Subset, folder: Path) -> None:
-    """Write kept.txt, kept.csv and all.csv into a folder.
+def write_files(subset: Subset, folder: Path, form: str | None = None) -> None:
+    """Write kept.txt, kept.csv and all.csv into a folder, and with a form the kept images, as `own.export` says.
 
     kept.txt has the name of each kept sample as the user gave it, one a line. The tables have the columns of COLUMNS:
     the row in the user's data, the name, the absolute path, the class, the score, the percentage of the class whose
@@ -26,6 +27,8 @@ def write_files(subset: Subset, folder: Path) -> None:
     (folder / "kept.txt").write_text("".join(f"{line['name']}\n" for line in kept), encoding="utf-8")
     for name, chosen in (("kept.csv", kept), ("all.csv", [*lines, *_left_out(subset)])):
         write_csv(folder / name, COLUMNS, ([line[column] for column in COLUMNS] for line in chosen))
+    if form is not None:
+        export(subset, folder, form)
 
 
 def described(subset: Subset) -> Iterator[dict[str, Any]]:
