@@ -26,30 +26,32 @@ def write_files(subset: Subset, folder: Path, form: str | None = None) -> None:
     kept = [line for line in lines if line["kept"]]
     (folder / "kept.txt").write_text("".join(f"{line['name']}\n" for line in kept), encoding="utf-8")
     for name, chosen in (("kept.csv", kept), ("all.csv", [*lines, *_left_out(subset)])):
-        write_csv(folder / name, COLUMNS, ([line[column] for column in COLUMNS] for line in chosen))
+        write_csv(folder / name, COLUMNS, ([_text(line[column]) for column in COLUMNS] for line in chosen))
     if form is not None:
         export(subset, folder, form)
 
 
 def described(subset: Subset) -> Iterator[dict[str, Any]]:
-    """Yield a line about each candidate, in the order of the user's rows; the keys are those of COLUMNS."""
+    """Yield a line about each candidate, in the order of the user's rows; the keys are those of COLUMNS.
+
+    A score and a percentile are NaN for a duplicate that was set aside. None stands where there is nothing to say.
+    """
     data, pool = subset.data, subset.pool
     weights = _weights(subset)
     percentiles = class_percentiles(subset.pool_scores, pool.labels)
     for position in data.rows.argsort().tolist():
-        score, weight = float(subset.pool_scores[position]), float(weights[position])
-        has_score = score == score
+        weight = float(weights[position])
         yield {
             "row": int(data.rows[position]),
             "name": data.names[position],
-            "path": "" if data.paths[position] is None else str(data.paths[position]),
-            "class": pool.classes[int(pool.labels[position])] if data.is_labelled else "",
-            "score": f"{score:.17g}" if has_score else "",
-            "percentile": f"{float(percentiles[position]):.4g}" if has_score else "",
-            "kept": int(weight > 0),
-            "weight": f"{weight:.17g}",
+            "path": None if data.paths[position] is None else str(data.paths[position]),
+            "class": pool.classes[int(pool.labels[position])] if data.is_labelled else None,
+            "score": float(subset.pool_scores[position]),
+            "percentile": float(percentiles[position]),
+            "kept": weight > 0,
+            "weight": weight,
             "reason": subset.reason(position),
-            "duplicate_group": subset.groups.get(position, ""),
+            "duplicate_group": subset.groups.get(position),
         }
 
 
@@ -78,4 +80,13 @@ def _weights(subset: Subset) -> Tensor:
 def _left_out(subset: Subset) -> Iterator[dict[str, Any]]:
     """Yield a line about each row or file that was no candidate."""
     for name, reason in subset.data.left_out.items():
-        yield {**dict.fromkeys(COLUMNS, ""), "name": name, "kept": 0, "weight": "0", "reason": f"left out: {reason}"}
+        yield {**dict.fromkeys(COLUMNS), "name": name, "kept": False, "weight": 0.0, "reason": f"left out: {reason}"}
+
+
+def _text(value: Any) -> Any:
+    """Return a value as it stands in the tables: an empty field for None and NaN, 1 and 0 for true and false."""
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.17g}"
+    return value
