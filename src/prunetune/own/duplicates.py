@@ -4,7 +4,7 @@ Two images are identical if their files or pixels are. They are nearly identical
 features agree: two hashes can also agree by chance, for example of plain images.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from prunetune.base.errors import InputError
 from prunetune.data.images.decoded import Decoded
 from prunetune.data.pool import Pool
 
@@ -22,7 +21,7 @@ HASH_BITS = 64
 BANDS = 5  # Hashes that differ in at most 4 bits agree in at least one of 5 bands.
 MOST_IN_BUCKET = 2000  # Plain images can share a band by the thousand. Only this many of them are compared.
 # Two images count as nearly identical from these numbers on: (most differing bits, least cosine of centred features).
-# Measured on 150 images each of dtd10 and Caltech-101 with ViT-Tiny. Images that are encoded again with JPEG quality 50,
+# Measured on 150 images each of dtd10 and Caltech-101 with ViT-Tiny. Images that are encoded again at JPEG quality 50,
 # or halved in size, differ in at most 4 bits in 95 % of cases, and their cosines begin at 0.53. Unrelated images differ
 # in at least 14 bits. Crops of 97 % differ in up to 12 bits, and their cosines begin at 0.82.
 NEAR = ((4, 0.5), (10, 0.9))
@@ -57,16 +56,29 @@ class Duplicates:
         return torch.tensor([position for position in range(count) if position not in self.copies], dtype=torch.int64)
 
 
+FeaturesOf = Callable[[Tensor], Tensor]  # Maps positions [n] to features [n, D].
+
+
 @dataclass(frozen=True)
 class Prints:
-    """What images are compared by.
+    """What N images are compared by.
 
-    digests: N hashes of their contents. hashes: [N, 64] bool perceptual hashes. features: [N, D] float32, or None.
+    digests: N hashes of their contents. hashes: [N] uint64 perceptual hashes. features_of: gives the features of some
+    of the images; it is asked only for those whose hashes are close to another's.
     """
 
     digests: Sequence[str]
     hashes: np.ndarray
-    features: Tensor | None = None
+    features_of: FeaturesOf
+
+
+def prints_of(pool: Pool, pixels: Decoded, features_of: FeaturesOf) -> Prints:
+    """Return what the N images of a pool are compared by; `pixels` gives their pixels."""
+    positions = range(len(pool))
+    with ThreadPoolExecutor() as workers:
+        digests = list(workers.map(pool.images.digest, positions))
+        hashes = list(workers.map(lambda position: perceptual_hash(pixels.decode(position)), positions))
+    return Prints(digests, np.packbits(np.stack(hashes), axis=1).view(np.uint64).ravel(), features_of)
 
 
 def find_duplicates(own: Prints, others: Prints | None = None) -> Duplicates:
@@ -76,27 +88,13 @@ def find_duplicates(own: Prints, others: Prints | None = None) -> Duplicates:
         own: the N candidates.
         others: the images of the other splits; they are compared with the candidates, not with each other.
     """
-    num_own = len(own.digests)
-    together = own if others is None else _joined(own, others)
-    pairs = set(_identical(together.digests)) | set(_near(together))
-    groups = _groups([pair for pair in pairs if pair[1] < num_own])
+    num_own, parts = len(own.digests), [own] if others is None else [own, others]
+    digests = [digest for part in parts for digest in part.digests]
+    pairs = set(_identical(digests)) | set(_near(parts))
+    # A group is a set of pairs of candidates. Through an image of another split two candidates can also be equal.
     leaks = sorted(pair for pair in pairs if pair[0] < num_own <= pair[1])
+    groups = _groups([pair for pair in pairs if pair[1] < num_own])
     return Duplicates(groups, tuple((first, second - num_own) for first, second in leaks))
-
-
-def prints_of(pool: Pool, pixels: Decoded, features: Tensor | None = None) -> Prints:
-    """Return what the N images of a pool are compared by.
-
-    Args:
-        pool: N images.
-        pixels: gives their pixels.
-        features: [N, D] of the images.
-    """
-    positions = range(len(pool))
-    with ThreadPoolExecutor() as workers:
-        digests = list(workers.map(pool.images.digest, positions))
-        hashes = list(workers.map(lambda position: perceptual_hash(pixels.decode(position)), positions))
-    return Prints(digests, np.stack(hashes), features)
 
 
 def identical_rows(features: Tensor) -> Duplicates:
@@ -112,13 +110,6 @@ def perceptual_hash(image: Tensor) -> np.ndarray:
     return imagehash.phash(Image.fromarray(image.permute(1, 2, 0).numpy())).hash.flatten()
 
 
-def _joined(own: Prints, others: Prints) -> Prints:
-    if (own.features is None) != (others.features is None):
-        raise InputError("either both parts or none of them must have features")
-    features = None if own.features is None else torch.cat([own.features, others.features])
-    return Prints([*own.digests, *others.digests], np.concatenate([own.hashes, others.hashes]), features)
-
-
 def _identical(digests: Sequence[str | bytes]) -> Iterator[tuple[int, int]]:
     """Yield the pairs of neighbours in each run of equal digests, the smaller position first."""
     first: dict[str | bytes, int] = {}
@@ -129,32 +120,48 @@ def _identical(digests: Sequence[str | bytes]) -> Iterator[tuple[int, int]]:
             first[digest] = position
 
 
-def _near(prints: Prints) -> Iterator[tuple[int, int]]:
-    """Yield the pairs that are nearly identical, the smaller position first."""
-    if prints.features is None:
+def _near(parts: Sequence[Prints]) -> Iterator[tuple[int, int]]:
+    """Yield the pairs that are nearly identical, the smaller position first. Positions count through all parts."""
+    hashes, num_own = np.concatenate([part.hashes for part in parts]), len(parts[0].hashes)
+    found = [pair for pair in _candidates(hashes, num_own) if len(pair)]
+    pairs = np.unique(np.concatenate(found), axis=0) if found else np.zeros((0, 2), dtype=np.int64)
+    if len(pairs) == 0:
         return
-    centred = prints.features - prints.features.mean(dim=0)
-    unit = torch.nn.functional.normalize(centred, dim=1)
-    packed = np.packbits(prints.hashes, axis=1).view(np.uint64).ravel()
-    for first, second in _candidates(packed):
-        bits = np.bitwise_count(packed[first] ^ packed[second])
-        close = (unit[first] * unit[second]).sum(dim=1).numpy()
-        for most, least in NEAR:
-            for pair in np.flatnonzero((bits <= most) & (close >= least)):
-                yield int(first[pair]), int(second[pair])
+    bits = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
+    close = _cosines(parts, pairs)
+    for most, least in NEAR:
+        yield from map(tuple, pairs[(bits <= most) & (close >= least)].tolist())
 
 
-def _candidates(packed: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield arrays of pairs (first < second) of hashes [N] uint64 that agree in a band of their bits."""
+def _cosines(parts: Sequence[Prints], pairs: np.ndarray) -> np.ndarray:
+    """Return the cosine of the centred features of each pair, pairs [P, 2] to [P]."""
+    num_own = len(parts[0].hashes)
+    own = parts[0].features_of(torch.arange(num_own))
+    centre, wanted = own.mean(dim=0), np.unique(pairs)
+    features = {int(position): own[position] for position in wanted[wanted < num_own]}
+    if (beyond := wanted[wanted >= num_own]).size:
+        rows = parts[1].features_of(torch.from_numpy(beyond - num_own))
+        features |= dict(zip(beyond.tolist(), rows, strict=True))
+    unit = {position: torch.nn.functional.normalize(row - centre, dim=0) for position, row in features.items()}
+    return np.array([float(unit[first] @ unit[second]) for first, second in pairs.tolist()])
+
+
+def _candidates(hashes: np.ndarray, num_own: int) -> Iterator[np.ndarray]:
+    """Yield pairs [P, 2] of hashes [N] uint64 that agree in a band and differ in few bits, the smaller position first.
+
+    A pair has at least one candidate, which are the first `num_own` hashes.
+    """
     for band in range(BANDS):
         low, high = HASH_BITS * band // BANDS, HASH_BITS * (band + 1) // BANDS
-        part = (packed >> np.uint64(low)) & np.uint64(2 ** (high - low) - 1)
+        part = (hashes >> np.uint64(low)) & np.uint64(2 ** (high - low) - 1)
         order = np.argsort(part, kind="stable")
         for bucket in np.split(order, np.flatnonzero(np.diff(part[order])) + 1):
             members = np.sort(bucket[:MOST_IN_BUCKET])
-            if len(members) > 1:
-                first, second = np.triu_indices(len(members), 1)
-                yield members[first], members[second]
+            if len(members) < 2 or members[0] >= num_own:
+                continue
+            first, second = (members[side] for side in np.triu_indices(len(members), 1))
+            is_close = np.bitwise_count(hashes[first] ^ hashes[second]) <= NEAR[-1][0]
+            yield np.stack([first, second], axis=1)[is_close & (first < num_own)]
 
 
 def _groups(pairs: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], ...]:
