@@ -1,9 +1,12 @@
 """The outcome of pruning: what is kept, in the words and in the order of the user's data."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +15,9 @@ from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
 from prunetune.own.data import OwnData
 from prunetune.runs.records import write_csv
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,6 +36,7 @@ class Subset:
     pool_weights: Tensor | None = None
     method: str = ""
     groups: Mapping[int, int] = field(default_factory=dict)
+    copies: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def pool(self) -> Pool:
@@ -68,6 +75,38 @@ class Subset:
         """The ids of the M kept images, in the order of `positions`."""
         return tuple(self.pool.sample_ids[position] for position in self.order.tolist())
 
+    @property
+    def kept_names(self) -> tuple[str, ...]:
+        """The M kept samples as the user gave them, in the order of `positions`."""
+        return tuple(self.data.names[position] for position in self.order.tolist())
+
+    @property
+    def kept_paths(self) -> tuple[Path, ...]:
+        """The files of the M kept samples, in the order of `positions`.
+
+        Raises:
+            InputError: the data are not files.
+        """
+        return self._paths(self.order)
+
+    @property
+    def dropped_paths(self) -> tuple[Path, ...]:
+        """The files of the N - M candidates that are not kept, in the order of the user's rows.
+
+        Raises:
+            InputError: the data are not files.
+        """
+        is_dropped = torch.ones(len(self.pool), dtype=torch.bool)
+        is_dropped[self.kept] = False
+        dropped = torch.nonzero(is_dropped).flatten()
+        return self._paths(dropped[self.data.rows[dropped].argsort()])
+
+    def reason(self, position: int) -> str:
+        """Return why the candidate at this position of the pool is kept or not."""
+        if position in self.copies:
+            return f"duplicate of {self.data.names[self.copies[position]]}"
+        return "kept" if position in self._kept_set else "not chosen"
+
     def __len__(self) -> int:
         return len(self.kept)
 
@@ -81,6 +120,55 @@ class Subset:
         labels = self.pool.labels[self.order].tolist()
         rows = zip(self.positions.tolist(), self.sample_ids, labels, [f"{w:.17g}" for w in weights], strict=True)
         write_csv(Path(path), ("position", "sample_id", "label", "weight"), rows)
+
+    @cached_property
+    def _kept_set(self) -> frozenset[int]:
+        return frozenset(self.kept.tolist())
+
+    def _paths(self, positions: Tensor) -> tuple[Path, ...]:
+        paths = tuple(self.data.paths[position] for position in positions.tolist())
+        if None in paths:
+            raise InputError("these data are not image files; use positions or sample_ids")
+        return paths
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a line about each candidate as a data frame, with the columns of all.csv."""
+        import pandas as pd
+
+        from prunetune.own.files import COLUMNS, described
+
+        return pd.DataFrame(described(self), columns=list(COLUMNS))
+
+    def to_folder(self, folder: str | Path, form: str = "link") -> Path:
+        """Write the kept images into a new folder, and return it.
+
+        Args:
+            folder: it must not exist, or be empty.
+            form: link (symbolic links to the user's files), copy, hf or coco, as `--export`.
+
+        Raises:
+            InputError: the folder has content, or the data have no images.
+        """
+        from prunetune.base import checks
+        from prunetune.base.publish import TakenError, new_folder
+        from prunetune.own.export import FORMS, export
+
+        checks.choice("form", form, FORMS)
+        folder = Path(folder)
+        try:
+            with new_folder(folder) as partial:
+                export(self, partial, form, "")
+        except TakenError:
+            raise InputError(f"{folder} has content already; give a new or empty folder") from None
+        except OSError as error:
+            raise InputError(f"{folder} could not be written ({error}); free some space or give another one") from error
+        return folder
+
+    def as_hf(self) -> Any:
+        """Return the kept samples as a `datasets.Dataset`; needs the extra `data`."""
+        from prunetune.own.export import as_hf
+
+        return as_hf(self)
 
     def as_torch(self, dataset: Sized | None = None) -> torch.utils.data.Subset:
         """Return the kept part of a map-style dataset, by default of the one that was pruned.
