@@ -14,6 +14,7 @@ from prunetune.base.errors import InputError
 from prunetune.data.images.decode import ImageFiles
 from prunetune.own import export
 from prunetune.own.data import OwnData
+from prunetune.own.duplicates import Duplicates
 from prunetune.own.files import class_percentiles, write_files
 from prunetune.own.subset import Subset
 
@@ -29,7 +30,7 @@ def made(folder, names=None, layout="folders"):
     given = [given[i] for i in pool.order]
     data = OwnData(pool, pool.order, 9, tuple(given), tuple(files), layout, left_out={"notes.txt": "no image"})
     scores = torch.tensor([1, 2, 3, 4, 1, 2, 3, math.nan], dtype=torch.float64)
-    return Subset(data, torch.tensor([1, 3, 4]), scores, method="made", groups={6: 0, 7: 0}, copies={7: 6})
+    return Subset(data, torch.tensor([1, 3, 4]), scores, method="made", duplicates=Duplicates(((6, 7),)))
 
 
 def size_of(path):

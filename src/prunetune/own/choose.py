@@ -14,9 +14,11 @@ from prunetune.base.errors import InputError
 from prunetune.base.seeding import seeded
 from prunetune.base.store import Store
 from prunetune.data.images.transforms import CROP_SHARE
+from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Backbone
 from prunetune.networks.named import as_network
 from prunetune.own.data import OwnData
+from prunetune.own.duplicates import Duplicates, FeaturesOf, find_duplicates, identical_rows, prints_of
 from prunetune.own.keep import Keep
 from prunetune.own.subset import Subset
 from prunetune.runs.scores import ImageSource, check_fit, compute_scores, stored_scores
@@ -92,11 +94,12 @@ def choose(data: OwnData, keep: Keep, plan: Plan, store: Store) -> Subset:
     """
     check_plan(data, keep, plan)
     signals = make_signals(data, plan, store)
-    scored = score(signals, torch.arange(len(data.pool)), plan)
-    kept, weights = select(scored, keep, plan)
+    found = duplicates_of(data, signals) if plan.duplicates == "one" else Duplicates()
+    scored = score(signals, found.alone(len(data.pool)), plan)
+    kept, weights = select(scored, data.pool.labels, keep, plan)
     values = torch.full((len(data.pool),), torch.nan, dtype=torch.float64)
     values[scored.positions] = scored.values
-    return Subset(data, scored.positions[kept], values, weights, plan.method)
+    return Subset(data, scored.positions[kept], values, weights, plan.method, found)
 
 
 def check_plan(data: OwnData, keep: Keep, plan: Plan) -> None:
@@ -141,21 +144,81 @@ def score(signals: Signals, positions: Tensor, plan: Plan) -> Scored:
     return Scored(part, positions, stored_scores(plan.scorer, source, plan.seed).values)
 
 
-def select(scored: Scored, keep: Keep, plan: Plan) -> tuple[Tensor, Tensor | None]:
-    """Return the kept positions [M] among the scored, ascending, and their weights [M] or None."""
-    labels = scored.signals.pool.labels
-    budgets = keep.budgets(labels, plan.rounding)
-    ratio = keep.fraction or sum(budgets.values()) / len(labels)
+def select(scored: Scored, labels: Tensor, keep: Keep, plan: Plan) -> tuple[Tensor, Tensor | None]:
+    """Return the kept positions [M] among the scored, ascending, and their weights [M] or None.
+
+    Args:
+        scored: the n candidates that are no copies.
+        labels: [N] int64 of all candidates: how much a class keeps is counted with its copies.
+        keep: how much is kept.
+        plan: the method.
+    """
+    own = scored.signals.pool.labels
+    is_plain = keep.fraction is not None and len(own) == len(labels)
+    budgets = _at_most(keep.budgets(labels, plan.rounding), own)
+    ratio = keep.fraction if is_plain else sum(budgets.values()) / len(own)
     check_fit(plan.scorer, plan.sampler, ratio)
     with seeded("sample", plan.seed, float(ratio)) as generator:
-        if keep.fraction is not None:
-            kept = plan.sampler.select(scored.values, labels, ratio, generator, scored.signals)
+        if is_plain:  # This path also serves samplers that distribute a fraction by a rule of their own.
+            kept = plan.sampler.select(scored.values, own, ratio, generator, scored.signals)
         else:
-            kept = plan.sampler.select_budgets(scored.values, labels, budgets, generator, scored.signals)
+            kept = plan.sampler.select_budgets(scored.values, own, budgets, generator, scored.signals)
     weights = weigh(plan.scorer, plan.sampler, ratio, scored.signals, kept)
     if weights is None:
         return kept, None
     return kept[weights > 0], weights[weights > 0]
+
+
+def duplicates_of(data: OwnData, signals: Signals) -> Duplicates:
+    """Return the groups of duplicates among the candidates; of embeddings, the groups of equal rows."""
+    if not isinstance(signals, NetworkSignals):
+        return identical_rows(signals.features())
+    embedding, own, others = signals.embedding, data.pool, data.others
+    found = find_duplicates(
+        prints_of(own, embedding.decoded(own), lambda positions: signals.features()[positions]),
+        None if others is None else prints_of(others, embedding.decoded(others), _features_of(others, embedding)),
+    )
+    _report(found, data)
+    return found
+
+
+def _features_of(pool: Pool, embedding: Embedding) -> FeaturesOf:
+    """Return a function that gives the features of some images of a pool; a pass over the others is saved."""
+    return lambda positions: NetworkSignals(pool.take(positions), embedding).features()
+
+
+def _report(found: Duplicates, data: OwnData) -> None:
+    """Say in the log what was found."""
+    names = data.names
+    if found.groups:
+        first = " = ".join(names[position] for position in found.groups[0][:3])
+        log.warning("%d duplicates in %d groups are set aside, such as %s", len(found.copies), len(found.groups), first)
+    conflicts = found.conflicts(data.pool.labels)
+    if conflicts and data.is_labelled:
+        first = " = ".join(names[position] for position in conflicts[0][:3])
+        log.warning("%d groups of duplicates have several labels, such as %s", len(conflicts), first)
+    if found.leaks:
+        position, other = found.leaks[0]
+        log.warning(
+            "%d candidates are also in another split, such as %s = %s",
+            len({position for position, _ in found.leaks}),
+            names[position],
+            data.others.sample_ids[other],
+        )
+
+
+def _at_most(budgets: dict[int, int], labels: Tensor) -> dict[int, int]:
+    """Return budgets that no class exceeds. A WARNING says what is missing.
+
+    Args:
+        budgets: how many each class should keep.
+        labels: [n] of the candidates that are left.
+    """
+    sizes = labels.bincount(minlength=max(budgets) + 1).tolist()
+    possible = {label: min(budget, sizes[label]) for label, budget in budgets.items()}
+    if missing := sum(budgets.values()) - sum(possible.values()):
+        log.warning("%d fewer are kept than asked for, since copies of one image count once", missing)
+    return possible
 
 
 class PartSource(ImageSource):

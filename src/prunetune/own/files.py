@@ -51,7 +51,7 @@ def described(subset: Subset) -> Iterator[dict[str, Any]]:
             "kept": weight > 0,
             "weight": weight,
             "reason": subset.reason(position),
-            "duplicate_group": subset.groups.get(position),
+            "duplicate_group": subset.duplicates.group_of.get(position),
         }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
 from prunetune.own.data import OwnData
+from prunetune.own.duplicates import Duplicates
 from prunetune.runs.records import write_csv
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ class Subset:
     pool_scores: Tensor
     pool_weights: Tensor | None = None
     method: str = ""
-    groups: Mapping[int, int] = field(default_factory=dict)
-    copies: Mapping[int, int] = field(default_factory=dict)
+    duplicates: Duplicates = field(default_factory=Duplicates)
 
     @property
     def pool(self) -> Pool:
@@ -103,8 +103,9 @@ class Subset:
 
     def reason(self, position: int) -> str:
         """Return why the candidate at this position of the pool is kept or not."""
-        if position in self.copies:
-            return f"duplicate of {self.data.names[self.copies[position]]}"
+        copies = self.duplicates.copies
+        if position in copies:
+            return f"duplicate of {self.data.names[copies[position]]}"
         return "kept" if position in self._kept_set else "not chosen"
 
     def __len__(self) -> int:
