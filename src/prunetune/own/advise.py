@@ -194,10 +194,7 @@ def verdict(curve: Curve, method: str) -> list[str]:
     lines = [first]
     likely = next((r for r in range(row) if curve.loss(r).mean <= WITHIN), row)
     if likely < row:
-        lines.append(
-            f"At {curve.fractions[likely]:.0%} the loss is {curve.loss(likely)}: probably within {100 * WITHIN:g} point, but "
-            "too uncertain to promise."
-        )
+        lines.append(f"At {curve.fractions[likely]:.0%} the loss is {curve.loss(likely)}: small, but too uncertain.")
     lower = [smaller for smaller in range(likely) if curve.fractions[smaller] <= curve.fractions[likely] / 2]
     if lower:
         lines.append(f"At {curve.fractions[lower[-1]]:.0%} expect a loss of {curve.loss(lower[-1])}.")
