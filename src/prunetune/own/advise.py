@@ -20,7 +20,7 @@ from prunetune.training.recipe import Recipe
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 SPLITS = 20
-HELD_OUT = 0.2
+HELD_OUT = 0.1
 LEAST_PER_CLASS = 5
 MOST_SAMPLES = 20_000  # Of larger data this many are drawn, since the curve of more would take longer than a pass.
 WITHIN = 0.01  # The recommended fraction loses at most this much accuracy, at the upper end of its interval.
@@ -146,7 +146,7 @@ def check(labels: Tensor) -> None:
 
 
 def held_out(labels: Tensor, seed: int, number: int) -> tuple[Tensor, Tensor]:
-    """Return the positions that are pruned and those that judge, both ascending; a fifth of each class judges."""
+    """Return the positions that are pruned and those that judge, both ascending; a tenth of each class judges."""
     generator, judges = stream("advise split", seed, number), torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique().tolist():
         members = torch.nonzero(labels == label).flatten()
