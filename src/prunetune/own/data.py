@@ -77,7 +77,10 @@ class OwnData:
         )
 
     def described(self) -> list[str]:
-        """Return the lines that are shown before anything is computed: what was understood, and what is left out."""
+        """Return the lines that are shown before anything is computed: what was understood.
+
+        What is left out is not repeated: the reader has logged it as a WARNING (`left_out_lines`).
+        """
         pool = self.pool
         what = "rows" if self.layout == "embeddings" else "images"
         if self.is_labelled:
@@ -87,10 +90,10 @@ class OwnData:
             lines = [f"{len(pool)} {what}, {len(pool.classes)} classes: {', '.join(shown)}{rest}"]
         else:
             lines = [f"{len(pool)} {what} without labels"]
-        return [*lines, *self.notes, *_left_out(self.left_out)]
+        return [*lines, *self.notes]
 
 
-def _left_out(reasons: Mapping[str, str]) -> list[str]:
+def left_out_lines(reasons: Mapping[str, str]) -> list[str]:
     """Return one line for each reason: how many were left out, and the first three."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in reasons.items():
