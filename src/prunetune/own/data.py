@@ -87,7 +87,8 @@ class OwnData:
             order = torch.argsort(pool.class_counts, descending=True, stable=True).tolist()
             shown = [f"{pool.classes[label]} {int(pool.class_counts[label])}" for label in order[:5]]
             rest = ", ..." if len(order) > 5 else ""
-            lines = [f"{len(pool)} {what}, {len(pool.classes)} classes: {', '.join(shown)}{rest}"]
+            classes = "1 class" if len(pool.classes) == 1 else f"{len(pool.classes)} classes"
+            lines = [f"{len(pool)} {what}, {classes}: {', '.join(shown)}{rest}"]
         else:
             lines = [f"{len(pool)} {what} without labels"]
         return [*lines, *self.notes]
