@@ -77,20 +77,24 @@ class OwnData:
         )
 
     def described(self) -> list[str]:
-        """Return the lines that are shown before anything is computed: what was understood, and what is left out."""
+        """Return the lines that are shown before anything is computed: what was understood.
+
+        What is left out is not repeated: the reader has logged it as a WARNING (`left_out_lines`).
+        """
         pool = self.pool
         what = "rows" if self.layout == "embeddings" else "images"
         if self.is_labelled:
             order = torch.argsort(pool.class_counts, descending=True, stable=True).tolist()
             shown = [f"{pool.classes[label]} {int(pool.class_counts[label])}" for label in order[:5]]
             rest = ", ..." if len(order) > 5 else ""
-            lines = [f"{len(pool)} {what}, {len(pool.classes)} classes: {', '.join(shown)}{rest}"]
+            classes = "1 class" if len(pool.classes) == 1 else f"{len(pool.classes)} classes"
+            lines = [f"{len(pool)} {what}, {classes}: {', '.join(shown)}{rest}"]
         else:
             lines = [f"{len(pool)} {what} without labels"]
-        return [*lines, *self.notes, *_left_out(self.left_out)]
+        return [*lines, *self.notes]
 
 
-def _left_out(reasons: Mapping[str, str]) -> list[str]:
+def left_out_lines(reasons: Mapping[str, str]) -> list[str]:
     """Return one line for each reason: how many were left out, and the first three."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in reasons.items():

@@ -16,7 +16,6 @@ from prunetune.base.errors import InputError
 from prunetune.base.progress import track
 from prunetune.base.store import Store, read_meta, write_stack
 from prunetune.data.images import transforms
-from prunetune.data.images.decode import ImageArrays
 from prunetune.data.images.decoded import Decoded, Decoding, ShownImages, decode_pool, decoded_key
 from prunetune.data.images.evaluation_views import EvaluationViews
 from prunetune.data.pool import Pool
@@ -76,7 +75,7 @@ class Embedding:
         mark = pool.fingerprint
         if mark in self._decoded:
             return self._decoded[mark][0]
-        if not wait and self.does_overlap and not isinstance(pool.images, ImageArrays):
+        if not wait and self.does_overlap and not pool.images.is_decoded:
             if mark not in self._decoding:
                 self._decoding[mark] = Decoding(pool, self.store, self.short_side)
             return self._decoding[mark]
