@@ -70,7 +70,8 @@ def prune(
         ratio: another name of `keep`, for a fraction.
         per_class: how many samples each class keeps, instead of `keep`.
         embeddings: [N, D] numbers, one row for each sample, instead of `data`. No network runs then.
-        labels: [N] texts or whole numbers, the labels of the rows of `embeddings`. None: the samples have no labels.
+        labels: [N] texts or whole numbers, the labels of the rows of `embeddings`, or of arrays or a list of images
+            given as `data`. Without them, the rows of embeddings have no labels.
         ids: [N] different texts, the names of the rows of `embeddings`; by default the row numbers.
         read_as: how `data` are read: which split, which columns, what is done with wrong files.
         hold_out: the fraction of each class of a folder that is set aside before pruning, as a run does with
@@ -91,13 +92,13 @@ def prune(
         InputError: an argument is not allowed, a sample cannot be read, or weights cannot be loaded.
     """
     amount = amounts.understood(keep, ratio, per_class)
-    own = _read(data, embeddings, labels, ids, read_as, hold_out)
-    plan = make_plan(
-        scorer, sampler, backbone, seed, proxy=proxy, rounding=rounding, duplicates=duplicates, on_error=on_error
-    )
+    checks.choice("on_error", on_error, ON_ERROR)
+    options = dataclasses.replace(read_as or ReadOptions(), on_error=on_error, hold_out=hold_out)
+    plan = make_plan(scorer, sampler, backbone, seed, proxy=proxy, rounding=rounding, duplicates=duplicates)
     plan = dataclasses.replace(plan, device=device, precision=precision, batch_size=batch_size)
+    own = _read(data, embeddings, labels, ids, options)
     with _store(store) as kept:
-        return choose(own, amount, plan, kept)
+        return choose(own, amount, plan, kept, options)
 
 
 def make_plan(
@@ -109,7 +110,6 @@ def make_plan(
     proxy: str | ProxyRecipe = "full",
     rounding: str | None = None,
     duplicates: str = "one",
-    on_error: str = "stop",
 ) -> Plan:
     """Return the method and its settings, looked up by name.
 
@@ -120,7 +120,6 @@ def make_plan(
     checks.whole_number("seed", seed, least=None)
     checks.choice("rounding", rounding or ROUNDINGS[0], ROUNDINGS)
     checks.choice("duplicates", duplicates, DUPLICATES)
-    checks.choice("on_error", on_error, ON_ERROR)
     scorer = _named(scorer, SCORERS, "scorer", Scorer)
     is_named = not isinstance(sampler, Sampler)
     sampler = _named(scorer.own_sampler if sampler == "auto" else sampler, SAMPLERS, "sampler", Sampler, NOT_HERE)
@@ -136,23 +135,17 @@ def make_plan(
         seed=seed,
         rounding=getattr(sampler, "rounding", "largest_remainder"),
         duplicates=duplicates,
-        on_error=on_error,
     )
 
 
-def _read(
-    data: Any, embeddings: Any, labels: Any, ids: Any, options: ReadOptions | None, hold_out: float | None
-) -> OwnData:
+def _read(data: Any, embeddings: Any, labels: Any, ids: Any, options: ReadOptions) -> OwnData:
     if (data is None) == (embeddings is None):
-        raise InputError("pass either data or embeddings=[N, D]; one of them is needed")
-    options = options or ReadOptions()
+        raise InputError("pass either data or embeddings=[N, D]; exactly one of them is needed")
     if embeddings is not None:
         return read_embeddings(embeddings, labels, ids, options)
-    if labels is not None or ids is not None:
-        raise InputError("labels and ids belong to embeddings; data bring their own")
-    if hold_out is not None:
-        options = dataclasses.replace(options, hold_out=hold_out)
-    return read(data, options)
+    if ids is not None:
+        raise InputError("ids belong to embeddings; data bring their own")
+    return read(data if labels is None else (data, labels), options)
 
 
 def _named(choice: Any, known: Mapping[str, Any], what: str, kind: type, without: Collection[str] = ()) -> Any:

@@ -167,9 +167,7 @@ def prune(
     network = as_backbone(backbone)
     if checkpoint is not None:
         network = replace(network, checkpoint=str(checkpoint))
-    plan = make_plan(
-        scorer, sampler, network, seed, proxy=proxy, rounding=rounding, duplicates=duplicates, on_error=on_error
-    )
+    plan = make_plan(scorer, sampler, network, seed, proxy=proxy, rounding=rounding, duplicates=duplicates)
     plan = replace(plan, device=device, precision=precision, batch_size=batch_size)
     asked = {name: str(value) for name, value in context.params.items() if name not in NOT_ASKED}
     output = command.Output(out, asked, export, store, dry_run)

@@ -20,6 +20,8 @@ from prunetune.networks.named import as_network
 from prunetune.own.data import OwnData
 from prunetune.own.duplicates import Duplicates, FeaturesOf, find_duplicates, identical_rows, prints_of
 from prunetune.own.keep import Keep
+from prunetune.own.read import ReadOptions
+from prunetune.own.read.unreadable import with_readable
 from prunetune.own.subset import Subset
 from prunetune.runs.scores import ImageSource, check_fit, compute_scores, stored_scores
 from prunetune.runs.weights import weigh
@@ -46,8 +48,7 @@ class Plan:
     scorer, sampler: the method. backbone: a module, or a Backbone that is loaded when it is needed. proxy: how to train
     the proxy network that EL2N and others read. seed: of all random draws. rounding: how a fraction of a class becomes
     a number. device, precision: as the user writes them. batch_size: images per forward pass. duplicates: "one" keeps
-    at most one of a group of duplicates, "all" treats each as an image of its own. on_error: "stop" refuses images that
-    cannot be read, "skip" leaves them out.
+    at most one of a group of duplicates, "all" treats each as an image of its own.
     """
 
     scorer: Scorer = field(default_factory=Herding)
@@ -60,7 +61,6 @@ class Plan:
     precision: str = "auto"
     batch_size: int = 64
     duplicates: str = "one"
-    on_error: str = "stop"
 
     @property
     def method(self) -> str:
@@ -80,7 +80,7 @@ class Scored:
     values: Tensor
 
 
-def choose(data: OwnData, keep: Keep, plan: Plan, store: Store) -> Subset:
+def choose(data: OwnData, keep: Keep, plan: Plan, store: Store, options: ReadOptions) -> Subset:
     """Return what is kept of a user's data.
 
     Args:
@@ -88,12 +88,13 @@ def choose(data: OwnData, keep: Keep, plan: Plan, store: Store) -> Subset:
         keep: how much is kept of them.
         plan: how they are scored and chosen.
         store: holds decoded images, features and scores.
+        options: says whether images that cannot be read stop the work or are left out.
 
     Raises:
         InputError: the method needs labels or images that the data do not have, or weights cannot be loaded.
     """
     check_plan(data, keep, plan)
-    signals = make_signals(data, plan, store)
+    data, signals = read_signals(data, plan, store, options)
     found = duplicates_of(data, signals) if plan.duplicates == "one" else Duplicates()
     scored = score(signals, found.alone(len(data.pool)), plan)
     kept, weights = select(scored, data.pool.labels, keep, plan)
@@ -115,10 +116,14 @@ def check_plan(data: OwnData, keep: Keep, plan: Plan) -> None:
         )
 
 
-def make_signals(data: OwnData, plan: Plan, store: Store) -> Signals:
-    """Return the signals of the candidates: the given embeddings, or those of the plan's network."""
+def read_signals(data: OwnData, plan: Plan, store: Store, options: ReadOptions) -> tuple[OwnData, Signals]:
+    """Return the candidates that can be read, and their signals: the given embeddings, or those of the plan's network.
+
+    Raises:
+        InputError: the network cannot be loaded, or an image cannot be read and `options.on_error` is "stop".
+    """
     if data.features is not None:
-        return TensorSignals(data.features, pool=data.pool)
+        return data, TensorSignals(data.features, pool=data.pool)
     network = as_network(plan.backbone)
     device = resolve_device(plan.device)
     embedding = Embedding(
@@ -131,7 +136,8 @@ def make_signals(data: OwnData, plan: Plan, store: Store) -> Signals:
         short_side=round(network.input_size / CROP_SHARE),
         training_precision=training_precision(plan.precision),
     )
-    return NetworkSignals(data.pool, embedding, plan.proxy)
+    data, _ = with_readable(data, options, store, lambda own: embedding.decoded(own.pool))
+    return data, NetworkSignals(data.pool, embedding, plan.proxy)
 
 
 def score(signals: Signals, positions: Tensor, plan: Plan) -> Scored:

@@ -83,7 +83,7 @@ def run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
     else:
         store = output.store or user_cache_path("prunetune", appauthor=False)
         log.info("features and scores are kept in %s", store)
-        subset = choose(data, keep, plan, Store(store))
+        subset = choose(data, keep, plan, Store(store), source.options)
         log.info("kept %d of %d by %s", len(subset), len(data.pool), subset.method)
         folder.write(data, lambda partial: write_files(subset, partial, output.export))
     _print_paths(output.folder)
