@@ -114,6 +114,8 @@ def _of_file(path: Path, options: ReadOptions) -> OwnData:
 def _of_two(data: tuple[Any, Any], options: ReadOptions) -> OwnData:
     """Read (images, labels): arrays, or lists of paths or images."""
     images, labels = data
+    if getattr(images, "ndim", 0) == 1 and hasattr(images, "tolist"):  # A column of a frame, or an array of paths.
+        images = images.tolist()
     if is_array(images):
         return read_arrays(images, labels, options, data)
     if not isinstance(images, Sequence) or not hasattr(labels, "__len__"):
