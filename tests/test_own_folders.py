@@ -77,6 +77,7 @@ def test_splits_inside_class_folders_are_splits_too(tmp_path):
             "train, test in .* hold images, but no class folders;.*--split train.*-from folders",
         ),
         (["train/images", "val/images"], "train, val in .* hold images, but no class folders"),
+        (["images_64", "images_128"], "images_128, images_64 of .* are called after what they hold, not after classes"),
         (in_classes("101_Things"), "has the one folder '101_Things', which has the folders crab, eel, owl"),
     ],
 )

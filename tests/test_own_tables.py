@@ -269,3 +269,25 @@ def test_a_pool_is_taken_as_it_is(in_folder):
     assert data.pool is pool
     with pytest.raises(InputError, match="give its features as embeddings"):
         read(Pool("made", torch.arange(2), ("a", "b"), ("train",) * 2, ("x", "y")))
+
+
+@pytest.mark.parametrize("text", ["x" * 5000, "~nobody_here/a.jpg", "a\0b.jpg", "crab"])
+def test_a_text_that_can_be_no_path_is_one_line(in_folder, text):
+    with pytest.raises(InputError, match=r"1 of 2 rows cannot be read: row 1: .*\((no such file|it is a folder)\)"):
+        read([(PATHS[0], "crab"), (text, "eel")])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels_from": "file"}, "--labels-from must be one of auto, folders, column, none, got 'file'"),
+        ({"on_error": "go"}, "--on-error must be one of stop, skip"),
+        ({"max_pixels": 0}, "--max-pixels must be a whole number of at least 1"),
+        ({"hold_out": 1.0}, r"--hold-out must be in \(0, 1\)"),
+    ],
+)
+def test_wrong_options_are_one_line(options, message):
+    with pytest.raises(InputError, match=message):
+        by_command("anything", **options)
+    with pytest.raises(InputError, match=message[2:].replace("labels-", "labels_").replace("-", "_")[:10]):
+        ReadOptions(**options)
