@@ -59,7 +59,9 @@ def _chosen(what: str, names: Sequence[str], known: frozenset[str], where: str, 
     given = options.image_column if what == "image" else options.label_column
     if given is not None:
         if given not in names:
-            raise InputError(f"{where} has no column {given!r}; it has {_listed(names)}.{suggestion(given, names)}")
+            raise InputError(
+                f"{where} has no column {given!r}; it has {_listed(names)}.{suggestion(given, map(str, names))}"
+            )
         return given
     candidates = [name for name in names if usual(name, known)]
     if len(candidates) > 1:

@@ -78,16 +78,18 @@ def _check_map_style(data: Any) -> None:
 
 def _of_text(text: str, options: ReadOptions) -> OwnData:
     """Read a path, or a name on the hub; an existing path always wins."""
-    path = Path(text).expanduser()
-    if path.is_dir() and options.hold_out is not None:
+    path = Path(os.path.expanduser(text))
+    # Unlike the methods of a Path these return False for a text that is too long for a path.
+    is_folder = os.path.isdir(path)
+    if is_folder and options.hold_out is not None:
         return read_held_out(path, options)
-    if path.is_dir():
+    if is_folder:
         return read_saved(path, options) if is_saved(path) else read_folder(path, options)
-    if path.is_file():
+    if os.path.isfile(path):
         return _of_file(path, options)
     if text.startswith(HUB):
-        local = Path(text.removeprefix(HUB)).expanduser()
-        return _of_text(str(local), options) if local.exists() else read_hub(text.removeprefix(HUB), options)
+        name = text.removeprefix(HUB)
+        return _of_text(name, options) if os.path.exists(os.path.expanduser(name)) else read_hub(name, options)
     if "{" in text and text.endswith(".tar"):
         return read_webdataset(expand(text), options)
     raise InputError(
@@ -114,6 +116,8 @@ def _of_file(path: Path, options: ReadOptions) -> OwnData:
 def _of_two(data: tuple[Any, Any], options: ReadOptions) -> OwnData:
     """Read (images, labels): arrays, or lists of paths or images."""
     images, labels = data
+    if getattr(images, "ndim", 0) == 1 and hasattr(images, "tolist"):  # A column of a frame, or an array of paths.
+        images = images.tolist()
     if is_array(images):
         return read_arrays(images, labels, options, data)
     if not isinstance(images, Sequence) or not hasattr(labels, "__len__"):

@@ -1,5 +1,6 @@
 """Embeddings: features that users have already, with labels and ids in their own order."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def _loaded(given: Any, what: str, options: ReadOptions) -> Any:
     """Return the array of a .npy file, the lines of a .txt file, or what was given instead of a file."""
     if not isinstance(given, str | Path):
         return given
-    path, option = Path(given).expanduser(), options.words(what, str(given))
+    path, option = Path(os.path.expanduser(given)), options.words(what, str(given))
     try:
         if path.suffix.lower() == ".txt" and what != "embeddings":
             return path.read_text(encoding="utf-8-sig").splitlines()

@@ -4,22 +4,20 @@ import csv
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from prunetune.base.errors import InputError
-from prunetune.data.images.own import EncodedImages, OwnFiles
+from prunetune.data.images.own import OwnFiles
 from prunetune.data.pool import Pool
-from prunetune.data.readers.hugging_face import content_of
 from prunetune.data.readers.image_folder import ImageFolder
 from prunetune.own.data import OwnData
-from prunetune.own.read.assemble import Found, assemble, numbered, other_splits
-from prunetune.own.read.columns import choose_columns
+from prunetune.own.read.assemble import Found, assemble, other_splits
+from prunetune.own.read.columns import LABEL_NAMES, choose_columns, usual
 from prunetune.own.read.layout import Layout, understand
 from prunetune.own.read.options import ReadOptions
-from prunetune.own.read.records import Records, read_records
+from prunetune.own.read.records import Records, encoded_others, read_records
 from prunetune.own.read.scan import Scan, scan
 from prunetune.own.read.splits import choose_splits, split_kind
 from prunetune.own.read.table import parquet_records, table_records
@@ -36,7 +34,8 @@ def read_folder(folder: Path, options: ReadOptions) -> OwnData:
         InputError: the folder holds no images, or its folders can be read in two ways.
     """
     folder = Path(os.path.abspath(folder))
-    if (metadata := _metadata_of(folder, options)) is not None:
+    metadata = _metadata_of(folder, options)
+    if metadata is not None and _has_labels(metadata, options):
         return _with_metadata(folder, metadata, options)
     found = scan(folder, options.leave_out)
     if not found.images:
@@ -112,25 +111,10 @@ def _of_shards(files: list[Path], folder: Path, options: ReadOptions) -> OwnData
         if name not in chosen:
             records = parquet_records([path for path in files if splits[path] == name])
             left_out[f"{name} ({records.count} rows)"] = "another split"
-            others.append((name, records))
+            image = choose_columns(records.names, records.called, options).image
+            others.append((name, records.column(image)))
     notes = (f"split: {', '.join(chosen)}", *data.notes)
-    return dataclasses.replace(data, left_out=left_out, others=_other_rows(others, options), notes=notes)
-
-
-def _other_rows(others: Sequence[tuple[str, Records]], options: ReadOptions) -> Pool | None:
-    """Return the images that other splits hold encoded."""
-    cells, ids, kinds = [], [], []
-    for name, records in others:
-        column = records.column(choose_columns(records.names, records.called, options).image)
-        cells += [(column, row) for row in range(records.count)]
-        ids += numbered(records.count, f"{name}/")
-        kinds += [split_kind(name) or "test"] * records.count
-    if not cells:
-        return None
-    images = EncodedImages(
-        lambda i: content_of(cells[i][0][cells[i][1]]), lambda i: ids[i], tuple(range(len(ids))), options.rule
-    )
-    return other_splits(images, ids, kinds)
+    return dataclasses.replace(data, left_out=left_out, others=encoded_others(others, options), notes=notes)
 
 
 def _metadata_of(folder: Path, options: ReadOptions) -> Path | None:
@@ -151,6 +135,11 @@ def _metadata_of(folder: Path, options: ReadOptions) -> Path | None:
             f"{options.words('split', chosen[0])}"
         )
     return listed[chosen[0]]
+
+
+def _has_labels(metadata: Path, options: ReadOptions) -> bool:
+    """Return whether a list gives labels; one that does not leaves the classes to the folders."""
+    return options.label_column is not None or any(usual(name, LABEL_NAMES) for name in table_records(metadata).names)
 
 
 def _has_file_names(path: Path) -> bool:

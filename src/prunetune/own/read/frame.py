@@ -13,7 +13,7 @@ from prunetune.own.read.records import Records, read_records
 
 def is_frame(data: Any) -> bool:
     """Return whether this is a data frame of pandas or polars."""
-    return type(data).__module__.split(".")[0] in ("pandas", "polars") and hasattr(data, "columns")
+    return type(data).__module__.split(".")[0] in ("pandas", "polars") and type(data).__name__.endswith("Frame")
 
 
 def read_frame(frame: Any, options: ReadOptions) -> OwnData:

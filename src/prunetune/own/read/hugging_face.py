@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from prunetune.base.errors import InputError
-from prunetune.data.images.own import EncodedImages
-from prunetune.data.readers.hugging_face import ImageRows, as_splits, content_of, joined, open_hub, open_saved
+from prunetune.data.readers.hugging_face import ImageRows, as_splits, joined, open_hub, open_saved
 from prunetune.own.data import OwnData
-from prunetune.own.read.assemble import numbered, other_splits
 from prunetune.own.read.columns import Columns, choose_columns
 from prunetune.own.read.options import ReadOptions
-from prunetune.own.read.records import Records, read_records
-from prunetune.own.read.splits import choose_splits, split_kind
+from prunetune.own.read.records import Records, encoded_others, read_records
+from prunetune.own.read.splits import choose_splits
 
 
 def read_saved(folder: Path, options: ReadOptions) -> OwnData:
@@ -40,7 +38,7 @@ def read_hugging_face(data: Any, options: ReadOptions, source: Any = None) -> Ow
     source = data if source is None else source
     if not isinstance(data, Mapping):
         if options.split is not None:
-            raise InputError(f"the dataset has no splits; leave {options.words('split', '')} out")
+            raise InputError(f"the dataset has no splits; leave {options.words('split', '<name>')} out")
         return _of_one(data, source, options)
     splits = as_splits(data)
     if not splits:
@@ -50,7 +48,10 @@ def read_hugging_face(data: Any, options: ReadOptions, source: Any = None) -> Ow
     note = f"split: {', '.join(chosen)}" + ("; rows are counted through all of them" if chosen[1:] else "")
     rest = {name: ImageRows.of(part) for name, part in splits.items() if name != chosen[0]}
     left_out = {**found.left_out, **{f"{name} ({len(rows)} rows)": "another split" for name, rows in rest.items()}}
-    return dataclasses.replace(found, left_out=left_out, others=_others(rest, options), notes=(note, *found.notes))
+    columns = [(name, rows.column(rows.image_columns[0])) for name, rows in rest.items() if rows.image_columns]
+    return dataclasses.replace(
+        found, left_out=left_out, others=encoded_others(columns, options), notes=(note, *found.notes)
+    )
 
 
 def _of_one(dataset: Any, source: Any, options: ReadOptions) -> OwnData:
@@ -94,20 +95,3 @@ def _only(names: tuple[str, ...], what: str, options: ReadOptions) -> str | None
             f"{options.words(f'{what}_column', names[0])}"
         )
     return names[0] if names else None
-
-
-def _others(rest: Mapping[str, ImageRows], options: ReadOptions) -> Any:
-    """Return the images of the other splits that hold them encoded, to look for duplicates in."""
-    cells, ids, kinds = [], [], []
-    for name, rows in rest.items():
-        if rows.image_columns and len(rows):
-            column = rows.column(rows.image_columns[0])
-            cells += [(column, row) for row in range(len(rows))]
-            ids += [f"{name}/{number}" for number in numbered(len(rows))]
-            kinds += [split_kind(name) or "test"] * len(rows)
-    if not cells:
-        return None
-    images = EncodedImages(
-        lambda i: content_of(cells[i][0][cells[i][1]]), lambda i: ids[i], tuple(range(len(ids))), options.rule
-    )
-    return other_splits(images, ids, kinds)

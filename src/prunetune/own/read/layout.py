@@ -52,7 +52,7 @@ def understand(images: Sequence[Parts], where: str, options: ReadOptions) -> Lay
         return _of_inner_splits(images, prefix, inner, where, options)
     if options.split is not None:
         raise InputError(
-            f"{where} has no splits, only {_listed(folders) or 'images'}; leave {options.words('split', '')} out"
+            f"{where} has no splits, only {_listed(folders) or 'images'}; leave {options.words('split', '<name>')} out"
         )
     return _classes(images, prefix, where, options)
 
@@ -181,6 +181,12 @@ def _check_classes(
             f"{len(loose)} images lie directly in {where} and {len(inside)} in its folders {_listed(folders)}; "
             "take all "
             f"without labels with {options.without_labels()}, or leave the {len(loose)} out with "
+            f"{options.words('labels_from', 'folders')}"
+        )
+    if all(name.lower().strip("-_ .0123456789") in WRAPPERS for name in folders):
+        raise InputError(
+            f"the folders {_listed(folders)} of {where} are called after what they hold, not after classes; give one "
+            f"of them, read no labels with {options.without_labels()}, or take them for classes with "
             f"{options.words('labels_from', 'folders')}"
         )
     inner = _children(inside, depth + 1)

@@ -45,9 +45,15 @@ class ReadOptions:
     words: Words = field(default=words.python, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        checks.choice("labels_from", self.labels_from, LABELS_FROM)
-        checks.choice("on_error", self.on_error, ON_ERROR)
-        checks.whole_number("max_pixels", self.max_pixels)
+        checks.choice(self._key("labels_from"), self.labels_from, LABELS_FROM)
+        checks.choice(self._key("on_error"), self.on_error, ON_ERROR)
+        checks.whole_number(self._key("max_pixels"), self.max_pixels)
+        if self.hold_out is not None:
+            checks.number(self._key("hold_out"), self.hold_out, "(0, 1)")
+
+    def _key(self, name: str) -> str:
+        """Return the name of an option as the door writes it."""
+        return words.command(name, "") if self.words is words.command else name
 
     @property
     def rule(self) -> DecodeRule:

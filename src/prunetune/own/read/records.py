@@ -14,6 +14,7 @@ from torch import Tensor
 from prunetune.base.errors import InputError
 from prunetune.data.images.decode import Images
 from prunetune.data.images.own import EncodedImages, KeptImages, KeptItems, OwnFiles
+from prunetune.data.pool import Pool
 from prunetune.data.readers.hugging_face import content_of
 from prunetune.own.data import OwnData
 from prunetune.own.read.assemble import Found, assemble, numbered, other_splits
@@ -110,7 +111,7 @@ def _of_paths(records: Records, cells: Sequence[Any], options: ReadOptions) -> F
 
 
 def _folder(root: Path | str, options: ReadOptions) -> Path:
-    folder = Path(os.path.abspath(Path(root).expanduser()))
+    folder = Path(os.path.abspath(os.path.expanduser(root)))
     if not folder.is_dir():
         raise InputError(f"{options.words('root', str(root))} is no folder; give the folder that the paths start from")
     return folder
@@ -131,15 +132,16 @@ def _file(text: Any, base: Path, root: Path | None, options: ReadOptions) -> Pat
     path = _existing(base, text.strip())
     if root is not None and not path.is_relative_to(root):
         raise ValueError(f"outside {options.words('root', str(root))}")
-    if not path.is_file():
-        raise ValueError("it is a folder" if path.is_dir() else "no such file")
+    # Unlike the methods of a Path these return False for a text that is too long for a path.
+    if not os.path.isfile(path):
+        raise ValueError("it is a folder" if os.path.isdir(path) else "no such file")
     return path
 
 
 def _existing(base: Path, text: str) -> Path:
     """Return a path below the base; where no such file exists, backslashes separate folders, as Windows writes them."""
-    path = Path(os.path.normpath(base / Path(text).expanduser()))
-    if "\\" in text and not path.exists():
+    path = Path(os.path.normpath(base / os.path.expanduser(text)))
+    if "\\" in text and not os.path.exists(path):
         return Path(os.path.normpath(base / text.replace("\\", "/")))
     return path
 
@@ -181,6 +183,28 @@ def encoded(cells: Sequence[Any], count: int, place: Callable[[int], str], optio
     return EncodedImages(lambda row: content_of(cells[row]), place, tuple(range(count)), options.rule)
 
 
+def encoded_others(columns: Sequence[tuple[str, Sequence[Any]]], options: ReadOptions) -> Pool | None:
+    """Return the images of splits that are no candidates, None if there are none.
+
+    Args:
+        columns: the name of each split, and its column of images, which holds bytes or maps of bytes and path.
+        options: how images are decoded.
+    """
+    cells, ids, kinds = [], [], []
+    for name, column in columns:
+        cells += [(column, row) for row in range(len(column))]
+        ids += numbered(len(column), f"{name}/")
+        kinds += [split_kind(name) or "test"] * len(column)
+    if not cells:
+        return None
+
+    def content(i: int) -> bytes:
+        column, row = cells[i]
+        return content_of(column[row])
+
+    return other_splits(EncodedImages(content, ids.__getitem__, tuple(range(len(ids))), options.rule), ids, kinds)
+
+
 def _choose_rows(found: Found, records: Records, columns: Columns, options: ReadOptions) -> None:
     """Keep the rows of the chosen splits, if a column says to which split each row belongs."""
     named = [n for n in records.names if usual(n, SPLIT_COLUMNS) and n not in (columns.image, columns.label)]
@@ -204,7 +228,9 @@ def _choose_rows(found: Found, records: Records, columns: Columns, options: Read
         found.keep(kept)
         return
     if options.split is not None:
-        raise InputError(f"{records.called} has no column that names splits, so leave {options.words('split', '')} out")
+        raise InputError(
+            f"{records.called} has no column that names splits, so leave {options.words('split', '<name>')} out"
+        )
 
 
 def _leave_out_repeats(found: Found, options: ReadOptions) -> None:

@@ -5,6 +5,7 @@ unpacked and no order is forced on the reader.
 """
 
 import json
+import os
 import re
 import tarfile
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ Sample = dict[str, Member]  # Maps the ending of a file, such as "jpg", to the f
 def expand(pattern: str) -> list[Path]:
     """Return the archives of a pattern with braces, such as "train-{0000..0009}.tar"."""
     shards = needed("webdataset.shardlists", "data", "WebDataset archives")
-    return [Path(name).expanduser() for name in shards.expand_urls(pattern)]
+    return [Path(os.path.expanduser(name)) for name in shards.expand_urls(pattern)]
 
 
 def read_webdataset(archives: Sequence[Path], options: ReadOptions) -> OwnData:
@@ -95,7 +96,7 @@ def _chosen(splits: dict[Path, str], options: ReadOptions) -> list[str]:
             odd = next(path.name for path, split in splits.items() if split == "")
             raise InputError(f"some archives are named after a split and {odd} is not; give those of one split")
         if options.split is not None:
-            raise InputError(f"the archives are not named after splits; leave {options.words('split', '')} out")
+            raise InputError(f"the archives are not named after splits; leave {options.words('split', '<name>')} out")
         return names
     return choose_splits(names, "the set of archives", options)
 
