@@ -98,7 +98,7 @@ def prune(
     plan = dataclasses.replace(plan, device=device, precision=precision, batch_size=batch_size)
     own = _read(data, embeddings, labels, ids, options)
     with _store(store) as kept:
-        return choose(own, amount, plan, kept, options)
+        return choose(own, amount, plan, kept, options).subset
 
 
 def make_plan(

@@ -13,6 +13,7 @@ from prunetune.base.devices import resolve_device, resolve_precision, training_p
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import seeded
 from prunetune.base.store import Store
+from prunetune.data.images.decoded import Decoded
 from prunetune.data.images.transforms import CROP_SHARE
 from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Backbone
@@ -80,7 +81,20 @@ class Scored:
     values: Tensor
 
 
-def choose(data: OwnData, keep: Keep, plan: Plan, store: Store, options: ReadOptions) -> Subset:
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """What is kept, and the signals of all candidates that it was chosen by."""
+
+    subset: Subset
+    signals: Signals
+
+    @property
+    def pixels(self) -> Decoded | None:
+        """The decoded images; None for embeddings."""
+        return self.signals.embedding.decoded(self.signals.pool) if isinstance(self.signals, NetworkSignals) else None
+
+
+def choose(data: OwnData, keep: Keep, plan: Plan, store: Store, options: ReadOptions) -> Chosen:
     """Return what is kept of a user's data.
 
     Args:
@@ -100,7 +114,7 @@ def choose(data: OwnData, keep: Keep, plan: Plan, store: Store, options: ReadOpt
     kept, weights = select(scored, data.pool.labels, keep, plan)
     values = torch.full((len(data.pool),), torch.nan, dtype=torch.float64)
     values[scored.positions] = scored.values
-    return Subset(data, scored.positions[kept], values, weights, plan.method, found)
+    return Chosen(Subset(data, scored.positions[kept], values, weights, plan.method, found), signals)
 
 
 def check_plan(data: OwnData, keep: Keep, plan: Plan) -> None:

@@ -11,11 +11,12 @@ from platformdirs import user_cache_path
 
 from prunetune.base.errors import InputError
 from prunetune.base.store import Store
-from prunetune.own.choose import Plan, choose
+from prunetune.own.choose import Chosen, Plan, choose
 from prunetune.own.data import OwnData
 from prunetune.own.files import write_files
 from prunetune.own.folder import OutFolder
 from prunetune.own.keep import Keep
+from prunetune.own.page import write_page
 from prunetune.own.read import ReadOptions, read, read_embeddings
 
 log = logging.getLogger(__name__)
@@ -83,10 +84,15 @@ def run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
     else:
         store = output.store or user_cache_path("prunetune", appauthor=False)
         log.info("features and scores are kept in %s", store)
-        subset = choose(data, keep, plan, Store(store), source.options)
-        log.info("kept %d of %d by %s", len(subset), len(data.pool), subset.method)
-        folder.write(data, lambda partial: write_files(subset, partial, output.export))
+        chosen = choose(data, keep, plan, Store(store), source.options)
+        log.info("kept %d of %d by %s", len(chosen.subset), len(chosen.subset.pool), chosen.subset.method)
+        folder.write(data, lambda partial: _write(chosen, partial, output.export))
     _print_paths(output.folder)
+
+
+def _write(chosen: Chosen, folder: Path, form: str | None) -> None:
+    write_files(chosen.subset, folder, form)
+    write_page(folder / "report.html", chosen.subset, chosen.signals.features(), chosen.pixels)
 
 
 def _print_paths(folder: Path) -> None:

@@ -13,7 +13,9 @@ from torch import Tensor
 from prunetune.base.errors import InputError
 
 FOLDS = 5
-PENALTY = 1.0  # C of scikit-learn's logistic regression on features that are scaled to unit variance.
+# C of scikit-learn's logistic regression is this number divided by N, on features scaled to unit variance. Of 1, 10 and
+# 100, 10 has the highest AUC on flipped labels of dtd10 and cifar10mini, and is within 0.001 of it on Caltech-101.
+PENALTY = 10.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,6 @@ def _held_out(features: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray
             f"suspect labels need at least two classes with {FOLDS} samples each, got {len(counts)} classes, of which "
             f"the smallest has {counts.min()}"
         )
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=PENALTY / len(labels) * 10, max_iter=200))
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=PENALTY / len(labels), max_iter=200))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     return cross_val_predict(classifier, features, labels, cv=folds, method="predict_proba")
