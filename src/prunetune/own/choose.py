@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunetune.base import checks
 from prunetune.base.devices import resolve_device, resolve_precision, training_precision
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import seeded
@@ -62,6 +63,9 @@ class Plan:
     precision: str = "auto"
     batch_size: int = 64
     duplicates: str = "one"
+
+    def __post_init__(self) -> None:
+        checks.whole_number("batch_size", self.batch_size)
 
     @property
     def method(self) -> str:
@@ -150,7 +154,8 @@ def read_signals(data: OwnData, plan: Plan, store: Store, options: ReadOptions) 
         short_side=round(network.input_size / CROP_SHARE),
         training_precision=training_precision(plan.precision),
     )
-    data, _ = with_readable(data, options, store, lambda own: embedding.decoded(own.pool))
+    # Items of a data set are read when the first of them is asked for.
+    data, _ = with_readable(data, options, store, lambda own: embedding.decoded(own.pool).decode(0))
     return data, NetworkSignals(data.pool, embedding, plan.proxy)
 
 

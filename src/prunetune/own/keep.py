@@ -87,7 +87,9 @@ def understood(keep: Any, ratio: Any = None, per_class: Any = None, words: tuple
     if not is_fraction and ratio is None:
         return Keep(count=_count(number, name))
     if not 0 < number <= 1:
-        hint = f"; for a number of images write {number:g} without a decimal point" if _is_whole(number) else ""
+        hint = ""
+        if number > 1 and number == int(number) and name == names[0]:
+            hint = f"; for a number of images write {number:g} without a decimal point"
         raise InputError(f"{name} as a fraction must be above 0 % and at most 100 %, got {_shown(value)}{hint}")
     return Keep(fraction=float(number))
 
@@ -117,10 +119,6 @@ def _count(value: Any, name: str) -> int:
     if not checks.is_whole_number(number, least=1):
         raise InputError(f"{name} must be a whole number of at least 1, got {_shown(value)}")
     return number
-
-
-def _is_whole(number: float) -> bool:
-    return number > 1 and number == int(number)
 
 
 def _shown(value: Any) -> str:

@@ -116,7 +116,7 @@ class Subset:
         return f"Subset: {len(self)} of {len(self.pool)} samples{classes} kept by {self.method}"
 
     def to_csv(self, path: str | Path) -> None:
-        """Write the columns position, sample_id, label, weight. For a folder it equals the subset.csv of a run."""
+        """Write position (the user's row), sample_id, label and weight, the columns of a run's subset.csv."""
         weights = [1] * len(self) if self.weights is None else self.weights.tolist()
         labels = self.pool.labels[self.order].tolist()
         rows = zip(self.positions.tolist(), self.sample_ids, labels, [f"{w:.17g}" for w in weights], strict=True)
