@@ -50,7 +50,7 @@ PLAIN = ("finetune", "proxy")  # The files of these groups contain only numbers.
 # Text runs use these groups. They are tested in tests/instruct/test_text_configs.py.
 TEXT = ("corpus", "llm", "text_scorer", "sft")
 # These files get their names from a folder, a model or a file.
-NAMELESS = {"dataset/image_folder", "backbone/timm", "scorer/from_file"}
+NAMELESS = {"dataset/hf_images", "dataset/image_folder", "backbone/timm", "scorer/from_file"}
 OF_TEXT_RUNS = {"sweep/instruction", "sweep/instruction_base", "sweep/v1_llm", "sweep/v1_llm_full"}
 # Nothing downloads the weights of these networks.
 PUBLISHED_ELSEWHERE = ("resnet50_simclr", "resnet50_in21k", "resnet50_supcon")
@@ -85,6 +85,7 @@ def needs(tmp_path) -> dict[str, list[str]]:
     for name in ("__init__", "methods/coresetmethod", "methods/earlytrain"):
         (checkout / f"{name}.py").write_text("class EarlyTrain: ...")
     return {
+        "dataset/hf_images": ["dataset.id=somebody/photos"],
         "dataset/image_folder": [f"dataset.root={tmp_path / 'photos'}"],
         "backbone/timm": ["backbone.model=test_vit.r160_in1k"],
         "scorer/from_file": [f"scorer.path={tmp_path / 'scores.csv'}"],

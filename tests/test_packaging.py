@@ -21,6 +21,7 @@ from runs import ONE_THREAD, ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIRED = [Requirement(line) for line in PROJECT["dependencies"]]
+OWN_DATA = [Requirement(line) for extra in ("data", "heif") for line in PROJECT["optional-dependencies"][extra]]
 INSTRUCT = [Requirement(line) for line in PROJECT["optional-dependencies"]["instruct"]]
 EXTRAS = [Requirement(line) for lines in PROJECT["optional-dependencies"].values() for line in lines]
 DATA_FILES = (
@@ -54,7 +55,7 @@ def imports_of(*folders, without=()):
 
 
 def is_needed(node):
-    """Whether this is a call of `prunetune.instruct.extra.needed` that names its module."""
+    """Whether this is a call of a function `needed`, which imports a library of an extra, that names its module."""
     return (
         isinstance(node, ast.Call)
         and getattr(node.func, "id", "") == "needed"
@@ -74,7 +75,23 @@ def test_every_import_of_the_package_its_scripts_and_the_command_is_declared():
     assert {"torch", "timm", "hydra", "safetensors"} <= modules
     # Only tests call the function of `prunetune.testing` that imports pytest, so pytest is installed.
     modules -= {"pytest"}
-    assert undeclared(modules, REQUIRED) == set()
+    extra = {"pyarrow", "datasets", "webdataset", "pillow_heif", "huggingface_hub"}
+    assert undeclared(modules - extra, REQUIRED) == set()
+    assert extra <= modules
+    # The library datasets itself depends on huggingface_hub.
+    assert undeclared(extra - {"huggingface_hub"}, OWN_DATA) == set()
+
+
+def test_what_the_extras_of_own_data_install_is_installed_for_the_tests_too():
+    dev = {canonicalize_name(Requirement(line).name) for line in PROJECT["optional-dependencies"]["dev"]}
+    assert {canonicalize_name(requirement.name) for requirement in OWN_DATA} - dev == set()
+
+
+def test_a_library_of_an_extra_is_imported_only_when_it_is_used():
+    extra = {"pyarrow", "datasets", "webdataset", "pillow_heif", "polars", "huggingface_hub"}
+    code = f"import sys, prunetune.own.read, prunetune.data.readers; print(*{extra!r} & sys.modules.keys())"
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert outcome.stdout.split() == []
 
 
 def test_only_the_folder_of_text_runs_imports_its_extra():

@@ -9,7 +9,7 @@ import typer
 
 from prunetune.base import disk
 from prunetune.base.errors import InputError
-from prunetune.commands import hydra_words, listing, prepare, results
+from prunetune.commands import hydra_words, listing, prepare, prune, results
 
 RUNS, DATA, RESULTS, ABOUT = "Runs", "Data", "Results", "About"
 PROGRAM = "prunetune"
@@ -42,6 +42,7 @@ def instruct(context: typer.Context) -> None:
     hydra_words.start(f"{PROGRAM} instruct", ["--config-name", "instruct", *context.args])
 
 
+app.command(rich_help_panel=DATA)(prune.prune)
 app.command(rich_help_panel=RUNS)(results.status)
 app.add_typer(prepare.app, name="prepare", rich_help_panel=DATA)
 app.command("list", rich_help_panel=DATA)(listing.show)

@@ -49,7 +49,7 @@ def resolve_names(cfg: DictConfig) -> Names:
     scorer, sampler = group_name(cfg.scorer, "path"), group_name(cfg.sampler, "name")
     is_proxied = reads_proxy(cfg.scorer) and cfg.proxy.name != PUBLISHED_PROXY
     return Names(
-        dataset=group_name(cfg.dataset, "root"),
+        dataset=group_name(cfg.dataset, "id" if "id" in cfg.dataset else "root"),
         backbone=backbone,
         scoring_backbone=scoring_backbone,
         scorer=f"{scorer}_{PROXY_SUFFIXES.get(cfg.proxy.name, cfg.proxy.name)}" if is_proxied else scorer,

@@ -33,6 +33,7 @@ class BWS(Sampler):
     name: ClassVar[str] = "bws"
     reads_hardness: ClassVar[bool] = True
     needs: ClassVar[str] = "features"
+    needs_labels: ClassVar[bool] = True
 
     start: float | None = None
     num_windows: int = 21

@@ -53,6 +53,11 @@ class Scorer(ABC):
         """Whether the scores depend on how the proxy is trained."""
         return self.reads_proxy or getattr(self, "features", None) == "finetuned"
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the scores mean nothing without labels. Without labels, all samples count as one class."""
+        return self.uses_proxy
+
     @abstractmethod
     def score(self, pool: Pool, signals: Any, generator: torch.Generator) -> Tensor:
         """Return [N] float64 CPU, finite, in pool order.

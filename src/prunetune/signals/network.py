@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunetune.base.devices import Hardware
+from prunetune.base.devices import Hardware, training_device
 from prunetune.base.errors import InputError
 from prunetune.base.progress import track
 from prunetune.base.store import Store, read_meta, write_stack
 from prunetune.base.stored_array import StoredArray
 from prunetune.data.images import transforms
-from prunetune.data.images.decode import ImageArrays
 from prunetune.data.images.decoded import Decoded, Decoding, ShownImages, decode_pool, decoded_key
 from prunetune.data.images.evaluation_views import EvaluationViews
 from prunetune.data.pool import Pool
@@ -70,7 +69,12 @@ class Embedding:
     @property
     def training_hardware(self) -> Hardware:
         """Where proxies are trained."""
-        return Hardware(self.device, self.training_precision)
+        return Hardware(self.training_device, self.training_precision)
+
+    @property
+    def training_device(self) -> str:
+        """The device on which proxies are trained."""
+        return training_device(self.device)
 
     def decoded(self, pool: Pool, wait: bool = True) -> Decoded:
         """Return the pool's decoded images.
@@ -81,7 +85,7 @@ class Embedding:
         mark = pool.fingerprint
         if mark in self._decoded:
             return self._decoded[mark][0]
-        if not wait and self.does_overlap and not isinstance(pool.images, ImageArrays):
+        if not wait and self.does_overlap and not pool.images.is_decoded:
             if mark not in self._decoding:
                 self._decoding[mark] = Decoding(pool, self.store, self.short_side)
             return self._decoding[mark]
@@ -151,7 +155,7 @@ class NetworkSignals(Signals):
 
     @property
     def device(self) -> str:
-        return self.embedding.device
+        return self.embedding.training_device
 
     @property
     def network(self) -> Network:
@@ -254,7 +258,7 @@ class NetworkSignals(Signals):
         def make(folder: Path) -> dict[str, Any]:
             pool, training = self.pool, ProxyTraining(self._proxy_recipe, repeat, until)
             if features is not None:
-                return write_probe(folder, features, pool.labels, len(pool.classes), training, embedding.device)
+                return write_probe(folder, features, pool.labels, len(pool.classes), training, self.device)
             whole, views = ShownImages.whole(pool, embedding.decoded(pool)), embedding.evaluation(pool)
             return write_full(folder, embedding.network, whole, views, training, embedding.training_hardware)
 

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional
 
 from prunetune.base.store import Store, read_meta
 from prunetune.base.stored_array import StoredArray
-from prunetune.data.images.decode import ImageArrays, decode_all
+from prunetune.data.images.decode import decode_all
 from prunetune.data.pool import Pool
 
 PIXELS = "pixels.bin"
@@ -65,10 +65,10 @@ def decode_pool(pool: Pool, store: Store, short_side: int | None) -> tuple[Decod
 
     Args:
         pool: N images.
-        store: holds the pixels; a pool that lives in memory is left there and costs nothing.
+        store: holds the pixels; images that are decoded already stay where they are and cost nothing.
         short_side: pixels to shrink the short side to, or None for the original size (the published protocol).
     """
-    if isinstance(pool.images, ImageArrays):
+    if pool.images.is_decoded:
         return pool.images, 0.0
     entry = _entry(pool, store, short_side)
     shapes = np.load(entry / "shapes.npy")

@@ -54,6 +54,7 @@ class DeepCore(Scorer):
     higher_means: ClassVar[str] = "picked earlier"
     version: ClassVar[int] = 1
     in_runs: ClassVar[dict[str, Any]] = {"fraction": "${ratio}"}
+    needs_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
