@@ -47,10 +47,10 @@ SCORERS = [
 ]
 
 
-def made_logits(num_epochs=EPOCHS, dtype=torch.float32):
+def made_logits(num_epochs=EPOCHS):
     """Return [E, N, C] logits between certain and uncertain."""
     logits = torch.randn(num_epochs, NUM, CLASSES, generator=stream("loop", num_epochs))
-    return (logits * torch.logspace(-1, 1.3, NUM).unsqueeze(1)).to(dtype)
+    return logits * torch.logspace(-1, 1.3, NUM).unsqueeze(1)
 
 
 def made_labels():
@@ -77,13 +77,20 @@ def recorded(recorder, logits, labels, epochs=None, batch_size=5):
 
 
 @pytest.mark.parametrize("scorer", SCORERS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_streamed_score_is_that_of_the_scorer_on_all_logits(scorer, dtype):
-    logits, labels = made_logits(dtype=dtype), made_labels()
+def test_a_streamed_score_is_that_of_the_scorer_on_all_logits(scorer):
+    logits, labels = made_logits(), made_labels()
     found = recorded(Recorder(IDS, CLASSES, [scorer]), logits, labels).scores(scorer.name)
     assert found.dtype == torch.float64
     assert torch.allclose(found, scorer_of(scorer, logits, labels), rtol=0, atol=1e-9)
     assert len(found.unique()) > 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_logits_of_any_float_type_are_read_as_float32(dtype):
+    logits, labels = made_logits(9).to(dtype), made_labels()
+    found = recorded(Recorder(IDS, scores=list(RECORDED)), logits, labels)
+    for name, scorer in RECORDED.items():
+        assert torch.allclose(found.scores(name), scorer_of(scorer, logits, labels), rtol=0, atol=1e-9), name
 
 
 def test_a_sample_that_is_missing_in_epochs_scores_as_in_a_training_of_its_own_epochs(caplog):
