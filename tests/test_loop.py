@@ -171,10 +171,10 @@ def test_a_state_of_other_ids_scores_or_classes_is_refused():
 LOGITS = torch.randn(3, 4, generator=stream("three"))
 BAD_BATCHES = [
     (["a", "b", "a"], LOGITS, [0, 1, 0], r"id 'a' came twice in epoch 2; .*end_epoch\(\)"),
-    (["a", "b", "x"], LOGITS, [0, 1, 2], r"1 ids that the Recorder does not know, first: 'x'"),
-    (["a", 1, True], LOGITS, [0, 1, 2], r"2 ids that the Recorder does not know, first: 1"),
+    (["a", "b", "x"], LOGITS, [0, 1, 2], r"does not know 1 of 3 ids of the batch, first: 'x'"),
+    (["a", 1, True], LOGITS, [0, 1, 2], r"does not know 2 of 3 ids of the batch, first: 1"),
     ("abc", LOGITS, [0, 1, 2], "ids must be a list"),
-    (["a", "b", "d"], LOGITS, [0, 1, 2], r"labels of 1 samples changed, first: id 'd' had label 3 and now has 2"),
+    (["a", "b", "d"], LOGITS, [0, 1, 2], r"labels of 1 of 3 samples changed, first: id 'd' had label 3 and now has 2"),
     (["a", "b", "c"], LOGITS[:, :3], [0, 1, 2], "logits must have 4 columns, .* got 3"),
     (["a", "b", "c"], LOGITS[0], [0, 1, 2], r"logits must be a float tensor \[samples, classes\], got \(4,\)"),
     (["a", "b", "c"], LOGITS.tolist(), [0, 1, 2], "logits must be a float tensor .*got list"),
@@ -231,7 +231,7 @@ def test_ids_may_be_a_number_and_come_as_lists_arrays_and_tensors():
     assert torch.allclose(recorder.scores("aum"), pool_order, rtol=0, atol=1e-12)
     with pytest.raises(InputError, match="not 'tdds'; make it with"):
         recorder.scores("tdds")
-    with pytest.raises(InputError, match="does not know, first: 6"):
+    with pytest.raises(InputError, match="does not know 1 of 1 ids of the batch, first: 6"):
         recorder.record([6], logits[:1], [0])
 
 
@@ -377,11 +377,11 @@ def test_two_processes_record_as_one(tmp_path):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for name in RECORDED:
             assert torch.allclose(found["scores"][name], alone.scores(name), rtol=0, atol=1e-12), name
-        said = [f"epoch {epoch}: 1 samples came twice, of which the first counts" for epoch in range(1, EPOCHS + 1)]
+        said = [f"epoch {epoch}: samples that came twice and count once: 1" for epoch in range(1, EPOCHS + 1)]
         assert found["messages"] == (said if rank == 0 else [])
         assert found["errors"] == [
-            "process 1: the batch has 1 ids that the Recorder does not know, first: 'x'; it was made with 13 ids, "
-            "first: 'image 000'; make it with the ids of all training samples",
+            "process 1: the Recorder does not know 1 of 1 ids of the batch, first: 'x'; it was made with 13 ids, "
+            "first: 'image 000'; make it with the ids of all samples",
             "id 'image 000' came twice in epoch 18; record each sample once in an epoch, and call end_epoch() after "
             "each",
         ]

@@ -112,7 +112,7 @@ class Recorder:
                 *(self.epoch + 1, len(missing), len(self.ids), self.ids[int(missing[0])]),
             )
         if self._num_repeated and own_rank() == 0:
-            log.info("epoch %d: %d samples came twice, of which the first counts", self.epoch + 1, self._num_repeated)
+            log.info("epoch %d: samples that came twice and count once: %d", self.epoch + 1, self._num_repeated)
         self.epoch += 1
         self._in_epoch.zero_()
         self._num_repeated = 0
@@ -235,10 +235,10 @@ class Recorder:
         before = self._labels[rows]
         changed = torch.nonzero((before >= 0) & (before != labels)).flatten().tolist()
         if changed:
-            first = changed[0]
+            row, old, new = (int(values[changed[0]]) for values in (rows, before, labels))
             raise InputError(
-                f"the labels of {len(changed)} samples changed, first: id {self.ids[int(rows[first])]!r} had label "
-                f"{int(before[first])} and now has {int(labels[first])}; pass the label of the data set"
+                f"the labels of {len(changed)} of {len(rows)} samples changed, first: id {self.ids[row]!r} had label "
+                f"{old} and now has {new}; pass the label of the data set"
             )
 
     def _new(self, rows: Tensor) -> Tensor:

@@ -54,8 +54,8 @@ class SampleIds:
         unknown = [sample_id for sample_id, row in zip(given, rows, strict=True) if row is None]
         if unknown:
             raise InputError(
-                f"the batch has {len(unknown)} ids that the Recorder does not know, first: {unknown[0]!r}; it was made "
-                f"with {len(self)} ids, first: {self._all[0]!r}; make it with the ids of all training samples"
+                f"the Recorder does not know {len(unknown)} of {len(given)} ids of the batch, first: {unknown[0]!r}; "
+                f"it was made with {len(self)} ids, first: {self._all[0]!r}; make it with the ids of all samples"
             )
         return torch.tensor(rows, dtype=torch.int64)
 
