@@ -83,6 +83,13 @@ def test_the_blocks_that_are_not_run_exist():
     assert NOT_RUN.keys() - found == set()
 
 
+# The Trainers of other packages advise on speed and Slurm, and Lightning calls what torch will remove.
+@pytest.mark.filterwarnings(
+    "ignore:'pin_memory' argument is set",
+    "ignore:.*does not have many workers",
+    "ignore:The `srun` command",
+    "ignore:`isinstance.treespec, LeafSpec.` is deprecated",
+)
 @pytest.mark.parametrize("page", pages_with("python"))
 def test_the_python_of_a_page_runs(page, folder, monkeypatch):
     module = ModuleType("page")  # Dataclasses look up the module of their class.

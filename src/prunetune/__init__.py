@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prunetune.api import Subset, prune
     from prunetune.data.pool import Pool
+    from prunetune.loop.recorder import Recorder
+    from prunetune.loop.samplers import InfoBatchSampler, RS2Sampler
     from prunetune.networks.backbone import Backbone
     from prunetune.samplers import FlexRand
     from prunetune.scorers import DLC
@@ -21,12 +23,27 @@ _HOMES = {
     "Subset": "prunetune.api",
     "Backbone": "prunetune.networks.backbone",
     "Pool": "prunetune.data.pool",
+    "Recorder": "prunetune.loop.recorder",
+    "InfoBatchSampler": "prunetune.loop.samplers",
+    "RS2Sampler": "prunetune.loop.samplers",
     "FlexRand": "prunetune.samplers",
     "DLC": "prunetune.scorers",
     "Signals": "prunetune.signals.contract",
     "TensorSignals": "prunetune.signals.tensors",
 }
-__all__ = ["DLC", "Backbone", "FlexRand", "Pool", "Signals", "Subset", "TensorSignals", "prune"]
+__all__ = [
+    "DLC",
+    "Backbone",
+    "FlexRand",
+    "InfoBatchSampler",
+    "Pool",
+    "RS2Sampler",
+    "Recorder",
+    "Signals",
+    "Subset",
+    "TensorSignals",
+    "prune",
+]
 
 
 def __getattr__(name: str) -> Any:
