@@ -119,7 +119,7 @@ def test_every_declared_dependency_is_imported_or_a_tool():
         "apricot-select",
         "submodlib-py",
         "lightning",
-    }  # Pandas writes LaTeX with jinja2. A test compares with two where they are installed, a page of docs/ imports one.
+    }  # Pandas writes LaTeX with jinja2. Tests compare with two where they are installed, a page of docs imports one.
     homes = packages_distributions()
     modules = imports_of("src", "scripts", "run.py", "tests")
     used = {canonicalize_name(name) for module in modules for name in homes.get(module, [])}
