@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 import prunetune.config  # noqa: F401  registers the schemas with Hydra
 from prunetune import doors
 from prunetune.base.errors import InputError
-from prunetune.config.explain import explain
+from prunetune.config.explain import UNREADABLE, explain, is_from_composing
 from prunetune.config.words import arranged, check_choices
 from prunetune.instruct import registration  # noqa: F401  registers the schema of text runs
 from prunetune.runs import failures
@@ -64,3 +64,7 @@ def start(program: str, words: Sequence[str]) -> None:
         sys.exit("interrupted; give the same command again to continue: stored results are not computed again")
     except (PermissionError, NotADirectoryError) as error:  # The usual cause is that the run's folder cannot be made.
         sys.exit(f"error: {error}; check the path, or pass results_dir=<folder>")
+    except UNREADABLE as error:
+        if not is_from_composing(error):
+            raise
+        sys.exit(f"error: a file of the configuration cannot be used: {explain(error)}")
