@@ -27,6 +27,8 @@ TEXTURES = ["dataset=textures", "dataset.num_pool=100", "dataset.num_test=100", 
 QUICK = ["finetune.epochs=3", "finetune.views=1", "wandb=disabled", "precision=fp32"]
 IMAGE_RUNS = ("prunetune.config.cells", "prunetune.runs.grid", "prunetune.runs.image_run")
 SMALL = [*TEXTURES, *MICRO, *QUICK]
+# Each number is within its range. Together they multiply the weights by about -1e6 in every step.
+DIVERGING = ["finetune.learning_rate=1000", "finetune.weight_decay=1000", "finetune.epochs=20"]
 
 
 def compose_here(results: Path, *overrides: str, config: str = "config") -> Any:

@@ -16,6 +16,7 @@ from prunetune.commands import listing, prepare
 from prunetune.config import catalogue
 from prunetune.data.prepare import cxrb10, deepweeds
 from runs import (
+    DIVERGING,
     MICRO,
     QUICK,
     ROOT,
@@ -97,7 +98,7 @@ BAD_INPUT = {  # Maps the name of a case to the arguments and to the expected er
     ),
     "a missing checkpoint": ([*SMALL, "backbone.checkpoint=nowhere.pth"], "nowhere.pth is not a file"),
     "a loss that is no number": (
-        [*SMALL, "scorer=random", "finetune.learning_rate=1000", "finetune.momentum=0.99"],
+        [*SMALL, "scorer=random", *DIVERGING],
         "error: the training loss is",
     ),
 }

@@ -10,7 +10,7 @@ from prunetune import doors
 from prunetune.base.errors import InputError
 from prunetune.config.build import build
 from prunetune.config.cells import compose_cell
-from prunetune.config.explain import explain
+from prunetune.config.explain import UNREADABLE, explain, is_from_composing
 from prunetune.config.parse import parse_image_run
 from prunetune.config.words import arranged, check_choices
 from prunetune.instruct.parse import parse_text_run
@@ -111,6 +111,21 @@ def test_a_group_of_a_preset_that_is_null_or_a_number_is_one_line():
             InputError, match=r"^scorer must be the settings of a group, got .*; choose one by its name"
         ):
             build(group, "scorer")
+
+
+@pytest.mark.parametrize(
+    "content", [b"5\n", b"a: [\n", b"\xff\xfe", b"defaults: 5\n", b"defaults:\n  - override /scorer: 5\n"]
+)
+def test_a_preset_that_is_no_configuration_is_told_from_a_bug(tmp_path, content):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_bytes(content)
+    with pytest.raises(UNREADABLE) as caught:
+        compose_here(tmp_path, "experiment=mine", f"hydra.searchpath=[file://{tmp_path}]")
+    assert is_from_composing(caught.value)
+    assert "\n" not in explain(caught.value)
+    with pytest.raises(ValueError, match="no number") as bug:
+        raise ValueError("no number")
+    assert not is_from_composing(bug.value)
 
 
 def test_a_folder_or_a_name_of_digits_is_text(tmp_path):

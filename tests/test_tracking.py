@@ -176,6 +176,7 @@ def test_only_the_last_part_of_an_absolute_path_is_sent() -> None:
         "path": Path("/x/y"),
     }
     assert without_places(places) == {"root": "photos", "file": "scores.csv", "list": ["a.txt", "b"], "path": "y"}
+    assert without_places(["from_file scorer.path=/data/me/a.csv tag=b"]) == ["from_file scorer.path=a.csv tag=b"]
     kept = {"relative": "data/dtd", "ratio": 0.1, "none": None, "true": True, "model": "yahma/alpaca", "url": "a:b"}
     assert without_places(kept) == kept
 

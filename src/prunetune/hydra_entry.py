@@ -22,7 +22,7 @@ from prunetune import doors
 from prunetune.base import disk
 from prunetune.base.errors import InputError
 from prunetune.base.publish import write_text
-from prunetune.config.explain import explain
+from prunetune.config.explain import UNREADABLE, explain, is_from_composing
 from prunetune.config.words import arranged, check_choices
 from prunetune.instruct import registration  # noqa: F401  registers the schema of text runs
 from prunetune.runs import failures
@@ -80,6 +80,8 @@ def _line(error: Exception, words: Sequence[str]) -> str | None:
     """Return the line that explains an error of the user or of the disk, or None for a bug."""
     if isinstance(error, HydraException | OmegaConfBaseException | InputError):
         return f"error: {explain(error)}"
+    if isinstance(error, UNREADABLE) and is_from_composing(error):
+        return f"error: a file of the configuration cannot be used: {explain(error)}"
     fault = disk.fault_behind(error)
     return None if fault is None else f"error: {disk.not_usable(fault, _fix(words))}"
 

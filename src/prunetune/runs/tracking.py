@@ -26,6 +26,7 @@ MODES = ("auto", "online", "offline", "disabled")
 # The variable WANDB_MODE may also have these values. They are mapped to the mode that is used here.
 OTHER_NAMES = {"dryrun": "offline", "run": "online", "shared": "online"}
 SUBSET_COLUMNS = ("position", "sample_id", "label", "weight")
+PLACE = re.compile(r"[/~]|\\\\|[A-Za-z]:[\\/]")  # An absolute path begins like this, on Windows too.
 MOST_ROWS = 10_000  # Longer tables are cut here, since W&B shows no more rows. subset.csv has all of them.
 SETTINGS = {  # W&B must print nothing and send nothing about the machine, the code or the environment.
     "silent": True,
@@ -239,6 +240,7 @@ def _only_in(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return
+    folder = folder.absolute()
     own = {"WANDB_DATA_DIR": folder, "WANDB_CACHE_DIR": folder / "cache", "WANDB_ERROR_REPORTING": "false"}
     own = {key: str(value) for key, value in own.items() if key not in os.environ}
     temporary, before = folder / "tmp", tempfile.tempdir
@@ -259,10 +261,16 @@ def without_places(value: Any) -> Any:
         return {key: without_places(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [without_places(item) for item in value]
-    if isinstance(value, os.PathLike):
-        value = str(value)
-    is_place = isinstance(value, str) and (value.startswith(("/", "~", "\\\\")) or re.match(r"[A-Za-z]:[\\/]", value))
-    return re.split(r"[\\/]", value.rstrip("\\/"))[-1] if is_place else value
+    if not isinstance(value, str | os.PathLike):
+        return value
+    if PLACE.match(str(value)):
+        return _last_part(str(value))
+    # An entry of a grid's methods is a name with overrides, which may hold paths too.
+    return re.sub(r"(?<==)[/~]\S*", lambda word: _last_part(word[0]), str(value))
+
+
+def _last_part(path: str) -> str:
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 
 def _scalars(result: Mapping[str, Any]) -> dict[str, Any]:
