@@ -4,8 +4,9 @@ python -m scripts.bench.verification [--data <folder with data/ and weights/>] [
 
 A cold run starts with an empty store. A warm run finds decoded images, features and views in the store; it computes
 scores, a subset at ratio 0.1 and a linear probe. Before a warm run the times of all stored files are set, so that
-nothing counts as verified earlier in the process. The system has the files in memory, with and without verification,
-so that the time to read them from a disk is not in the numbers. The script writes verification.md and verification.csv.
+nothing counts as verified earlier in the process. All seconds are CPU seconds of the process, which other programs do not
+change much. The system has the files in memory, with and without verification, so that the time to read them from a
+disk is not in the numbers. The script writes verification.md and verification.csv.
 """
 
 import json
@@ -27,7 +28,7 @@ from prunetune.runs import image_run
 from scripts.bench import benchmarks
 from scripts.bench.benchmarks import Column, Row
 
-METHODS = ("herding", "dlc")  # The first reads features alone, and the second runs masked networks over all images.
+METHODS = ("herding", "dlc_topk")  # The first reads features alone, and the second runs masked networks over all images.
 SHORT = ["ratio=0.1", "finetune.views=4", "wandb=disabled", "precision=fp32"]
 TINY = ["dataset.num_pool=100", "dataset.num_test=100", "method=herding"]
 SMALL_INPUT = "backbone.input_size=112"  # Of real images, so that runs are short and the share is rather too large.
@@ -35,16 +36,16 @@ WITH, WITHOUT = "with", "without"
 COLUMNS = (
     Column("method", "method"),
     Column("start", "run"),
-    Column("without_seconds", "seconds without", ".2f"),
-    Column("with_seconds", "seconds with", ".2f"),
+    Column("without_seconds", "CPU s without", ".2f"),
+    Column("with_seconds", "CPU s with", ".2f"),
     Column("ratio", "with / without", ".3f"),
-    Column("own_seconds", "seconds of verification", ".4f"),
+    Column("own_seconds", "CPU s of verification", ".4f"),
     Column("share", "% of the run", ".2f"),
     Column("hashed_bytes", "hashed MiB", "bytes"),
 )
 NOTES = (
     "with / without: the median of the ratios of runs that follow each other. It has the noise of whole runs.",
-    "seconds of verification: hashes and all other checks of the store, measured inside the runs with verification, so "
+    "CPU s of verification: hashes and all other checks of the store, measured inside the runs with verification, so "
     "that they have little noise. % of the run: their share. Target: at most 3 % of a warm run.",
     f"Real images are run with {SMALL_INPUT}: runs are shorter than usual, and the share is larger.",
     "hashed MiB: the size of the store after the run. A cold run hashes what it writes, and large arrays again when it "
@@ -53,7 +54,7 @@ NOTES = (
 
 
 class Stopwatch:
-    """The seconds that are spent in some functions."""
+    """The CPU seconds that are spent in some functions."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -62,11 +63,11 @@ class Stopwatch:
         """Return the same function, whose calls are timed."""
 
         def timed(*arguments: Any, **named: Any) -> Any:
-            start = time.perf_counter()
+            start = time.thread_time()
             try:
                 return function(*arguments, **named)
             finally:
-                self.seconds += time.perf_counter() - start
+                self.seconds += time.thread_time() - start
 
         return timed
 
@@ -91,12 +92,12 @@ def unverified() -> Iterator[Stopwatch]:
 
 
 def take(overrides: list[str], results: Path, way: str) -> Row:
-    """Take a whole run, and return its seconds and those of verification."""
+    """Take a whole run, and return its CPU seconds and those of verification."""
     run = parse_image_run(benchmarks.composed([*overrides, f"results_dir={results}"]))
     with verified() if way == WITH else unverified() as watch:
-        start = time.perf_counter()
+        start = time.process_time()
         image_run.execute(run, results / "runs" / "here")
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
     files = [file for file in (results / "store").rglob("*") if file.is_file()]
     has_hashes = all(HASHES in json.loads(file.read_text()) for file in files if file.name == "meta.json")
     if has_hashes != (way == WITH):
@@ -116,7 +117,8 @@ def measure(job: Row) -> Row:
     """Measure a method in this process: one cold and one warm run of each way in turn, as often as `repeats` says."""
     found: dict[str, list[dict[str, Row]]] = {"cold": [], "warm": []}
     with tempfile.TemporaryDirectory() as folder:
-        take([*benchmarks.EMBEDDED["textures"], *SHORT, *TINY], Path(folder) / "first", WITH)  # A warm-up: imports.
+        # The first run is not counted, since it imports modules.
+        take([*benchmarks.EMBEDDED["textures"], *SHORT, *TINY], Path(folder) / "first", WITH)
         for repeat in range(job["repeats"]):
             ways = (WITH, WITHOUT) if repeat % 2 else (WITHOUT, WITH)
             places = {way: Path(folder) / f"{way}{repeat}" for way in ways}
