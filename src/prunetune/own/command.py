@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,13 @@ def run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
     Raises:
         InputError: the input is wrong; `--out` is then unchanged.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    with _told():
+        _run(source, keep, plan, output)
+    if not output.is_dry:
+        _print_paths(output.folder)
+
+
+def _run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
     folder = OutFolder(output.folder, output.asked)
     folder.check(source.place)
     data = source.read()
@@ -81,13 +88,26 @@ def run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
         return
     if folder.is_finished(data):
         log.info("finished before: the same command on the same data")
-    else:
-        store = output.store or user_cache_path("prunetune", appauthor=False)
-        log.info("features and scores are kept in %s", store)
-        chosen = choose(data, keep, plan, Store(store), source.options)
-        log.info("kept %d of %d by %s", len(chosen.subset), len(chosen.subset.pool), chosen.subset.method)
-        folder.write(data, lambda partial: _write(chosen, partial, output.export))
-    _print_paths(output.folder)
+        return
+    store = output.store or user_cache_path("prunetune", appauthor=False)
+    log.info("features and scores are kept in %s", store)
+    chosen = choose(data, keep, plan, Store(store), source.options)
+    log.info("kept %d of %d by %s", len(chosen.subset), len(chosen.subset.pool), chosen.subset.method)
+    folder.write(data, lambda partial: _write(chosen, partial, output.export))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Show the messages of the package on standard error, as plain lines."""
+    package, handler = logging.getLogger("prunetune"), logging.StreamHandler(sys.stderr)
+    level = package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
 
 
 def _write(chosen: Chosen, folder: Path, form: str | None) -> None:
