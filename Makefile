@@ -9,7 +9,7 @@ WORKERS ?= 2
 REAL = $(if $(DATA),--data $(DATA))
 .DEFAULT_GOAL := help
 TABLES := main weakly transfer time ablation-path ablation-masking ablation-sampler ablation-gamma v1-depths v1-paradigms instruction v1-llm
-.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-gpu lint status report collect tables figures wandb real paper baselines bench bench-scale parity docs
+.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-gpu drill lint status report collect tables figures wandb real paper baselines bench bench-scale parity docs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ test-slurm: $(VENV)/.dev  ## grids on a real one-node Slurm, installed where apt
 test-gpu: $(VENV)/.dev  ## tests that need a CUDA device
 	$(PY) -m pytest -m gpu
 
+drill: $(VENV)/.dev  ## kills, full disks, damaged stores and hostile inputs, a table of the outcomes in results/drill; up to an hour
+	$(PY) -m scripts.drill --workers $(WORKERS)
+
 lint: $(VENV)/.dev  ## ruff check and format check, and the layers of the package
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/lint-imports
 
@@ -101,12 +104,17 @@ bench: $(VENV)/.base  ## speed as ratios against named alternatives; DATA=<folde
 	$(PY) -m scripts.bench.growth --repeats $(REPEATS)
 	$(PY) -m scripts.bench.probe_grid $(REAL) --repeats $(REPEATS) --views 8 1
 	$(PY) -m scripts.bench.finetune $(REAL) --repeats $(REPEATS)
+	$(PY) -m scripts.bench.verification $(REAL) --repeats $(REPEATS)
 
 bench-scale: $(VENV)/.base  ## time and memory of scorers and samplers up to a million images; hours
 	$(PY) -m scripts.bench.scale
 
-parity: $(VENV)/.base  ## our published variants against a checkout: DEEPCORE=<folder of PatrickZH/DeepCore>
-	$(PY) -m scripts.parity.deepcore --deepcore $(DEEPCORE)
+$(VENV)/.parity: $(VENV)/.base
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[parity]' && touch $@
+
+parity: $(VENV)/.parity  ## our methods against the code of their authors: PEERS=<folder of checkouts, named in docs/parity.md>
+	@test -n "$(PEERS)" || { echo "error: pass PEERS=<folder of checkouts>; docs/parity.md names them"; exit 2; }
+	$(PY) -m scripts.parity.peers --peers $(PEERS)
 
 $(VENV)/.docs: $(VENV)/.dev
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev,instruct,docs]' && touch $@

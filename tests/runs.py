@@ -2,15 +2,14 @@
 
 import contextlib
 import csv
+import ctypes
 import importlib
 import io
 import json
 import os
 import runpy
-import signal
 import subprocess
 import sys
-import time
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,7 +111,7 @@ def run_command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[
 
 
 def prunetune_here(*words: str) -> SimpleNamespace:
-    """Give the command line `prunetune <words>` in this process; return returncode, stdout and stderr."""
+    """Run the command line `prunetune <words>` in this process; return returncode, stdout and stderr."""
     from prunetune import cli
 
     out, errors = io.StringIO(), io.StringIO()
@@ -136,11 +135,12 @@ def prunetune_here(*words: str) -> SimpleNamespace:
 def run_commands(
     folder: Path, jobs: list[dict[str, Any]], together: bool = False, imports: tuple[str, ...] = IMAGE_RUNS
 ) -> list[SimpleNamespace]:
-    """Run `python run.py <arguments>` for every job and return returncode, stdout, stderr and seconds of each.
+    """Run `python run.py <arguments>` for every job and return returncode, stdout and stderr of each.
 
-    A job is {"arguments": [...], "kill_after": seconds or None, "as_command": whether the arguments are those of
-    `prunetune` instead}. One process imports everything and forks once per
-    job; nothing has been computed in it by then, so that a fork is what a fresh start would be.
+    A job is {"arguments": [...], "as_command": whether the arguments are those of `prunetune` instead, "environment":
+    variables or None, "modes": {path: mode} to set first; the job then obeys modes even if it belongs to root}. One
+    process imports everything and forks once for each job. It computes nothing before, so a fork behaves like a newly
+    started process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plan = folder / "jobs.json"
@@ -149,28 +149,46 @@ def run_commands(
     return [SimpleNamespace(**outcome) for outcome in json.loads((folder / "outcomes.json").read_text())]
 
 
+def obey_modes() -> None:
+    """Let this process obey the modes of files, also if it belongs to root: Linux lets root give up that right."""
+    if os.geteuid() != 0:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()  # Version 3, this process.
+    libc.capget(header, sets)
+    for place in range(3):  # The low halves of the effective, permitted and inheritable rights.
+        sets[place] &= ~0b1110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_FOWNER.
+    if libc.capset(header, sets) != 0:
+        raise OSError(ctypes.get_errno(), "root's rights cannot be given up")
+
+
 def _main(plan: Path) -> None:
     work = json.loads(plan.read_text())
     for module in work["imports"]:  # Torch and the other modules are imported once for all runs.
         importlib.import_module(module)
     started, outcomes = [], []
     for number, job in enumerate(work["jobs"]):
-        started.append((_start(plan.parent, number, job), time.monotonic(), job))
+        started.append(_start(plan.parent, number, job))
         if not work["together"]:
-            outcomes.append(_wait(plan.parent, number, *started[-1]))
+            outcomes.append(_wait(plan.parent, number, started[-1]))
     if work["together"]:
-        outcomes = [_wait(plan.parent, number, *child) for number, child in enumerate(started)]
+        outcomes = [_wait(plan.parent, number, child) for number, child in enumerate(started)]
     (plan.parent / "outcomes.json").write_text(json.dumps(outcomes))
 
 
 def _start(folder: Path, number: int, job: dict[str, Any]) -> int:
+    for path, mode in job.get("modes", {}).items():
+        os.chmod(path, mode)
     pid = os.fork()
     if pid:
         return pid
     for stream, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / f"{number}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    os.environ.update(job.get("environment") or {})
     code = 0
     try:
+        if "modes" in job:
+            obey_modes()
         if job.get("as_command"):
             sys.argv = ["prunetune", *job["arguments"]]
             runpy.run_module("prunetune", run_name="__main__", alter_sys=False)
@@ -189,13 +207,10 @@ def _start(folder: Path, number: int, job: dict[str, Any]) -> int:
     os._exit(code)
 
 
-def _wait(folder: Path, number: int, pid: int, start: float, job: dict[str, Any]) -> dict[str, Any]:
-    if job.get("kill_after") is not None:
-        time.sleep(job["kill_after"])
-        os.kill(pid, signal.SIGKILL)
+def _wait(folder: Path, number: int, pid: int) -> dict[str, Any]:
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     stdout, stderr = ((folder / f"{number}.{name}").read_text() for name in ("stdout", "stderr"))
-    return {"returncode": code, "stdout": stdout, "stderr": stderr, "seconds": time.monotonic() - start}
+    return {"returncode": code, "stdout": stdout, "stderr": stderr}
 
 
 if __name__ == "__main__":

@@ -67,7 +67,14 @@ def test_a_folder_with_a_runs_hold_out_gives_the_subset_of_the_run(tmp_path):
     assert prune(str(made), 0.4, "dlc", **as_a_run, **PLAIN).positions.tolist() == subset.positions.tolist()
 
 
-def test_numbers_from_numpy_draw_as_pythons_do(textures):
+@pytest.mark.parametrize(("scorer", "own"), [("moderate", "window"), ("dlc_released", "flexrand_released")])
+def test_a_name_brings_its_published_selection_rule(textures, scorer, own):
+    kept = prune(textures, 0.3, scorer, **PLAIN)
+    assert kept.sample_ids == prune(textures, 0.3, scorer, own, **PLAIN).sample_ids
+    assert kept.sample_ids != prune(textures, 0.3, scorer, "topk", **PLAIN).sample_ids
+
+
+def test_numpy_numbers_give_the_same_draws_as_python_numbers(textures):
     plain = prune(textures, 0.2, "random", seed=1, **PLAIN)
     assert prune(textures, np.float64(0.2), "random", seed=np.int64(1), **PLAIN).sample_ids == plain.sample_ids
 
@@ -149,14 +156,14 @@ def test_nothing_is_left_without_a_store(textures, tmp_path, monkeypatch):
         ({"duplicates": "two"}, "duplicates must be one of one, all, got 'two'"),
     ],
 )
-def test_bad_arguments_are_one_line(textures, arguments, message):
+def test_bad_arguments_give_a_one_line_error(textures, arguments, message):
     with pytest.raises(InputError, match=message) as caught:
         prune(**{"data": textures, "ratio": 0.2, **PLAIN, **arguments})
     assert "\n" not in str(caught.value)
 
 
 class Photos:
-    """Six images, grey of 16 bits or not, one of which may be damaged."""
+    """A data set of six grey images of 8 or 16 bits. One of them may be damaged."""
 
     targets = (0, 1) * 3
 
@@ -198,7 +205,7 @@ def test_tensors_that_do_not_fit_are_refused(features, masked, message):
         TensorSignals(features, masked, TENSORS)
 
 
-def test_arrays_serve_as_tensors_do():
+def test_arrays_are_accepted_like_tensors():
     assert TensorSignals(np.ones((6, 4)), pool=TENSORS).features().dtype == torch.float32
 
 
@@ -249,7 +256,7 @@ def test_an_unknown_name_of_the_package_is_an_attribute_error():
         prunetune.prunes  # noqa: B018
 
 
-def test_the_temporary_store_is_a_store():
+def test_without_a_folder_the_store_is_temporary():
     with api._store(None) as store:
         assert isinstance(store, Store)
         assert store.root.is_dir()
@@ -273,13 +280,13 @@ class HalfWeightless(Scorer):
 
 @dataclass(frozen=True)
 class RowScorer(HalfWeightless):
-    """The same picks, without weights."""
+    """Makes the same picks and gives no weights."""
 
     def weights(self, pool, signals, subset):
         return None
 
 
-def test_what_a_scorer_gives_the_weight_zero_is_not_kept(textures):
+def test_images_of_weight_zero_are_not_kept(textures):
     picked = prune(textures, 0.3, RowScorer(), **PLAIN)
     kept = prune(textures, 0.3, HalfWeightless(), **PLAIN)
     assert kept.positions.tolist() == picked.positions.tolist()[1::2]

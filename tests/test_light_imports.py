@@ -1,5 +1,6 @@
 """Importing a part of the library loads few other modules. Each import is tested in a separate process."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 LISTED = "; import json, sys; print(json.dumps(sorted(sys.modules)))"
 
 
+@functools.cache
 def loaded_by(statement: str) -> set[str]:
     """Return the modules that a new Python process has loaded after an import statement."""
     outcome = subprocess.run([sys.executable, "-c", statement + LISTED], capture_output=True, text=True, check=True)

@@ -211,7 +211,7 @@ def test_embeddings_are_pruned_in_the_callers_order_on_both_doors(store, tmp_pat
     order = np.random.default_rng(1).permutation(40)
     moved = prune(embeddings=rows[order], labels=labels[order], keep=0.25)
     assert {int(order[position]) for position in moved.positions.tolist()} == set(subset.positions.tolist())
-    with pytest.raises(InputError, match="reads images"):
+    with pytest.raises(InputError, match="reads features of 50 masked networks"):
         prune(embeddings=rows, labels=labels, keep=0.25, scorer="dlc_50")
 
 

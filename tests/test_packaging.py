@@ -116,7 +116,10 @@ def test_every_declared_dependency_is_imported_or_a_tool():
         "jinja2",
         "mkdocs-material",
         "mkdocstrings",
-    }  # Pandas writes LaTeX with jinja2.
+        "apricot-select",
+        "submodlib-py",
+        "lightning",
+    }  # Pandas writes LaTeX with jinja2. Tests compare with two where they are installed, a page of docs imports one.
     homes = packages_distributions()
     modules = imports_of("src", "scripts", "run.py", "tests")
     used = {canonicalize_name(name) for module in modules for name in homes.get(module, [])}
@@ -140,7 +143,7 @@ def test_the_pins_meet_every_declared_range():
         assert requirement.specifier.contains(pinned[name]), f"{name} {pinned[name]} is not {requirement.specifier}"
 
 
-def test_the_pins_name_no_place_and_no_build():
+def test_the_pins_contain_no_path_and_no_local_build():
     text = (ROOT / "constraints.txt").read_text()
     assert "://" not in text
     assert "--" not in text
@@ -232,8 +235,8 @@ def test_the_wheel_holds_the_code_and_every_file_beside_it(wheel):
 def installed(folder, what):
     """Install into a fresh environment that sees the libraries of this one and nothing else; return its programs.
 
-    The libraries come by a .pth file, so that those of this environment are read where they lie, and what is
-    installed in it as editable is not seen: a .pth file in a folder that another one names is not read.
+    A .pth file names the folders of the libraries, so that they are not installed again. Editable installations of
+    this environment are not found, since Python does not read .pth files in folders that a .pth file names.
     """
     pytest.importorskip("pip", reason="installing needs pip")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
@@ -252,14 +255,14 @@ def library_folders():
 
 
 def given(programs, folder, *words):
-    """Give a command line of an installed `prunetune` in a folder."""
+    """Run a command line of an installed `prunetune` in a folder."""
     environment = {name: value for name, value in ONE_THREAD.items() if name != "PYTHONPATH"}
     command = [str(programs / "prunetune"), *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def check_an_installation(programs, folder, origin):
-    """From an empty folder: the demo, a list, help, published numbers, a mistake; nothing else is written."""
+    """Run the demo, a list, a help text, the tables and a mistaken command in an empty folder."""
     folder.mkdir()
     ask = "import prunetune, prunetune.configs; print(prunetune.__file__, *prunetune.configs.__path__)"
     python = [str(programs / "python"), "-P", "-c", ask]
@@ -318,7 +321,7 @@ def test_every_make_target_has_a_line_in_make_help():
     assert set(phony) == targets
 
 
-def test_make_help_lists_them():
+def test_make_help_lists_every_target():
     if shutil.which("make") is None:
         pytest.skip("needs make")
     shown = subprocess.run(

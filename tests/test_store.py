@@ -1,9 +1,8 @@
-"""The store: complete entries or none, keys, several processes, full disks, killed processes."""
+"""The store: complete entries or none, keys, several processes, full disks."""
 
 import errno
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from prunetune.runs import scores as scores_module
 from prunetune.runs.scores import stored_scores
 from prunetune.scorers import DLC
 from prunetune.signals.network import Embedding, NetworkSignals
-from runs import MICRO, QUICK, SMALL, TEXTURES, lasting, read_result, run_commands
+from runs import SMALL, run_commands
 
 KEY = {"made": "from this"}
 
@@ -43,7 +42,7 @@ def test_an_entry_holds_its_product_its_key_and_its_cost(tmp_path):
     assert len(list((tmp_path / "features").iterdir())) == 1
 
 
-def test_an_entry_is_made_once(tmp_path):
+def test_an_entry_is_computed_once(tmp_path):
     store = Store(tmp_path)
     first = store.entry("features", "words", KEY, write_one)
 
@@ -64,7 +63,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, error):
     assert names_in(tmp_path / "features") == []
 
 
-def test_nothing_is_readable_at_an_entrys_place_before_it_is_whole(tmp_path):
+def test_an_entry_is_not_readable_before_it_is_complete(tmp_path):
     store = Store(tmp_path)
     place = store.place("features", "words", KEY)
     seen = []
@@ -79,7 +78,7 @@ def test_nothing_is_readable_at_an_entrys_place_before_it_is_whole(tmp_path):
     assert seen == [False, False]
 
 
-def test_the_second_writer_takes_the_first_ones_entry(tmp_path):
+def test_the_second_writer_reads_the_entry_of_the_first(tmp_path):
     store = Store(tmp_path)
 
     def overtaken(folder):
@@ -93,7 +92,7 @@ def test_the_second_writer_takes_the_first_ones_entry(tmp_path):
     assert len(list((tmp_path / "features").iterdir())) == 1
 
 
-def test_what_dead_processes_left_is_removed_and_what_living_ones_write_is_kept(tmp_path):
+def test_files_of_dead_processes_are_removed_and_those_of_running_ones_are_kept(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     host, folder = socket.gethostname(), tmp_path / "features"
@@ -119,7 +118,7 @@ def test_the_order_of_a_keys_parts_does_not_matter_and_their_values_do(tmp_path)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_a_full_or_read_only_disk_is_one_clear_line_and_leaves_nothing(tmp_path, code):
+def test_a_full_or_read_only_disk_gives_a_one_line_error_and_leaves_nothing(tmp_path, code):
     def full(folder):
         write_one(folder)
         raise OSError(code, os.strerror(code))
@@ -131,13 +130,13 @@ def test_a_full_or_read_only_disk_is_one_clear_line_and_leaves_nothing(tmp_path,
     assert names_in(tmp_path / "features") == []
 
 
-def test_a_store_that_cannot_be_made_is_one_clear_line(tmp_path):
+def test_a_store_that_cannot_be_made_gives_a_one_line_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=r"could not be written .*results_dir=<folder>"):
         Store(tmp_path / "file" / "store").entry("features", "words", KEY, write_one)
 
 
-def test_a_store_in_a_read_only_folder_is_one_clear_line(tmp_path):
+def test_a_store_in_a_read_only_folder_gives_a_one_line_error(tmp_path):
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere")
     tmp_path.chmod(0o500)
@@ -178,7 +177,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_an_array_does_not_kill_the_proces
 
 
 class Asked(Exception):
-    """What somebody asked the store for."""
+    """Carries the key that the store was asked for."""
 
 
 def score_key(monkeypatch, tmp_path, scorer=None, seed=0, pool=None, precision="fp32", short_side=None, **backbone):
@@ -308,38 +307,3 @@ def test_eight_writers_of_one_key_all_read_the_same_product(tmp_path):
     assert len(set(read)) == 1
     assert len(read[0]) == 41
     assert len(list((tmp_path / "scores").iterdir())) == 1
-
-
-def kill_and_finish(folder, num_kills, seed):
-    """Kill a run at random points, rerun it until it finishes, and compare with an undisturbed one."""
-    overrides = [*TEXTURES, *MICRO, *QUICK, "dataset.num_pool=300", "finetune.epochs=6", "finetune.views=3"]
-    [calm] = run_commands(folder / "calm", [{"arguments": [*overrides, f"results_dir={folder / 'a'}"]}])
-    assert calm.returncode == 0, calm.stderr
-    delays = random.Random(seed)
-    victim = [*overrides, f"results_dir={folder / 'b'}"]
-    jobs = [{"arguments": victim, "kill_after": delays.uniform(0.02, 0.98) * calm.seconds} for _ in range(num_kills)]
-    outcomes = run_commands(folder / "killed", [*jobs, {"arguments": victim}, {"arguments": victim}])
-    assert outcomes[-2].returncode == outcomes[-1].returncode == 0, outcomes[-2].stderr
-    [calm_run], [run] = ([path.parent for path in (folder / name / "runs").rglob("result.json")] for name in "ab")
-    assert lasting(read_result(run)) == lasting(read_result(calm_run))
-    for name in ("subset.csv", "predictions.csv", "history.csv"):
-        assert (run / name).read_bytes() == (calm_run / name).read_bytes()
-    scores = [folder / name / "store" / read_result(calm_run)["scores_path"].removeprefix("store/") for name in "ab"]
-    assert scores[0].read_bytes() == scores[1].read_bytes()
-    whole = {
-        tuple(sorted(path.name for path in entry.iterdir())) for entry in (folder / "b" / "store/scores").iterdir()
-    }
-    assert whole == {("key.json", "losses.npy", "meta.json", "scores.csv")}
-    return [outcome.returncode for outcome in outcomes[:-2]]
-
-
-def test_a_run_killed_at_random_points_ends_as_an_undisturbed_one(tmp_path):
-    codes = kill_and_finish(tmp_path, num_kills=4, seed=random.randrange(10**6))
-    assert -9 in codes
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_forty_random_points_ends_as_an_undisturbed_one(tmp_path):
-    for attempt in range(4):
-        codes = kill_and_finish(tmp_path / str(attempt), num_kills=10, seed=attempt)
-        assert codes.count(-9) >= 1

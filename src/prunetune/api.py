@@ -1,21 +1,23 @@
-"""The library's main function: `prune` prunes your own data in one call."""
+"""The library's main functions: `prune` prunes your own data in one call, `advise` says how much to keep."""
 
 import dataclasses
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from prunetune.base import checks
+from prunetune.base.disk import explained
 from prunetune.base.errors import InputError, suggestion
+from prunetune.base.publish import scratch_folder
 from prunetune.base.store import Store
-from prunetune.config.named import SAMPLERS, SCORERS
+from prunetune.config.named import SAMPLERS, SCORERS, own_sampler
 from prunetune.networks.backbone import Backbone
 from prunetune.networks.named import as_backbone
 from prunetune.own import keep as amounts
+from prunetune.own.advice import Advice, advise_data
 from prunetune.own.choose import DEFAULT_METHOD, NOT_HERE, Plan, choose, with_rounding
 from prunetune.own.data import OwnData
 from prunetune.own.read import ReadOptions, read, read_embeddings
@@ -25,7 +27,7 @@ from prunetune.samplers.budgets import ROUNDINGS
 from prunetune.scorers import Scorer
 from prunetune.signals.proxy import FULL_PROXY, LINEAR_PROBE, ProxyRecipe
 
-__all__ = ["SAMPLERS", "SCORERS", "Subset", "make_plan", "prune"]
+__all__ = ["SAMPLERS", "SCORERS", "Advice", "Subset", "advise", "make_plan", "prune"]
 DUPLICATES, ON_ERROR = ("one", "all"), ("stop", "skip")
 
 
@@ -101,6 +103,55 @@ def prune(
         return choose(own, amount, plan, kept, options).subset
 
 
+def advise(
+    data: Any = None,
+    backbone: str | Backbone | nn.Module = "resnet18",
+    seed: int = 0,
+    *,
+    embeddings: Any = None,
+    labels: Any = None,
+    ids: Any = None,
+    read_as: ReadOptions | None = None,
+    on_error: str = "stop",
+    store: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 64,
+) -> Advice:
+    """Estimate how much of your own data to keep, and whether the method matters.
+
+    One pass gives features. Then samples are held out again and again, the others are pruned to several fractions, and
+    linear probes on them are judged by those that were held out.
+
+    Args:
+        data: as for `prune`. It must have labels, at least two classes and five samples of each.
+        backbone: as for `prune`.
+        seed: of splits, draws and heads.
+        embeddings: as for `prune`.
+        labels: as for `prune`.
+        ids: as for `prune`.
+        read_as: as for `prune`.
+        on_error: as for `prune`.
+        store: as for `prune`.
+        device: as for `prune`.
+        precision: as for `prune`.
+        batch_size: as for `prune`.
+
+    Returns:
+        Sentences, the learning curve behind them and its power law; `print` shows all.
+
+    Raises:
+        InputError: the data are too small for an estimate, or cannot be read.
+    """
+    checks.choice("on_error", on_error, ON_ERROR)
+    options = dataclasses.replace(read_as or ReadOptions(), on_error=on_error)
+    plan = make_plan(DEFAULT_METHOD, "auto", backbone, seed)
+    plan = dataclasses.replace(plan, device=device, precision=precision, batch_size=batch_size)
+    own = _read(data, embeddings, labels, ids, options)
+    with _store(store) as kept:
+        return advise_data(own, plan, kept, options)
+
+
 def make_plan(
     scorer: str | Scorer,
     sampler: str | Sampler,
@@ -120,9 +171,9 @@ def make_plan(
     checks.whole_number("seed", seed, least=None)
     checks.choice("rounding", rounding or ROUNDINGS[0], ROUNDINGS)
     checks.choice("duplicates", duplicates, DUPLICATES)
-    scorer = _named(scorer, SCORERS, "scorer", Scorer)
+    asked, scorer = scorer, _named(scorer, SCORERS, "scorer", Scorer)
     is_named = not isinstance(sampler, Sampler)
-    sampler = _named(scorer.own_sampler if sampler == "auto" else sampler, SAMPLERS, "sampler", Sampler, NOT_HERE)
+    sampler = _named(own_sampler(asked) if sampler == "auto" else sampler, SAMPLERS, "sampler", Sampler, NOT_HERE)
     if sampler.name in NOT_HERE:
         raise InputError(f"{type(sampler).__name__} can be used in a run only, not here; pass another sampler")
     if is_named or rounding is not None:
@@ -162,7 +213,10 @@ def _named(choice: Any, known: Mapping[str, Any], what: str, kind: type, without
 @contextmanager
 def _store(folder: str | Path | None) -> Iterator[Store]:
     if folder is not None:
-        yield Store(Path(folder))
+        yield Store(Path(folder), fix="pass store=<another folder>")
         return
-    with tempfile.TemporaryDirectory(prefix="prunetune-") as temporary:
-        yield Store(Path(temporary))
+    fix = "pass store=<folder>"
+    with ExitStack() as stack:
+        with explained("a temporary folder", fix):
+            temporary = stack.enter_context(scratch_folder())
+        yield Store(temporary, fix)

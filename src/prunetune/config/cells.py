@@ -18,6 +18,7 @@ from prunetune.config.explain import explain
 from prunetune.config.identity import recorded
 from prunetune.config.names import Names, resolve_names, run_folder
 from prunetune.config.parse import ImageRun, parse_image_run
+from prunetune.config.words import check_choices
 
 PLURALS = ("methods", "ratios", "seeds")
 SINGULARS = ("method", "ratio", "seed")
@@ -113,6 +114,7 @@ def compose_cell(entry: str, overrides: tuple[str, ...]) -> DictConfig:
         InputError: the entry cannot be read or composed.
     """
     method, own = read_entry(entry)
+    check_choices(own)
     try:
         return compose("config", overrides=[*overrides, f"method={method}", *own])
     except (HydraException, OmegaConfBaseException) as error:

@@ -18,7 +18,8 @@ def explain(error: Exception) -> str:
     """
     if isinstance(error, MissingConfigException):
         return _missing(error)
-    text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    cause = "" if isinstance(error.__cause__, OSError) else error.__cause__  # The text of the error names it already.
+    text = " ".join(f"{error} {cause or ''}".split())
     removed = explanation(text)
     if removed:
         return removed

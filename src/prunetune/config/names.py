@@ -97,8 +97,8 @@ def group_name(group: DictConfig, fallback: str) -> str:
     """
     if not isinstance(group, Mapping):
         raise InputError(
-            f"expected the settings of a group, got {group!r}; another network that scores is chosen with "
-            "backbone@scoring_backbone=<name>, another language model with llm@scoring_llm=<name>"
+            f"expected the settings of a group, got {group!r}; to score with another network pass "
+            "backbone@scoring_backbone=<name>, with another language model llm@scoring_llm=<name>"
         )
     name = group.get("name")
     if name is None:

@@ -8,11 +8,11 @@ from torch import Tensor
 from prunetune.base.errors import InputError
 from prunetune.base.store import Store
 from prunetune.data.pool import Pool
-from prunetune.own import advise
-from prunetune.own.advise import Curve, PowerLaw
+from prunetune.own import learning_curve
 from prunetune.own.choose import Plan, check_plan, duplicates_of, read_signals
 from prunetune.own.data import OwnData
 from prunetune.own.keep import Keep
+from prunetune.own.learning_curve import Curve, PowerLaw
 from prunetune.own.read import ReadOptions
 from prunetune.runs.scores import compute_scores
 from prunetune.signals.tensors import TensorSignals
@@ -66,16 +66,17 @@ def advise_data(data: OwnData, plan: Plan, store: Store, options: ReadOptions) -
     if not data.is_labelled:
         raise InputError("advice is an accuracy by label, and these data have no labels")
     check_plan(data, Keep(fraction=1.0), plan)
-    advise.check(data.pool.labels)
+    learning_curve.check(data.pool.labels)
     data, signals = read_signals(data, plan, store, options)
     # Copies in both parts of a split would make the estimate too good.
     alone = duplicates_of(data, signals).alone(len(data.pool))
     features, labels = signals.features()[alone], data.pool.labels[alone]
-    curve = advise.learning_curve(features, labels, _selection(plan), plan.seed, device=signals.device)
-    return Advice(tuple(advise.verdict(curve, plan.scorer.name)), curve, advise.power_law(curve), len(alone), plan.method)
+    curve = learning_curve.learning_curve(features, labels, _selection(plan), plan.seed, device=signals.device)
+    sentences = tuple(learning_curve.verdict(curve, plan.scorer.name))
+    return Advice(sentences, curve, learning_curve.power_law(curve), len(alone), plan.method)
 
 
-def _selection(plan: Plan) -> advise.Select:
+def _selection(plan: Plan) -> learning_curve.Select:
     """Return the plan's method as a function of features [n, D], labels [n], a fraction and a seed."""
 
     def select(features: Tensor, labels: Tensor, fraction: float, seed: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What `prunetune prune` does, step by step."""
+"""What `prunetune prune` and `prunetune advise` do, step by step."""
 
 import logging
 import sys
@@ -12,6 +12,7 @@ from platformdirs import user_cache_path
 
 from prunetune.base.errors import InputError
 from prunetune.base.store import Store
+from prunetune.own.advice import advise_data
 from prunetune.own.choose import Chosen, Plan, choose
 from prunetune.own.data import OwnData
 from prunetune.own.files import write_files
@@ -77,6 +78,19 @@ def run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
         _print_paths(output.folder)
 
 
+def advise(source: Source, plan: Plan, store: Path | None) -> None:
+    """Print the advice for the data.
+
+    Raises:
+        InputError: the data cannot be read, or are too small for an estimate.
+    """
+    with _told():
+        data = source.read()
+        for line in data.described():
+            log.info("%s", line)
+        print(advise_data(data, plan, _store(store), source.options))
+
+
 def _run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
     folder = OutFolder(output.folder, output.asked)
     folder.check(source.place)
@@ -89,11 +103,16 @@ def _run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
     if folder.is_finished(data):
         log.info("finished before: the same command on the same data")
         return
-    store = output.store or user_cache_path("prunetune", appauthor=False)
-    log.info("features and scores are kept in %s", store)
-    chosen = choose(data, keep, plan, Store(store), source.options)
+    chosen = choose(data, keep, plan, _store(output.store), source.options)
     log.info("kept %d of %d by %s", len(chosen.subset), len(chosen.subset.pool), chosen.subset.method)
     folder.write(data, lambda partial: _write(chosen, partial, output.export))
+
+
+def _store(folder: Path | None) -> Store:
+    """Return the store in a folder, by default in the user's cache folder, and say where it is."""
+    folder = folder or user_cache_path("prunetune", appauthor=False)
+    log.info("features and scores are kept in %s", folder)
+    return Store(folder, "give --store another folder")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunetune.base.publish import write_text
 from prunetune.own.export import export
 from prunetune.own.subset import Subset
 from prunetune.runs.records import write_csv
@@ -24,7 +25,7 @@ def write_files(subset: Subset, folder: Path, form: str | None = None) -> None:
     """
     lines = list(described(subset))
     kept = [line for line in lines if line["kept"]]
-    (folder / "kept.txt").write_text("".join(f"{line['name']}\n" for line in kept), encoding="utf-8")
+    write_text(folder / "kept.txt", "".join(f"{line['name']}\n" for line in kept))
     for name, chosen in (("kept.csv", kept), ("all.csv", [*lines, *_left_out(subset)])):
         write_csv(folder / name, COLUMNS, ([_text(line[column]) for column in COLUMNS] for line in chosen))
     if form is not None:

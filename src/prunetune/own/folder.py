@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prunetune.base.disk import explained
 from prunetune.base.errors import InputError
 from prunetune.base.publish import aside, remove, write_json
 from prunetune.own.data import OwnData
@@ -68,17 +69,14 @@ class OutFolder:
         """
         partial = aside(self.path)
         try:
-            partial.mkdir(parents=True)
-            fill(partial)
-            sizes = {path.relative_to(partial).as_posix(): _size(path) for path in sorted(_walk(partial))}
-            write_json(partial / RECORD, {"asked": self.asked, "data": mark(data), "files": sizes})
-            if self.path.is_dir():
-                remove(self.path)
-            os.rename(partial, self.path)
-        except OSError as error:
-            raise InputError(
-                f"{self.path} could not be written ({error}); free some space or give {self.option} another folder"
-            ) from error
+            with explained(self.path, f"give {self.option} another folder"):
+                partial.mkdir(parents=True)
+                fill(partial)
+                sizes = {path.relative_to(partial).as_posix(): _size(path) for path in sorted(_walk(partial))}
+                write_json(partial / RECORD, {"asked": self.asked, "data": mark(data), "files": sizes})
+                if self.path.is_dir():
+                    remove(self.path)
+                os.rename(partial, self.path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from prunetune.base.errors import InputError
+from prunetune.base.publish import write_text
 from prunetune.data.images.decoded import Decoded
 from prunetune.own.files import class_percentiles
 from prunetune.own.subset import Subset
@@ -67,7 +68,7 @@ def write_page(
         loader=jinja2.PackageLoader("prunetune.own", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.get_template("report.html.jinja")
-    path.write_text(template.render(_content(subset, features, pixels, advice)), encoding="utf-8")
+    write_text(path, template.render(_content(subset, features, pixels, advice)))
 
 
 def _content(subset: Subset, features: Tensor, pixels: Decoded | None, advice: Sequence[str]) -> dict[str, Any]:

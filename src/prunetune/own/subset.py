@@ -120,7 +120,7 @@ class Subset:
         weights = [1] * len(self) if self.weights is None else self.weights.tolist()
         labels = self.pool.labels[self.order].tolist()
         rows = zip(self.positions.tolist(), self.sample_ids, labels, [f"{w:.17g}" for w in weights], strict=True)
-        write_csv(Path(path), ("position", "sample_id", "label", "weight"), rows)
+        write_csv(Path(path), ("position", "sample_id", "label", "weight"), rows, "pass another path")
 
     @cached_property
     def _kept_set(self) -> frozenset[int]:
@@ -151,18 +151,17 @@ class Subset:
             InputError: the folder has content, or the data have no images.
         """
         from prunetune.base import checks
+        from prunetune.base.disk import explained
         from prunetune.base.publish import TakenError, new_folder
         from prunetune.own.export import FORMS, export
 
         checks.choice("form", form, FORMS)
         folder = Path(folder)
         try:
-            with new_folder(folder) as partial:
+            with explained(folder, "give another folder"), new_folder(folder) as partial:
                 export(self, partial, form, "")
         except TakenError:
             raise InputError(f"{folder} has content already; give a new or empty folder") from None
-        except OSError as error:
-            raise InputError(f"{folder} could not be written ({error}); free some space or give another one") from error
         return folder
 
     def as_hf(self) -> Any:

@@ -50,6 +50,7 @@ class Sampler(ABC):
         checks.choice("sampler.rounding", self.rounding, ROUNDINGS)
         checks.choice("sampler.budgets", self.budgets, BUDGETS)
         checks.whole_number("sampler.min_per_class", self.min_per_class, least=0)
+        checks.fields("sampler", self)
 
     @property
     def needs_labels(self) -> bool:

@@ -51,6 +51,7 @@ class DLC(Scorer):
     def __post_init__(self) -> None:
         self._path(self.mask_modules or "all")
         self._kind()
+        super().__post_init__()
 
     @property
     def uses_seed(self) -> bool:

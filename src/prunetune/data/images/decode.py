@@ -215,7 +215,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
 def reason(error: Exception) -> str:
     """Return why an image cannot be read, without its path, since the message names the path already."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return "its content is no " + ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]}"
+        return "its content is not " + ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

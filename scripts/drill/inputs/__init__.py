@@ -1,0 +1,1 @@
+"""Hostile inputs: overrides, list files, score files, checkpoints, archives and images."""
