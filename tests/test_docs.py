@@ -24,7 +24,11 @@ from scripts.assets import doc_pages, run_diagram
 DOCS = ROOT / "docs"
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]}
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-INSTEAD = {"backbone=resnet18": "backbone=micro", 'backbone="resnet18"': 'backbone="micro"'}
+INSTEAD = {
+    "backbone=resnet18": "backbone=micro",
+    'backbone="resnet18"': 'backbone="micro"',
+    "--backbone resnet18": "--backbone micro",
+}
 NOT_RUN = {  # Maps the page and the first line of a block to the reason why it is not run here.
     "README.md: pip install -c constraints.txt -e .       # for instruction data: -e '.[instruct]'": "needs an index",
     "README.md: prunetune prepare dtd                             # download, check and arrange a data set": "a "

@@ -8,20 +8,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunetune.api import Subset, prune
+    from prunetune.api import Subset, advise, prune
     from prunetune.data.pool import Pool
     from prunetune.loop.recorder import Recorder
     from prunetune.loop.samplers import InfoBatchSampler, RS2Sampler
     from prunetune.networks.backbone import Backbone
+    from prunetune.own.read import ReadOptions
     from prunetune.samplers import FlexRand
     from prunetune.scorers import DLC
     from prunetune.signals.contract import Signals
     from prunetune.signals.tensors import TensorSignals
 
 _HOMES = {
+    "advise": "prunetune.api",
     "prune": "prunetune.api",
     "Subset": "prunetune.api",
     "Backbone": "prunetune.networks.backbone",
+    "ReadOptions": "prunetune.own.read",
     "Pool": "prunetune.data.pool",
     "Recorder": "prunetune.loop.recorder",
     "InfoBatchSampler": "prunetune.loop.samplers",
@@ -38,10 +41,12 @@ __all__ = [
     "InfoBatchSampler",
     "Pool",
     "RS2Sampler",
+    "ReadOptions",
     "Recorder",
     "Signals",
     "Subset",
     "TensorSignals",
+    "advise",
     "prune",
 ]
 

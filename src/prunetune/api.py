@@ -1,4 +1,4 @@
-"""The library's main function: `prune` prunes your own data in one call."""
+"""The library's main functions: `prune` prunes your own data in one call, `advise` says how much to keep."""
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping
@@ -17,6 +17,7 @@ from prunetune.config.named import SAMPLERS, SCORERS, own_sampler
 from prunetune.networks.backbone import Backbone
 from prunetune.networks.named import as_backbone
 from prunetune.own import keep as amounts
+from prunetune.own.advice import Advice, advise_data
 from prunetune.own.choose import DEFAULT_METHOD, NOT_HERE, Plan, choose, with_rounding
 from prunetune.own.data import OwnData
 from prunetune.own.read import ReadOptions, read, read_embeddings
@@ -26,7 +27,7 @@ from prunetune.samplers.budgets import ROUNDINGS
 from prunetune.scorers import Scorer
 from prunetune.signals.proxy import FULL_PROXY, LINEAR_PROBE, ProxyRecipe
 
-__all__ = ["SAMPLERS", "SCORERS", "Subset", "make_plan", "prune"]
+__all__ = ["SAMPLERS", "SCORERS", "Advice", "Subset", "advise", "make_plan", "prune"]
 DUPLICATES, ON_ERROR = ("one", "all"), ("stop", "skip")
 
 
@@ -100,6 +101,55 @@ def prune(
     own = _read(data, embeddings, labels, ids, options)
     with _store(store) as kept:
         return choose(own, amount, plan, kept, options).subset
+
+
+def advise(
+    data: Any = None,
+    backbone: str | Backbone | nn.Module = "resnet18",
+    seed: int = 0,
+    *,
+    embeddings: Any = None,
+    labels: Any = None,
+    ids: Any = None,
+    read_as: ReadOptions | None = None,
+    on_error: str = "stop",
+    store: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 64,
+) -> Advice:
+    """Estimate how much of your own data to keep, and whether the method matters.
+
+    One pass gives features. Then samples are held out again and again, the others are pruned to several fractions, and
+    linear probes on them are judged by those that were held out.
+
+    Args:
+        data: as for `prune`. It must have labels, at least two classes and five samples of each.
+        backbone: as for `prune`.
+        seed: of splits, draws and heads.
+        embeddings: as for `prune`.
+        labels: as for `prune`.
+        ids: as for `prune`.
+        read_as: as for `prune`.
+        on_error: as for `prune`.
+        store: as for `prune`.
+        device: as for `prune`.
+        precision: as for `prune`.
+        batch_size: as for `prune`.
+
+    Returns:
+        Sentences, the learning curve behind them and its power law; `print` shows all.
+
+    Raises:
+        InputError: the data are too small for an estimate, or cannot be read.
+    """
+    checks.choice("on_error", on_error, ON_ERROR)
+    options = dataclasses.replace(read_as or ReadOptions(), on_error=on_error)
+    plan = make_plan(DEFAULT_METHOD, "auto", backbone, seed)
+    plan = dataclasses.replace(plan, device=device, precision=precision, batch_size=batch_size)
+    own = _read(data, embeddings, labels, ids, options)
+    with _store(store) as kept:
+        return advise_data(own, plan, kept, options)
 
 
 def make_plan(

@@ -11,7 +11,7 @@ from prunetune.base import disk
 from prunetune.base.errors import InputError
 from prunetune.commands import hydra_words, listing, prepare, prune, results
 
-RUNS, DATA, RESULTS, ABOUT = "Runs", "Data", "Results", "About"
+OWN, RUNS, DATA, RESULTS, ABOUT = "Your own data", "Runs", "Data", "Results", "About"
 PROGRAM = "prunetune"
 
 app = typer.Typer(
@@ -42,7 +42,8 @@ def instruct(context: typer.Context) -> None:
     hydra_words.start(f"{PROGRAM} instruct", ["--config-name", "instruct", *context.args])
 
 
-app.command(rich_help_panel=DATA)(prune.prune)
+app.command(rich_help_panel=OWN)(prune.prune)
+app.command(rich_help_panel=OWN)(prune.advise)
 app.command(rich_help_panel=RUNS)(results.status)
 app.add_typer(prepare.app, name="prepare", rich_help_panel=DATA)
 app.command("list", rich_help_panel=DATA)(listing.show)

@@ -14,6 +14,8 @@ def command(name: str, value: str) -> str:
 
 def python(name: str, value: str) -> str:
     """Return an argument of `prune()`, such as `read_as=ReadOptions(label_column="kind")`."""
+    if name == "checkpoint":
+        return f'backbone=Backbone(model=..., checkpoint="{value}")'
     argument = f'{name}="{value}"'
     return argument if name in OF_PRUNE else f"read_as=ReadOptions({argument})"
 

@@ -1,10 +1,10 @@
-"""The command `prunetune prune`: choose which samples of your own data are kept."""
+"""The commands about your own data: `prunetune prune` and `prunetune advise`."""
 
 import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -147,12 +147,77 @@ def prune(
     amount = amounts.understood(keep, ratio, per_class, KEEP_WORDS)
     print(amount, file=sys.stderr, flush=True)  # This line comes first, since the imports below take seconds.
     from prunetune.api import make_plan
-    from prunetune.base import words
-    from prunetune.networks.named import as_backbone
     from prunetune.own import command
+
+    options = _reading(split, image_column, label_column, root, labels_from, no_exif, max_pixels, on_error, out)
+    network = _network(backbone, checkpoint)
+    plan = make_plan(scorer, sampler, network, seed, proxy=proxy, rounding=rounding, duplicates=duplicates)
+    plan = replace(plan, device=device, precision=precision, batch_size=batch_size)
+    asked = {name: str(value) for name, value in context.params.items() if name not in NOT_ASKED}
+    output = command.Output(out, asked, export, store, dry_run)
+    command.run(command.Source(data, embeddings, labels, ids, options), amount, plan, output)
+
+
+def advise(
+    data: Data = None,
+    backbone: Backbone = "resnet18",
+    checkpoint: Checkpoint = None,
+    seed: Seed = 0,
+    split: Split = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    root: Root = None,
+    labels_from: LabelsFrom = "auto",
+    embeddings: Embeddings = None,
+    labels: Labels = None,
+    ids: Ids = None,
+    no_exif: NoExif = False,
+    max_pixels: MaxPixels = None,
+    on_error: OnError = "stop",
+    store: StoreFolder = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_size: BatchSize = 64,
+) -> None:
+    """Estimate how much of your own data to keep: `prunetune advise my_photos`.
+
+    One pass of the network gives features. Then linear probes on parts of the data are judged by samples that were held
+    out, again and again. The estimate is about the default method and such a probe.
+    """
+    print("estimating the accuracy by fraction kept", file=sys.stderr, flush=True)
+    from prunetune.api import make_plan
+    from prunetune.own import command
+    from prunetune.own.choose import DEFAULT_METHOD
+
+    options = _reading(split, image_column, label_column, root, labels_from, no_exif, max_pixels, on_error, None)
+    plan = make_plan(DEFAULT_METHOD, "auto", _network(backbone, checkpoint), seed)
+    plan = replace(plan, device=device, precision=precision, batch_size=batch_size)
+    command.advise(command.Source(data, embeddings, labels, ids, options), plan, store)
+
+
+def _network(backbone: str, checkpoint: Path | None) -> Any:
+    from prunetune.networks.named import as_backbone
+
+    network = as_backbone(backbone)
+    return network if checkpoint is None else replace(network, checkpoint=str(checkpoint))
+
+
+def _reading(
+    split: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    root: Path | None,
+    labels_from: str,
+    no_exif: bool,
+    max_pixels: int | None,
+    on_error: str,
+    out: Path | None,
+) -> Any:
+    """Return the options of reading; the arguments are those of the commands."""
+    from prunetune.base import words
     from prunetune.own.read import ReadOptions
 
-    options = ReadOptions(
+    return ReadOptions(
         split=split,
         image_column=image_column,
         label_column=label_column,
@@ -164,11 +229,3 @@ def prune(
         words=words.command,
         **({} if max_pixels is None else {"max_pixels": max_pixels}),
     )
-    network = as_backbone(backbone)
-    if checkpoint is not None:
-        network = replace(network, checkpoint=str(checkpoint))
-    plan = make_plan(scorer, sampler, network, seed, proxy=proxy, rounding=rounding, duplicates=duplicates)
-    plan = replace(plan, device=device, precision=precision, batch_size=batch_size)
-    asked = {name: str(value) for name, value in context.params.items() if name not in NOT_ASKED}
-    output = command.Output(out, asked, export, store, dry_run)
-    command.run(command.Source(data, embeddings, labels, ids, options), amount, plan, output)

@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from prunetune.base import checks
+from prunetune.base import checks, hub
 from prunetune.base.errors import InputError, suggestion
 from prunetune.base.seeding import seeded
 from prunetune.networks import micro
@@ -20,6 +20,7 @@ from prunetune.networks.masking import MODULES
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MOST_PIXELS = 8192
 NUM_LAYERS = 4  # The method `forward_layers` reads this many layers.
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # The names under which timm looks for weights.
 PACKAGED = {"prunetune_micro": micro.WEIGHTS}  # The weights of these networks come with the package.
 
 
@@ -162,6 +163,18 @@ class Backbone:
         self._try(network)
         return network
 
+    def _check_reachable(self) -> None:
+        """Refuse a download that cannot succeed; the hub's client would retry for a minute before it says so."""
+        source = timm.models.get_pretrained_cfg(self.model)
+        if source is None or not source.hf_hub_id:
+            return
+        names = (source.hf_hub_filename,) if source.hf_hub_filename else HUB_FILES
+        if hub.cached_file(source.hf_hub_id, names) is None and not hub.is_reachable():
+            raise InputError(
+                f"the weights of {self.model} could not be fetched: the model hub does not answer, and they were not "
+                "downloaded before; connect to the internet, or pass backbone.checkpoint=<file>"
+            )
+
     def _check_published(self) -> None:
         """Refuse missing weights that nothing here fetches, and say where they are published."""
         if self.published_at and not (self.checkpoint and Path(self.checkpoint).expanduser().is_file()):
@@ -195,6 +208,8 @@ class Backbone:
             ) from None
 
     def _create(self, download: bool) -> nn.Module:
+        if download:
+            self._check_reachable()
         try:
             with seeded("backbone", self.model):
                 return timm.create_model(self.model, pretrained=download, num_classes=0, **(self.model_args or {}))

@@ -17,7 +17,7 @@ from prunetune.base.store import Store
 from prunetune.data.images.decoded import Decoded
 from prunetune.data.images.transforms import CROP_SHARE
 from prunetune.data.pool import Pool
-from prunetune.networks.backbone import Backbone
+from prunetune.networks.backbone import Backbone, Network
 from prunetune.networks.named import as_network
 from prunetune.own.data import OwnData
 from prunetune.own.duplicates import Duplicates, FeaturesOf, find_duplicates, identical_rows, prints_of
@@ -142,7 +142,7 @@ def read_signals(data: OwnData, plan: Plan, store: Store, options: ReadOptions) 
     """
     if data.features is not None:
         return data, TensorSignals(data.features, pool=data.pool)
-    network = as_network(plan.backbone)
+    network = _network(plan, options)
     device = resolve_device(plan.device)
     embedding = Embedding(
         network,
@@ -157,6 +157,16 @@ def read_signals(data: OwnData, plan: Plan, store: Store, options: ReadOptions) 
     # Items of a data set are read when the first of them is asked for.
     data, _ = with_readable(data, options, store, lambda own: embedding.decoded(own.pool).decode(0))
     return data, NetworkSignals(data.pool, embedding, plan.proxy)
+
+
+def _network(plan: Plan, options: ReadOptions) -> Network:
+    """Return the network, or say in the words of the door how to bring weights."""
+    try:
+        return as_network(plan.backbone)
+    except InputError as error:
+        raise InputError(
+            str(error).replace("backbone.checkpoint=<file>", options.words("checkpoint", "FILE"))
+        ) from None
 
 
 def score(signals: Signals, positions: Tensor, plan: Plan) -> Scored:

@@ -1,8 +1,9 @@
-"""What `prunetune prune` does, step by step."""
+"""What `prunetune prune` and `prunetune advise` do, step by step."""
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from platformdirs import user_cache_path
 
 from prunetune.base.errors import InputError
 from prunetune.base.store import Store
+from prunetune.own.advice import advise_data
 from prunetune.own.choose import Chosen, Plan, choose
 from prunetune.own.data import OwnData
 from prunetune.own.files import write_files
@@ -70,7 +72,26 @@ def run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
     Raises:
         InputError: the input is wrong; `--out` is then unchanged.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    with _told():
+        _run(source, keep, plan, output)
+    if not output.is_dry:
+        _print_paths(output.folder)
+
+
+def advise(source: Source, plan: Plan, store: Path | None) -> None:
+    """Print the advice for the data.
+
+    Raises:
+        InputError: the data cannot be read, or are too small for an estimate.
+    """
+    with _told():
+        data = source.read()
+        for line in data.described():
+            log.info("%s", line)
+        print(advise_data(data, plan, _store(store), source.options))
+
+
+def _run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
     folder = OutFolder(output.folder, output.asked)
     folder.check(source.place)
     data = source.read()
@@ -81,13 +102,31 @@ def run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
         return
     if folder.is_finished(data):
         log.info("finished before: the same command on the same data")
-    else:
-        store = output.store or user_cache_path("prunetune", appauthor=False)
-        log.info("features and scores are kept in %s", store)
-        chosen = choose(data, keep, plan, Store(store, "give --store another folder"), source.options)
-        log.info("kept %d of %d by %s", len(chosen.subset), len(chosen.subset.pool), chosen.subset.method)
-        folder.write(data, lambda partial: _write(chosen, partial, output.export))
-    _print_paths(output.folder)
+        return
+    chosen = choose(data, keep, plan, _store(output.store), source.options)
+    log.info("kept %d of %d by %s", len(chosen.subset), len(chosen.subset.pool), chosen.subset.method)
+    folder.write(data, lambda partial: _write(chosen, partial, output.export))
+
+
+def _store(folder: Path | None) -> Store:
+    """Return the store in a folder, by default in the user's cache folder, and say where it is."""
+    folder = folder or user_cache_path("prunetune", appauthor=False)
+    log.info("features and scores are kept in %s", folder)
+    return Store(folder, "give --store another folder")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Show the messages of the package on standard error, as plain lines."""
+    package, handler = logging.getLogger("prunetune"), logging.StreamHandler(sys.stderr)
+    level = package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
 
 
 def _write(chosen: Chosen, folder: Path, form: str | None) -> None:
