@@ -120,7 +120,7 @@ def test_the_store_is_kept_between_calls_if_a_folder_is_given(tmp_path, textures
 
 
 def test_nothing_is_left_without_a_store(textures, tmp_path, monkeypatch):
-    monkeypatch.setattr(api.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     prune(textures, 0.2, "random", **PLAIN)
     assert list(tmp_path.iterdir()) == []
 

@@ -323,7 +323,7 @@ def test_an_image_under_the_label_of_another_class_is_harder_than_the_median_of_
         ({"pooling": "max"}, "backbone, token_collapse"),
         ({"transform": "training"}, "evaluation, training_on_train"),
         ({"mask_modules": "norm"}, "conv2d, linear, all"),
-        ({"levels": 0}, "at least 1"),
+        ({"levels": 0}, r"must be a whole number in 1\.\."),
     ],
 )
 def test_a_setting_that_dlc_does_not_know_is_refused_when_it_is_made(settings, message):

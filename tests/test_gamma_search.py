@@ -118,7 +118,7 @@ def test_cut_offs_that_leave_the_budget_are_candidates_the_smallest_first(ratio,
 
 @pytest.mark.parametrize("betas", [(), (1.0,), (-0.1, 0.2)])
 def test_cut_offs_outside_the_unit_interval_are_refused(betas):
-    with pytest.raises(InputError, match=r"gamma_search\.betas must be fractions in \[0, 1\)"):
+    with pytest.raises(InputError, match=r"gamma_search\.betas must be a list of fractions in \[0, 1\)"):
         Search(betas=betas)
 
 
@@ -295,10 +295,10 @@ def test_a_search_is_repeatable_and_depends_on_the_seed():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"repeats": 0}, "repeats >= 1"),
-        ({"held_out": 0}, r"held_out in \(0, 1\)"),
-        ({"held_out": 1}, r"held_out in \(0, 1\)"),
-        ({"views": -1}, "views >= 0"),
+        ({"repeats": 0}, "repeats must be a whole number of at least 1"),
+        ({"held_out": 0}, r"held_out must be in \(0, 1\)"),
+        ({"held_out": 1}, r"held_out must be in \(0, 1\)"),
+        ({"views": -1}, "views must be a whole number of at least 0"),
         ({"grid": ()}, r"gammas in \(0, 1\), got \[\]"),
         ({"grid": (0.5, 1)}, r"gammas in \(0, 1\)"),
     ],

@@ -158,7 +158,7 @@ def test_the_networks_of_a_path_give_different_features():
         # The last fraction is 5 * 0.2 = 1.
         ({"schedule": "linear", "levels": 6, "step": 0.2}, "must keep some weights"),
         ({"schedule": "linear", "levels": 50, "step": 0.02, "include_unmasked": False}, "must keep some weights"),
-        ({"levels": 0}, "at least 1"),
+        ({"levels": 0}, r"must be a whole number in 1\.\."),
         ({"levels": 2.5}, "whole number"),
         ({"step": 0}, r"must be in \(0, 1\]"),
         ({"step": 1.5}, r"must be in \(0, 1\]"),

@@ -187,6 +187,12 @@ def test_images_that_cannot_be_read_stop_the_command_or_are_left_out(store, tmp_
     assert done.returncode == 0, done.stderr
     assert len(kept_rows(tmp_path / "out")) == 6
     assert "bark/bad.jpg" in (tmp_path / "out" / "all.csv").read_text()
+    [remembered] = store.glob("unreadable/*/failures.json")
+    remembered.write_text(remembered.read_text().replace("0", "1", 1))
+    again = command(photos, "--keep", "4", "--on-error", "skip", store=store, out=tmp_path / "out")
+    assert again.returncode == 0, again.stderr
+    assert "is damaged (failures.json" in again.stderr
+    assert "2 of 14 images cannot be read and are left out" in again.stderr
 
 
 def test_images_without_labels_are_pruned_as_one_class(store, tmp_path):

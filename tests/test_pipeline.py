@@ -338,7 +338,7 @@ def test_a_loss_that_is_not_finite_gives_a_one_line_error_and_no_result(results)
         ("batch_size=0", "batch_size .* at least 1"),
         ("images.short_side=0", "short_side is in pixels and must be a whole number in 1..8192 or null, got 0"),
         ("wandb=ofline", r"wandb must be one of .* Did you mean 'offline'"),
-        ("device=gpu", "device must be auto, cpu or cuda"),
+        ("device=gpu", "device must be auto, cpu, cuda or mps"),
         ("precision=fp16", "precision must be auto, fp32 or bf16"),
         ("scorer.levels=0", "levels is the number of masked networks"),
         ("finetune.epochs=0", "finetune.epochs must be a whole number of at least 1, got 0"),

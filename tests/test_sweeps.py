@@ -441,6 +441,8 @@ def text_states(results, *overrides):
 def finish(cell, cfg):
     """Leave the result that this configuration would leave."""
     cell.out_dir.mkdir(parents=True)
+    for name in ("subset.csv", "history.csv"):
+        (cell.out_dir / name).write_text("")
     (cell.out_dir / "result.json").write_text(json.dumps({"kind": "text", "config": text_recorded(cfg)}))
 
 

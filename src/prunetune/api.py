@@ -174,7 +174,7 @@ def make_plan(
     asked, scorer = scorer, _named(scorer, SCORERS, "scorer", Scorer)
     is_named = not isinstance(sampler, Sampler)
     sampler = _named(own_sampler(asked) if sampler == "auto" else sampler, SAMPLERS, "sampler", Sampler, NOT_HERE)
-    if sampler.name in NOT_HERE:
+    if getattr(sampler, "name", None) in NOT_HERE:
         raise InputError(f"{type(sampler).__name__} can be used in a run only, not here; pass another sampler")
     if is_named or rounding is not None:
         sampler = with_rounding(sampler, rounding or "largest_remainder")

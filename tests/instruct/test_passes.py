@@ -145,7 +145,7 @@ def test_one_process_can_finish_what_two_processes_began(tmp_path):
 
 def test_a_folder_that_cannot_be_written_gives_a_one_line_error(tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(InputError, match="cannot be written .* pass results_dir=<folder>"):
+    with pytest.raises(InputError, match="could not be written .* pass results_dir=<folder>"):
         run(tmp_path / "taken", Recorder())
 
 

@@ -370,7 +370,7 @@ def test_scores_of_a_file_are_found_by_sample_id(tmp_path, suffix):
             [{"id": row["sample_id"], "score": row["score"]} for row in ROWS],
             "needs the columns sample_id and score, has id, score",
         ),
-        ([{**row, "score": "high"} for row in ROWS], "the score in row 1 must be a number, got 'high'"),
+        ([{**row, "score": "high"} for row in ROWS], "row 1 has no number as its score, but 'high'"),
     ],
 )
 def test_a_wrong_file_of_scores_gives_a_one_line_error(tmp_path, suffix, rows, message):

@@ -70,7 +70,7 @@ class Plan:
     @property
     def method(self) -> str:
         """What is run, in words."""
-        return f"{self.scorer.name} with {self.sampler.name}"
+        return f"{_name(self.scorer)} with {_name(self.sampler)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,15 +123,20 @@ def choose(data: OwnData, keep: Keep, plan: Plan, store: Store, options: ReadOpt
 
 def check_plan(data: OwnData, keep: Keep, plan: Plan) -> None:
     """Refuse what cannot be done, before anything is computed."""
-    if plan.sampler.name in NOT_HERE:
-        raise InputError(f"the sampler {plan.sampler.name} chooses during a training; use another one here")
+    if _name(plan.sampler) in NOT_HERE:
+        raise InputError(f"the sampler {_name(plan.sampler)} chooses during a training; use another one here")
     keep.budgets(data.pool.labels, plan.rounding)
-    needs = [part.name for part in (plan.scorer, plan.sampler) if part.needs_labels]
+    needs = [_name(part) for part in (plan.scorer, plan.sampler) if part.needs_labels]
     if needs and not data.is_labelled:
         raise InputError(
             f"{needs[0]} reads labels, and these data have none; give labels, or use a method without: herding, "
             "k_center, facility_location, random"
         )
+
+
+def _name(part: Scorer | Sampler) -> str:
+    """Return the name of a scorer or sampler; a user's own class may have none."""
+    return getattr(part, "name", type(part).__name__)
 
 
 def read_signals(data: OwnData, plan: Plan, store: Store, options: ReadOptions) -> tuple[OwnData, Signals]:

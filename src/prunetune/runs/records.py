@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 # Two runs of the same configuration on the CPU of the same machine differ only in these keys of result.json.
 VOLATILE = frozenset(
     ["decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds"]
-    + ["probes_together", "peak_memory_bytes", "score_peak_memory_bytes", "device", "commit", "versions"]
+    + ["probes_together", "peak_memory_bytes", "score_peak_memory_bytes", "device", "commit", "versions", "file_hashes"]
 )
 HASHES = "file_hashes"  # In result.json, this key maps the names of the run's CSV files to their hashes.
 CSV_FILES = ("subset.csv", "predictions.csv", "history.csv")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.images.own import EncodedImages
 from prunetune.data.images.rule import DecodeRule
@@ -65,8 +66,8 @@ class HFImages(Dataset):
     exif: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.test_fraction < 1:
-            raise InputError(f"dataset.test_fraction must be between 0 and 1, both excluded; got {self.test_fraction}")
+        super().__post_init__()
+        checks.number("dataset.test_fraction", self.test_fraction, "(0, 1)")
 
     @property
     def resolved_name(self) -> str:

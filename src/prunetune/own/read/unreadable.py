@@ -76,7 +76,7 @@ def _remembered(data: OwnData, options: ReadOptions, store: Store) -> dict[int, 
     if options.on_error != "skip":
         return {}
     place = store.place("unreadable", data.pool.name, _key(data, options))
-    if not place.is_dir():
+    if not store.is_sound(place):
         return {}
     found = json.loads((place / "failures.json").read_text(encoding="utf-8"))
     return {int(position): reason for position, reason in found.items()}
