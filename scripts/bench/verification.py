@@ -4,9 +4,9 @@ python -m scripts.bench.verification [--data <folder with data/ and weights/>] [
 
 A cold run starts with an empty store. A warm run finds decoded images, features and views in the store; it computes
 scores, a subset at ratio 0.1 and a linear probe. Before a warm run the times of all stored files are set, so that
-nothing counts as verified earlier in the process. All seconds are CPU seconds of the process, which other programs
-change little. The system has the files in memory, with and without verification, so that the time to read them from a
-disk is not in the numbers. The script writes verification.md and verification.csv.
+nothing counts as verified earlier in the process. All seconds are CPU seconds of the process, which other programs do
+not change much. The system has the files in memory, with and without verification, so that the time to read them from
+a disk is not in the numbers. The script writes verification.md and verification.csv.
 """
 
 import json
@@ -28,7 +28,7 @@ from prunetune.runs import image_run
 from scripts.bench import benchmarks
 from scripts.bench.benchmarks import Column, Row
 
-METHODS = ("herding", "dlc_topk")  # The first reads features alone; the second runs masked networks over the images.
+METHODS = ("herding", "dlc_topk")  # The first reads features alone, the second runs masked networks over all images.
 SHORT = ["ratio=0.1", "finetune.views=4", "wandb=disabled", "precision=fp32"]
 TINY = ["dataset.num_pool=100", "dataset.num_test=100", "method=herding"]
 SMALL_INPUT = "backbone.input_size=112"  # Of real images, so that runs are short and the share is rather too large.
