@@ -104,12 +104,17 @@ bench: $(VENV)/.base  ## speed as ratios against named alternatives; DATA=<folde
 	$(PY) -m scripts.bench.growth --repeats $(REPEATS)
 	$(PY) -m scripts.bench.probe_grid $(REAL) --repeats $(REPEATS) --views 8 1
 	$(PY) -m scripts.bench.finetune $(REAL) --repeats $(REPEATS)
+	$(PY) -m scripts.bench.verification $(REAL) --repeats $(REPEATS)
 
 bench-scale: $(VENV)/.base  ## time and memory of scorers and samplers up to a million images; hours
 	$(PY) -m scripts.bench.scale
 
-parity: $(VENV)/.base  ## our published variants against a checkout: DEEPCORE=<folder of PatrickZH/DeepCore>
-	$(PY) -m scripts.parity.deepcore --deepcore $(DEEPCORE)
+$(VENV)/.parity: $(VENV)/.base
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[parity]' && touch $@
+
+parity: $(VENV)/.parity  ## our methods against the code of their authors: PEERS=<folder of checkouts, named in docs/parity.md>
+	@test -n "$(PEERS)" || { echo "error: pass PEERS=<folder of checkouts>; docs/parity.md names them"; exit 2; }
+	$(PY) -m scripts.parity.peers --peers $(PEERS)
 
 $(VENV)/.docs: $(VENV)/.dev
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev,instruct,docs]' && touch $@

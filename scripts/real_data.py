@@ -48,4 +48,4 @@ def backbones(data: Path) -> dict[str, list[str]]:
 def check_folder(data: Path) -> None:
     """Exit with an error if the folder does not have the expected subfolders."""
     if not (data / "data").is_dir() or not (data / "weights").is_dir():
-        sys.exit(f"error: {data} should be a folder with data/ and weights/; pass --data=<folder>")
+        sys.exit(f"error: {data} must be a folder with data/ and weights/; pass --data=<folder>")

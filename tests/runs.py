@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import ctypes
 import importlib
 import io
 import json
@@ -26,6 +27,8 @@ TEXTURES = ["dataset=textures", "dataset.num_pool=100", "dataset.num_test=100", 
 QUICK = ["finetune.epochs=3", "finetune.views=1", "wandb=disabled", "precision=fp32"]
 IMAGE_RUNS = ("prunetune.config.cells", "prunetune.runs.grid", "prunetune.runs.image_run")
 SMALL = [*TEXTURES, *MICRO, *QUICK]
+# Each number is within its range. Together they multiply the weights by about -1e6 in every step.
+DIVERGING = ["finetune.learning_rate=1000", "finetune.weight_decay=1000", "finetune.epochs=20"]
 
 
 def compose_here(results: Path, *overrides: str, config: str = "config") -> Any:
@@ -110,7 +113,7 @@ def run_command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[
 
 
 def prunetune_here(*words: str) -> SimpleNamespace:
-    """Give the command line `prunetune <words>` in this process; return returncode, stdout and stderr."""
+    """Run the command line `prunetune <words>` in this process; return returncode, stdout and stderr."""
     from prunetune import cli
 
     out, errors = io.StringIO(), io.StringIO()
@@ -136,15 +139,29 @@ def run_commands(
 ) -> list[SimpleNamespace]:
     """Run `python run.py <arguments>` for every job and return returncode, stdout and stderr of each.
 
-    A job is {"arguments": [...], "as_command": whether the arguments are those of `prunetune` instead}. One process
-    imports everything and forks once per job; nothing has been computed in it by then, so that a fork is what a fresh
-    start would be.
+    A job is {"arguments": [...], "as_command": whether the arguments are those of `prunetune` instead, "environment":
+    variables or None, "modes": {path: mode} to set first; the job then obeys modes even if it belongs to root}. One
+    process imports everything and forks once for each job. It computes nothing before, so a fork behaves like a newly
+    started process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plan = folder / "jobs.json"
     plan.write_text(json.dumps({"jobs": jobs, "together": together, "imports": imports}))
     subprocess.run([sys.executable, __file__, str(plan)], check=True, timeout=600, cwd=folder, env=ONE_THREAD)
     return [SimpleNamespace(**outcome) for outcome in json.loads((folder / "outcomes.json").read_text())]
+
+
+def obey_modes() -> None:
+    """Let this process obey the modes of files, also if it belongs to root: Linux lets root give up that right."""
+    if os.geteuid() != 0:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()  # Version 3, this process.
+    libc.capget(header, sets)
+    for place in range(3):  # The low halves of the effective, permitted and inheritable rights.
+        sets[place] &= ~0b1110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_FOWNER.
+    if libc.capset(header, sets) != 0:
+        raise OSError(ctypes.get_errno(), "root's rights cannot be given up")
 
 
 def _main(plan: Path) -> None:
@@ -162,13 +179,18 @@ def _main(plan: Path) -> None:
 
 
 def _start(folder: Path, number: int, job: dict[str, Any]) -> int:
+    for path, mode in job.get("modes", {}).items():
+        os.chmod(path, mode)
     pid = os.fork()
     if pid:
         return pid
     for stream, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / f"{number}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    os.environ.update(job.get("environment") or {})
     code = 0
     try:
+        if "modes" in job:
+            obey_modes()
         if job.get("as_command"):
             sys.argv = ["prunetune", *job["arguments"]]
             runpy.run_module("prunetune", run_name="__main__", alter_sys=False)

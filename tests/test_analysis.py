@@ -10,6 +10,7 @@ from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor
 
 from prunetune.base.errors import InputError
+from prunetune.base.store import Store
 from prunetune.report import analyses, score_analysis
 from runs import SMALL, grid_here
 
@@ -119,7 +120,7 @@ def test_the_kernel_never_holds_all_pairs(monkeypatch: pytest.MonkeyPatch) -> No
     assert sizes == [16, 16, 16, 2, 16, 4]
 
 
-def test_the_whole_pool_is_at_no_distance_and_no_image_at_none() -> None:
+def test_the_whole_pool_has_distance_zero_and_an_empty_subset_is_refused() -> None:
     kernel = score_analysis.PoolKernel.of(torch.randn(9, 3))
     assert kernel.mmd(torch.arange(9)) == 0
     with pytest.raises(InputError, match="the subset has no images"):
@@ -131,7 +132,7 @@ METHODS = "methods=[dlc,dlc_topk,random,cle,herding,dlc_random]"
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs on the embedded textures, with a proxy of the whole network."""
+    """Return the results folder of runs on the embedded textures, whose proxy trains the whole network."""
     results = tmp_path_factory.mktemp("finished")
     grid_here(results, *SMALL, METHODS, "ratios=[0.2,0.6]", "seeds=[0,1]", "proxy.epochs=3", "gamma_search.repeats=1")
     return results
@@ -139,7 +140,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def analysed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The four files of these runs."""
+    """Return the folder with the four files of the analysis of these runs."""
     out = tmp_path_factory.mktemp("analysed")
     analyses.analyse(finished, None, None, out)
     return out
@@ -147,7 +148,7 @@ def analysed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
-    """The same runs, free to be damaged."""
+    """Return a copy of these runs, which a test may damage."""
     return Path(shutil.copytree(finished, tmp_path / "results"))
 
 
@@ -222,7 +223,7 @@ def test_nothing_is_trained_or_embedded(copied: Path, tmp_path: Path, capsys: py
     assert set(table(tmp_path / "out", "mmd")["features"]) == {"pretrained"}
 
 
-def test_what_is_gone_or_damaged_costs_one_line_each(
+def test_each_missing_or_damaged_file_is_reported_in_one_line(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (_dlc_folder(copied) / "losses.npy").unlink()
@@ -249,7 +250,7 @@ def test_other_images_than_those_of_the_run_are_refused(
     assert (tmp_path / "out" / "rank_correlation.csv").exists()
 
 
-def test_a_run_of_an_earlier_version_costs_its_distances_alone(
+def test_of_a_run_of_an_earlier_version_only_the_distances_are_missing(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     for path in (copied / "runs").rglob("result.json"):
@@ -289,15 +290,19 @@ def test_runs_of_another_network_under_the_same_name_are_left_out(
     assert set(rows["seed"]) == {1}
 
 
-def test_one_name_for_two_scores_is_said_and_not_averaged(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_two_scores_of_one_name_are_reported_and_not_averaged(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     target = {"_target_": "prunetune.scorers.LCOptimisation", "name": "lc_optimisation", "uses_proxy": True}
     dlc, full = {"_target_": "prunetune.scorers.DLC", "name": "dlc"}, {"trained": "all", "initial": "pretrained"}
     runs = [_run("dlc", "default", {**dlc, "levels": levels}, None) for levels in (3, 5)]
     runs.append(_run("lc_optimisation", "default", target, full))
     for number, (run, scores) in enumerate(zip(runs, ([1, 2, 3], [3, 2, 1], [1, 2, 3]), strict=True)):
-        run.row["scores_path"] = f"{number}.csv"
         rows = pd.DataFrame({"position": range(3), "sample_id": ["a", "b", "c"], "label": 0, "score": scores})
-        rows.to_csv(tmp_path / f"{number}.csv", index=False)
+
+        def make(folder: Path, rows: pd.DataFrame = rows) -> dict:
+            rows.to_csv(folder / "scores.csv", index=False)
+            return {"seconds": 1.0}
+
+        run.row["scores_path"] = str(Store(tmp_path).entry("scores", "x", {"number": number}, make) / "scores.csv")
     rows = list(analyses.rank_correlation(runs, tmp_path))
     assert [row["class_mean"] for row in rows] == pytest.approx([1])
     told = capsys.readouterr().err
@@ -328,7 +333,7 @@ def test_a_misspelt_data_set_gets_a_suggestion(finished: Path, tmp_path: Path) -
         analyses.analyse(finished, "texture", None, tmp_path)
 
 
-def test_without_runs_there_is_one_line(tmp_path: Path) -> None:
+def test_without_runs_there_is_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no finished runs below"):
         analyses.analyse(tmp_path, None, None, tmp_path)
 

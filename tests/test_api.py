@@ -14,10 +14,11 @@ from prunetune import DLC, Backbone, FlexRand, Pool, api, prune
 from prunetune.base.errors import InputError
 from prunetune.base.store import Store
 from prunetune.data.readers.textures import Textures
+from prunetune.own.read import read
 from prunetune.samplers import RS2, TopK
 from prunetune.scorers import Scorer
 from prunetune.signals.tensors import TensorSignals
-from runs import MICRO, QUICK, run_here
+from runs import MICRO, QUICK, read_rows, run_here
 
 MICRO_NETWORK = Backbone(model="prunetune_micro", pretrained=False, input_size=16, mask_modules="conv2d")
 TENSORS = Pool("made", torch.arange(6) % 2, tuple("abcdef"), ("train",) * 6, ("x", "y"))
@@ -48,21 +49,32 @@ class Listed:
         return image, self.targets[index]
 
 
-def test_a_folder_gives_the_commands_subset_byte_for_byte(tmp_path):
+def test_a_folder_with_a_runs_hold_out_gives_the_subset_of_the_run(tmp_path):
     made = make_image_folder(tmp_path / "photos", {"bark": 12, "moss": 9, "sand": 5})
     run = run_here(
         tmp_path, "dataset=image_folder", f"dataset.root={made}", *MICRO, *QUICK, "ratio=0.4", "seed=3", "until=prune"
     )
-    subset = prune(made, 0.4, "dlc", "flexrand", MICRO_NETWORK, seed=3, precision="fp32")
+    as_a_run = {"seed": 3, "rounding": "half_even", "hold_out": 0.2, "duplicates": "all"}
+    subset = prune(made, 0.4, "dlc", "flexrand", MICRO_NETWORK, precision="fp32", **as_a_run)
     subset.to_csv(tmp_path / "ours.csv")
-    assert (tmp_path / "ours.csv").read_bytes() == (run / "subset.csv").read_bytes()
-    assert list(subset.sample_ids) == [subset.pool.sample_ids[i] for i in subset.positions]
-    assert subset.scores.dtype == torch.float64
-    assert len(subset.scores) == len(subset.pool)
-    assert prune(str(made), 0.4, seed=3, **PLAIN).positions.tolist() == subset.positions.tolist()
+    ours, of_run = read_rows(tmp_path / "ours.csv"), read_rows(run / "subset.csv")
+    # A run counts positions in its pool, and `prune` in the folder as the user knows it.
+    assert [{**row, "position": ""} for row in ours] == [{**row, "position": ""} for row in of_run]
+    everything = sorted(path.relative_to(made).as_posix() for path in made.rglob("*.jpg"))
+    assert list(subset.sample_ids) == [everything[int(row["position"])] for row in ours]
+    assert (subset.scores.dtype, len(subset.scores)) == (torch.float64, len(everything))
+    assert int(subset.scores.isfinite().sum()) == len(subset.pool)
+    assert prune(str(made), 0.4, "dlc", **as_a_run, **PLAIN).positions.tolist() == subset.positions.tolist()
 
 
-def test_numbers_from_numpy_draw_as_pythons_do(textures):
+@pytest.mark.parametrize(("scorer", "own"), [("moderate", "window"), ("dlc_released", "flexrand_released")])
+def test_a_name_brings_its_published_selection_rule(textures, scorer, own):
+    kept = prune(textures, 0.3, scorer, **PLAIN)
+    assert kept.sample_ids == prune(textures, 0.3, scorer, own, **PLAIN).sample_ids
+    assert kept.sample_ids != prune(textures, 0.3, scorer, "topk", **PLAIN).sample_ids
+
+
+def test_numpy_numbers_give_the_same_draws_as_python_numbers(textures):
     plain = prune(textures, 0.2, "random", seed=1, **PLAIN)
     assert prune(textures, np.float64(0.2), "random", seed=np.int64(1), **PLAIN).sample_ids == plain.sample_ids
 
@@ -89,13 +101,13 @@ def test_labels_are_read_from_the_items_where_there_are_no_targets(textures):
         def __getitem__(self, index):
             return self.pool.images.decode(self.order[index]), self.labels[index]
 
-    pool = api.as_pool(Plain(textures))
+    pool = read(Plain(textures)).pool
     assert pool.class_counts.tolist() == textures.class_counts.tolist()
     assert pool.classes == tuple("0123456789")
 
 
 def test_a_subset_fits_only_a_data_set_of_its_pools_length(textures):
-    with pytest.raises(InputError, match="should have the pool's 100 items, has 3"):
+    with pytest.raises(InputError, match="should have the 100 items, has 3"):
         prune(textures, 0.2, "random", **PLAIN).as_torch([1, 2, 3])
 
 
@@ -108,7 +120,7 @@ def test_the_store_is_kept_between_calls_if_a_folder_is_given(tmp_path, textures
 
 
 def test_nothing_is_left_without_a_store(textures, tmp_path, monkeypatch):
-    monkeypatch.setattr(api.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     prune(textures, 0.2, "random", **PLAIN)
     assert list(tmp_path.iterdir()) == []
 
@@ -116,11 +128,11 @@ def test_nothing_is_left_without_a_store(textures, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"ratio": 20}, r"ratio is the fraction kept and must be in \(0, 1\], got 20"),
+        ({"ratio": 20}, "ratio as a fraction must be above 0 % and at most 100 %, got 20"),
         ({"scorer": "dcl"}, r"no scorer 'dcl'.*Did you mean 'dlc'"),
         ({"sampler": "flexrnd"}, r"no sampler 'flexrnd'.*Did you mean 'flexrand'"),
         ({"backbone": "resnet81"}, "timm has no model 'resnet81'"),
-        ({"device": "gpu"}, "device must be auto, cpu or cuda"),
+        ({"device": "gpu"}, "device must be auto, cpu, cuda or mps, got 'gpu'"),
         ({"precision": "half"}, "precision must be auto, fp32 or bf16"),
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
         ({"seed": None}, "seed must be a whole number, got None"),
@@ -129,24 +141,29 @@ def test_nothing_is_left_without_a_store(textures, tmp_path, monkeypatch):
         ({"sampler": RS2()}, "RS2 can be used in a run only"),
         ({"backbone": None}, "backbone must be a name or a Backbone, got None"),
         ({"scorer": "none", "sampler": "topk"}, "scorer none gives every image the same score"),
-        ({"data": TENSORS}, "the pool has no images; to score tensors, call"),
-        ({"data": 7}, "data must be a folder, a map-style dataset"),
+        ({"data": TENSORS}, "the pool has no images; give its features as embeddings"),
+        ({"data": 7}, "data must be a folder, a table, a list of"),
         ({"data": "nowhere"}, "nowhere"),
-        ({"data": [(torch.zeros(3, 4, 4), 0), (torch.zeros(3, 4, 4), 1)]}, r"item 0 should be a PIL image or a uint8"),
-        ({"data": [("text", 0), ("text", 1)]}, "item 0 should be a PIL image or a uint8 tensor.*is str"),
-        ({"data": [(None, "cat"), (None, "dog")]}, "labels must be whole numbers"),
-        ({"data": [(None, -1), (None, 0)]}, "labels must be in"),
-        ({"data": []}, "expected images, found none"),
+        ({"data": [(torch.zeros(3, 4, 4), 0), (torch.zeros(3, 4, 4), 1)]}, "should be a PIL image.*is torch.float32"),
+        ({"data": [("text", 0), ("text", 1)]}, "no such file"),
+        ({"data": [(None, "cat"), (None, "dog")]}, "should be a PIL image.*is NoneType"),
+        ({"data": [(np.zeros((8, 8, 3), np.uint8), -1)] * 2}, "has the label -1"),
+        ({"data": []}, "the list is empty"),
+        ({"keep": 0.2}, "exactly one of keep, ratio, per_class"),
+        ({"embeddings": np.ones((4, 2))}, "either data or embeddings"),
+        ({"ids": ["a"]}, "ids belong to embeddings"),
+        ({"on_error": "go"}, "on_error must be one of stop, skip, got 'go'"),
+        ({"duplicates": "two"}, "duplicates must be one of one, all, got 'two'"),
     ],
 )
-def test_bad_arguments_are_one_line(textures, arguments, message):
+def test_bad_arguments_give_a_one_line_error(textures, arguments, message):
     with pytest.raises(InputError, match=message) as caught:
         prune(**{"data": textures, "ratio": 0.2, **PLAIN, **arguments})
     assert "\n" not in str(caught.value)
 
 
 class Photos:
-    """Six images, grey of 16 bits or not, one of which may be damaged."""
+    """A data set of six grey images of 8 or 16 bits. One of them may be damaged."""
 
     targets = (0, 1) * 3
 
@@ -164,12 +181,12 @@ class Photos:
 
 
 def test_an_image_of_a_data_set_that_cannot_be_read_is_named():
-    with pytest.raises(InputError, match=r"item 4 is not a readable image \(image file is truncated\)"):
+    with pytest.raises(InputError, match=r"1 of 6 images cannot be read: .*4.* \(image file is truncated\)"):
         prune(Photos(np.uint8, damaged=4), 0.4, **{**PLAIN, "scorer": "dlc"})
 
 
 def test_images_of_16_bits_from_a_data_set_are_scaled_and_not_clipped():
-    wide, narrow = (api.as_pool(Photos(dtype)).images for dtype in (np.uint16, np.uint8))
+    wide, narrow = (read(Photos(dtype)).pool.images for dtype in (np.uint16, np.uint8))
     assert all(torch.equal(wide.decode(item), narrow.decode(item)) for item in range(6))
 
 
@@ -188,14 +205,14 @@ def test_tensors_that_do_not_fit_are_refused(features, masked, message):
         TensorSignals(features, masked, TENSORS)
 
 
-def test_arrays_serve_as_tensors_do():
+def test_arrays_are_accepted_like_tensors():
     assert TensorSignals(np.ones((6, 4)), pool=TENSORS).features().dtype == torch.float32
 
 
 def test_a_pick_order_is_not_read_as_hardness(textures, monkeypatch):
     monkeypatch.setattr(DLC, "higher_means", "picked earlier")
     with pytest.raises(InputError, match="order of picks, not the hardness.*topk"):
-        prune(textures, 0.2, **PLAIN)
+        prune(textures, 0.2, "dlc", **PLAIN)
 
 
 def test_samplers_and_scorers_work_on_tensors_alone():
@@ -239,7 +256,7 @@ def test_an_unknown_name_of_the_package_is_an_attribute_error():
         prunetune.prunes  # noqa: B018
 
 
-def test_the_temporary_store_is_a_store():
+def test_without_a_folder_the_store_is_temporary():
     with api._store(None) as store:
         assert isinstance(store, Store)
         assert store.root.is_dir()
@@ -263,13 +280,13 @@ class HalfWeightless(Scorer):
 
 @dataclass(frozen=True)
 class RowScorer(HalfWeightless):
-    """The same picks, without weights."""
+    """Makes the same picks and gives no weights."""
 
     def weights(self, pool, signals, subset):
         return None
 
 
-def test_what_a_scorer_gives_the_weight_zero_is_not_kept(textures):
+def test_images_of_weight_zero_are_not_kept(textures):
     picked = prune(textures, 0.3, RowScorer(), **PLAIN)
     kept = prune(textures, 0.3, HalfWeightless(), **PLAIN)
     assert kept.positions.tolist() == picked.positions.tolist()[1::2]

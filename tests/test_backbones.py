@@ -39,7 +39,7 @@ def saved(path, content):
     return path
 
 
-def test_safetensors_and_torch_files_give_the_same_network_and_their_head_is_left_over(tmp_path, weights):
+def test_safetensors_and_torch_files_give_the_same_network_and_their_head_is_not_used(tmp_path, weights):
     save_file(weights, tmp_path / "w.safetensors")
     saved(tmp_path / "w.pth", weights)
     first, second = loaded(tmp_path / "w.safetensors"), loaded(tmp_path / "w.pth")
@@ -59,7 +59,7 @@ def test_safetensors_and_torch_files_give_the_same_network_and_their_head_is_lef
     ],
     ids=["state_dict", "model", "state_dict of a data-parallel model", "data-parallel model"],
 )
-def test_the_wrappings_of_training_scripts_are_taken_off(tmp_path, weights, wrap):
+def test_the_wrappers_of_training_scripts_are_removed(tmp_path, weights, wrap):
     assert has_weights(loaded(saved(tmp_path / "w.pth", wrap(weights))), weights)
 
 
@@ -87,8 +87,48 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, weights, value):
     broken = {**weights, "stem.0.weight": torch.full((16, 3, 3, 3), value)}
     save_file(broken, tmp_path / "w.safetensors")
     for path in (saved(tmp_path / "w.pth", broken), tmp_path / "w.safetensors"):
-        with pytest.raises(InputError, match=r"1 tensors hold NaN or infinity, first: stem\.0\.weight"):
+        with pytest.raises(InputError, match=r"1 tensors hold NaN, infinity .* bits, first: stem\.0\.weight"):
             loaded(path)
+
+
+REAL = "stem.0.weight"
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.to(torch.int64), "should hold real numbers, holds whole ones"),
+        (lambda t: t.bool(), "should hold real numbers, holds whole ones"),
+        (lambda t: t.to(torch.complex64), "should hold real numbers, holds complex ones"),
+        (lambda t: t.to_sparse(), "is a sparse, nested or quantized tensor"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "is a sparse, nested or quantized tensor"),
+        (lambda t: t.double() * 1e200, "numbers beyond 32 bits"),
+    ],
+    ids=["whole", "true and false", "complex", "sparse", "quantized", "too large"],
+)
+def test_tensors_of_another_kind_are_refused_and_never_converted(tmp_path, weights, change, message):
+    path = saved(tmp_path / "w.pth", {**weights, REAL: change(weights[REAL])})
+    with pytest.raises(InputError, match=f"stem.0.weight {message}|{message}, first: stem.0.weight") as caught:
+        loaded(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_16_and_64_bits_are_read_and_counters_stay_whole(tmp_path, weights):
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+        stem = loaded(saved(tmp_path / "w.pth", cast)).model.state_dict()[REAL]
+        assert torch.equal(stem, weights[REAL].to(dtype).float())
+    counter = "stem.1.num_batches_tracked"
+    with pytest.raises(InputError, match=f"{counter} should hold whole numbers, holds real ones"):
+        loaded(saved(tmp_path / "w.pth", {**weights, counter: torch.tensor(0.5)}))
+
+
+def test_names_that_are_no_text_and_names_in_two_forms_are_refused(tmp_path, weights):
+    with pytest.raises(InputError, match="should hold a dictionary of tensors by name"):
+        loaded(saved(tmp_path / "w.pth", {**weights, 7: torch.zeros(1)}))
+    with pytest.raises(InputError, match="both with and without 'module.' before their name"):
+        loaded(saved(tmp_path / "w.pth", {**weights, f"module.{REAL}": weights[REAL]}))
 
 
 class Evil:
@@ -114,7 +154,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, weig
     assert marker.exists()  # The file does run its code if torch loads it without checks.
 
 
-def test_files_that_are_cut_short_are_one_clear_line(tmp_path, weights):
+def test_files_that_are_cut_short_give_a_one_line_error(tmp_path, weights):
     save_file(weights, tmp_path / "w.safetensors")
     saved(tmp_path / "w.pth", weights)
     torch.save(weights, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
@@ -130,7 +170,7 @@ def test_files_that_are_cut_short_are_one_clear_line(tmp_path, weights):
 
 
 @pytest.mark.parametrize("content", [b"not weights at all", b"<html>404</html>", b"\x80\x02."])
-def test_files_that_are_no_weights_are_one_clear_line(tmp_path, content):
+def test_files_that_hold_no_weights_give_a_one_line_error(tmp_path, content):
     for name in ("w.pth", "w.safetensors"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=name):
@@ -158,7 +198,7 @@ def test_arguments_that_a_model_does_not_have_are_refused():
         Backbone(model="resnet18", pretrained=False, model_args={"colour": "red"}).load()
 
 
-def test_weights_that_cannot_be_fetched_are_one_line_with_the_way_out(monkeypatch):
+def test_weights_that_cannot_be_downloaded_give_a_one_line_error_with_the_fix(monkeypatch):
     def no_network(*args, **options):
         raise OSError("Temporary failure in name resolution")
 
@@ -234,7 +274,7 @@ def test_random_weights_are_the_same_in_every_process_state():
     assert torch.equal(torch.get_rng_state(), state)  # The random stream of the caller has not changed.
 
 
-def test_an_input_size_that_a_network_does_not_take_is_told_with_the_way_out():
+def test_an_input_size_that_a_network_does_not_take_is_refused_with_the_fix():
     with pytest.raises(InputError, match=r"does not take images of 64 x 64.*model_args=\{img_size:64\}"):
         Backbone(model="vit_tiny_patch16_224", pretrained=False, input_size=64).load()
 

@@ -27,7 +27,7 @@ def results(tmp_path) -> Path:
     return shutil.copytree(BEFORE / "images", tmp_path / "results")
 
 
-def test_a_run_from_before_is_finished(results, monkeypatch):
+def test_a_run_of_the_earlier_layout_counts_as_finished(results, monkeypatch):
     [old] = results.rglob("result.json")
     # Any attempt to open the task would fail, so nothing is computed.
     monkeypatch.setattr(image_run, "open_task", None)
@@ -41,7 +41,7 @@ def test_a_changed_run_is_still_refused_in_an_old_folder(results):
 
 
 @pytest.mark.parametrize("words", [[], PROBE], ids=["of masked networks", "of a proxy"])
-def test_scores_from_before_are_found_in_the_store(results, words):
+def test_scores_of_the_earlier_layout_are_found_in_the_store(results, words):
     run = parsed_here(results, *SMALL, *words, "ratio=0.3")
     scores = stored_scores(run.scorer, image_run.open_task(run).scoring, run.seed)
     assert not scores.is_new
@@ -49,7 +49,7 @@ def test_scores_from_before_are_found_in_the_store(results, words):
     assert (scores.folder / "scores.csv").read_bytes() == before.read_bytes()
 
 
-def test_a_run_from_before_makes_the_same_subset_today(tmp_path):
+def test_a_run_of_the_earlier_layout_gives_the_same_subset_today(tmp_path):
     run = run_here(tmp_path, *SMALL, "ratio=0.3")
     old = next((BEFORE / "images").rglob("result.json")).parent
     assert run.relative_to(tmp_path) == old.relative_to(BEFORE / "images")
@@ -65,14 +65,14 @@ def test_the_data_set_of_an_old_result_can_be_built():
 
 
 @pytest.mark.parametrize(("key", "value"), identity.REMOVED.items())
-def test_a_removed_option_counts_as_the_value_that_is_left(key, value):
+def test_a_removed_option_counts_as_its_remaining_value(key, value):
     group, name = key.split(".")
     before, now = {group: {name: value, "other": 1}}, {group: {"other": 1}}
     assert identity.differences(before, now) == []
     assert identity.differences({group: {name: "else", "other": 1}}, now) == [(key, "else", value)]
 
 
-def test_where_code_lives_is_not_compared():
+def test_the_module_of_a_class_is_not_compared():
     before = {"pipeline": "a.run", "dataset": {"_target_": "a.DTD", "name": "dtd"}}
     now = {"pipeline": "b.run", "dataset": {"_target_": "b.DTD", "name": "dtd"}}
     assert identity.differences(before, now) == []
@@ -80,7 +80,14 @@ def test_where_code_lives_is_not_compared():
     assert identity.differences(before, now) == [("dataset.name", "dtd", "other")]
 
 
-def test_the_old_entries_lie_where_their_keys_say():
+def test_the_old_store_entries_are_at_the_place_of_their_keys():
     for key in BEFORE.rglob("key.json"):
         place = Store(key.parents[2]).place("scores", "any", json.loads(key.read_text()))
         assert place == key.parent
+
+
+def test_a_d2_run_from_before_the_undirected_graph_is_a_run_on_the_directed_one():
+    before = {"sampler": {"name": "d2", "neighbours": 5}}
+    now = {"sampler": {"name": "d2", "neighbours": 5, "graph": "undirected"}}
+    assert identity.differences(before, now) == [("sampler.graph", "directed", "undirected")]
+    assert identity.differences(before, {"sampler": {**now["sampler"], "graph": "directed"}}) == []

@@ -28,7 +28,7 @@ def test_the_released_procedure_and_ours_give_the_same_ranking(monkeypatch):
     monkeypatch.setattr(dlc.os, "cpu_count", lambda: 0)  # With no CPUs the loader starts no processes.
     pool = Textures(num_pool=120).pool("train")
 
-    def network():  # The released procedure leaves its masks in the network.
+    def network():  # The released procedure does not remove its masks from the network.
         return Backbone(model="prunetune_micro", mask_modules="conv2d").load()
 
     row, theirs = dlc.released(pool, network(), JOB)
@@ -75,7 +75,7 @@ def test_the_table_of_dlc_has_ratios_and_rank_correlations():
     assert rows["DLC"]["faster"] is None
 
 
-def test_in_turn_takes_medians_and_does_not_repeat_a_failure():
+def test_procedures_run_in_turn_give_medians_and_a_failure_is_not_repeated():
     calls = []
 
     def procedure(name, seconds):
@@ -112,7 +112,7 @@ def test_a_table_is_written_for_people_and_for_programs(tmp_path):
     assert all(row["device"] and row["commit"] for row in found)
 
 
-def test_a_child_is_measured_and_what_goes_wrong_is_said(tmp_path, monkeypatch):
+def test_a_child_process_is_measured_and_its_failure_is_reported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # The command `python -m` looks for modules in this folder.
     (tmp_path / "child.py").write_text(
         "import sys, json; job = json.loads(sys.argv[2]); print('x'); print(json.dumps(eval(job['do'])))"
@@ -139,7 +139,7 @@ def test_the_costs_of_baselines_are_made_of_two_epochs():
     }
 
 
-def test_variants_are_smaller_cheaper_and_named_once():
+def test_variants_have_smaller_images_or_lower_precision_and_unique_names():
     chosen = selection.variants(224)
     assert list(chosen)[:2] == ["dlc T5 224px fp32", "dlc T5 224px bf16"]
     assert {job["size"] for job in chosen.values()} == {224, 160, 128}
@@ -191,6 +191,7 @@ def test_pools_that_grow_have_no_two_images_alike():
         ("dlc", ["--images", "100"]),
         ("selection", ["--images", "100", "--seeds", "2"]),
         ("growth", ["--sizes", "200", "400"]),
+        ("verification", []),
     ],
 )
 def test_the_scripts_write_their_tables_without_data(tmp_path, script, options):

@@ -22,7 +22,7 @@ def features(views: int) -> torch.Tensor:
     return noise + 2 * torch.nn.functional.one_hot(LABELS, 12)
 
 
-def test_the_grid_has_495_cells_of_its_ratios_budgets():
+def test_the_grid_has_495_cells_with_the_budgets_of_its_ratios():
     probes = bench.probes_of(LABELS, features(1)[0], LABELS, bench.METHODS)
     assert len(probes) == 11 * 9 * 5 == 495
     for method in range(11):
@@ -69,7 +69,7 @@ def test_the_table_of_heads_has_differences_targets_and_what_was_not_measured(tm
     assert "unmeasured" in text
 
 
-def test_a_grid_without_a_run_of_its_own_pays_for_its_views_in_place_of_the_firsts(tmp_path, monkeypatch):
+def test_the_time_of_a_grid_that_was_not_run_is_that_of_the_first_with_its_own_views(tmp_path, monkeypatch):
     def run_apart(script, job, limit):
         views = int(job["overrides"][-2].split("=")[1])
         if views >= 8:  # Smaller numbers of views are read from the stored eight.

@@ -8,7 +8,7 @@ from prunetune.base.errors import InputError
 
 
 @pytest.mark.parametrize("value", [0, -3, True, 2.0, "2", None, float("nan"), np.int64(2)])
-def test_what_is_no_whole_number_in_the_range_is_refused(value):
+def test_a_value_that_is_no_whole_number_in_the_range_is_refused(value):
     with pytest.raises(InputError) as caught:
         checks.whole_number("scorer.levels", value, what="the number of networks")
     expected = "scorer.levels is the number of networks and must be a whole number of at least 1"
@@ -37,7 +37,7 @@ def test_limits_of_whole_numbers():
         ("[0, inf)", (0, 3.5), (-1e-9,)),
     ],
 )
-def test_the_ends_of_an_interval_belong_to_it_by_its_brackets(interval, inside, outside):
+def test_the_brackets_say_whether_an_interval_includes_its_ends(interval, inside, outside):
     for value in inside:
         checks.number("a", value, interval)
     for value in (*outside, float("inf"), float("nan"), True, "1", None):
@@ -45,7 +45,7 @@ def test_the_ends_of_an_interval_belong_to_it_by_its_brackets(interval, inside, 
             checks.number("a", value, interval)
 
 
-def test_an_interval_is_named_in_the_message_and_one_without_an_upper_end_in_words():
+def test_the_message_names_the_interval_and_describes_one_without_an_upper_end():
     with pytest.raises(InputError, match=r"^sampler\.gamma is a share and must be in \(0, 1\) or auto, got 2$"):
         checks.number("sampler.gamma", 2, "(0, 1)", what="a share", otherwise=" or auto")
     with pytest.raises(InputError, match="^a must be a number above 0 or null, got 0$"):
@@ -54,7 +54,7 @@ def test_an_interval_is_named_in_the_message_and_one_without_an_upper_end_in_wor
         checks.number("a", -1, "[0, inf)")
 
 
-def test_a_word_that_is_none_of_the_choices_is_answered_with_the_closest():
+def test_a_word_that_is_not_a_choice_gets_the_closest_as_a_suggestion():
     checks.choice("scorer.variant", "fixed", ("fixed", "deepcore"))
     with pytest.raises(InputError) as caught:
         checks.choice("scorer.variant", "deepcor", ("fixed", "deepcore"))
@@ -66,11 +66,11 @@ def test_a_word_that_is_none_of_the_choices_is_answered_with_the_closest():
 
 
 @pytest.mark.parametrize(("value", "kind"), [(np.int64(3), int), (np.float32(0.5), float), (2, int), (0.5, float)])
-def test_numbers_of_numpy_become_pythons(value, kind):
+def test_numpy_numbers_become_python_numbers(value, kind):
     assert type(checks.plain(value)) is kind
     assert checks.plain(value) == value
 
 
-def test_what_is_no_number_stays_as_it_is():
+def test_a_value_that_is_no_number_is_returned_unchanged():
     assert checks.plain("many") == "many"
     assert checks.plain(True) is True

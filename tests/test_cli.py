@@ -16,8 +16,8 @@ from prunetune.commands import listing, prepare
 from prunetune.config import catalogue
 from prunetune.data.prepare import cxrb10, deepweeds
 from runs import (
+    DIVERGING,
     MICRO,
-    ONE_THREAD,
     QUICK,
     ROOT,
     SMALL,
@@ -70,17 +70,35 @@ BAD_INPUT = {  # Maps the name of a case to the arguments and to the expected er
     "a value that needs quotes": ([*SMALL, "tag=a#b"], "needs quotes of its own: 'key=\"value\"'"),
     "a misspelt group": (["dataset=dtdd"], "error: there is no dataset 'dtdd'. Did you mean 'dtd'? Known: cifar10, "),
     "a word for a number": ([*SMALL, "ratio=some"], "Value 'some' of type 'str' could not be converted to Float"),
-    "words for statistics": ([*SMALL, "backbone.mean=[a,b,c]"], "could not convert string to float: 'a'"),
-    "a word for a size": ([*SMALL, "backbone.input_size=big"], "does not take images of big x big"),
+    "words for statistics": (
+        [*SMALL, "backbone.mean=[a,b,c]"],
+        "backbone.mean must be three numbers in [0, 1], got ['a'",
+    ),
+    "a word for a size": (
+        [*SMALL, "backbone.input_size=big"],
+        "backbone.input_size is in pixels and must be a whole",
+    ),
     "a backbone without a name": ([*SMALL, "backbone=timm"], "error: Backbone needs a model; pass backbone.model="),
     "an unknown step": ([*SMALL, "until=scores"], "error: until must be one of score, prune, finetune"),
     "a method that is not there": (
         ["--config-name", "grid", *SMALL, "methods=[dlcc]"],
         "error: method dlcc cannot be composed: there is no method 'dlcc'. Did you mean 'dlc'? Known: activeft, ",
     ),
+    "a tag that is too long": (
+        [*SMALL, f"tag={'x' * 300}"],
+        "cannot be used (File name too long); shorten the name or pass results_dir=<folder>",
+    ),
+    "a folder of the run that cannot be": (
+        [*SMALL, "hydra.run.dir=/proc/x"],
+        "error: /proc/x cannot be used (No such file or directory); check the path or pass another hydra.run.dir",
+    ),
+    "a folder of a sweep that cannot be": (
+        ["--multirun", *SMALL, "seed=0,1", "hydra.sweep.dir=/proc/x"],
+        "error: /proc/x cannot be used (No such file or directory); check the path or pass another hydra.sweep.dir",
+    ),
     "a missing checkpoint": ([*SMALL, "backbone.checkpoint=nowhere.pth"], "nowhere.pth is not a file"),
     "a loss that is no number": (
-        [*SMALL, "scorer=random", "finetune.learning_rate=1e30"],
+        [*SMALL, "scorer=random", *DIVERGING],
         "error: the training loss is",
     ),
 }
@@ -136,15 +154,24 @@ def outcomes(tmp_path_factory):
     (folder / "file").write_text("in the way")
     plan["unreadable images"] = ["dataset=image_folder", f"dataset.root={photos}", *MICRO, *QUICK, results]
     plan["a results folder that cannot be"] = [*SMALL, f"results_dir={folder / 'file' / 'results'}"]
+    plan["results below /proc"] = [*SMALL, "results_dir=/proc/x"]
     good = [*SMALL, "scorer=random", "ratio=0.2"]
     plan["a run"] = plan["the run again"] = [*good, results]
     plan["the run changed"] = [*good, "finetune.epochs=4", results]
+    plan["the first steps of a run"] = [*good, "seed=11", "until=prune", results]
     plan["a sweep"] = ["--multirun", *good, "seed=1,2", results]
     plan["a sweep with a bad job"] = ["--multirun", *good, "ratio=0.4,7,0.3", results]
     plan["a grid"] = ["--config-name", "grid", *SMALL, "methods=[random]", "ratios=[0.2]", "seeds=[0,2]", results]
     plan["the shipped weights"] = ["experiment=demo", *QUICK, "dataset.num_pool=100", "dataset.num_test=100", results]
-    done = run_commands(folder, [{"arguments": arguments} for arguments in plan.values()])
-    return dict(zip(plan, done, strict=True)), folder / "results" / "runs" / "textures" / "micro" / "linear_probe"
+    runs = folder / "results" / "runs" / "textures" / "micro" / "linear_probe"
+    jobs = {name: {"arguments": arguments} for name, arguments in plan.items()}
+    seeds = runs / "random-random" / "ratio_0.2"
+    closed = {"modes": dict.fromkeys(map(str, [seeds, seeds / "seed_0/default", seeds / "seed_11/default"]), 0o555)}
+    jobs["a finished run, read-only"] = {**jobs["a run"], **closed}
+    jobs["a new run beside it"] = {"arguments": [*good, "seed=9", results], **closed}
+    jobs["an unfinished run, read-only"] = {"arguments": [*good, "seed=11", results], **closed}
+    done = run_commands(folder, list(jobs.values()))
+    return dict(zip(jobs, done, strict=True)), runs
 
 
 def is_one_error_line(outcome):
@@ -153,7 +180,7 @@ def is_one_error_line(outcome):
 
 
 @pytest.mark.parametrize("name", list(BAD_INPUT))
-def test_bad_input_is_one_line_and_an_exit_code(outcomes, name):
+def test_bad_input_gives_a_one_line_error_and_an_exit_code(outcomes, name):
     outcome = outcomes[0][name]
     assert BAD_INPUT[name][1] in outcome.stderr
     assert "Traceback" not in outcome.stderr
@@ -162,10 +189,31 @@ def test_bad_input_is_one_line_and_an_exit_code(outcomes, name):
     assert outcome.returncode == 1
 
 
-def test_a_results_folder_that_cannot_be_made_is_one_line(outcomes):
-    outcome = outcomes[0]["a results folder that cannot be"]
+@pytest.mark.parametrize("name", ["a results folder that cannot be", "results below /proc"])
+def test_a_results_folder_that_cannot_be_made_gives_a_one_line_error(outcomes, name):
+    outcome = outcomes[0][name]
     assert is_one_error_line(outcome), outcome.stderr
     assert "pass results_dir=<folder>" in outcome.stderr
+
+
+def test_a_finished_run_in_a_read_only_folder_is_finished_and_nothing_is_written(outcomes):
+    done, runs = outcomes
+    outcome, run = done["a finished run, read-only"], runs / "random-random/ratio_0.2/seed_0/default"
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout == f"run: {run}\n"
+    [line] = outcome.stderr.splitlines()
+    assert "finished before" in line
+    assert "finished before" not in (run / "run.log").read_text()
+
+
+@pytest.mark.parametrize("name", ["a new run beside it", "an unfinished run, read-only"])
+def test_a_run_that_cannot_write_is_one_line_before_anything_is_computed(outcomes, name):
+    outcome = outcomes[0][name]
+    if "cannot be given up" in outcome.stderr:
+        pytest.skip("this process cannot give up root's right to write everywhere")
+    assert is_one_error_line(outcome), outcome.stderr
+    assert "(Permission denied" in outcome.stderr
+    assert "; change its permissions or pass results_dir=<folder>" in outcome.stderr
 
 
 def test_unreadable_images_are_named_and_counted(outcomes):
@@ -185,7 +233,7 @@ def test_a_run_prints_its_folder_and_so_does_the_same_run_again(outcomes):
     assert "finished before" in done["the run again"].stderr
 
 
-def test_a_changed_run_is_refused_with_the_way_out(outcomes):
+def test_a_changed_run_is_refused_with_the_fix(outcomes):
     outcome = outcomes[0]["the run changed"]
     assert is_one_error_line(outcome), outcome.stderr
     assert "finetune.epochs: 3 there, 4 now" in outcome.stderr
@@ -223,7 +271,7 @@ def test_the_demo_runs_with_the_shipped_weights(outcomes):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--config-name", "grid", "--cfg", "job"]])
-def test_help_and_the_configuration_answer_without_torch(arguments):
+def test_help_and_the_configuration_are_printed_without_torch(arguments):
     outcome = subprocess.run(
         [sys.executable, "-X", "importtime", str(ROOT / "run.py"), *arguments],
         capture_output=True,
@@ -260,38 +308,31 @@ QUOTED = "methods=['random sampler.budgets=equal tag=equal',\"random tag='a tag'
 GRID = [*SMALL, "ratios=[0.2]", "seeds=[0]"]
 COMMAND_LINES = {  # The words after `run.py`, and the same words after `prunetune`.
     "the help of image runs": (["--help"], ["run", "--help"]),
-    "the help of grids": (["--config-name", "grid", "--help"], ["grid", "--help"]),
     "the configuration of a text run": (["--config-name", "instruct", "--cfg", "job"], ["instruct", "--cfg", "job"]),
     "a part of the configuration": (["--cfg", "job", "-p", "scorer"], ["run", "--cfg", "job", "-p", "scorer"]),
-    "the version of Hydra": (["--version"], ["run", "--version"]),
     "an option that Hydra has not": (["--bogus"], ["run", "--bogus"]),
     "a run": ([*SMALL, *RANDOM], ["run", *SMALL, *RANDOM]),
     "the run again": ([*SMALL, *RANDOM], ["run", *SMALL, *RANDOM]),
     "a run behind two dashes": (["--", *SMALL, *RANDOM, "seed=7"], ["run", "--", *SMALL, *RANDOM, "seed=7"]),
     "a sweep with a bad job": (["-m", *SMALL, *RANDOM, "ratio=0.3,7"], ["run", "-m", *SMALL, *RANDOM, "ratio=0.3,7"]),
     "a grid with quotes": (["--config-name", "grid", *GRID, QUOTED], ["grid", *GRID, QUOTED]),
-    "another root config": (
-        ["-cn", "grid", *GRID, "methods=[random]"],
-        ["run", "-cn", "grid", *GRID, "methods=[random]"],
-    ),
     "a folder of one's own": (
         ["--config-dir", "own", *SMALL, "scorer=mine", "ratio=0.2"],
         ["run", "--config-dir", "own", *SMALL, "scorer=mine", "ratio=0.2"],
     ),
     "a bad value": ([*SMALL, "ratio=10"], ["run", *SMALL, "ratio=10"]),
-    "a misspelt group": (["dataset=dtdd"], ["run", "dataset=dtdd"]),
     "a value that needs quotes": ([*SMALL, "tag=a#b"], ["run", *SMALL, "tag=a#b"]),
     "a key that no text run has": (
         ["--config-name", "instruct", "corpus=embedded", "llm=tiny", "+sft.epoch=1"],
         ["instruct", "corpus=embedded", "llm=tiny", "+sft.epoch=1"],
     ),
 }
-NO_RUN = ("--help", "--cfg", "--version", "--bogus")
+NO_RUN = ("--help", "--cfg", "--bogus")
 
 
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory):
-    """Give every command line to `python run.py` and to `prunetune`; return both outcomes, and both results folders."""
+    """Run every command line by `python run.py` and by `prunetune`; return both outcomes and both results folders."""
     folder = tmp_path_factory.mktemp("twins")
     places = [folder / "by_file", folder / "by_command"]
     (folder / "own" / "scorer").mkdir(parents=True)
@@ -307,7 +348,7 @@ def twins(tmp_path_factory):
 
 
 def told(text, place):
-    """Return what was printed without what differs by place, by clock and by the name of the program."""
+    """Return the printed text without paths, times and the name of the program."""
     text = text.replace(str(place), "<results>").replace("prunetune run", "run.py")
     text = re.sub(r"(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d(,\d+)?|\d+(\.\d+)? s\b", "<time>", text)
     return " ".join(text.split())
@@ -345,11 +386,10 @@ def test_a_job_is_sent_by_the_name_of_its_function():
 
 
 def test_of_several_processes_the_first_alone_prints_the_folder(tmp_path):
-    words = [sys.executable, "-m", "prunetune", "run", *SMALL, *RANDOM, "until=prune", f"results_dir={tmp_path}"]
-    for rank, lines in (("1", 0), ("0", 1)):
-        environment = {**ONE_THREAD, "RANK": rank}
-        done = subprocess.run(words, capture_output=True, text=True, check=True, cwd="/", env=environment)
-        assert done.stdout.count("\n") == lines
+    words = ["run", *SMALL, *RANDOM, "until=prune", f"results_dir={tmp_path / 'results'}"]
+    jobs = [{"arguments": words, "as_command": True, "environment": {"RANK": rank}} for rank in ("1", "0")]
+    done = run_commands(tmp_path, jobs)
+    assert [(each.returncode, each.stdout.count("\n")) for each in done] == [(0, 0), (0, 1)]
 
 
 @pytest.mark.parametrize(
@@ -367,7 +407,7 @@ def test_of_several_processes_the_first_alone_prints_the_folder(tmp_path):
         (["wandb-report", "--wandb", "onlin"], 1, "error: results has neither tables/*.csv nor figures/*.png"),
     ],
 )
-def test_a_mistake_is_told_on_standard_error_without_a_traceback(tmp_path, monkeypatch, words, code, line):
+def test_a_mistake_is_reported_on_standard_error_without_a_traceback(tmp_path, monkeypatch, words, code, line):
     monkeypatch.chdir(tmp_path)
     done = prunetune_here(*words)
     assert (done.returncode, done.stdout) == (code, "")
@@ -407,7 +447,7 @@ def test_the_list_is_searched_by_a_word():
 
 
 @pytest.mark.parametrize("words", [["--help"], ["prepare", "cxrb10", "--help"], ["list", "scorers"], ["version"]])
-def test_the_command_answers_without_the_heavy_libraries(words):
+def test_the_command_starts_without_the_heavy_libraries(words):
     outcome = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "prunetune", *words],
         capture_output=True,
@@ -422,12 +462,12 @@ def test_the_command_answers_without_the_heavy_libraries(words):
     assert {"torch", "timm", "torchvision", "sklearn", "wandb", "pandas", "matplotlib"} & imported == set()
 
 
-def test_an_option_of_several_words_takes_what_a_shell_makes_of_a_star():
+def test_an_option_of_several_words_takes_the_files_of_a_shell_pattern():
     words = ["--labels", "a.csv", "b.csv", "--root", "here", "--labels", "c.csv"]
     expected = ["--labels", "a.csv", "--labels", "b.csv", "--root", "here", "--labels", "c.csv"]
     assert prepare.repeated(words, {"--labels", "--archive"}) == expected
 
 
-def test_the_defaults_of_prepare_are_those_of_its_bodies():
+def test_the_defaults_of_prepare_equal_those_of_the_functions_that_it_calls():
     for name, module in (("cxrb10", cxrb10), ("deepweeds", deepweeds)):
         assert inspect.signature(getattr(prepare, name)).parameters["per_class"].default == module.PER_CLASS

@@ -1,6 +1,7 @@
 """Every choice of every group composes, has a folder and builds. Wrong choices are refused when composing."""
 
 import dataclasses
+import functools
 import re
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from prunetune.config import catalogue
 from prunetune.config.build import build, class_of
 from prunetune.config.identity import recorded
 from prunetune.config.methods import METHODS
-from prunetune.config.named import SAMPLERS, SCORERS
+from prunetune.config.named import SAMPLERS, SCORERS, own_sampler
 from prunetune.config.names import resolve_names, run_folder
 from prunetune.config.parse import (
     parse_candidates,
@@ -49,11 +50,22 @@ PLAIN = ("finetune", "proxy")  # The files of these groups contain only numbers.
 # Text runs use these groups. They are tested in tests/instruct/test_text_configs.py.
 TEXT = ("corpus", "llm", "text_scorer", "sft")
 # These files get their names from a folder, a model or a file.
-NAMELESS = {"dataset/image_folder", "backbone/timm", "scorer/from_file"}
+NAMELESS = {"dataset/hf_images", "dataset/image_folder", "backbone/timm", "scorer/from_file"}
 OF_TEXT_RUNS = {"sweep/instruction", "sweep/instruction_base", "sweep/v1_llm", "sweep/v1_llm_full"}
 # Nothing downloads the weights of these networks.
 PUBLISHED_ELSEWHERE = ("resnet50_simclr", "resnet50_in21k", "resnet50_supcon")
 REFUSALS = (HydraException, OmegaConfBaseException)
+# The published selection rules of scores, where these are not the largest scores first.
+RULES = {
+    "aum_probability": "ccs",
+    "dlc_released": "flexrand_released",
+    "dual": "beta",
+    "lc_knn": "easy_diverse",
+    "lc_optimisation": "flexrand",
+    "moderate": "window",
+    "none": "random",
+    "random": "random",
+}
 KINDS = {"dataset": "datasets", "backbone": "backbones", "scorer": "scorers", "sampler": "samplers"}
 
 
@@ -65,7 +77,7 @@ def _hydra():
 
 @pytest.fixture
 def needs(tmp_path) -> dict[str, list[str]]:
-    """What the nameless files cannot do without."""
+    """Return the overrides that files without a name of their own require."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "scores.csv").write_text("sample_id,score\n")
     checkout = tmp_path / "DeepCore" / "deepcore"
@@ -73,6 +85,7 @@ def needs(tmp_path) -> dict[str, list[str]]:
     for name in ("__init__", "methods/coresetmethod", "methods/earlytrain"):
         (checkout / f"{name}.py").write_text("class EarlyTrain: ...")
     return {
+        "dataset/hf_images": ["dataset.id=somebody/photos"],
         "dataset/image_folder": [f"dataset.root={tmp_path / 'photos'}"],
         "backbone/timm": ["backbone.model=test_vit.r160_in1k"],
         "scorer/from_file": [f"scorer.path={tmp_path / 'scores.csv'}"],
@@ -91,7 +104,7 @@ def choices() -> list:
     return [pytest.param(group, name, id=f"{group}/{name}") for group, name in found]
 
 
-def test_every_group_is_known_here_and_none_is_empty():
+def test_every_config_group_is_tested_and_none_is_empty():
     groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
     assert groups - {"hydra"} == {*BUILT, *PRESETS, *PLAIN, *TEXT}
     assert all(files(group) for group in groups - {"hydra"})
@@ -124,10 +137,18 @@ def test_every_preset_composes_and_its_run_has_a_folder(path):
 @pytest.mark.parametrize("name", catalogue.entries("scorers"))
 def test_auto_takes_the_sampler_that_the_scorer_names(name, needs):
     cfg = cfg_of(f"scorer={name}", *needs.get(f"scorer/{name}", []))
-    own = build(cfg.scorer).own_sampler
-    assert cfg.scorer.own_sampler == own
+    own = RULES.get(name, "flexrand" if name.startswith("dlc") else "topk")
+    assert cfg.scorer.own_sampler == own_sampler(name) == own
     assert resolve_names(cfg).sampler == own
     assert parse_candidates(cfg) == {"": SAMPLERS[own]}
+    # An object knows the sampler of its class only. These two variants have their own by name.
+    assert build(cfg.scorer).own_sampler == {"dlc_released": "flexrand", "aum_probability": "topk"}.get(name, own)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() & catalogue.entries("scorers")))
+def test_a_method_named_like_a_scorer_takes_the_scorers_own_sampler(name):
+    # The table of DUAL's paper has the score alone as a row, and with Beta sampling as another, dual_beta.
+    assert METHODS[name].sampler == ("topk" if name == "dual" else own_sampler(name))
 
 
 def test_a_scorer_may_have_another_sampler_of_its_own_and_an_unknown_one_is_refused():
@@ -139,12 +160,12 @@ def test_a_scorer_may_have_another_sampler_of_its_own_and_an_unknown_one_is_refu
 
 
 @pytest.mark.parametrize("path", files("dataset", "backbone", *PLAIN))
-def test_a_files_name_is_its_stem_or_open_where_the_stem_says_nothing(path):
+def test_the_name_in_a_file_is_its_stem_or_is_left_open(path):
     assert load(path)["name"] == (None if label(path) in NAMELESS else path.stem)
 
 
 @pytest.mark.parametrize("path", files(*BUILT))
-def test_targets_are_ours_and_a_variant_has_none(path):
+def test_the_targets_are_classes_of_this_package_and_a_variant_has_none(path):
     content = load(path)
     assert ("_target_" in content) != ("defaults" in content or label(path) == "sampler/auto")
     assert content.get("_target_", "prunetune.").startswith("prunetune.")
@@ -196,14 +217,14 @@ def test_the_default_proxies_are_those_of_the_library():
         assert parse_proxy(cfg_of(f"proxy={name}").proxy).key() == recipe.key()
 
 
-def test_a_score_from_another_proxy_than_the_papers_says_so_in_its_name():
+def test_the_name_of_a_score_tells_if_its_proxy_is_not_the_papers():
     assert resolve_names(cfg_of("scorer=el2n")).scorer == "el2n"
     assert resolve_names(cfg_of("scorer=el2n", "proxy=linear_probe")).scorer == "el2n_probe"
     assert resolve_names(cfg_of("scorer=el2n", "proxy=deepcore")).scorer == "el2n_scratch"
     assert resolve_names(cfg_of("scorer=dlc", "proxy=linear_probe")).scorer == "dlc"
 
 
-def test_a_proxy_that_nothing_reads_does_not_tell_runs_apart():
+def test_a_proxy_that_nothing_reads_does_not_change_the_identity_of_a_run():
     assert recorded(cfg_of("scorer=dlc", "proxy=linear_probe")) == recorded(cfg_of("scorer=dlc"))
     assert recorded(cfg_of("scorer=el2n", "proxy=linear_probe")) != recorded(cfg_of("scorer=el2n"))
 
@@ -224,7 +245,7 @@ def test_the_headline_command_is_dlc_with_flexrand_and_a_probe():
 
 
 @pytest.mark.parametrize("name", PUBLISHED_ELSEWHERE)
-def test_weights_that_nothing_fetches_are_asked_for_in_one_line_with_their_source(name):
+def test_weights_that_must_be_downloaded_by_hand_are_named_in_one_line_with_their_source(name):
     with pytest.raises(InputError, match=rf"{name} are expected in weights/{name}\.pth.*published at github") as caught:
         build(cfg_of(f"backbone={name}").backbone).load()
     assert "\n" not in str(caught.value)
@@ -238,7 +259,7 @@ def test_the_recipe_of_the_first_version_differs_from_the_second_as_its_paper_sa
     assert dataclasses.replace(full, **same) == dataclasses.replace(first, **same)
 
 
-def test_a_score_from_fine_tuned_features_names_its_proxy_and_is_told_apart_by_it():
+def test_a_score_from_fine_tuned_features_has_its_proxy_in_name_and_identity():
     words = ["method=herding", "scorer.features=finetuned"]
     assert resolve_names(cfg_of(*words)).scorer == "herding"
     assert resolve_names(cfg_of(*words, "proxy=linear_probe")).scorer == "herding_probe"
@@ -247,7 +268,7 @@ def test_a_score_from_fine_tuned_features_names_its_proxy_and_is_told_apart_by_i
 
 
 @pytest.mark.parametrize(("name", "kind"), [("slurm", SlurmQueueConf), ("local", LocalQueueConf)])
-def test_a_launcher_is_submitits_with_other_numbers(name, kind):
+def test_a_launcher_is_that_of_submitit_with_other_numbers(name, kind):
     cfg = compose("grid", overrides=[f"hydra/launcher={name}"], return_hydra_config=True).hydra.launcher
     assert cfg._target_ == kind._target_
     own = load(CONFIGS / "hydra" / "launcher" / f"{name}.yaml")
@@ -262,9 +283,15 @@ def test_a_slurm_job_is_put_back_into_the_queue_after_its_time_limit():
     assert cfg.array_parallelism > 1
 
 
+@functools.cache
+def cfg_of_method(name: str) -> DictConfig:
+    """Return the configuration of a method, composed once: tests read it and do not change it."""
+    return cfg_of(f"method={name}")
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_can_be_run_alone_and_in_a_grid(name):
-    cfg, method = cfg_of(f"method={name}"), METHODS[name]
+    cfg, method = cfg_of_method(name), METHODS[name]
     run = parse_image_run(cfg)
     check_fit(run.scorer, next(iter(run.candidates.values())), run.ratio)
     assert (cfg.scorer.name, cfg.sampler.name) == (method.scorer, method.sampler)
@@ -275,7 +302,7 @@ def test_every_method_can_be_run_alone_and_in_a_grid(name):
 
 
 def test_no_two_methods_share_a_run_folder():
-    assert len({run_folder(cfg_of(f"method={name}")) for name in METHODS}) == len(METHODS)
+    assert len({run_folder(cfg_of_method(name)) for name in METHODS}) == len(METHODS)
 
 
 def test_the_papers_method_chooses_gamma_on_validation_and_the_prior_is_tagged():

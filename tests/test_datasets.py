@@ -1,4 +1,5 @@
 import colorsys
+import gzip
 import hashlib
 import logging
 import os
@@ -25,6 +26,7 @@ from made_data import (
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Dataset, Pool
 from prunetune.data.readers import CIFAR10, DTD, FGVCAircraft, ImageFolder, SplitFolders
+from prunetune.data.readers.listing import read_lines
 
 # The data set of made_data has three classes. Each has 4 + 3 pool images and 2 test images.
 COUNTS = {"num_classes": 3, "num_pool": 21, "num_test": 6}
@@ -93,13 +95,13 @@ def hue(image: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_wrong_numbers_are_one_line_with_the_way_to_name_a_subset(tmp_path: Path, name: str) -> None:
+def test_wrong_numbers_give_a_one_line_error_that_tells_how_to_name_a_subset(tmp_path: Path, name: str) -> None:
     make, dataset = MADE[name]
     made = make(tmp_path)
     with pytest.raises(InputError) as caught:
         dataset(made, num_test=7).pool("train")
     assert str(caught.value) == (
-        f"{name} is short or another edition: expected 3 classes, 21 pool and 7 test images, found 3 classes, "
+        f"{name} is incomplete or another edition: expected 3 classes, 21 pool and 7 test images, found 3 classes, "
         "21 pool and 6 test images; prepare the data set again, "
         "or for a subset on purpose pass dataset.name=<other> dataset.check_counts=false"
     )
@@ -156,13 +158,13 @@ def test_another_part_is_refused(tmp_path: Path, part: str) -> None:
         dtd(make_dtd(tmp_path)).pool(part)
 
 
-def test_dtd_reads_the_partition_it_is_told(tmp_path: Path) -> None:
+def test_dtd_reads_the_partition_that_is_asked_for(tmp_path: Path) -> None:
     make_dtd(tmp_path, partition=3)
     assert len(dtd(tmp_path, partition=3).pool("train")) == 21
     with pytest.raises(InputError, match="test1.txt|train1.txt"):
         dtd(tmp_path).pool("train")
     for wrong in (0, 11):
-        with pytest.raises(InputError, match="partition must be in 1..10"):
+        with pytest.raises(InputError, match=r"dataset\.partition must be a whole number in 1\.\.10"):
             DTD(partition=wrong)
 
 
@@ -310,7 +312,7 @@ def lists(root: Path, **changes: str) -> ImageFolder:
     return ImageFolder(**{"root": str(root), "train_list": "train.txt", "test_list": "test.txt", **changes})
 
 
-def test_lists_say_what_is_for_testing(tmp_path: Path) -> None:
+def test_list_files_name_the_test_images(tmp_path: Path) -> None:
     make_image_lists(tmp_path, {"cat": (3, 2), "dog": (4, 1)})
     make_image(tmp_path / "cat" / "unlisted.jpg", "cat")
     pool, test = read(lists(tmp_path))
@@ -415,6 +417,35 @@ def test_an_unreadable_list_is_named(tmp_path: Path, content: bytes | None, mess
         lists(root).pool("train")
 
 
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "endless line"])
+def test_a_list_that_could_block_or_fill_the_memory_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    root = make_image_lists(tmp_path, {"cat": (3, 1), "dog": (4, 1)})
+    path = root / "train.txt"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_bytes(b"cat/image_0000.jpg\n" + b"x" * 2**20)
+    expected = "has a line of more than 65536 bytes, line 2" if kind == "endless line" else f"it is a {kind}"
+    with pytest.raises(InputError, match=f"the list .*train.txt .*{expected}.*; pass a text file"):
+        lists(root).pool("train")
+
+
+def test_lists_of_old_programs_and_packed_lists_are_read(tmp_path: Path) -> None:
+    path, lines = tmp_path / "list", [f"cat/{number}.jpg" for number in range(9000)]
+    path.write_bytes("\r".join(lines).encode())  # A carriage return alone ends a line.
+    assert read_lines(path) == lines
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    assert read_lines(path) == lines
+    path.write_bytes(gzip.compress("\n".join(lines).encode())[:-1])
+    with pytest.raises(InputError, match="is not a readable .gz file"):
+        read_lines(path)
+
+
 def test_a_windows_list_is_read(tmp_path: Path) -> None:
     root = make_image_lists(tmp_path, {"cat": (3, 1), "dog": (4, 1)})
     before = lists(root).pool("train").fingerprint
@@ -428,11 +459,11 @@ def test_a_windows_list_is_read(tmp_path: Path) -> None:
         ({"train_list": "a.txt"}, "both lists or none"),
         ({"test_list": "a.txt"}, "both lists or none"),
         ({"train_list": "a.txt", "test_list": "b.txt", "test_root": "c"}, "either lists or dataset.test_root"),
-        ({"test_fraction": 0.0}, "between 0 and 1"),
-        ({"test_fraction": 1.0}, "between 0 and 1"),
+        ({"test_fraction": 0.0}, "test_fraction is the fraction that is for testing and must be in"),
+        ({"test_fraction": 1.0}, "test_fraction is the fraction that is for testing and must be in"),
     ],
 )
-def test_settings_that_contradict_are_refused(settings: dict[str, object], message: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ImageFolder(root="mine", **settings)
 
@@ -503,7 +534,7 @@ def test_a_class_that_only_the_test_set_has_is_refused(tmp_path: Path) -> None:
         split_folders(root, check_counts=False).pool("train")
 
 
-def test_linked_files_and_folders_are_read_and_a_circle_ends(tmp_path: Path) -> None:
+def test_symbolic_links_are_read_and_a_circle_of_links_ends(tmp_path: Path) -> None:
     make_image_folder(tmp_path / "store", {"cat": 3, "dog": 4})
     root = tmp_path / "links"
     (root / "dog").mkdir(parents=True)

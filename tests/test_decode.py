@@ -44,7 +44,7 @@ def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path: Path, suffix: str) -> N
 
 
 @pytest.mark.parametrize(("dtype", "mode"), [(np.int32, "I"), (np.float32, "F")])
-def test_grey_values_of_no_known_range_are_refused(tmp_path: Path, dtype: type, mode: str) -> None:
+def test_grey_values_of_an_unknown_range_are_refused(tmp_path: Path, dtype: type, mode: str) -> None:
     path = save(Image.fromarray(np.ones((2, 2), dtype=dtype)), tmp_path / "a.tif")
     with pytest.raises(UnreadableImage, match=f"mode {mode} have no known range"):
         decode_file(path)
@@ -119,7 +119,7 @@ def test_a_postscript_file_is_not_given_to_ghostscript(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(path, "EPS")
     with Image.open(path) as image:  # Pillow alone would accept this file.
         assert image.format == "EPS"
-    with pytest.raises(UnreadableImage, match="its content is no JPEG, PNG"):
+    with pytest.raises(UnreadableImage, match="its content is not JPEG, PNG"):
         decode_file(path)
 
 
@@ -144,7 +144,7 @@ def test_an_image_bomb_is_refused_before_it_is_allocated(tmp_path: Path, side: i
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_an_image_bomb_is_refused_where_warnings_are_no_errors(tmp_path: Path) -> None:
+def test_an_image_bomb_is_refused_even_if_warnings_are_not_errors(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match="more than 89478485 pixels"):
         decode_file(make_bomb(tmp_path / "bomb.png", 12000, 12000))
 
@@ -199,7 +199,7 @@ def test_decode_all_keeps_the_order(num_images: int) -> None:
     ]
 
 
-def test_decode_all_looks_ahead_only_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decode_all_decodes_only_a_limited_number_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     images = Counting(1000)
     decoded = decode_all(images)
@@ -229,7 +229,7 @@ def test_decode_all_reports_every_unreadable_image_at_once(tmp_path: Path, caplo
     assert [str(path) in caplog.text for path in paths] == [False, False, True, False, False, True, False, True]
 
 
-def test_decode_all_lets_bugs_through() -> None:
+def test_decode_all_does_not_hide_errors_of_the_program() -> None:
     with pytest.raises(RuntimeError, match="permute"):
         list(decode_all(ImageArrays(np.zeros((2, 4), dtype=np.uint8))))
 

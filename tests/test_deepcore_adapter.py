@@ -104,7 +104,7 @@ def test_the_package_is_imported_under_a_private_name_and_the_import_path_stays(
     assert load_package(checkout) is package
 
 
-def test_a_checkout_is_known_by_its_content_and_not_by_its_place(checkout, tmp_path):
+def test_a_checkout_is_identified_by_its_content_and_not_by_its_place(checkout, tmp_path):
     copy = Path(shutil.copytree(checkout, tmp_path / "elsewhere"))
     one, other = DeepCore(path=str(checkout)), DeepCore(path=str(copy))
     assert one.key() == other.key()
@@ -115,7 +115,7 @@ def test_a_checkout_is_known_by_its_content_and_not_by_its_place(checkout, tmp_p
     assert one.key() != DeepCore(path=str(checkout), fraction=0.3).key()
 
 
-def test_what_is_selected_scores_one_and_top_k_keeps_exactly_that(checkout, signals):
+def test_selected_images_score_one_and_top_k_keeps_exactly_them(checkout, signals):
     scores = scored(checkout, signals, method="Uniform", fraction=0.3)
     labels = signals.pool.labels
     expected = torch.cat(
@@ -142,7 +142,7 @@ def test_a_fresh_network_has_other_weights_for_every_seed(checkout, signals):
     assert not torch.allclose(made[0], signals.features(), rtol=0.1)
 
 
-def test_its_training_runs_by_its_own_numbers_and_leaves_our_network_alone(checkout, signals):
+def test_the_training_of_a_method_uses_its_own_numbers_and_leaves_our_network_unchanged(checkout, signals):
     network = signals.embedding.network
     before = weights_hash(network.model)
     scored(checkout, signals, method="Herding", epochs=2, initial="pretrained")
@@ -173,7 +173,7 @@ def test_the_contract_of_scorers_is_kept(checkout):
     check_scorer(DeepCore(path=str(checkout), method="Herding", **QUICK), MICRO)
 
 
-def test_what_it_prints_and_the_global_state_stay_inside(checkout, signals, capsys):
+def test_a_method_prints_nothing_and_leaves_the_global_state_unchanged(checkout, signals, capsys):
     torch.manual_seed(3)
     np.random.seed(3)
     states = torch.get_rng_state(), np.random.get_state()[1].tolist()
@@ -183,7 +183,7 @@ def test_what_it_prints_and_the_global_state_stay_inside(checkout, signals, caps
     assert np.random.get_state()[1].tolist() == states[1]
 
 
-def test_what_newer_libraries_lost_is_given_back_in_memory(checkout, signals):
+def test_functions_that_newer_libraries_removed_are_restored_in_memory(checkout, signals):
     text = (checkout / "deepcore" / "methods" / "kcentergreedy.py").read_text()
     centres = scored(checkout, signals, method="kCenterGreedy")
     assert torch.equal(centres, scored(checkout, signals, method="Uniform"))
@@ -193,7 +193,7 @@ def test_what_newer_libraries_lost_is_given_back_in_memory(checkout, signals):
     assert renewed.zeros is np.zeros
 
 
-def test_a_short_answer_is_told_and_filled_up(checkout, signals, caplog):
+def test_a_method_that_keeps_too_few_images_is_reported_and_filled_up(checkout, signals, caplog):
     with caplog.at_level(logging.WARNING):
         scores = scored(checkout, signals, method="Full")
     # Class b has one image, and round(0.5) is 0.
@@ -202,10 +202,10 @@ def test_a_short_answer_is_told_and_filled_up(checkout, signals, caplog):
     assert len(kept) == sum(class_budgets(signals.pool.labels, 0.5).values())
 
 
-def test_a_refusal_of_a_method_is_one_line_that_names_the_smallest_class(checkout, signals):
+def test_a_refusal_of_a_method_gives_a_one_line_error_that_names_the_smallest_class(checkout, signals):
     with pytest.raises(InputError, match=r"Glister fails at fraction 0.5 \(Illegal budget") as error:
         scored(checkout, signals, method="Glister")
-    assert "the least that a class keeps is 0 of 1 images of class b" in str(error.value)
+    assert "the smallest budget of a class is 0 of 1 images of class b" in str(error.value)
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_one(checkout, signals):
@@ -236,7 +236,7 @@ def test_signals_without_a_network_are_refused(checkout, signals):
         ({"method": "Herding", "greedy": "LazyGreedy"}, "Submodular or Craig or Glister"),
     ],
 )
-def test_a_setting_that_cannot_be_is_refused(checkout, settings, message):
+def test_an_invalid_setting_is_refused(checkout, settings, message):
     with pytest.raises(InputError, match=message):
         DeepCore(path=str(checkout), **settings)
 

@@ -24,7 +24,7 @@ from prunetune.training import full, linear_probe
 from prunetune.training.recipe import Recipe
 
 
-def test_auto_is_bf16_only_where_it_keeps_the_ranking(monkeypatch):
+def test_auto_is_bf16_only_where_that_keeps_the_ranking(monkeypatch):
     monkeypatch.setattr(devices, "_has_bfloat16", lambda device: True)
     tokens = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
     convolutions = Backbone(model="prunetune_micro").load()
@@ -39,7 +39,7 @@ def test_auto_is_fp32_without_the_hardware(monkeypatch):
     assert resolve_precision("auto", "cpu", nn.Linear(4, 4)) == "fp32"
 
 
-def test_another_precision_is_one_clear_line():
+def test_another_precision_gives_a_one_line_error():
     with pytest.raises(InputError, match="must be auto, fp32 or bf16, got 'fp16'"):
         resolve_precision("fp16", "cpu")
 
@@ -57,7 +57,7 @@ def switches_put_back():
 
 
 @pytest.mark.parametrize("matmul", ["highest", "high"])
-def test_tf32_is_off_inside_our_passes_on_a_gpu_and_the_users_choice_holds_again_after_them(switches_put_back, matmul):
+def test_tf32_is_off_inside_our_passes_on_a_gpu_and_as_the_user_chose_after_them(switches_put_back, matmul):
     torch.set_float32_matmul_precision(matmul)
     before, exact = tf32_switches(), [value for _, _, value in devices._float32_switches()]
     assert before[0] != exact[0], "torch convolves in TF32 by default"

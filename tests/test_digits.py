@@ -18,7 +18,7 @@ def test_pool_and_test_set_are_all_digits_once():
     assert pool.labels.tolist() == [target[int(name.split("/")[1])] for name in pool.sample_ids]
 
 
-def test_the_split_and_the_painted_images_are_fixed():
+def test_the_split_and_the_painted_images_never_change():
     pool = Digits().pool("test")
     assert pool.sample_ids[:3] == ("test/0001", "test/0002", "test/0003")
     assert (
@@ -63,5 +63,7 @@ def test_enlarge_interpolates_linearly():
 def test_a_wrong_part_or_size_is_refused():
     with pytest.raises(InputError, match="must be 'train' or 'test'"):
         Digits().pool("val")
-    with pytest.raises(InputError, match="must be in 8..256, got 4"):
+    with pytest.raises(
+        InputError, match=r"dataset\.size is the side in pixels and must be a whole number in 8\.\.256, got 4"
+    ):
         Digits(size=4)

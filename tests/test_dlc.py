@@ -217,7 +217,7 @@ def test_a_path_of_one_network_is_the_loss_of_the_plain_features(tmp_path):
     assert torch.equal(scores, prototype_losses(features, class_means(features, labels, 4), labels))
 
 
-def test_masked_features_from_the_store_are_those_of_the_stream(tmp_path):
+def test_stored_masked_features_equal_those_of_the_running_pass(tmp_path):
     network = MICRO.load()
     streamed = compute_scores(DLC(levels=3), signals_of(network, tmp_path / "a"), 0)
     keeping = signals_of(network, tmp_path / "b", keeps_masked=True)
@@ -323,7 +323,7 @@ def test_an_image_under_the_label_of_another_class_is_harder_than_the_median_of_
         ({"pooling": "max"}, "backbone, token_collapse"),
         ({"transform": "training"}, "evaluation, training_on_train"),
         ({"mask_modules": "norm"}, "conv2d, linear, all"),
-        ({"levels": 0}, "at least 1"),
+        ({"levels": 0}, r"must be a whole number in 1\.\."),
     ],
 )
 def test_a_setting_that_dlc_does_not_know_is_refused_when_it_is_made(settings, message):
@@ -332,7 +332,7 @@ def test_a_setting_that_dlc_does_not_know_is_refused_when_it_is_made(settings, m
 
 
 class Arithmetic(nn.Module):
-    """Two convolutions whose weights are sines of their positions: the same everywhere, and nobody retrains it."""
+    """Two convolutions whose weights are sines of their positions, so that they are the same on every machine."""
 
     num_features = 12
 
@@ -373,7 +373,7 @@ def renew() -> None:
     write_scores(GOLDEN / f"dlc.v{DLC.version}.csv", pool, scores)
 
 
-def test_scores_move_only_with_the_version(tmp_path):
+def test_scores_change_only_with_the_version(tmp_path):
     pool, scores = golden_scores(tmp_path)
     path = GOLDEN / f"dlc.v{DLC.version}.csv"
     assert path.is_file(), f"DLC.version is {DLC.version}: renew the golden scores (see the top of this file)"

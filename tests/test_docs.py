@@ -24,7 +24,11 @@ from scripts.assets import doc_pages, run_diagram
 DOCS = ROOT / "docs"
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]}
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-INSTEAD = {"backbone=resnet18": "backbone=micro", 'backbone="resnet18"': 'backbone="micro"'}
+INSTEAD = {
+    "backbone=resnet18": "backbone=micro",
+    'backbone="resnet18"': 'backbone="micro"',
+    "--backbone resnet18": "--backbone micro",
+}
 NOT_RUN = {  # Maps the page and the first line of a block to the reason why it is not run here.
     "README.md: pip install -c constraints.txt -e .       # for instruction data: -e '.[instruct]'": "needs an index",
     "README.md: prunetune prepare dtd                             # download, check and arrange a data set": "a "
@@ -63,7 +67,7 @@ def offline(code):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with my_photos, 3 classes of 15 images, and scores of them; it is the current one."""
+    """Return a folder with my_photos (3 classes of 15 images) and their scores, after making it the working folder."""
     noise = np.random.default_rng(0)
     for label, name in enumerate(("cat", "dog", "owl")):
         (tmp_path / "my_photos" / name).mkdir(parents=True)
@@ -83,6 +87,13 @@ def test_the_blocks_that_are_not_run_exist():
     assert NOT_RUN.keys() - found == set()
 
 
+# The Trainers of other packages advise on speed and Slurm, and Lightning calls what torch will remove.
+@pytest.mark.filterwarnings(
+    "ignore:'pin_memory' argument is set",
+    "ignore:.*does not have many workers",
+    "ignore:The `srun` command",
+    "ignore:`isinstance.treespec, LeafSpec.` is deprecated",
+)
 @pytest.mark.parametrize("page", pages_with("python"))
 def test_the_python_of_a_page_runs(page, folder, monkeypatch):
     module = ModuleType("page")  # Dataclasses look up the module of their class.
@@ -181,7 +192,7 @@ def test_every_cited_page_and_heading_exists():
 
 
 class Requests(HTMLParser):
-    """Collects the addresses that a browser would load for a page without being asked."""
+    """Collects the addresses that a browser loads together with a page."""
 
     def __init__(self):
         super().__init__()
@@ -197,7 +208,7 @@ class Requests(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The built pages. The build is strict, so that a broken link or an unknown name fails."""
+    """Return the folder of the built pages. The build is strict, so it fails on a broken link or an unknown name."""
     pytest.importorskip("material", reason="needs the extra docs: make docs runs this test")
     pytest.importorskip("mkdocstrings", reason="needs the extra docs: make docs runs this test")
     out = tmp_path_factory.mktemp("site")

@@ -47,9 +47,9 @@ def test_a_full_proxy_keeps_logits_of_every_epoch_and_network_of_the_early_and_t
             assert torch.allclose(proxy.model(epoch)(images), again, atol=1e-4)
     # The backbone is trained, so its features change.
     assert not torch.allclose(proxy.features(5), proxy.features(7), atol=1e-3)
-    with pytest.raises(InputError, match="kept features of epochs 5, 7, asked for epoch 6"):
+    with pytest.raises(InputError, match="kept features of epochs 5, 7, but epoch 6 is needed"):
         proxy.features(6)
-    with pytest.raises(InputError, match="has epochs 1 to 7, asked for 8"):
+    with pytest.raises(InputError, match="has epochs 1 to 7, but epoch 8 is needed"):
         proxy.logits(8)
 
 
@@ -71,7 +71,7 @@ def test_a_shorter_proxy_is_the_beginning_of_a_longer_one(tmp_path, network, rec
 
 
 @pytest.mark.parametrize("recipe", [SHORT, PROBE])
-def test_the_first_epochs_are_read_from_a_whole_training_that_is_there_and_charged_alone(tmp_path, network, recipe):
+def test_the_first_epochs_are_read_from_a_longer_stored_training_and_charged_alone(tmp_path, network, recipe):
     signals_in(tmp_path, network, recipe).proxy()
     signals = signals_in(tmp_path, network, recipe)
     assert signals.proxy(until=5).num_epochs == 5
@@ -83,7 +83,7 @@ def test_the_first_epochs_are_read_from_a_whole_training_that_is_there_and_charg
     assert signals.charges.keys() == signals.spent.keys()
 
 
-def test_an_epoch_whose_network_a_whole_training_did_not_keep_is_trained_for_itself(tmp_path, network):
+def test_an_epoch_whose_network_was_not_kept_is_trained_again(tmp_path, network):
     signals_in(tmp_path, network, SHORT).proxy()
     assert signals_in(tmp_path, network, SHORT).proxy(until=3).features(3).shape == (23, network.num_features)
     assert places(tmp_path) == 2
@@ -192,7 +192,7 @@ def test_a_statistic_reads_every_image_once_whatever_the_chunk(monkeypatch):
         ({"record": "always"}, "proxy.record must be one of epoch_end, online"),
     ],
 )
-def test_a_proxy_recipe_refuses_what_it_does_not_know(options, message):
+def test_a_proxy_recipe_refuses_unknown_values(options, message):
     with pytest.raises(InputError, match=message):
         ProxyRecipe(**options)
 

@@ -79,7 +79,7 @@ def softmax_of(row) -> list[float]:
 
 @pytest.fixture(scope="module")
 def golden() -> tuple[torch.Tensor, torch.Tensor]:
-    """h = (1, 2) under W = [[1, 0], [0, 1], [-1, 1]] has logits (1, 2, 1); the label is 0."""
+    """Return logits and label of one image: h = (1, 2) under W = [[1, 0], [0, 1], [-1, 1]] has logits (1, 2, 1)."""
     return torch.tensor([[[1.0, 2.0, 1.0]]]), torch.tensor([0])
 
 
@@ -302,7 +302,7 @@ def test_learning_complexity_is_the_mean_loss_over_epochs():
 
 
 @pytest.mark.parametrize("scorer", OF_PROXIES, ids=lambda scorer: scorer.name)
-def test_no_score_is_lost_where_probabilities_are_exactly_zero(scorer):
+def test_every_score_is_finite_where_probabilities_are_exactly_zero(scorer):
     logits = torch.tensor([[[3000.0, -3000, 0], [-3000, 3000, 0], [0, 0, -3000]]]).repeat(4, 1, 1)
     logits[1::2] = logits[1::2].roll(1, 2)
     found = scores_of(scorer, logits, torch.tensor([0, 0, 2]))  # This function rejects scores that are not finite.
@@ -312,8 +312,8 @@ def test_no_score_is_lost_where_probabilities_are_exactly_zero(scorer):
 
 
 @pytest.mark.parametrize("scorer", OF_PROXIES, ids=lambda scorer: scorer.name)
-def test_the_harder_of_two_images_is_above_by_every_score(scorer):
-    """The first is right and certain from the start, the second goes to and fro and ends in doubt."""
+def test_every_score_ranks_the_harder_of_two_images_higher(scorer):
+    """The first image is right and certain from the start. The second one changes often and ends uncertain."""
     sure = [[8.0, 0, 0]] * 6
     torn = [[0.0, 0.1, 0], [2, 0, 0], [0, 1, 0.3], [1.5, 0, 0], [0, 0.4, 0], [0.5, 0.3, 0.2]]
     logits = torch.tensor([sure, torn]).transpose(0, 1).contiguous()
@@ -343,7 +343,7 @@ def test_scores_of_movement_say_how_many_epochs_they_need(scorer, needed):
 
 
 @pytest.mark.parametrize("scorer", [AUM(), Margin(), Margin("deepcore")])
-def test_margins_say_that_one_class_is_too_few(scorer):
+def test_a_margin_of_a_single_class_is_refused(scorer):
     with pytest.raises(InputError, match="compares two classes"):
         scores_of(scorer, torch.zeros(3, 2, 1), torch.tensor([0, 0]))
 
@@ -385,7 +385,7 @@ def test_settings_that_make_no_sense_are_refused(make, message):
         ("dlc_finetuned", DLCFinetuned("compound", 5, 0.2)),
     ],
 )
-def test_files_say_what_their_names_promise(name, made):
+def test_the_yaml_files_hold_the_settings_of_their_names(name, made):
     content = catalogue.settings("scorer", name)
     settings = {key: value for key, value in content.items() if key in vars(made)}
     assert type(made)(**settings) == made
@@ -419,7 +419,7 @@ def test_only_the_epochs_that_a_score_reads_are_trained_and_charged(tmp_path, ne
     assert signals.proxy(0, until=2).num_epochs == 2
 
 
-def test_the_masked_proxy_is_judged_by_its_own_head(tmp_path, network):
+def test_the_losses_of_the_masked_proxy_use_its_own_head(tmp_path, network):
     signals = signals_in(tmp_path, network, FULL)
     scorer, proxy = DLCFinetuned(levels=3, step=0.4), signals.proxy()
     scores = compute_scores(scorer, signals, 0)
@@ -455,7 +455,7 @@ def test_backward_passes_go_to_the_device_of_the_signals(tmp_path, network, monk
 @pytest.mark.parametrize(
     "scorer", [Grand(epoch=2, repeats=2), DeepFool(iterations=2), DeepFool("deepcore", 2, 0.0, None)], ids=str
 )
-def test_a_score_of_backward_passes_that_was_cut_off_goes_on_from_there(tmp_path, network, monkeypatch, scorer):
+def test_an_interrupted_score_of_backward_passes_continues_where_it_stopped(tmp_path, network, monkeypatch, scorer):
     whole = stored_scores(scorer, signals_in(tmp_path / "whole", network, FULL), 0)
     monkeypatch.setattr(signals_module, "PART", 8)  # The 23 images are stored in 3 parts.
     images, asked = NetworkSignals.images, []

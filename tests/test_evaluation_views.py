@@ -40,7 +40,7 @@ def counted(monkeypatch) -> list[int]:
     return sizes
 
 
-def test_evaluation_views_are_those_made_anew_in_every_order_and_pass(tmp_path, counted):
+def test_stored_evaluation_views_equal_new_ones_in_every_order_and_pass(tmp_path, counted):
     views, expected = EvaluationViews(POOL.images, len(POOL), 24, tmp_path), slow_views(24)
     for positions in (range(len(POOL)), range(len(POOL)), [5, 6, 7, 50, 3, 100], range(40, 77), []):
         found = list(batches(views, positions, 8))
@@ -51,7 +51,7 @@ def test_evaluation_views_are_those_made_anew_in_every_order_and_pass(tmp_path, 
     assert list(tmp_path.iterdir()) == []  # The temporary file has no name in the folder.
 
 
-def test_views_that_were_not_asked_for_are_not_had(tmp_path):
+def test_only_views_that_were_requested_are_stored(tmp_path):
     views = EvaluationViews(POOL.images, len(POOL), 24, tmp_path)
     views(4)
     assert views.has([4])
@@ -60,7 +60,7 @@ def test_views_that_were_not_asked_for_are_not_had(tmp_path):
 
 
 @pytest.mark.parametrize("fails", ["pwrite", "folder"])
-def test_without_room_for_views_they_are_made_anew(tmp_path, monkeypatch, caplog, fails):
+def test_without_room_for_views_they_are_made_again(tmp_path, monkeypatch, caplog, fails):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -65,7 +65,7 @@ def made_pool(order: list[int] | None = None) -> tuple[Pool, Signals]:
 
 
 def whole(gradients: LastLayerGradients) -> torch.Tensor:
-    """Return the gradients themselves, [n, C (D + 1)]."""
+    """Return the gradients as rows [n, C (D + 1)]."""
     products = gradients.deltas.unsqueeze(2) * gradients.hidden.unsqueeze(1)
     return torch.cat([gradients.deltas, products.flatten(1)], dim=1)
 
@@ -80,7 +80,7 @@ def cover(similarities: torch.Tensor, picks: list[int]) -> float:
 
 
 def naive(value, size: int, count: int) -> list[int]:
-    """Pick greedily by the value of the whole set: the slow reference. Values within 1e-9 are equal."""
+    """Pick greedily by the value of the whole set, as a slow reference. Values within 1e-9 count as equal."""
     picks: list[int] = []
     for _ in range(count):
         rest = [i for i in range(size) if i not in picks]
@@ -249,7 +249,7 @@ def test_log_determinant_looks_at_the_images_at_the_top_only(monkeypatch):
         assert len(made) < 40
 
 
-def test_log_determinant_with_the_wrong_sign_picks_what_is_explained_most():
+def test_log_determinant_with_the_wrong_sign_picks_the_most_redundant_image():
     gradients = made_gradients(19)
     kernel, picks = half_cosines(gradients), [0]
     for _ in range(7):
@@ -262,7 +262,7 @@ def test_log_determinant_with_the_wrong_sign_picks_what_is_explained_most():
     assert order.order(gradients, 8).tolist() != Submodular("logdet").order(gradients, 8).tolist()
 
 
-def test_log_determinant_goes_on_where_nothing_is_left_to_explain():
+def test_log_determinant_continues_when_no_gain_is_left():
     gradients = made_gradients(5)
     copies = gradients.take(torch.arange(5).repeat(4))
     picks = log_determinant(copies, 20).tolist()
@@ -270,7 +270,7 @@ def test_log_determinant_goes_on_where_nothing_is_left_to_explain():
     assert sorted(picks[:5]) == list(range(5))
 
 
-def test_a_gradient_of_zero_is_half_like_every_other():
+def test_a_gradient_of_zero_has_the_same_distance_to_every_other():
     gradients = made_gradients(12)
     gradients.deltas[3] = 0
     points = GradientPoints(gradients, "cosine")
@@ -279,7 +279,7 @@ def test_a_gradient_of_zero_is_half_like_every_other():
         assert sorted(scorer.order(gradients, 12).tolist()) == list(range(12))
 
 
-def test_submodular_facility_location_is_that_of_half_cosines():
+def test_submodular_facility_location_uses_half_of_one_plus_the_cosine():
     gradients = made_gradients(29)
     similarities = half_cosines(gradients)
     reference = naive(lambda kept: cover(similarities, kept), 29, 10)
@@ -352,7 +352,7 @@ def test_a_class_without_kept_images_has_no_weights_and_copies_have_their_own_ce
     assert cell_sizes(points, torch.tensor([0, 1, 2]), keeps_own=False).tolist() == [3, 0, 1]
 
 
-def test_the_short_last_batch_looks_larger_to_deepcores_craig():
+def test_deepcores_craig_inflates_the_gradients_of_a_short_last_batch():
     pool, signals = made_pool()
     plain, inflated, one_batch = (
         Craig(variant, batch_size=size).score(pool, signals, torch.Generator())
@@ -365,7 +365,7 @@ def test_the_short_last_batch_looks_larger_to_deepcores_craig():
 
 
 @pytest.mark.parametrize("name", [name for name in named.SCORERS if name.startswith("submodular")])
-def test_a_submodular_name_says_function_and_variant(name):
+def test_the_name_of_a_submodular_scorer_has_its_function_and_variant(name):
     scorer = named.SCORERS[name]
     words = name.split("_")
     assert scorer.function == words[1]

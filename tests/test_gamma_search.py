@@ -32,7 +32,7 @@ def flexible(end: str) -> TopKFlexible:
 
 @pytest.fixture(autouse=True)
 def _short_judges(monkeypatch):
-    """Judges of few epochs, and one thread: tiny problems gain nothing from more."""
+    """Evaluate candidates with few epochs and one thread, since more would not help on such small problems."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setattr(sampler_search, "RECIPE", Recipe("linear_probe", epochs=15, milestones=()))
@@ -51,8 +51,8 @@ def pool_of(*sizes: int) -> Pool:
 def task(misleading: str = "hardest") -> tuple[Pool, Tensor, Tensor]:
     """Return two classes of 60 with features [120, 6] and hardness [120].
 
-    Features tell the class, but for the hardest (or easiest) 30 %, which look like the other class: whoever trains on
-    them does worse, on them and on the rest.
+    The features tell the class, except for the hardest (or easiest) 30 % of the images, which look like the other
+    class. A probe that trains on these images is less accurate.
     """
     pool = pool_of(60, 60)
     hardness = torch.rand(120, generator=stream("hardness"))
@@ -64,7 +64,7 @@ def task(misleading: str = "hardest") -> tuple[Pool, Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Given(Scorer):
-    """Scores by sample_id."""
+    """Gives every image the score of its sample_id."""
 
     values: tuple[float, ...] = ()
 
@@ -118,7 +118,7 @@ def test_cut_offs_that_leave_the_budget_are_candidates_the_smallest_first(ratio,
 
 @pytest.mark.parametrize("betas", [(), (1.0,), (-0.1, 0.2)])
 def test_cut_offs_outside_the_unit_interval_are_refused(betas):
-    with pytest.raises(InputError, match=r"gamma_search\.betas must be fractions in \[0, 1\)"):
+    with pytest.raises(InputError, match=r"gamma_search\.betas must be a list of fractions in \[0, 1\)"):
         Search(betas=betas)
 
 
@@ -130,7 +130,7 @@ def test_the_ends_of_a_score_are_candidates_too():
 
 
 class Forbidden(TensorSignals):
-    """Signals that must not be asked."""
+    """Signals that raise an error if features are computed."""
 
     def features(self, kind=None):
         raise AssertionError("nothing may be computed")
@@ -139,7 +139,7 @@ class Forbidden(TensorSignals):
 
 
 @pytest.mark.parametrize("ratio", [0.9, 1.0])
-def test_where_one_gamma_is_left_nothing_is_searched(ratio):
+def test_with_a_single_candidate_gamma_nothing_is_searched(ratio):
     pool = pool_of(10, 10)
     signals = Forbidden(torch.zeros(20, 2), None, pool)
     for candidates in (
@@ -177,7 +177,7 @@ def test_a_pool_of_single_images_cannot_be_searched():
         split_pool(pool_of(1, 1, 1), Search(), 0, 0)
 
 
-def test_prototypes_and_scores_are_made_anew_without_the_held_out_images():
+def test_prototypes_and_scores_are_computed_again_without_the_held_out_images():
     pool, features, _ = task()
     signals = TensorSignals(features, [features, features * 0.9], pool)
     kept, _ = split_pool(pool, Search(), 0, 0)
@@ -257,7 +257,7 @@ def test_equal_candidates_leave_gamma_at_one_half():
     assert choice.sampler.gamma == 0.5
 
 
-def test_rounding_errors_of_a_mean_decide_no_tie():
+def test_rounding_errors_of_a_mean_do_not_decide_a_tie():
     candidates = {"0.5": FlexRand(gamma=0.5), "0.4": FlexRand(gamma=0.4)}
     # The two means differ only by a rounding error of about 1e-17.
     accuracy = torch.tensor([[0.3, 0.1], [0.2, 0.2], [0.1, 0.3]], dtype=torch.float64)
@@ -284,7 +284,7 @@ def test_means_and_standard_errors_are_over_the_repeats():
     assert sampler_search._best(candidates, accuracy[:1], 0.0).standard_errors == (None, None)
 
 
-def test_a_search_repeats_itself_and_another_seed_is_another_search():
+def test_a_search_is_repeatable_and_depends_on_the_seed():
     pool, features, _ = task()
     runs = [search(gamma_candidates(flexrand, Search(), 0.3), DLC(levels=1), pool, features, seed=s) for s in (0, 0, 1)]
     assert replace(runs[0], seconds=0) == replace(runs[1], seconds=0)
@@ -295,14 +295,14 @@ def test_a_search_repeats_itself_and_another_seed_is_another_search():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"repeats": 0}, "repeats >= 1"),
-        ({"held_out": 0}, r"held_out in \(0, 1\)"),
-        ({"held_out": 1}, r"held_out in \(0, 1\)"),
-        ({"views": -1}, "views >= 0"),
+        ({"repeats": 0}, "repeats must be a whole number of at least 1"),
+        ({"held_out": 0}, r"held_out must be in \(0, 1\)"),
+        ({"held_out": 1}, r"held_out must be in \(0, 1\)"),
+        ({"views": -1}, "views must be a whole number of at least 0"),
         ({"grid": ()}, r"gammas in \(0, 1\), got \[\]"),
         ({"grid": (0.5, 1)}, r"gammas in \(0, 1\)"),
     ],
 )
-def test_a_search_that_cannot_be_made_is_refused(settings, message):
+def test_an_impossible_search_is_refused(settings, message):
     with pytest.raises(InputError, match=message):
         Search(**settings)

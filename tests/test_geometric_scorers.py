@@ -59,7 +59,7 @@ def picks_of(scores: Tensor, members: Tensor) -> list[int]:
 
 
 @pytest.mark.parametrize(("is_farthest", "picked", "gap"), [(False, [3.0, 2.0], 1.5), (True, [14.0, 3.0], 4.5)])
-def test_herding_picks_what_method_md_says(is_farthest, picked, gap):
+def test_herding_picks_what_the_method_notes_say(is_farthest, picked, gap):
     features = column(0, 1, 2, 3, 14)
     order = herd(features, 2, is_farthest)
     assert features[order].flatten().tolist() == picked
@@ -67,7 +67,7 @@ def test_herding_picks_what_method_md_says(is_farthest, picked, gap):
 
 
 def slow_herding(features: Tensor, count: int, is_farthest: bool) -> list[int]:
-    """Follow the definition with no running sums, in float64."""
+    """Follow the definition in float64 without running sums."""
     features, picked = features.double(), []
     for i in range(count):
         target = (i + 1) * features.mean(dim=0) - features[picked].sum(dim=0)
@@ -84,7 +84,7 @@ def test_herding_with_running_sums_is_the_definition_also_far_from_the_origin(is
     assert herd(features, 67, is_farthest).tolist() == slow_herding(features, 67, is_farthest)
 
 
-def test_the_fixed_herding_keeps_the_mean_better_than_random_draws_and_the_published_one_worse():
+def test_corrected_herding_keeps_the_mean_better_than_random_draws_and_the_published_one_worse():
     features = made_features(101, 8)
 
     def gap(subset: Tensor) -> float:
@@ -139,7 +139,7 @@ def test_only_the_released_variant_collapses_pretrained_features(kind):
 # k-Center
 
 
-def test_k_center_picks_what_method_md_says():
+def test_k_center_picks_what_the_method_notes_say():
     features = column(0, 1, 2, 10)
     order = farthest_first(squared_distances(features), 4, first=0, count=3)
     assert features[order].flatten().tolist() == [0, 10, 2]
@@ -213,7 +213,7 @@ def test_one_run_of_picks_serves_every_depth():
 # Contextual Diversity
 
 
-def test_the_divergence_is_what_method_md_says():
+def test_the_divergence_is_that_of_the_method_notes():
     logits = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
     between = symmetric_divergences(logits)(slice(None), torch.arange(2))
     assert between[0, 1] == pytest.approx(0.439445, abs=1e-6)
@@ -291,7 +291,7 @@ def test_an_image_of_another_class_is_farther_than_those_of_the_class():
     assert scores[labels == 0].argmax() == 0
 
 
-def test_moderates_chunks_do_not_show(monkeypatch):
+def test_the_scores_of_moderate_do_not_depend_on_chunks(monkeypatch):
     features = made_features(13, 40)
     whole = scores_of(Moderate(), features, LABELS)
     monkeypatch.setattr("prunetune.scorers.moderate.COLUMNS", 7)
@@ -321,7 +321,7 @@ def test_self_supervised_prototypes_measure_the_angle_to_the_own_bundle_and_read
     assert SSP().uses_seed
 
 
-def test_prototypes_chunks_do_not_show(monkeypatch):
+def test_the_scores_of_prototypes_do_not_depend_on_chunks(monkeypatch):
     features = made_features(13, 4)
     scorers = [SSP(), SSP(supervised=True), SSP(num_centres=5, num_fitted=9)]
     whole = [scores_of(scorer, features, LABELS) for scorer in scorers]
@@ -330,7 +330,7 @@ def test_prototypes_chunks_do_not_show(monkeypatch):
         torch.testing.assert_close(scores_of(scorer, features, LABELS), expected, rtol=0, atol=1e-12)
 
 
-def test_k_means_sees_a_draw_of_a_large_pool_and_its_centres_serve_all():
+def test_k_means_fits_on_a_sample_of_a_large_pool_and_assigns_all_images():
     bundles = torch.repeat_interleave(torch.eye(3), 30, dim=0) + 0.01 * made_features(90, 3)
     few = cluster_centres(bundles, 3, 40, stream("few"))
     every = cluster_centres(bundles, 3, 1000, stream("every"))
@@ -344,7 +344,7 @@ def test_k_means_sees_a_draw_of_a_large_pool_and_its_centres_serve_all():
 
 
 def slow_zcore(features: Tensor, planes: Tensor, points: Tensor, neighbours: int, exponent: int) -> np.ndarray:
-    """Follow the published rule, one point after the other."""
+    """Follow the published rule for one point after another."""
     values, total = features.numpy(), np.zeros(len(features))
     for plane, point in zip(planes.numpy(), points.numpy(), strict=True):
         x, y = values[:, plane].T
@@ -365,9 +365,7 @@ def slow_zcore(features: Tensor, planes: Tensor, points: Tensor, neighbours: int
 
 @pytest.mark.parametrize("dense", [1, 10**9], ids=["sorted", "whole"])
 @pytest.mark.parametrize(("size", "neighbours", "exponent"), [(701, 50, 4), (701, 1000, 2), (1, 5, 4), (2, 5, 4)])
-def test_zcore_is_the_published_rule_whether_looked_at_whole_or_through_sorted_dimensions(
-    size, neighbours, exponent, dense
-):
+def test_zcore_follows_the_published_rule_with_and_without_sorted_dimensions(size, neighbours, exponent, dense):
     features = made_features(size, 5)
     planes, points = draw_points(features, 60, stream("points"))
     expected = slow_zcore(features, planes, points, neighbours, exponent)
@@ -379,7 +377,7 @@ def test_zcore_is_the_published_rule_whether_looked_at_whole_or_through_sorted_d
 
 
 @pytest.mark.parametrize("dense", [1, 10**9], ids=["sorted", "whole"])
-def test_an_image_in_the_same_place_loses_all(dense):
+def test_an_image_with_a_copy_gets_the_whole_penalty(dense):
     features = made_features(40, 2).repeat(2, 1)[:79]  # Only image 39 has no copy.
     planes, points = draw_points(features, 200, stream("points"))
     found = coverage_less_redundancy(features, planes, points, 78, 4, dense)
@@ -388,14 +386,14 @@ def test_an_image_in_the_same_place_loses_all(dense):
 
 
 @pytest.mark.parametrize("dense", [1, 10**9], ids=["sorted", "whole"])
-def test_images_as_far_as_the_last_neighbour_lose_too(dense):
+def test_images_at_the_distance_of_the_last_neighbour_are_penalised_too(dense):
     features = torch.tensor([[0.0, 0], [1, 0], [0, -1], [0.5, 0.5], [9, 9], [2, 0]])
     found = coverage_less_redundancy(features, torch.tensor([[0, 1]]), torch.zeros(1, 2), 2, 4, dense)
     assert found.tolist() == pytest.approx([1, -1 / 3, -1 / 3, -1 / 3, 0, 0])
 
 
 @pytest.mark.parametrize("is_whole", [True, False])
-def test_zcores_blocks_and_chunks_do_not_show(monkeypatch, is_whole):
+def test_the_scores_of_zcore_do_not_depend_on_blocks_and_chunks(monkeypatch, is_whole):
     features = made_features(333, 7)
     planes, points = draw_points(features, 80, stream("points"))
     dense = 10**9 if is_whole else 1
@@ -407,7 +405,7 @@ def test_zcores_blocks_and_chunks_do_not_show(monkeypatch, is_whole):
     torch.testing.assert_close(coverage_less_redundancy(features, planes, points, 20, 4, dense), whole)
 
 
-def test_points_follow_triangles_between_the_dimensions_ends():
+def test_the_drawn_points_are_triangular_between_the_ends_of_a_dimension():
     uniform = torch.tensor([0.0, 0.125, 0.5, 0.875, 1.0], dtype=torch.float64)
     ends = (torch.full((5,), value, dtype=torch.float64) for value in (0.0, 1.0, 2.0))
     assert triangular(uniform, *ends).tolist() == pytest.approx([0, 0.5, 1, 1.5, 2])
@@ -458,7 +456,7 @@ def test_zcore_starts_from_a_draw_and_keeps_lonely_images():
         (lambda: scores_of(SSP(num_centres=5), column(1, 2), torch.tensor([0, 0])), r"lower scorer\.num_centres"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(make, message):
+def test_invalid_options_are_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
 

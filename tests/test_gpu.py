@@ -10,6 +10,8 @@ from prunetune.base.store import Store
 from prunetune.data.images.decoded import ShownImages
 from prunetune.data.images.device_views import DeviceView, Source
 from prunetune.data.readers import Textures
+from prunetune.loop.recorder import Recorder
+from prunetune.loop.samplers import InfoBatchSampler
 from prunetune.networks.backbone import Backbone
 from prunetune.networks.frozen_pass import training
 from prunetune.runs.scores import compute_scores
@@ -170,3 +172,20 @@ def test_a_batch_that_does_not_fit_is_split_without_changing_the_result():
         assert train() == pytest.approx(whole, rel=1e-4)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_recorder_and_infobatch_take_batches_of_the_device(device, dtype):
+    logits = torch.randn(20, 5, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    labels = torch.arange(20, device=device) % 5
+    there, here = Recorder(20), Recorder(20)
+    sampler = InfoBatchSampler(20, 4)
+    indices = torch.tensor(list(sampler), device=device)
+    there.record(indices, logits[indices], labels[indices])
+    here.record(indices.cpu(), logits[indices].cpu(), labels[indices].cpu())
+    assert there.scores("el2n").equal(here.scores("el2n"))
+    assert there.scores("el2n").device.type == "cpu"
+    assert sampler.weights(indices).device.type == device
+    sampler.update(indices, nn.functional.cross_entropy(logits[indices], labels[indices], reduction="none"))
+    assert len(sampler) < 20

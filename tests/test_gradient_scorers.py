@@ -58,7 +58,7 @@ def made_case(num_epochs: int = 2) -> tuple[Pool, Signals, RecordedProxy]:
 
 
 def order_of(scores: Tensor, members: Tensor) -> list[int]:
-    """Return the picks of a class, first pick first, of scores in which 0 is none."""
+    """Return the picks of a class in their order. In these scores 0 means not picked."""
     own = scores[members]
     return members[own.argsort(descending=True, stable=True)][: int((own > 0).sum())].tolist()
 
@@ -90,7 +90,7 @@ def test_the_factors_in_float32_give_what_autograd_gives():
         assert torch.allclose(gradients.take(torch.tensor([i])).weighted_sum().float(), expected, atol=1e-6)
 
 
-def test_the_gradient_of_a_sure_prediction_keeps_its_digits():
+def test_the_gradient_of_a_confident_prediction_keeps_its_digits():
     # The probability p_1 is 2.0611536e-9, which float32 cannot compute as 1 - p_0.
     logits = torch.tensor([[20.0, 0.0]])
     deltas = logit_gradients(logits, torch.tensor([0]))
@@ -98,13 +98,13 @@ def test_the_gradient_of_a_sure_prediction_keeps_its_digits():
     assert deltas[0].tolist() == pytest.approx([-2.0611536e-9, 2.0611536e-9], rel=1e-6)
 
 
-def test_no_images_have_no_gradients():
+def test_an_empty_set_has_no_gradients():
     nothing = made_gradients().take(torch.empty(0, dtype=torch.int64))
     assert nothing.norms().shape == (0,)
     assert nothing.weighted_sum().eq(0).all()
 
 
-def test_a_batch_of_deepcore_ends_short():
+def test_the_last_batch_of_deepcore_may_be_shorter():
     assert batch_lengths(10, 4).tolist() == [4] * 8 + [2] * 2
     assert batch_lengths(8, 4).tolist() == [4] * 8
     assert batch_lengths(3, 256).tolist() == [3] * 3
@@ -125,7 +125,7 @@ def test_gradients_of_a_proxy_are_those_of_the_epoch_that_was_asked_for():
 
 
 def pursue_slowly(rows: Tensor, target: Tensor, count: int, ridge: float) -> tuple[list[int], np.ndarray]:
-    """Non-negative orthogonal matching pursuit with a fresh non-negative least squares at every step."""
+    """Non-negative orthogonal matching pursuit that solves the non-negative least squares again at every step."""
     rows, target = rows.numpy(), target.numpy()
     order, weights = [], np.zeros(0)
     while len(order) < count:
@@ -195,7 +195,7 @@ def test_gradmatchs_error_falls_with_every_pick_and_a_budget_is_a_prefix():
     assert sorted(order.tolist()) == list(range(60))
 
 
-def test_the_inverse_stays_good_over_many_picks():
+def test_the_updated_inverse_stays_accurate_over_many_picks():
     gradients = made_gradients(400, 5, 30, spread=1.0)
     order, weights = pursue(gradients, gradients.mean(), 300, 0.5)
     picked = gradients.take(order).double()
@@ -347,7 +347,7 @@ def test_glister_is_greedy_on_a_validation_gradient_after_the_step(growth):
     assert not torch.equal(scores, one_shot), "the step must matter"
 
 
-def test_glister_takes_the_gradient_anew_when_the_picks_have_grown():
+def test_glister_computes_the_gradient_again_when_the_picks_have_grown():
     gradients, sizes = made_gradients(100), []
 
     def target(step: Tensor) -> Tensor:
@@ -395,7 +395,7 @@ def test_a_divergence_is_finite_where_a_probability_is_exactly_zero():
     assert divergences.tolist() == pytest.approx([1000.0, 1000.0])
 
 
-def test_cal_in_chunks_is_cal_at_once(monkeypatch):
+def test_cal_does_not_depend_on_chunks(monkeypatch):
     generator = stream("cal")
     logits, neighbours = torch.randn(23, 3, generator=generator), torch.randint(0, 23, (23, 4), generator=generator)
     at_once = mean_divergence(logits, neighbours)
@@ -412,7 +412,7 @@ def contrastive_case() -> tuple[Pool, Signals]:
     return pool, TensorSignals(-hidden, pool=pool, proxies=[RecordedProxy([logits], {1: hidden})])
 
 
-def test_cal_keeps_the_image_that_is_seen_otherwise_and_deepcore_drops_it():
+def test_cal_keeps_the_image_with_another_prediction_and_deepcore_drops_it():
     pool, signals = contrastive_case()
     fixed = CAL(neighbours=2).score(pool, signals, torch.Generator())
     deepcore = CAL("deepcore", 2, "pretrained").score(pool, signals, torch.Generator())
@@ -519,7 +519,7 @@ def test_deepfool_of_many_images_is_deepfool_of_each():
     assert not torch.allclose(few, lengths)
 
 
-def test_deepfool_takes_slopes_again_only_where_they_can_matter(monkeypatch):
+def test_deepfool_computes_gradients_again_only_where_they_can_matter(monkeypatch):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         classify = nn.Sequential(nn.Linear(12, 32), nn.Tanh(), nn.Linear(32, 20)).requires_grad_(False)
@@ -589,8 +589,8 @@ def test_bad_hyperparameters_are_refused(make, message):
         make()
 
 
-def test_more_picks_than_a_dense_fit_is_for_are_refused(monkeypatch):
+def test_too_many_picks_for_a_dense_fit_are_refused(monkeypatch):
     monkeypatch.setattr(gradmatch_module, "MOST_PICKS", 10)
     gradients = made_gradients(20)
-    with pytest.raises(InputError, match="at most 10 images of a class, asked for 11; lower scorer.depth"):
+    with pytest.raises(InputError, match="at most 10 images of a class, but 11 are needed; lower scorer.depth"):
         pursue(gradients, gradients.mean(), 11, 0.5)

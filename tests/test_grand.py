@@ -35,7 +35,7 @@ class Tiny(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """What torch.func.vmap cannot do."""
+    """A step that torch.func.vmap does not support."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=torch.channels_last)
@@ -91,7 +91,7 @@ def score(scorer: Grand, *proxies: RecordedProxy) -> Tensor:
 
 
 def closed_form(proxy: RecordedProxy, epoch: int) -> Tensor:
-    """Return el2n sqrt(1 + ||h||^2)."""
+    """Return the GraNd score of the last layer in closed form: el2n sqrt(1 + ||h||^2)."""
     el2n = (proxy.logits(epoch).double().softmax(1) - nn.functional.one_hot(pictures()[1], 3)).norm(dim=1)
     return el2n * (1 + proxy.features(epoch).double().square().sum(1)).sqrt()
 
@@ -109,7 +109,7 @@ def test_grand_last_is_el2n_times_the_length_of_the_feature_with_one():
     assert torch.allclose(score(Grand(parameters="last"), *proxies), expected)
 
 
-def test_an_epoch_that_a_proxy_does_not_reach_is_its_last():
+def test_an_epoch_after_the_last_means_the_last_of_the_proxy():
     long, short = recorded(6), recorded(3, kept=(3,))
     last = Grand(parameters="last", repeats=1)
     assert torch.allclose(score(last, long), closed_form(long, 5))
@@ -138,7 +138,7 @@ def test_all_parameters_have_a_longer_gradient_than_the_last_layer():
     assert not head, "scoring leaves no gradients behind"
 
 
-def test_a_network_that_vmap_cannot_do_is_differentiated_image_by_image(monkeypatch):
+def test_a_network_that_vmap_does_not_support_is_differentiated_image_by_image(monkeypatch):
     model, (images, labels) = tiny_model(), pictures()
     classify, inputs = nn.Sequential(model[0].model, model[1]), model[0].normalise(images)
     at_once = per_image_norms(classify, inputs, labels)
@@ -191,7 +191,7 @@ def test_grand_deepcore_inflates_a_short_last_batch_in_pool_order():
     assert torch.allclose(score(one_batch, proxy), whole / COUNT)
 
 
-def test_the_files_hold_the_numbers_of_their_sources():
+def test_the_yaml_files_hold_the_numbers_of_their_sources():
     assert {name: SCORERS[name] for name in SCORERS if name.startswith("grand")} == {
         "grand": Grand("fixed", "all", 5, 3),
         "grand_last": Grand("fixed", "last", 5, 3),

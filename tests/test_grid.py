@@ -37,7 +37,7 @@ def test_a_grid_leaves_one_finished_run_per_cell(finished):
 
 
 @pytest.mark.parametrize("method", ["dlc", "random"])
-def test_a_cell_is_what_the_same_run_alone_would_be(finished, tmp_path, method):
+def test_a_cell_equals_the_same_run_alone(finished, tmp_path, method):
     alone = run_here(tmp_path, *SMALL, *SEARCH, f"method={method}", "ratio=0.3", "seed=1")
     cell = finished / alone.relative_to(tmp_path)
     assert (cell / "subset.csv").read_bytes() == (alone / "subset.csv").read_bytes()
@@ -104,7 +104,7 @@ def test_whole_networks_are_trained_one_after_another_with_a_fresh_copy_each(tmp
     assert (cell / "history.csv").read_bytes() == (alone / "history.csv").read_bytes()
 
 
-def test_networks_that_share_a_gpu_are_those_trained_one_after_another(tmp_path, monkeypatch):
+def test_networks_that_share_a_gpu_equal_those_trained_one_after_another(tmp_path, monkeypatch):
     full = [*SMALL, "finetune=full", "finetune.epochs=1", "methods=[random,rs2]", "ratios=[0.3]", "seeds=[0,1]"]
     grid_here(tmp_path / "alone", *full)
     with monkeypatch.context() as patch:
@@ -124,7 +124,7 @@ def broken_training(*_):
     raise RuntimeError("out of memory")
 
 
-def test_what_fails_beside_others_is_trained_again_alone(tmp_path, monkeypatch):
+def test_a_training_that_fails_beside_others_is_repeated_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "trainings_at_once", lambda *_: 2)
     monkeypatch.setattr(grid, "_finetune_apart", broken_training)
     full = [*SMALL, "finetune=full", "finetune.epochs=1", "methods=[random]", "ratios=[0.2]", "seeds=[0,1]"]
@@ -162,7 +162,7 @@ def test_several_networks_share_a_gpu_only_where_their_batches_are_small(tmp_pat
         ("methods=['dlc sampler.gamma=2 tag=a']", "sampler.gamma is the easy fraction"),
     ],
 )
-def test_a_grid_that_cannot_be_is_refused_in_one_line_before_anything_is_computed(
+def test_an_impossible_grid_is_refused_in_one_line_before_anything_is_computed(
     tmp_path, monkeypatch, override, message
 ):
     monkeypatch.setattr(image_run, "open_task", None)

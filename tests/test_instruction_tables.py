@@ -110,14 +110,14 @@ def test_groups_are_columns_and_only_they_have_published_numbers(collected):
     assert table.sections[0].grids[0].cells[0] == ["method", *collect.MMLU_GROUPS, "overall"]
 
 
-def test_both_fixed_gammas_and_the_chosen_one_stand_beside_the_same_published_number(collected):
+def test_both_constant_gammas_and_the_chosen_one_stand_beside_the_same_published_number(collected):
     chosen = {"selection_rule": "validation", "tag": "default", "gamma": 0.75}
     runs = [*three_seeds(), result(54, **GAMMA_75), result(55, **chosen), result(56, scorer="dlc_released")]
     table = instruction(collected(*runs, result(57, tag="mine")), SOURCES)
     for method in (*DLC, "dlc-flexrand", "dlc_released-flexrand (gamma 0.25)"):
         assert row(table, method, column="stem")["published"] == 54.84
     assert np.isnan(row(table, f"{DLC[0]} (mine)", column="stem")["published"])
-    assert "Gamma 0.25, 0.75 fixed beforehand; gamma 0.75 chosen on the tasks' validation questions." in table.caption
+    assert "Gamma 0.25, 0.75 constant; gamma 0.75 chosen on the tasks' validation questions." in table.caption
 
 
 def test_rows_that_were_not_run_are_x_in_a_published_section(collected):
@@ -185,7 +185,7 @@ def test_five_examples_are_another_section_and_the_caption_names_both(collected)
     assert "ours 0-shot and 5-shot" in table.caption
 
 
-def test_five_examples_alone_are_the_runs_own_accuracy(collected):
+def test_with_five_examples_alone_their_accuracy_is_that_of_the_run(collected):
     table = instruction(collected(result(52, num_fewshot=[5])), SOURCES)
     assert row(table, DLC[0], column="overall", num_fewshot="5")["mean"] == pytest.approx(52)
 
@@ -200,7 +200,7 @@ def test_another_task_than_mmlu_has_one_column(collected):
     assert section.note == "51000 examples to prune, 40 questions. Made on a card."
 
 
-def test_the_instruction_table_is_what_a_person_has_read(collected):
+def test_the_instruction_table_equals_the_committed_one_that_was_checked_by_hand(collected):
     table = instruction(collected(*three_seeds(), result(54, **GAMMA_75)), SOURCES)
     assert layout.to_markdown(table) == (GOLDEN / "instruction.md").read_text(encoding="utf-8")
 
@@ -293,7 +293,7 @@ def test_a_corpus_of_another_size_is_refused_by_what_was_read_not_by_what_was_ke
     kept, refused = paper.refuse(collected(three_seeds()[3], part, unknown, named), PAPER)
     assert kept["dataset"].value_counts().to_dict() == {"alpaca_cleaned": 1, "alpaca_1000": 1}
     assert refused == [
-        "refused 2 runs of alpaca_cleaned: num_read is 1000, published 51760; name a subset by corpus.name"
+        "refused 2 runs of alpaca_cleaned: num_read is 1000, published 51760; give a subset another corpus.name"
     ]
 
 

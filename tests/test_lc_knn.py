@@ -84,7 +84,7 @@ def test_the_contract_holds_on_a_convolutional_and_on_a_token_network(backbone):
 
 
 @pytest.mark.parametrize("neighbours", [0, -1, 2.0, True])
-def test_a_number_of_neighbours_that_is_none_is_refused(neighbours):
+def test_an_invalid_number_of_neighbours_is_refused(neighbours):
     with pytest.raises(InputError, match="neighbours must be a whole number of at least 1"):
         LCKnn(neighbours=neighbours)
 
@@ -93,7 +93,7 @@ def test_a_number_of_neighbours_that_is_none_is_refused(neighbours):
     ("model", "size", "widths"),
     [("prunetune_micro", 32, [16, 32, 64, 96]), ("test_vit", 160, [64] * 4), ("test_resnet", 64, [32, 48, 192, 96])],
 )
-def test_a_network_shows_four_layers(model, size, widths):
+def test_four_layers_of_a_network_are_read(model, size, widths):
     network = timm_network(model, size)
     with torch.inference_mode():
         layers = network.forward_layers(images_of(size))
@@ -141,7 +141,7 @@ def test_maps_of_equal_blocks_without_a_class_token_are_averaged():
         assert torch.allclose(layer, average, atol=1e-5)
 
 
-def test_a_network_without_layers_to_show_is_refused():
+def test_a_network_without_layers_to_read_is_refused():
     class Flat(torch.nn.Module):
         num_features = 3
 

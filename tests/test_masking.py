@@ -80,7 +80,7 @@ def test_few_weights_stall_and_the_repeated_network_is_refused():
         first_masked_level([torch.tensor([0.3, -0.1, 0.2, 0.4])], MaskPath(), seed=0)
 
 
-def test_the_key_of_a_path_is_that_of_the_version_that_had_a_scope():
+def test_the_key_of_a_path_still_contains_the_removed_option_scope():
     old = {"schedule": "compound", "levels": 5, "step": 0.2, "include_unmasked": True, "masking": "l1"}
     assert MaskPath().key(7) == {**old, "scope": "global", "modules": "all", "seed": None}
     random = MaskPath("linear", 4, 0.1, masking="random", modules="conv2d").key(7)
@@ -118,7 +118,7 @@ def test_random_masks_depend_on_the_seed_and_on_nothing_else():
     assert not torch.equal(first, other)
 
 
-def test_weights_come_back_bit_by_bit_after_the_block_and_after_an_error():
+def test_weights_are_restored_bit_by_bit_after_the_block_and_after_an_error():
     model = tiny()
     before = weights_hash(model)
     with masked_networks(model, MaskPath(modules="conv2d")) as levels:
@@ -158,7 +158,7 @@ def test_the_networks_of_a_path_give_different_features():
         # The last fraction is 5 * 0.2 = 1.
         ({"schedule": "linear", "levels": 6, "step": 0.2}, "must keep some weights"),
         ({"schedule": "linear", "levels": 50, "step": 0.02, "include_unmasked": False}, "must keep some weights"),
-        ({"levels": 0}, "at least 1"),
+        ({"levels": 0}, r"must be a whole number in 1\.\."),
         ({"levels": 2.5}, "whole number"),
         ({"step": 0}, r"must be in \(0, 1\]"),
         ({"step": 1.5}, r"must be in \(0, 1\]"),
@@ -168,7 +168,7 @@ def test_the_networks_of_a_path_give_different_features():
         ({"modules": "norm"}, "conv2d, linear, all"),
     ],
 )
-def test_a_path_that_cannot_be_walked_is_refused(settings, message):
+def test_an_invalid_mask_path_is_refused(settings, message):
     with pytest.raises(InputError, match=message):
         MaskPath(**settings)
 
@@ -178,7 +178,7 @@ def test_levels_that_would_mask_the_same_weights_are_refused():
         first_masked_level([torch.ones(5)], MaskPath(step=0.05), seed=0)
 
 
-def test_a_path_that_leaves_out_the_plain_network_never_shows_it():
+def test_a_level_that_masks_no_weight_is_refused():
     with pytest.raises(InputError, match=r"would be the same \(masked counts \[0, 0\]\)"):
         first_masked_level([torch.ones(5)], MaskPath(levels=1, step=0.05, include_unmasked=False), seed=0)
 
@@ -245,7 +245,7 @@ def test_only_maskable_weights_change_while_a_network_is_masked(model, modules):
 
 @pytest.mark.parametrize("path", [MaskPath(), MaskPath(levels=50, step=0.02), MaskPath("linear", 9, 0.1)])
 @pytest.mark.parametrize("kind", ["all different", "many ties", "bfloat16", "all the same"])
-def test_cuts_of_sorted_values_are_those_of_one_stable_ranking(path, kind):
+def test_masks_from_sorted_values_equal_those_of_one_stable_ranking(path, kind):
     generator = torch.Generator().manual_seed(0)
     weight = {
         "all different": torch.randn(4001, generator=generator),
@@ -261,7 +261,7 @@ def test_cuts_of_sorted_values_are_those_of_one_stable_ranking(path, kind):
     assert torch.equal(found.long(), expected)
 
 
-def test_a_path_of_more_levels_than_a_byte_holds_is_cut_alike():
+def test_a_path_of_more_levels_than_a_byte_holds_gives_the_same_masks():
     path = MaskPath("linear", 300, 0.003)
     [found] = first_masked_level([torch.arange(1000.0)], path, seed=0)
     assert found.bincount().tolist() == [0, *[3] * 299, 103]

@@ -11,7 +11,7 @@ MIB = 2**20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the counter can be put back on Linux only")
-def test_a_step_is_charged_what_it_holds_and_not_what_was_held_before_it():
+def test_the_peak_memory_of_a_step_excludes_what_was_freed_before_it():
     before = np.ones(64 * MIB)  # This array has 512 MiB.
     del before
     highest = peak_memory()

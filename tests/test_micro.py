@@ -29,7 +29,7 @@ RANDOM_SEEDS = (0, 1, 2)
 
 
 def network(seed=None):
-    """The packaged network, or the same with random weights."""
+    """Return the packaged network, or the same with random weights."""
     loaded = Backbone(name="micro", model="prunetune_micro").load()
     if seed is not None:
         with torch.random.fork_rng():
@@ -61,7 +61,7 @@ def features_of(name, seed=None):
 
 
 def probe_accuracy(name, seed=None, kept=None):
-    """Test accuracy of a logistic regression on standardised features (random weights like that better)."""
+    """Return the test accuracy of a logistic regression on standardised features, which favours random weights."""
     pool, test = features_of(name, seed)
     labels = pool_of(name, "train").labels
     kept = torch.arange(len(labels)) if kept is None else kept
@@ -80,7 +80,7 @@ def random_tenth(name, seed):
 
 
 def slow_dlc(module, name):
-    """The definition of the default score, one image and one class at a time."""
+    """Return the default score by its definition, one image and one class at a time."""
     labels = pool_of(name, "train").labels
     convolutions = [layer for layer in module.modules() if isinstance(layer, torch.nn.Conv2d)]
     weights = torch.cat([layer.weight.detach().flatten() for layer in convolutions])
@@ -116,7 +116,7 @@ def mean_within_class_spearman(scores):
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Threads that wait for one another on a busy machine take ten times as long."""
+    """Use one thread, since on a busy machine several threads wait for one another and take ten times as long."""
     with threadpool_limits(limits=1):
         yield
 
@@ -143,7 +143,7 @@ def test_the_script_still_draws_the_classes_that_the_weights_were_trained_on():
         maps = pretraining_images.draw_class(alphabet, label, 3, stream("a test", label))
         assert maps.shape == (3, 32, 32)
         assert maps.dtype == torch.uint8
-        assert (maps.double().std(dim=(1, 2)) > 5).all()  # Every map shows a drawing, and the drawings differ.
+        assert (maps.double().std(dim=(1, 2)) > 5).all()  # No map is empty, and the maps differ.
         assert not torch.equal(maps[0], maps[1])
 
 
@@ -199,7 +199,7 @@ def test_pretraining_is_worth_fifteen_points_of_a_probes_accuracy(name):
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_pretraining_is_worth_as_much_at_a_tenth_of_the_pool(name):
+def test_pretraining_is_worth_fifteen_points_at_a_tenth_of_the_pool(name):
     kept = [random_tenth(name, seed) for seed in RANDOM_SEEDS]
     pretrained = np.mean([probe_accuracy(name, kept=rows) for rows in kept])
     random = np.mean([probe_accuracy(name, seed, rows) for seed, rows in zip(RANDOM_SEEDS, kept, strict=True)])
@@ -215,12 +215,12 @@ def test_dlc_follows_the_known_difficulty_within_the_classes(store_root):
     assert mean_within_class_spearman(dlc_scores(store_root)) >= 0.4
 
 
-def test_dlc_of_random_weights_follows_it_far_less():
+def test_dlc_of_random_weights_follows_the_known_difficulty_far_less():
     losses = slow_dlc(network(RANDOM_SEEDS[0]), "textures")
     assert abs(mean_within_class_spearman(torch.from_numpy(losses))) < 0.25
 
 
-def test_dlc_is_its_definition(store_root):
+def test_dlc_equals_its_definition(store_root):
     assert np.allclose(dlc_scores(store_root).numpy(), slow_dlc(network(), "textures"), rtol=1e-4)
 
 

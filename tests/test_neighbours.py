@@ -16,7 +16,7 @@ def made(*shape: int) -> torch.Tensor:
 
 
 def all_distances(features: torch.Tensor, metric: str) -> torch.Tensor:
-    """Return [N, N] float64, the slow way."""
+    """Return all distances [N, N] in float64, computed by a slow reference."""
     features = features.double()
     if metric == "cosine":
         unit = features / features.norm(dim=1, keepdim=True).clamp_min(1e-30)
@@ -176,7 +176,7 @@ def test_a_large_pool_is_searched_by_inverted_file(monkeypatch):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_gradients_are_as_far_apart_as_if_they_had_been_made(metric):
+def test_distances_of_gradients_equal_those_of_explicit_gradients(metric):
     labels = torch.arange(61) % 4
     gradients = LastLayerGradients(logit_gradients(made(61, 4), labels), made(61, 5))
     gradients.deltas[7] = 0
@@ -202,7 +202,7 @@ def test_gradients_that_nearly_coincide_have_small_and_symmetric_distances():
 
 
 @pytest.mark.parametrize("k", [0, -1, 2.0, True, "3"])
-def test_a_number_of_neighbours_that_is_none_is_refused(k):
+def test_an_invalid_number_of_neighbours_is_refused(k):
     with pytest.raises(InputError, match="at least 1, got"):
         nearest(made(9, 2), k)
 

@@ -33,7 +33,7 @@ def files_of(folder):
     return {p.name: p.read_bytes() for p in folder.glob("images/*/*") if p.name != "meta.json"}
 
 
-def test_it_gives_the_scores_and_the_store_of_decoding_first(tmp_path, pool, network):
+def test_overlapped_decoding_gives_the_scores_and_the_store_of_decoding_first(tmp_path, pool, network):
     found = []
     for overlaps in (False, True):
         embedding = Embedding(network, Store(tmp_path / str(overlaps)), overlaps=overlaps, batch_size=4)
@@ -45,12 +45,12 @@ def test_it_gives_the_scores_and_the_store_of_decoding_first(tmp_path, pool, net
     assert "pixels.bin" in found[0][1]
 
 
-def test_it_is_what_a_gpu_does_by_default_and_a_cpu_does_not(tmp_path, network):
+def test_overlapped_decoding_is_the_default_on_a_gpu_and_not_on_a_cpu(tmp_path, network):
     assert Embedding(network, Store(tmp_path), device="cuda").does_overlap
     assert not Embedding(network, Store(tmp_path)).does_overlap
 
 
-def test_images_are_given_before_the_last_is_decoded(tmp_path, pool, monkeypatch):
+def test_images_are_yielded_before_the_last_one_is_decoded(tmp_path, pool, monkeypatch):
     may_go_on, decode_all = threading.Event(), decoded.decode_all
 
     def slowly(images):
@@ -82,7 +82,7 @@ def test_images_that_cannot_be_read_stop_the_pass_with_their_names(tmp_path, poo
     assert not list((tmp_path / "store").glob("*/[!.]*"))
 
 
-def test_a_store_without_room_stops_the_pass(tmp_path, pool, network, monkeypatch):
+def test_a_store_on_a_full_disk_stops_the_pass(tmp_path, pool, network, monkeypatch):
     def full(*_):
         raise OSError(28, os.strerror(28))
 

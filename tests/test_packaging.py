@@ -21,6 +21,7 @@ from runs import ONE_THREAD, ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIRED = [Requirement(line) for line in PROJECT["dependencies"]]
+OWN_DATA = [Requirement(line) for extra in ("data", "heif") for line in PROJECT["optional-dependencies"][extra]]
 INSTRUCT = [Requirement(line) for line in PROJECT["optional-dependencies"]["instruct"]]
 EXTRAS = [Requirement(line) for lines in PROJECT["optional-dependencies"].values() for line in lines]
 DATA_FILES = (
@@ -54,7 +55,7 @@ def imports_of(*folders, without=()):
 
 
 def is_needed(node):
-    """Whether this is a call of `prunetune.instruct.extra.needed` that names its module."""
+    """Whether this is a call of a function `needed`, which imports a library of an extra, that names its module."""
     return (
         isinstance(node, ast.Call)
         and getattr(node.func, "id", "") == "needed"
@@ -74,7 +75,23 @@ def test_every_import_of_the_package_its_scripts_and_the_command_is_declared():
     assert {"torch", "timm", "hydra", "safetensors"} <= modules
     # Only tests call the function of `prunetune.testing` that imports pytest, so pytest is installed.
     modules -= {"pytest"}
-    assert undeclared(modules, REQUIRED) == set()
+    extra = {"pyarrow", "datasets", "webdataset", "pillow_heif", "huggingface_hub"}
+    assert undeclared(modules - extra, REQUIRED) == set()
+    assert extra <= modules
+    # The library datasets itself depends on huggingface_hub.
+    assert undeclared(extra - {"huggingface_hub"}, OWN_DATA) == set()
+
+
+def test_what_the_extras_of_own_data_install_is_installed_for_the_tests_too():
+    dev = {canonicalize_name(Requirement(line).name) for line in PROJECT["optional-dependencies"]["dev"]}
+    assert {canonicalize_name(requirement.name) for requirement in OWN_DATA} - dev == set()
+
+
+def test_a_library_of_an_extra_is_imported_only_when_it_is_used():
+    extra = {"pyarrow", "datasets", "webdataset", "pillow_heif", "polars", "huggingface_hub"}
+    code = f"import sys, prunetune.own.read, prunetune.data.readers; print(*{extra!r} & sys.modules.keys())"
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert outcome.stdout.split() == []
 
 
 def test_only_the_folder_of_text_runs_imports_its_extra():
@@ -99,7 +116,10 @@ def test_every_declared_dependency_is_imported_or_a_tool():
         "jinja2",
         "mkdocs-material",
         "mkdocstrings",
-    }  # Pandas writes LaTeX with jinja2.
+        "apricot-select",
+        "submodlib-py",
+        "lightning",
+    }  # Pandas writes LaTeX with jinja2. Tests compare with two where they are installed, a page of docs imports one.
     homes = packages_distributions()
     modules = imports_of("src", "scripts", "run.py", "tests")
     used = {canonicalize_name(name) for module in modules for name in homes.get(module, [])}
@@ -123,7 +143,7 @@ def test_the_pins_meet_every_declared_range():
         assert requirement.specifier.contains(pinned[name]), f"{name} {pinned[name]} is not {requirement.specifier}"
 
 
-def test_the_pins_name_no_place_and_no_build():
+def test_the_pins_contain_no_path_and_no_local_build():
     text = (ROOT / "constraints.txt").read_text()
     assert "://" not in text
     assert "--" not in text
@@ -215,8 +235,8 @@ def test_the_wheel_holds_the_code_and_every_file_beside_it(wheel):
 def installed(folder, what):
     """Install into a fresh environment that sees the libraries of this one and nothing else; return its programs.
 
-    The libraries come by a .pth file, so that those of this environment are read where they lie, and what is
-    installed in it as editable is not seen: a .pth file in a folder that another one names is not read.
+    A .pth file names the folders of the libraries, so that they are not installed again. Editable installations of
+    this environment are not found, since Python does not read .pth files in folders that a .pth file names.
     """
     pytest.importorskip("pip", reason="installing needs pip")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
@@ -235,14 +255,14 @@ def library_folders():
 
 
 def given(programs, folder, *words):
-    """Give a command line of an installed `prunetune` in a folder."""
+    """Run a command line of an installed `prunetune` in a folder."""
     environment = {name: value for name, value in ONE_THREAD.items() if name != "PYTHONPATH"}
     command = [str(programs / "prunetune"), *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def check_an_installation(programs, folder, origin):
-    """From an empty folder: the demo, a list, help, published numbers, a mistake; nothing else is written."""
+    """Run the demo, a list, a help text, the tables and a mistaken command in an empty folder."""
     folder.mkdir()
     ask = "import prunetune, prunetune.configs; print(prunetune.__file__, *prunetune.configs.__path__)"
     python = [str(programs / "python"), "-P", "-c", ask]
@@ -301,7 +321,7 @@ def test_every_make_target_has_a_line_in_make_help():
     assert set(phony) == targets
 
 
-def test_make_help_lists_them():
+def test_make_help_lists_every_target():
     if shutil.which("make") is None:
         pytest.skip("needs make")
     shown = subprocess.run(

@@ -106,7 +106,7 @@ def test_a_method_is_drawn_where_it_was_run_and_a_single_seed_has_no_spread() ->
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.1", "0.3"]
 
 
-def test_a_method_has_one_look_in_all_panels_and_looks_differ_without_colour() -> None:
+def test_a_method_has_one_line_style_in_all_panels_and_styles_differ_without_colour() -> None:
     scorers = [{"scorer": name, "sampler": "topk", "percent": 50} for name in paper.PUBLISHED_SCORERS[1:]]
     first = frame({**RANDOM, "percent": 60}, {**DLC, "percent": 61}, *scorers)
     probes = [{**scorer, "scorer": f"{scorer['scorer']}_probe"} for scorer in scorers[2:]]
@@ -137,10 +137,10 @@ def test_the_published_gap_is_drawn_beside_the_data_set_of_that_name_only() -> N
     assert published_lines(other) == []
 
 
-def test_a_gamma_that_was_fixed_beforehand_is_said() -> None:
+def test_a_title_says_that_gamma_was_constant() -> None:
     fixed = {**DLC, "gamma": 0.25, "selection_rule": "fixed"}
     figure = paper_figures.accuracy_gap(frame({**RANDOM, "percent": 60}, {**fixed, "percent": 61}))
-    assert "DLC: FlexRand, gamma fixed at 0.25" in figure.get_suptitle()
+    assert "DLC: FlexRand, gamma constant at 0.25" in figure.get_suptitle()
 
 
 def test_seconds_are_scoring_search_and_sampling_on_a_logarithmic_axis() -> None:
@@ -258,7 +258,7 @@ def test_published_ablations_stand_only_beside_the_same_mean() -> None:
         assert all(published_lines(axes) == [] for axes in other.axes)
 
 
-def test_four_of_the_five_data_sets_have_no_mean() -> None:
+def test_without_one_of_the_five_data_sets_there_is_no_mean() -> None:
     figure = paper_figures.path_size(path_sizes(datasets=paper.DATASETS[:4]))
     assert titles(figure) == sorted(paper.DATASETS[:4])
 
@@ -344,7 +344,7 @@ def test_without_its_runs_a_figure_names_the_preset(draw: Any, preset: str) -> N
         draw(frame({**RANDOM, "percent": 60}))
 
 
-def test_runs_of_two_backbones_are_no_one_figure() -> None:
+def test_runs_of_two_backbones_are_not_drawn_in_one_figure() -> None:
     results = pd.concat([path_sizes(), path_sizes(backbone="resnet18")])
     with pytest.raises(InputError, match="one backbone and recipe, got vit_tiny, linear_probe; resnet18, linear_probe"):
         paper_figures.path_size(results)

@@ -92,12 +92,12 @@ def test_rows_that_keep_the_confident_end_are_compared_with_the_released_selecto
         assert paper.ROWS[f"{method}_released", "topk"] == method
 
 
-def test_the_gamma_table_is_what_a_person_has_read(tmp_path):
+def test_the_gamma_table_equals_the_committed_one_that_was_checked_by_hand(tmp_path):
     results, refused = paper.refuse(collect.read(GOLDEN / "paper_results.csv"), PAPER)
     table = paper_tables.ablation_gamma(cells.prepared(results), sources())
     assert layout.to_markdown(table) == (GOLDEN / "ablation_gamma.md").read_text(encoding="utf-8")
     assert refused == [
-        "refused 1 run of dtd: num_pool is 800, published 3760; name a subset by dataset.name",
+        "refused 1 run of dtd: num_pool is 800, published 3760; give a subset another dataset.name",
         "refused 1 run of uncommitted code; run from a clean commit, or pass --allow-dirty",
     ]
 
@@ -156,7 +156,7 @@ def test_an_average_lacking_one_cell_is_x_and_so_is_its_difference():
     assert difference.split("|")[4].strip() == "X"
 
 
-def test_a_published_row_that_was_not_run_is_there_as_x():
+def test_a_published_row_that_was_not_run_is_shown_as_x():
     table = paper_tables.main(frame(run(50), run(49, **RANDOM)), sources())
     entry = row(table, "forgetting-topk", dataset="dtd", column="0.1")
     assert entry["n"] == 0
@@ -175,12 +175,12 @@ def test_a_linear_probe_is_named_and_has_no_difference_to_the_published_number()
     assert "Recipe linear_probe is not the paper's" in table.caption
 
 
-def test_a_gamma_fixed_beforehand_is_not_the_papers_row():
+def test_a_constant_gamma_is_not_the_papers_row():
     fixed = {"gamma": 0.25, "selection_rule": "fixed"}
     table = paper_tables.main(frame(run(52, **fixed), run(50, **RANDOM)), sources())
     assert np.isnan(row(table, "dlc-flexrand (gamma 0.25)", dataset="dtd", backbone="mean", column="0.1")["published"])
     assert row(table, "dlc-flexrand", dataset="dtd", backbone="mean", column="0.1")["n"] == 0
-    assert "gamma 0.25 fixed beforehand" in table.caption
+    assert "gamma 0.25 constant" in table.caption
 
 
 def test_at_the_largest_ratio_the_only_feasible_gamma_counts_as_chosen():
@@ -208,7 +208,7 @@ def test_the_weakly_table_averages_blocks_of_three_ratios_over_weakly_pretrained
         paper_tables.main(frame(*runs), sources())
 
 
-def test_the_transfer_table_tells_who_scored():
+def test_the_transfer_table_names_the_scoring_network():
     own = everywhere(60, backbones=["resnet50"])
     scored = everywhere(59, backbones=["resnet50"], scoring_backbone="resnet18")
     random = everywhere(58, backbones=["resnet50"], **RANDOM)
@@ -259,7 +259,7 @@ def test_the_better_end_on_test_is_an_oracle_and_has_the_published_number():
     assert np.isnan(row(table, "dlc-topk_flexible", dataset="mean")["published"])
 
 
-def test_of_one_gamma_none_is_the_best():
+def test_a_single_gamma_gives_no_oracle():
     runs = [run(50), run(51, tag="g0.25", gamma=0.25, selection_rule="fixed"), run(49, **RANDOM)]
     table = paper_tables.ablation_gamma(frame(*runs), sources())
     assert row(table, ablation_tables.ORACLE, column="0.1")["n"] == 0
@@ -336,7 +336,7 @@ def test_a_ranking_leaves_out_backbones_on_which_few_methods_were_run():
 
 
 @pytest.mark.parametrize("name", paper_tables.TABLES)
-def test_no_runs_are_told_in_one_line_with_the_command(name):
+def test_without_runs_one_line_names_the_command(name):
     root = "instruct" if name in paper_tables.TEXT_TABLES else "grid"
     with pytest.raises(table_parts.NoRuns, match=rf"no runs for {name}; run `prunetune {root} sweep="):
         paper_tables.TABLES[name](frame(), sources())
@@ -386,7 +386,7 @@ def test_the_command_names_the_preset_of_a_table_without_runs(tmp_path):
         ("mian", "Did you mean 'main'?"),
     ],
 )
-def test_a_table_asked_for_by_name_must_be_there(name, told, tmp_path):
+def test_a_table_that_is_named_must_have_runs(name, told, tmp_path):
     done = prunetune_here("tables", name, "--results", str(tmp_path), "--paper", str(PAPER))
     assert done.returncode == 1
     assert told in done.stderr

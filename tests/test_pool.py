@@ -88,7 +88,7 @@ def test_classes_that_are_no_names_are_refused():
         make_pool(classes=3)
 
 
-def test_the_order_brings_tensors_into_that_of_the_pool(caplog):
+def test_the_attribute_order_sorts_tensors_like_the_pool(caplog):
     given = torch.tensor(LABELS)
     pool = make_pool(images=None)
     assert torch.equal(given[pool.order], pool.labels)

@@ -1,5 +1,7 @@
 import errno
 import io
+import logging
+import random
 import shutil
 import signal
 import stat
@@ -15,8 +17,9 @@ import pytest
 
 from made_data import cut_in_half
 from prunetune.base.errors import InputError
-from prunetune.data.prepare.archives import extract, inside, member_names
+from prunetune.data.prepare.archives import MOST_BYTES, MOST_HEADER_BYTES, extract, inside, member_names
 from prunetune.data.prepare.disk import explained, link_or_copy, staging
+from prunetune.data.prepare.record import require_free
 
 Make = Callable[[Path, dict[str, bytes]], Path]
 
@@ -110,10 +113,72 @@ def test_links_in_a_zip_refuse_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [make_tar, make_zip])
-def test_a_truncated_archive_is_one_line(tmp_path: Path, make: Make) -> None:
+def test_a_truncated_archive_gives_a_one_line_error(tmp_path: Path, make: Make) -> None:
     archive = cut_in_half(make(tmp_path / "archive", {f"{number}": bytes(range(256)) * 99 for number in range(9)}))
     with pytest.raises(InputError, match="archive is not a readable tar or zip archive .* download it again"):
         extract(archive, tmp_path, as_it_is)
+
+
+KINDS = {"gz": ".tar.gz", "bz2": ".tar.bz2", "xz": ".tar.xz"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flipped_bit_in_a_compressed_tar_is_one_line(tmp_path: Path, kind: str) -> None:
+    whole = tmp_path / f"a{KINDS[kind]}"
+    with tarfile.open(whole, f"w:{kind}") as archive:
+        member = tarfile.TarInfo("pixels")
+        member.size = 20_000
+        archive.addfile(member, io.BytesIO(random.Random(0).randbytes(member.size)))
+    content, refused = whole.read_bytes(), 0
+    assert extract(whole, tmp_path, as_it_is) == 1
+    for place in range(40, len(content) - 10, len(content) // 50):  # The first 40 bytes may hold a name or a date.
+        whole.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+        with pytest.raises(InputError, match="is not a readable tar or zip archive"):
+            extract(whole, tmp_path, as_it_is)
+        refused += 1
+    assert refused >= 48
+
+
+def test_the_checksum_and_the_length_at_the_end_of_a_gzip_are_compared(tmp_path: Path) -> None:
+    whole = make_tar(tmp_path / "a.tar.gz", {"good": b"content"})
+    content = whole.read_bytes()
+    for damaged in (content[:-8] + bytes(8), content[:-4] + bytes(4), content[:-8], content[:-1], content + b"more"):
+        whole.write_bytes(damaged)
+        with pytest.raises(InputError, match="is not a readable tar or zip archive"):
+            extract(whole, tmp_path, as_it_is)
+        with pytest.raises(InputError, match="is not a readable tar or zip archive"):
+            member_names(whole)
+
+
+def test_a_member_that_is_too_large_refuses_the_archive_before_it_is_read(tmp_path: Path) -> None:
+    huge = special("huge", tarfile.REGTYPE)
+    huge.size = MOST_BYTES + 1  # The content does not follow, so that reading it would fail otherwise.
+    sparse = special("sparse", tarfile.REGTYPE)
+    sparse.pax_headers = {"size": str(2**50)}
+    name = special("a", tarfile.XHDTYPE)
+    name.size = MOST_HEADER_BYTES + 1
+    for member in (huge, sparse, name):
+        archive = make_tar(tmp_path / "a.tar.gz", {"good": b""}, member)
+        with pytest.raises(InputError, match=r"is refused: '.*' has \d+ bytes, and a member may have"):
+            extract(archive, tmp_path, as_it_is)
+    archive = make_zip(tmp_path / "a.zip", {"good": b"", "huge": b"12"})
+    content = archive.read_bytes()
+    size = content.rindex(b"PK\x01\x02") + 24  # The size of the last member in the directory at the end of a zip.
+    archive.write_bytes(content[:size] + (2**31).to_bytes(4, "little") + content[size + 4 :])
+    with pytest.raises(InputError, match="is refused: 'huge' has 2147483648 bytes"):
+        member_names(archive)
+
+
+def test_the_progress_of_a_long_extraction_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("prunetune.base.progress.SECONDS_BETWEEN_LINES", -1.0)
+    noise = random.Random(0).randbytes(3 * 2**19)
+    with caplog.at_level(logging.INFO):
+        extract(make_tar(tmp_path / "a.tar.gz", {"noise": noise}), tmp_path, as_it_is)
+        extract(make_zip(tmp_path / "a.zip", {"one": b"", "two": b""}), tmp_path, as_it_is)
+    assert "reading a.tar.gz, MiB: 1 of 2" in caplog.text
+    assert "reading a.zip, members: 2 of 2" in caplog.text
 
 
 def test_a_text_file_and_a_missing_file_are_no_archives(tmp_path: Path) -> None:
@@ -124,7 +189,7 @@ def test_a_text_file_and_a_missing_file_are_no_archives(tmp_path: Path) -> None:
         member_names(tmp_path / "missing.zip")
 
 
-def test_a_full_disk_during_extraction_is_one_line_and_leaves_nothing(
+def test_a_full_disk_during_extraction_gives_a_one_line_error_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: object) -> None:
@@ -224,16 +289,25 @@ def test_a_file_on_another_disk_is_copied(tmp_path: Path, monkeypatch: pytest.Mo
     [
         (errno.ENOSPC, "the disk of data is full; free some space or go elsewhere"),
         (errno.EDQUOT, "the disk of data is full; free some space or go elsewhere"),
-        (errno.EACCES, "data/x cannot be used (words); allow it or go elsewhere"),
-        (errno.EROFS, "data/x cannot be used (words); allow it or go elsewhere"),
+        (errno.EACCES, "data/x cannot be used (words); change its permissions or go elsewhere"),
+        (errno.EROFS, "data/x cannot be used (words); change its permissions or go elsewhere"),
+        (errno.ENOENT, "data/x cannot be used (words); check the path or go elsewhere"),
+        (errno.EIO, "data/x cannot be used (words); check the path or go elsewhere"),
     ],
 )
-def test_what_a_disk_refuses_is_one_line(number: int, message: str) -> None:
+def test_an_error_of_the_disk_gives_a_one_line_error(number: int, message: str) -> None:
     with pytest.raises(InputError) as error, explained(Path("data"), "go elsewhere"):
         raise OSError(number, "words", "data/x")
     assert str(error.value) == message
 
 
-def test_other_errors_of_the_system_keep_their_traceback() -> None:
-    with pytest.raises(FileNotFoundError), explained(Path("data"), "go elsewhere"):
-        raise FileNotFoundError(errno.ENOENT, "words", "data/x")
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_downloaded(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        InputError, match=r"file/data cannot be used \(Not a directory\); check the path or pass --root"
+    ):
+        require_free(tmp_path / "file" / "data" / "dtd", "dtd")
+    with pytest.raises(InputError, match=r"cannot be used \(File name too long\); shorten the name or pass --root"):
+        require_free(tmp_path / ("x" * 300), "dtd")
+    require_free(tmp_path / "data" / "dtd", "dtd")
+    assert list((tmp_path / "data").iterdir()) == []

@@ -22,7 +22,7 @@ WEB_PAGE = b"  <!DOCTYPE html><html><body>Google Drive can't scan this file for 
 
 
 class Site:
-    """What a made server does: each path has a content, and the next answers may be cut or strange."""
+    """What the test server answers: a content for each path. The next answers may be cut off or have another status."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {"/file": CONTENT}
@@ -110,7 +110,7 @@ def test_a_cut_connection_is_resumed_where_it_broke(site: Site, tmp_path: Path) 
     assert site.requests == [("/file", None), ("/file", "bytes=3072-"), ("/file", "bytes=8192-")]
 
 
-def test_a_later_command_goes_on_from_the_part_file(site: Site, tmp_path: Path) -> None:
+def test_a_later_command_continues_from_the_part_file(site: Site, tmp_path: Path) -> None:
     (tmp_path / "data.bin.part").write_bytes(CONTENT[:7000])
     assert fetch(wanted(site), tmp_path, BY_HAND).read_bytes() == CONTENT
     assert site.requests == [("/file", "bytes=7000-")]
@@ -172,13 +172,13 @@ def test_a_web_page_instead_of_the_file_is_named_as_such(site: Site, tmp_path: P
 def test_a_web_page_does_not_destroy_what_was_downloaded_before(site: Site, tmp_path: Path) -> None:
     (tmp_path / "data.bin.part").write_bytes(CONTENT[:7000])
     site.files["/file"], site.knows_ranges = WEB_PAGE, False
-    with pytest.raises(InputError, match="or run the command again: it goes on after 0.0 MB"):
+    with pytest.raises(InputError, match="or run the command again: it continues after 0.0 MB"):
         fetch(wanted(site, num_bytes=None), tmp_path, BY_HAND)
     assert (tmp_path / "data.bin.part").read_bytes() == CONTENT[:7000]
 
 
 @pytest.mark.parametrize(("known", "name"), [({"sha256": None}, "md5"), ({"md5": None}, "sha256")])
-def test_a_wrong_checksum_is_one_line_and_leaves_no_file(
+def test_a_wrong_checksum_gives_a_one_line_error_and_leaves_no_file(
     site: Site, tmp_path: Path, known: dict[str, None], name: str
 ) -> None:
     site.files["/file"] = CONTENT[::-1]
@@ -190,7 +190,9 @@ def test_a_wrong_checksum_is_one_line_and_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_when_all_mirrors_fail_the_error_names_each_and_the_way_by_hand(site: Site, tmp_path: Path) -> None:
+def test_when_all_mirrors_fail_the_error_names_each_and_tells_how_to_download_by_hand(
+    site: Site, tmp_path: Path
+) -> None:
     with pytest.raises(InputError) as error:
         fetch(wanted(site, "/a", "/b"), tmp_path, BY_HAND)
     assert str(error.value) == (
@@ -201,7 +203,7 @@ def test_when_all_mirrors_fail_the_error_names_each_and_the_way_by_hand(site: Si
 
 def test_a_host_that_does_not_answer_is_given_up_after_three_attempts(site: Site, tmp_path: Path) -> None:
     site.cuts = [0] * 9
-    with pytest.raises(InputError, match="/file broke 3 times"):
+    with pytest.raises(InputError, match="/file was interrupted 3 times"):
         fetch(wanted(site), tmp_path, BY_HAND)
     assert len(site.requests) == 3
 
@@ -230,7 +232,7 @@ def test_a_disk_that_cannot_hold_the_file_is_refused_beforehand(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_on_the_way_is_one_line_and_keeps_the_beginning(
+def test_a_disk_that_fills_up_during_a_download_gives_a_one_line_error_and_keeps_the_beginning(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full_after(number: int) -> Callable[..., Iterator[bytes]]:
@@ -248,7 +250,7 @@ def test_a_disk_that_fills_up_on_the_way_is_one_line_and_keeps_the_beginning(
     assert (tmp_path / "data.bin.part").read_bytes() == CONTENT[:4096]
 
 
-def test_every_source_has_a_checksum_but_the_sketches() -> None:
+def test_every_source_except_sketch_has_a_checksum() -> None:
     without = [key for key, entry in download._sources().items() if not (entry.md5 or entry.sha256)]
     assert without == ["sketch"]
     assert len(download._sources()) == 12 + 3 + 1 + 16 + 4
@@ -269,5 +271,5 @@ def test_a_file_that_is_no_zip_archive_is_not_recorded_as_the_first_one(tmp_path
     wrong = tmp_path / "wrong.zip"
     wrong.write_text("hello\n")
     wanted = download.Source("sketches.zip", ())
-    assert download.mismatch(wrong, wanted, tmp_path) == "is no zip archive"
+    assert download.mismatch(wrong, wanted, tmp_path) == "is not a zip archive"
     assert not (tmp_path / "sketches.zip.sha256").exists()

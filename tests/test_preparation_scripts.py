@@ -26,7 +26,7 @@ SPLITS = ("train", "val", "test")
 
 
 def prepare(name: str, folder: Path, *options: str | Path) -> subprocess.CompletedProcess[str]:
-    """Give `prunetune prepare <name>` in a folder, as a person would."""
+    """Run `prunetune prepare <name>` in a folder, as a user would."""
     command = [sys.executable, "-m", "prunetune", "prepare", name, *options]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
 
@@ -117,12 +117,14 @@ def test_an_official_set_is_prepared_from_its_archive(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_an_official_set_that_is_short_is_one_line_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+def test_an_incomplete_official_set_gives_a_one_line_error_and_leaves_nothing(tmp_path: Path, name: str) -> None:
     make, top, expected = OFFICIAL[name]
     made = make(tmp_path / "made")
     archive = pack(made, tmp_path / "by_hand.tar.gz", top)
     line = error_line(prepare(name, tmp_path, "--archive", archive, "--no-checksum"))
-    assert line.startswith(f"{name} is short or another edition: expected {PROTOCOL[name]}, found 3 classes, pool 21")
+    assert line.startswith(
+        f"{name} is incomplete or another edition: expected {PROTOCOL[name]}, found 3 classes, pool 21"
+    )
     (made / expected[0]).unlink()
     archive = pack(made, tmp_path / "by_hand.tar.gz", top)
     line = error_line(prepare(name, tmp_path, "--archive", archive, "--no-checksum", "--no-check-counts"))
@@ -148,7 +150,7 @@ def test_a_folder_made_by_hand_is_taken_if_it_is_complete(tmp_path: Path) -> Non
     make_dtd(tmp_path / "data" / "dtd")
     assert last_line(prepare("dtd", tmp_path, "--no-check-counts")).startswith("data/dtd: 3 classes, pool 21")
     line = error_line(prepare("dtd", tmp_path))
-    assert line.startswith("data/dtd exists but is no finished dtd (dtd is short or another edition: ")
+    assert line.startswith("data/dtd exists but is not a finished dtd (dtd is incomplete or another edition: ")
     assert line.endswith("delete it or pass --root")
 
 
@@ -200,7 +202,7 @@ def test_the_checksum_of_the_first_sketch_archive_is_kept_and_compared(tmp_path:
     assert f"the first one had {first}" in error_line(prepare("sketch", tmp_path, *options))
 
 
-def test_a_sketch_class_without_eighty_drawings_is_one_line(tmp_path: Path, sketches: Path) -> None:
+def test_a_sketch_class_without_eighty_drawings_gives_a_one_line_error(tmp_path: Path, sketches: Path) -> None:
     line = error_line(prepare("sketch", tmp_path, "--archive", sketches))
     assert line.startswith("sketch: 2 classes do not have 80 images, first 'apple' with 10; ")
     assert not (tmp_path / "data" / "sketch").exists()
@@ -289,7 +291,9 @@ def test_a_deepweeds_label_file_other_than_the_published_one_is_refused(
     assert "expected labels 0 to 8, got '9' for x.jpg" in line
 
 
-def test_photographs_that_are_missing_in_the_archive_are_one_line(tmp_path: Path, weeds: tuple[Path, Path]) -> None:
+def test_photographs_that_are_missing_in_the_archive_give_a_one_line_error(
+    tmp_path: Path, weeds: tuple[Path, Path]
+) -> None:
     _, labels = weeds
     archive = pack_files(tmp_path / "short.zip", ["images/20170001-120000-0.jpg"])
     options = ("--archive", archive, "--labels", labels, "--no-checksum", "--per-class", "6")
@@ -348,7 +352,7 @@ def test_cxrb10_is_built_from_labels_and_archives(
     assert list((tmp_path / "data" / "downloads").iterdir()) == []
 
 
-def test_cxrb10_goes_on_with_the_archives_that_are_left(
+def test_cxrb10_continues_with_the_remaining_archives(
     tmp_path: Path, chest_csv: Path, chest_archives: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = Place(tmp_path / "cxrb10", tmp_path / "downloads")
@@ -410,7 +414,7 @@ def test_an_unknown_archive_of_chest_images_is_refused(
     assert "which none of the twelve archives has" in line
 
 
-def test_the_two_forms_of_chest_labels_say_the_same(tmp_path: Path, chest_csv: Path) -> None:
+def test_both_forms_of_chest_labels_give_the_same_lists(tmp_path: Path, chest_csv: Path) -> None:
     lines = []
     for name, findings in chest_labels().items():
         flags = ["1" if finding in findings.split("|") else "0" for finding in cxrb10.FINDINGS]
@@ -433,13 +437,15 @@ def test_the_two_forms_of_chest_labels_say_the_same(tmp_path: Path, chest_csv: P
         (b"\x1f\x8bnot gzip", "is not a readable .gz file"),
     ],
 )
-def test_a_chest_label_file_in_another_form_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_chest_label_file_in_another_form_gives_a_one_line_error(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
     (tmp_path / "labels").write_bytes(content)
     with pytest.raises(InputError, match=message):
         cxrb10.read_labels([tmp_path / "labels"])
 
 
-def test_a_missing_chest_label_file_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_chest_label_file_gives_a_one_line_error(tmp_path: Path) -> None:
     line = error_line(prepare("cxrb10", tmp_path, "--labels", "missing.csv"))
     assert line == "expected a label file at missing.csv, found no file; check --labels"
 
@@ -453,7 +459,7 @@ def test_a_misspelt_finding_gets_a_suggestion_and_a_short_class_its_number(tmp_p
         cxrb10.class_names("Mass,Mass")
 
 
-def test_chest_images_are_linked_from_a_folder_or_missed_by_name(tmp_path: Path, chest_csv: Path) -> None:
+def test_chest_images_are_linked_from_a_folder_and_missing_ones_are_named(tmp_path: Path, chest_csv: Path) -> None:
     for name in chest_labels():
         target = tmp_path / "mine" / f"images_{name[7]}" / name
         target.parent.mkdir(parents=True, exist_ok=True)

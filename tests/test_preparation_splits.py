@@ -57,7 +57,7 @@ def test_a_smaller_class_size_takes_the_front_of_the_permutation() -> None:
     assert [row.path for row in rows if row.split == "train"] == ["apple/4.png", "apple/6.png", "apple/9.png"]
 
 
-def test_a_short_class_is_one_line() -> None:
+def test_a_class_with_too_few_images_gives_a_one_line_error() -> None:
     with pytest.raises(InputError, match="sketch: pear has 4 images, 10 are needed; leave the class out"):
         by_image({"apple": APPLES, "pear": APPLES[:4]}, "sketch", 0, per_class=10)
 
@@ -89,7 +89,7 @@ def test_groups_are_placed_as_computed_by_hand() -> None:
         "test": 2,
     }
     with pytest.raises(
-        InputError, match=r"toy: train of X is short, 6 of 9 images with whole groups \(10 in the class\)"
+        InputError, match=r"toy: train of X gets 6 of 9 images, as no group is split \(10 in the class\)"
     ):
         by_group(files, lambda name: name[0], "toy", 0, per_class=15)
 
@@ -169,7 +169,7 @@ def test_single_finding_images_are_as_many_as_published(findings: dict[str, str]
 @pytest.mark.data
 @pytest.mark.parametrize("classes", ["A", "B"])
 @pytest.mark.parametrize("group_by", ["image", "patient"])
-def test_the_committed_lists_of_cxrb10_come_out_of_the_real_labels(
+def test_the_real_labels_give_the_committed_lists_of_cxrb10(
     findings: dict[str, str], classes: str, group_by: str
 ) -> None:
     rows = cxrb10.choose(findings, classes, group_by, 0, 500)
@@ -182,7 +182,7 @@ def test_the_committed_lists_of_cxrb10_come_out_of_the_real_labels(
 
 
 @pytest.mark.data
-def test_the_committed_lists_of_deepweeds_come_out_of_the_real_labels(real_labels: Path) -> None:
+def test_the_real_labels_give_the_committed_lists_of_deepweeds(real_labels: Path) -> None:
     folder = real_labels / "deepweeds_labels" / "labels"
     rows = deepweeds.choose([folder / "labels.csv"])
     assert list_sha256(rows) == committed_sha256("deepweeds split_seed=0 per_class=1000")

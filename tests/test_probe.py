@@ -67,7 +67,7 @@ def losses_of(result: FinetuneResult) -> list[float]:
 @pytest.mark.parametrize("nesterov", [True, False])
 # The sizes are less than a batch, one batch, and two batches and a shorter one.
 @pytest.mark.parametrize("size", [5, 8, 21])
-def test_a_probe_is_torchs_linear_layer_under_sgd(size, nesterov):
+def test_a_probe_equals_a_linear_layer_of_torch_trained_by_sgd(size, nesterov):
     recipe = Recipe(**{**vars(RECIPE), "nesterov": nesterov})
     bank, probe = bank_of(4, 60), probe_of(size, seed=1)
     [result] = train_probes(bank, [probe], NUM_CLASSES, recipe, "cpu")
@@ -79,7 +79,7 @@ def test_a_probe_is_torchs_linear_layer_under_sgd(size, nesterov):
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_probes_trained_together_are_those_trained_alone():
+def test_probes_trained_together_equal_those_trained_alone():
     probes = [probe_of(size, seed) for size, seed in ((8, 0), (30, 1), (5, 2), (17, 0), (30, 3), (1, 4))]
     together = train_probes(bank_of(3, 60), probes, NUM_CLASSES, RECIPE, "cpu")
     for probe, result in zip(probes, together, strict=True):
@@ -89,7 +89,7 @@ def test_probes_trained_together_are_those_trained_alone():
         assert (result.trained_together, alone.trained_together) == (6, 1)
 
 
-def test_a_batch_of_probes_that_memory_does_not_hold_is_trained_in_parts(monkeypatch):
+def test_a_batch_of_probes_too_large_for_memory_is_trained_in_parts(monkeypatch):
     probes = [probe_of(size, seed) for size, seed in ((8, 0), (30, 1), (5, 2))]
     together = train_probes(bank_of(3, 60), probes, NUM_CLASSES, RECIPE, "cpu")
     one = 4 * (RECIPE.batch_size * (WIDTH + NUM_CLASSES) + 3 * NUM_CLASSES * WIDTH)
@@ -109,7 +109,7 @@ def three_threads():
     torch.set_num_threads(before)
 
 
-def test_groups_trained_each_by_a_thread_are_those_trained_in_turn(monkeypatch, three_threads):
+def test_groups_trained_in_parallel_threads_equal_those_trained_in_turn(monkeypatch, three_threads):
     monkeypatch.setitem(probe_module.TOGETHER_BYTES, "cpu", 1)  # Every probe is a group of its own.
     probes = [probe_of(size, seed) for seed, size in enumerate((8, 30, 5, 17, 30, 1))]
     state = torch.get_rng_state()
@@ -138,7 +138,7 @@ def test_many_probes_are_trained_in_more_groups_than_there_are_threads(three_thr
     assert {result.trained_together for result in results} == {25}
 
 
-def test_probes_judged_by_different_test_sets_in_parts_are_those_judged_alone(monkeypatch):
+def test_probes_evaluated_in_parts_on_different_test_sets_equal_those_evaluated_alone(monkeypatch):
     probes = [probe_of(9, seed) for seed in range(5)]
     other = replace(probes[0], test_features=-probes[0].test_features[:7], test_labels=label_of(torch.arange(7)))
     test = {"test_features": probes[0].test_features, "test_labels": probes[0].test_labels}
@@ -199,7 +199,7 @@ def test_no_probes_give_no_results():
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_the_run_with_its_epoch_and_the_key_to_change(broken):
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_epoch_and_the_key_to_change(broken):
     bank = bank_of(3, 60)
     bank[1] = broken
     with pytest.raises(InputError, match=r"loss is nan in epoch 2; lower finetune\.learning_rate \(now 0\.1\)"):
@@ -208,7 +208,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_epoch_and_the_key_to_ch
         check_loss(float("inf"), 7, RECIPE)
 
 
-def test_the_test_set_is_looked_at_when_asked_and_always_at_the_end():
+def test_the_test_set_is_evaluated_when_asked_and_always_at_the_end():
     recipe = Recipe(**{**vars(RECIPE), "epochs": 7, "evaluate_every": 3})
     [result] = train_probes(bank_of(1, 60), [probe_of(20, 0)], NUM_CLASSES, recipe, "cpu")
     assert [epoch.epoch for epoch in result.history if epoch.test_accuracy is not None] == [3, 6, 7]
@@ -232,16 +232,16 @@ def test_the_full_recipe_decays_twice_and_the_released_one_once():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"trained": "body"}, "head or all"),
-        ({"epochs": 0}, "epochs must be at least 1"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"views": -1}, "views must be at least 0"),
-        ({"evaluate_every": 0}, "evaluate_every must be at least 1"),
-        ({"learning_rate": 0}, "learning_rate must be above 0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be above 0"),
+        ({"trained": "body"}, "finetune.trained must be one of head, all, got 'body'"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"views": -1}, "views must be a whole number of at least 0"),
+        ({"evaluate_every": 0}, "evaluate_every must be a whole number of at least 1"),
+        ({"learning_rate": 0}, r"learning_rate must be in \(0, 1000\], got 0"),
+        ({"learning_rate": float("nan")}, r"learning_rate must be in \(0, 1000\], got nan"),
         ({"momentum": 0}, "nesterov=false"),
     ],
 )
-def test_a_recipe_that_cannot_be_followed_is_refused(settings, message):
+def test_an_invalid_recipe_is_refused(settings, message):
     with pytest.raises(InputError, match=message):
         Recipe("made", **settings)

@@ -13,15 +13,14 @@ from runs import grid_here, read_result, read_rows, run_command, run_here
 
 pytestmark = pytest.mark.data
 # The accuracy of a probe on 4 images per class is averaged over the seeds 0-4. Over five draws vit_tiny reached .61
-# (.51 with ImageNet's mean and std), and mobilenetv2 reached .65 (.59 with ImageNet's).
-FLOORS = {"vit_tiny": 0.56, "mobilenetv2": 0.62}
+# (.55 with ImageNet's mean and std), and mobilenetv2 reached .64 (.59 with ImageNet's).
+FLOORS = {"vit_tiny": 0.58, "mobilenetv2": 0.62}
 FAST = [
     "finetune.views=0",
     "wandb=disabled",
     "batch_size=4",
+    "precision=fp32",
 ]  # On a CPU small batches stay in the cache, which is four times faster.
-# On a CPU depthwise convolutions are slow in bfloat16.
-PRECISIONS = {"vit_tiny": "bf16", "mobilenetv2": "fp32"}
 
 
 def backbone(name: str, weights: Path) -> list[str]:
@@ -45,10 +44,10 @@ def backbone(name: str, weights: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def dtd10(real_data, tmp_path_factory):
-    """Return the overrides of dtd10 with 20 images of each class in the pool and 20 in the test set."""
+    """Return the overrides of dtd10 with 10 images of each class in the pool and 20 in the test set."""
     root, whole = tmp_path_factory.mktemp("dtd10"), real_data / "data" / "dtd10"
     (root / "images").symlink_to(whole / "images")
-    for split, count in {"train": 10, "val": 10, "test": 20}.items():
+    for split, count in {"train": 5, "val": 5, "test": 20}.items():
         lines = (whole / "labels" / f"{split}1.txt").read_text().split()
         seen: Counter[str] = Counter()
         kept = []
@@ -67,9 +66,8 @@ def results(tmp_path_factory):
 @pytest.fixture(scope="module", params=sorted(FLOORS))
 def headline(request, dtd10, real_data, results):
     """Run the headline command with a network and return its name, its overrides and the run's folder."""
-    precision = f"precision={PRECISIONS[request.param]}"
-    overrides = [*dtd10, *backbone(request.param, real_data / "weights"), *FAST, precision]
-    outcome = run_command(*overrides, "scorer=dlc", "ratio=0.1", f"results_dir={results}")
+    overrides = [*dtd10, *backbone(request.param, real_data / "weights"), *FAST]
+    outcome = run_command(*overrides, "scorer=dlc", "ratio=0.2", f"results_dir={results}")
     assert outcome.returncode == 0, outcome.stderr
     return request.param, overrides, Path(outcome.stdout.splitlines()[-1].removeprefix("run: "))
 
@@ -78,15 +76,15 @@ def test_the_headline_command_learns_real_textures(headline):
     name, _, run = headline
     result = read_result(run)
     assert (result["dataset"], result["backbone"], result["gamma"]) == ("dtd10", name, 0.25)
-    assert (result["num_pool"], result["num_kept"], result["num_test"]) == (200, 20, 200)
+    assert (result["num_pool"], result["num_kept"], result["num_test"]) == (100, 20, 200)
     assert result["classes"][0] == "banded"
     assert result["accuracy"] > 0.4  # There are two images per class, and chance is 0.1.
 
 
 def test_the_networks_see_the_statistics_they_were_trained_with(headline, results):
     name, overrides, _ = headline
-    grid_here(results, *overrides, "methods=[random]", "ratios=[0.2]", "seeds=[0,1,2,3,4]")
-    files = (results / "runs" / "dtd10" / name).rglob("random-random/ratio_0.2/*/*/result.json")
+    grid_here(results, *overrides, "methods=[random]", "ratios=[0.4]", "seeds=[0,1,2,3,4]")
+    files = (results / "runs" / "dtd10" / name).rglob("random-random/ratio_0.4/*/*/result.json")
     accuracies = [read_result(file.parent)["accuracy"] for file in files]
     assert len(accuracies) == 5
     assert sum(accuracies) / 5 > FLOORS[name]
@@ -95,24 +93,23 @@ def test_the_networks_see_the_statistics_they_were_trained_with(headline, result
 def test_the_five_masked_networks_differ_and_masking_costs_accuracy(headline, results):
     _, _, run = headline
     losses = np.load((results / read_result(run)["scores_path"]).parent / "losses.npy")  # [T, N]
-    assert losses.shape == (5, 200)
+    assert losses.shape == (5, 100)
     assert np.isfinite(losses).all()
     assert len({level.tobytes() for level in losses}) == 5
     assert all(np.abs(losses[k] - losses[j]).max() > 1e-4 for k in range(5) for j in range(k))
 
 
-@pytest.mark.parametrize("headline", ["vit_tiny"], indirect=True)
-def test_bfloat16_keeps_the_ranking(headline, results):
-    _, overrides, run = headline
-    before = set((results / "store" / "scores").iterdir())
-    run_here(results, *overrides[:-1], "precision=fp32", "until=score", "tag=fp32")
-    [entry] = set((results / "store" / "scores").iterdir()) - before
-    half, full = (
-        [float(row["score"]) for row in read_rows(file)]
-        for file in (results / read_result(run)["scores_path"], entry / "scores.csv")
-    )
-    assert full != half
-    assert spearmanr(half, full).statistic >= 0.999
+def test_bfloat16_keeps_the_ranking(dtd10, real_data, results):
+    network = backbone("vit_tiny", real_data / "weights")
+    scored = [*dtd10, *network, *FAST, "scorer=dlc", "scorer.levels=2", "until=score"]  # bf16 is slow on many CPUs.
+    scores = []
+    for precision in ("bf16", "fp32"):
+        before = set((results / "store" / "scores").glob("*"))
+        run_here(results, *scored, f"precision={precision}", f"tag={precision}")
+        [entry] = set((results / "store" / "scores").iterdir()) - before
+        scores.append([float(row["score"]) for row in read_rows(entry / "scores.csv")])
+    assert scores[0] != scores[1]
+    assert spearmanr(*scores).statistic >= 0.999
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,21 @@
 """A damaged file of a run is found, named in one line, and made again with the same numbers."""
 
+import errno
 import json
 import logging
+import os
 import shutil
 
 import numpy as np
 import pytest
 
+import damage
 from prunetune.base.errors import InputError
-from prunetune.base.store import SIZES, Store, is_sound, read_meta
+from prunetune.base.store import Store, read_meta
+from prunetune.base.verification import SIZES
 from prunetune.config.identity import recorded
-from prunetune.runs import failures, records
+from prunetune.config.sweeps import PlannedRun
+from prunetune.runs import failures, image_run, records, status
 from runs import SMALL, compose_here, lasting, read_result, run_here
 
 RUN = [*SMALL, "method=dlc_topk", "ratio=0.2", "finetune.views=2"]
@@ -49,15 +54,20 @@ def cut(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def without_hashes(entry):
+    """Make an entry one of an older store, which kept neither sizes nor hashes."""
+    (entry / "meta.json").write_text(json.dumps(read_meta(entry)))
+
+
 def scramble(file):
     file.write_bytes(b"\0" * file.stat().st_size)  # A power cut can leave such a file on some disks.
 
 
-def empty(file):
-    file.write_bytes(b"")
+def flip(file):
+    damage.damage(file, damage.flip_a_bit)
 
 
-DAMAGES = {"cut in half": cut, "zeroed": scramble, "empty": empty, "gone": lambda file: file.unlink()}
+DAMAGES = {"cut in half": cut, "zeroed": scramble, "one bit": flip, "gone": lambda file: file.unlink()}
 FILES = {
     "scores": "scores/*/scores.csv",
     "the losses beside the scores": "scores/*/losses.npy",
@@ -69,13 +79,13 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("way", DAMAGES)
 @pytest.mark.parametrize("what", FILES)
-def test_a_damaged_file_of_the_store_is_named_once_and_made_again(results, finished, caplog, what, damage):
+def test_a_damaged_file_of_the_store_is_named_once_and_made_again(results, finished, caplog, what, way):
     files = list((results / "store").glob(FILES[what]))
     assert files
     for file in files:
-        DAMAGES[damage](file)
+        DAMAGES[way](file)
     # Images of the pool are read only for scores. Those of the test set are always read.
     if FILES[what].startswith("features"):
         shutil.rmtree(results / "store" / "scores")
@@ -84,21 +94,23 @@ def test_a_damaged_file_of_the_store_is_named_once_and_made_again(results, finis
     said = [record.getMessage() for record in caplog.records if "is damaged" in record.getMessage()]
     assert len(said) == len(files)
     assert all("\n" not in line and line.endswith("and is made again") for line in said)
-    assert all(is_sound(file.parent) for file in (results / "store").glob(FILES[what]))
+    store = Store(results / "store")
+    assert all(store.is_sound(file.parent) for file in store.root.glob(FILES[what]))
     assert list((results / "store").rglob(".partial-*")) == []
 
 
-def test_scores_that_are_readable_but_of_other_images_are_made_again(results, finished, caplog):
+def test_readable_scores_of_other_images_are_computed_again(results, finished, caplog):
     [file] = (results / "store").glob(FILES["scores"])
     text = file.read_text()
     sample_id = text.splitlines()[1].split(",")[1]
     file.write_text(text.replace(sample_id, sample_id[::-1], 1))
+    without_hashes(file.parent)
     with caplog.at_level(logging.WARNING):
         run_again(results, finished)
     assert "scores.csv cannot be read or belongs to other samples" in caplog.text
 
 
-def test_a_sound_store_is_read_without_a_word(results, finished, caplog):
+def test_an_undamaged_store_is_read_without_a_message(results, finished, caplog):
     stamps = {path: path.stat().st_mtime_ns for path in (results / "store").rglob("*") if path.is_file()}
     with caplog.at_level(logging.WARNING):
         run_again(results, finished)
@@ -106,19 +118,21 @@ def test_a_sound_store_is_read_without_a_word(results, finished, caplog):
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
-def test_a_store_from_before_sizes_were_noted_is_sound(tmp_path):
+def test_a_store_without_noted_sizes_counts_as_undamaged(tmp_path):
     def make(folder):
         np.save(folder / "a.npy", np.arange(1000))
         return {"seconds": 1.0}
 
-    entry = Store(tmp_path).entry("features", "words", {"a": 1}, make)
+    store = Store(tmp_path)
+    entry = store.entry("features", "words", {"a": 1}, make)
     meta = json.loads((entry / "meta.json").read_text())
     assert meta[SIZES]["a.npy"] == (entry / "a.npy").stat().st_size
     assert set(meta[SIZES]) == {"a.npy", "key.json"}
-    (entry / "meta.json").write_text(json.dumps(read_meta(entry)))
-    assert is_sound(entry)
+    without_hashes(entry)
+    assert store.is_sound(entry)
+    without_hashes(entry)
     cut(entry / "a.npy")
-    assert not is_sound(entry)  # An array file states its own size.
+    assert not store.is_sound(entry)  # An array file states its own size.
     assert not entry.exists()
 
 
@@ -151,7 +165,67 @@ def test_a_damaged_result_is_named_and_the_run_is_made_again(results, finished, 
     assert lasting(read_result(file.parent)) == lasting(whole)
 
 
-def test_a_result_of_no_text_at_all_is_damaged(tmp_path):
+def edit(file):
+    text = file.read_text()
+    file.write_text(text[:-2] + ("1" if text[-2] == "0" else "0") + "\n")
+
+
+@pytest.mark.parametrize("name", records.CSV_FILES)
+@pytest.mark.parametrize(("change", "word"), [(edit, "changed"), (lambda file: file.unlink(), "deleted")])
+def test_a_file_of_a_finished_run_that_somebody_changed_is_named_and_made_again(
+    results, finished, caplog, name, change, word
+):
+    folder = the_run(results)
+    change(folder / name)
+    cell = status.state(PlannedRun("textures", folder, recorded(compose_here(results, *RUN)), None))
+    assert (cell.state, cell.reason) == (status.UNREADABLE, f"{folder / name} was {word} since the run has finished")
+    with caplog.at_level(logging.WARNING):
+        run_here(results, *RUN)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line == f"{folder / name} was {word} since the run has finished, so the run is done again"
+    assert (folder / name).read_bytes() == (the_run(finished) / name).read_bytes()
+    assert lasting(read_result(folder)) == lasting(read_result(the_run(finished)))
+    assert records.changed_file(folder, read_result(folder)) is None
+
+
+def test_a_result_from_before_hashes_stays_finished_while_its_files_exist(results, monkeypatch, caplog):
+    folder = the_run(results)
+    result = read_result(folder)
+    del result[records.HASHES]
+    (folder / "result.json").write_text(json.dumps(result))
+    edit(folder / "subset.csv")  # Without a hash, nobody can know.
+    with monkeypatch.context() as patches:
+        patches.setattr(image_run, "open_task", None)  # Any attempt to open the task would fail.
+        run_here(results, *RUN)
+    (folder / "history.csv").unlink()
+    with caplog.at_level(logging.WARNING):
+        run_here(results, *RUN)
+    assert "history.csv was deleted since the run has finished" in caplog.text
+    assert set(read_result(folder)[records.HASHES]) == set(records.CSV_FILES)
+
+
+def test_a_text_run_has_no_predictions(tmp_path):
+    for name in ("subset.csv", "history.csv"):
+        (tmp_path / name).write_text("whole\n")
+    records.publish(tmp_path, {"kind": "text", "config": {}})
+    assert set(read_result(tmp_path)[records.HASHES]) == {"subset.csv", "history.csv"}
+    assert records.changed_file(tmp_path, read_result(tmp_path)) is None
+    assert records.changed_file(tmp_path, {"kind": "text"}) is None
+    assert records.changed_file(tmp_path, {}) == f"{tmp_path / 'predictions.csv'} was deleted"
+
+
+def test_a_result_that_may_not_be_read_is_not_made_again(tmp_path, monkeypatch):
+    def forbidden(*args, **options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("pathlib.Path.read_text", forbidden)
+    with pytest.raises(
+        InputError, match=r"result\.json cannot be used \(Permission denied\); change its permissions or pass results"
+    ):
+        records.is_finished(tmp_path, {}, lambda: None)
+
+
+def test_a_result_that_is_not_text_is_damaged(tmp_path):
     (tmp_path / "result.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="is damaged"):
         records.read_result(tmp_path)

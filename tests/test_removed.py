@@ -55,7 +55,7 @@ def test_other_errors_are_left_alone(text):
 
 
 @pytest.mark.parametrize("key", REMOVED)
-def test_every_removed_option_names_the_value_that_is_left(key):
+def test_every_removed_option_names_its_remaining_value(key):
     assert f"takes its value {REMOVED[key]};" in explanation(f"Could not override '{key}'.")
 
 
@@ -74,11 +74,11 @@ def test_settings_of_old_results_build_the_same_objects():
         ("samplers.FlexRand", "sampler.remainder", "coin", "second"),
     ],
 )
-def test_a_removed_value_in_a_file_is_one_line(target, key, value, left):
+def test_a_removed_value_in_a_file_gives_a_one_line_error(target, key, value, left):
     with pytest.raises(InputError, match=f"the option {key} was removed, .* its value {left}; .*, got '{value}'"):
         build({"_target_": f"prunetune.{target}", key.partition(".")[2]: value})
 
 
-def test_an_option_of_that_name_that_another_class_never_had_is_an_unknown_option():
+def test_a_removed_option_of_another_class_is_an_unknown_option():
     with pytest.raises(InputError, match="Textures has no option 'scope'"):
         build({"_target_": "prunetune.data.readers.Textures", "scope": "global"})

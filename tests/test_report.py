@@ -14,6 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 from prunetune.base.errors import InputError
+from prunetune.base.store import Store
 from prunetune.data.images.decode import ImageArrays
 from prunetune.data.pool import Pool
 from prunetune.report import collect, figures, page, tables
@@ -97,6 +98,14 @@ def test_the_csv_reads_back_as_it_was_and_is_the_same_every_time(tmp_path: Path)
     assert lines[0] == ",".join(collect.COLUMNS)
     assert "0.3333333333333333" in lines[1]
     assert ",1099511627776," in lines[2]  # An empty field beside it must not turn the integer into 1.099e12.
+
+
+def test_a_d2_run_from_before_the_undirected_graph_has_the_name_of_the_directed_one(tmp_path: Path) -> None:
+    for seed, settings in enumerate(({"name": "d2"}, {"name": "d2", "graph": "undirected"})):
+        put(tmp_path, sampler="d2", seed=seed, gamma=None, selection_rule=None, config={"sampler": settings})
+    results, skipped = collect.collect(tmp_path)
+    assert results.set_index("seed")["sampler"].to_dict() == {0: "d2_directed", 1: "d2"}
+    assert skipped == []
 
 
 def test_a_missing_results_csv_names_the_command(tmp_path: Path) -> None:
@@ -292,7 +301,7 @@ def test_the_footer_says_where_the_numbers_come_from() -> None:
     assert tables.footer(results) == (
         "3 runs; commit abc1234, def5678-dirty; "
         "recipe linear_probe (50 augmented views of an image, shared by all seeds); precision fp32; device cpu; "
-        "accuracy of the last epoch on test; gamma 0.25 fixed beforehand; "
+        "accuracy of the last epoch on test; gamma 0.25 constant; "
         "gamma 0.4 chosen on held-out pool images."
     )
     assert "recipe full;" in tables.footer(frame({"finetune": "full", "views": None}))
@@ -300,7 +309,7 @@ def test_the_footer_says_where_the_numbers_come_from() -> None:
     assert "gamma" not in tables.footer(frame(RANDOM))
 
 
-def test_the_table_of_the_golden_runs_is_the_one_that_a_person_has_read() -> None:
+def test_the_table_of_the_golden_runs_equals_the_committed_one_that_was_checked_by_hand() -> None:
     results = collect.read(GOLDEN / "results.csv")
     markdown = tables.to_markdown(tables.summary(results), tables.footer(results))
     assert markdown == (GOLDEN / "results.md").read_text(encoding="utf-8")
@@ -355,7 +364,7 @@ def test_a_small_class_shows_every_image_once() -> None:
     assert shown(figure, 2) == [[2, 0, None, 1], [3, None, None, None]]
 
 
-def test_equal_scores_go_by_position() -> None:
+def test_equal_scores_are_ordered_by_position() -> None:
     assert figures.ends(make_pool(5), torch.zeros(5, dtype=torch.float64), 0, 2) == ([0, 1], [3, 4])
 
 
@@ -373,7 +382,7 @@ def test_images_keep_their_aspect_and_large_ones_are_shrunk_first() -> None:
     assert figure.axes[0].get_aspect() == 1
 
 
-def test_a_class_may_be_called_anything(tmp_path: Path) -> None:
+def test_a_class_name_may_contain_any_characters(tmp_path: Path) -> None:
     pool = dataclasses.replace(make_pool(1, 1), classes=(r"$\frac", "a_very_long_class_name_of_forty_two_letters"))
     figure = figures.extremes(pool, torch.tensor([0.0, 1.0], dtype=torch.float64), num=1)
     figure.savefig(tmp_path / "picture.png")
@@ -423,7 +432,7 @@ def test_equal_scores_have_one_percentile() -> None:
     assert [figures.percentile(score, scores) for score in scores] == [50, 50, 75, 100]
 
 
-def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
+def test_the_page_loads_no_other_file(tmp_path: Path) -> None:
     results = collect.read(GOLDEN / "results.csv")
     table = tables.summary(results)
     figures.accuracy_curves(table).savefig(tmp_path / "curves.png")
@@ -445,7 +454,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
 
 @pytest.fixture
 def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SimpleNamespace]:
-    """Return a function that gives a command line of `prunetune` in tmp_path."""
+    """Return a function that runs a command line of `prunetune` in tmp_path."""
     monkeypatch.chdir(tmp_path)
     return prunetune_here
 
@@ -461,7 +470,7 @@ def test_collect_writes_the_rows_and_names_what_it_skipped(tmp_path: Path, run_h
 
 
 @pytest.mark.parametrize("command", ["collect", "report", "analyse"])
-def test_without_runs_there_is_one_clear_line(command: str, run_here) -> None:
+def test_without_runs_there_is_a_one_line_error(command: str, run_here) -> None:
     done = run_here(command)
     assert done.returncode == 1
     assert done.stdout == ""
@@ -482,10 +491,15 @@ def put_textures(results_dir: Path) -> None:
     from prunetune.data.readers.textures import Textures
 
     made = Textures(num_pool=100, num_test=100)
-    (results_dir / "store" / "scores" / "x").mkdir(parents=True)
-    write_scores(results_dir / "store" / "scores" / "x" / "scores.csv", made.pool("train"), made.difficulty("train"))
+
+    def make(folder: Path) -> dict:
+        write_scores(folder / "scores.csv", made.pool("train"), made.difficulty("train"))
+        return {"seconds": 1.0}
+
+    scores = Store(results_dir / "store").entry("scores", "x", {}, make).relative_to(results_dir) / "scores.csv"
     for seed in (0, 1):
-        put(results_dir, seed=seed, accuracy=0.6 + seed / 100, config={"dataset": TEXTURES})
+        own = {"seed": seed, "scores_path": str(scores), "config": {"dataset": TEXTURES}}
+        put(results_dir, accuracy=0.6 + seed / 100, **own)
         put(results_dir, seed=seed, accuracy=0.5, scores_path=None, config={"dataset": TEXTURES}, **RANDOM)
 
 
@@ -523,9 +537,9 @@ def test_a_misspelt_data_set_gets_a_suggestion(tmp_path: Path, run_here) -> None
     assert done.stderr == "error: no runs of 'texture'; there are runs of textures. Did you mean 'textures'?\n"
 
 
-def test_scores_of_other_images_cost_the_picture_but_not_the_table(tmp_path: Path, run_here) -> None:
+def test_with_scores_of_other_images_only_the_picture_is_missing(tmp_path: Path, run_here) -> None:
     put_textures(tmp_path / "results")
-    scores = tmp_path / "results" / "store" / "scores" / "x" / "scores.csv"
+    [scores] = (tmp_path / "results" / "store" / "scores").glob("*/scores.csv")
     scores.write_text("".join(scores.read_text().splitlines(keepends=True)[:-1]))
     done = run_here("report", "--out", "here")
     assert done.returncode == 0
@@ -540,14 +554,14 @@ def test_scores_of_other_images_cost_the_picture_but_not_the_table(tmp_path: Pat
     ]
 
 
-def test_random_that_trained_in_another_way_is_no_baseline() -> None:
+def test_random_trained_in_another_way_is_not_the_baseline() -> None:
     results = frame({**RANDOM, "recipe": "aaaa0001"}, {"tag": "longer", "recipe": "aaaa0002"})
     assert cell(tables.summary(results), "dlc-flexrand (longer)")["num_pairs"] == 0
     results = frame({**RANDOM, "recipe": "aaaa0001"}, {"tag": "g0.25", "recipe": "aaaa0001"})
     assert cell(tables.summary(results), "dlc-flexrand (g0.25)")["num_pairs"] == 1
 
 
-def test_costs_name_the_worst_class_by_ratio_and_what_scoring_took() -> None:
+def test_costs_show_the_worst_class_by_ratio_and_the_scoring_time() -> None:
     cells = [{"ratio": ratio, "worst_class_accuracy": ratio / 2, "seed": 0} for ratio in (0.1, 0.5)]
     table = tables.summary(frame(*cells, *({**RANDOM, "score_peak_memory_bytes": None, **cell} for cell in cells)))
     assert tables.costs(table) == [

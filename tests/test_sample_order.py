@@ -27,7 +27,7 @@ DYNAMIC = {"rs2": RS2(), "infobatch": InfoBatch()}
 
 
 def shown(sample_order: SampleOrder, epochs: int, losses: Tensor | None = None) -> list[list[int]]:
-    """Return what each epoch shows; every image's loss is the given one once it has been shown."""
+    """Return the images of each epoch. After an image was shown, its loss is the given one."""
     walk, way = Walk(sample_order, stream("walk")), []
     for _ in range(epochs):
         way.append([])
@@ -58,7 +58,7 @@ def test_slices_are_drawn_over_the_pool_and_shuffled_anew():
     assert first != second
 
 
-def test_slices_of_the_whole_are_the_static_order():
+def test_slices_of_the_whole_pool_give_the_static_order():
     assert shown(Slices(NUM, NUM), 3) == shown(Static(NUM), 3)
 
 
@@ -74,7 +74,7 @@ def test_the_easy_images_are_halved_and_the_kept_ones_of_them_doubled():
 
 
 @pytest.mark.parametrize("losses", [[math.nan] * 4, [1.0] * 4, [0.5, 2.0, 2.0, math.nan]])
-def test_nothing_is_left_out_where_no_loss_is_known_or_below_the_mean_or_half_of_one_is_none(losses):
+def test_nothing_is_left_out_without_known_losses_or_with_fewer_than_two_below_the_mean(losses):
     assert thinned_weights(torch.tensor(losses), 0.5, stream("thin")).tolist() == [1, 1, 1, 1]
 
 
@@ -139,7 +139,7 @@ def test_a_dynamic_sampler_keeps_the_pool_and_shows_what_a_subset_would(sampler,
         ({"budgets": "equal"}, "InfoBatch draws from the whole pool"),
     ],
 )
-def test_options_that_infobatch_cannot_follow_are_refused(options, message):
+def test_invalid_options_of_infobatch_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         InfoBatch(**options)
 
@@ -206,7 +206,7 @@ def losses_of(result) -> list[float]:
 
 @pytest.mark.parametrize("sampler", DYNAMIC.values(), ids=DYNAMIC)
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 1.0])
-def test_a_dynamic_probe_is_the_loop_written_out(sampler, ratio):
+def test_a_dynamic_probe_equals_a_loop_written_out(sampler, ratio):
     sample_order = sampler.sample_order(LABELS, ratio, RECIPE.epochs)
     [result] = train_probes(bank_of(3), [probe_of(sample_order)], NUM_CLASSES, RECIPE, "cpu")
     history, predictions, uses = reference(bank_of(3), sampler, ratio, RECIPE, seed=0)
@@ -217,7 +217,7 @@ def test_a_dynamic_probe_is_the_loop_written_out(sampler, ratio):
     assert [epoch.learning_rate for epoch in result.history] == [RECIPE.rate(epoch) for epoch in range(1, 10)]
 
 
-def test_dynamic_and_static_probes_trained_together_are_those_trained_alone():
+def test_dynamic_and_static_probes_trained_together_equal_those_trained_alone():
     orders = [sampler.sample_order(LABELS, ratio, 9) for sampler in DYNAMIC.values() for ratio in (0.3, 0.7, 1.0)]
     probes = [probe_of(sample_order, seed) for sample_order in orders for seed in (0, 1)]
     probes += [probe_of(None, 2, num=10), probe_of(Static(NUM, torch.rand(NUM).double() + 0.1), 3)]
@@ -240,7 +240,7 @@ def test_at_ratio_one_with_nothing_left_out_it_is_ordinary_training(order):
 
 
 def test_whole_networks_follow_the_same_orders_as_probes(monkeypatch):
-    """A network without layers in front of the head, on views that are the features, is the probe."""
+    """A network that is only a head, trained on views that are the features, equals the probe."""
     dataset = Textures(num_pool=100, num_test=100, size=16)
     pool, test = dataset.pool("train"), dataset.pool("test")
 
@@ -315,7 +315,7 @@ def test_a_dynamic_run_lists_what_it_has_used_and_how_often(finished, method):
 
 
 @pytest.mark.parametrize("method", DYNAMIC)
-def test_a_dynamic_cell_is_what_the_same_run_alone_would_be(finished, tmp_path, method):
+def test_a_dynamic_cell_equals_the_same_run_alone(finished, tmp_path, method):
     alone = run_here(tmp_path, *SMALL, f"method={method}", "ratio=0.3", "finetune.epochs=5")
     cell = finished / alone.relative_to(tmp_path)
     assert lasting(read_result(alone)) == lasting(read_result(cell))
@@ -323,7 +323,7 @@ def test_a_dynamic_cell_is_what_the_same_run_alone_would_be(finished, tmp_path, 
     assert (alone / "predictions.csv").read_bytes() == (cell / "predictions.csv").read_bytes()
 
 
-def test_rs2_on_the_whole_pool_is_random_on_the_whole_pool(finished):
+def test_rs2_on_the_whole_pool_equals_random_on_the_whole_pool(finished):
     runs = finished / "runs/textures/micro/linear_probe"
     rs2, ordinary = runs / "none-rs2/ratio_1.0/seed_0/default", runs / "random-random/ratio_1.0/seed_0/default"
     assert (rs2 / "predictions.csv").read_bytes() == (ordinary / "predictions.csv").read_bytes()

@@ -64,7 +64,7 @@ def labels_of(*sizes: int) -> torch.Tensor:
 
 
 def ramp(size: int) -> torch.Tensor:
-    """Return scores that increase with the position, so that position < n_e means easy."""
+    """Return scores that increase with the position, so that the first n_e positions are the easy ones."""
     return torch.arange(size, dtype=torch.float64)
 
 
@@ -116,7 +116,7 @@ def test_without_a_minimum_a_small_class_vanishes(rounding):
     assert kept.tolist() == list(range(90, 100))
 
 
-def test_a_minimum_beyond_a_class_keeps_the_class():
+def test_a_minimum_above_the_class_size_keeps_the_whole_class():
     assert class_budgets(labels_of(30, 2), 0.1, 5) == {0: 5, 1: 2}
 
 
@@ -183,7 +183,7 @@ def test_an_infeasible_gamma_is_an_error_on_request_and_the_ends_of_the_range_ar
             FlexRand(gamma=gamma, on_infeasible="error").select(ramp(20), one_class(20), ratio, stream())
 
 
-def test_what_exceeds_the_second_part_moves_to_the_first():
+def test_images_that_exceed_the_second_part_move_to_the_first():
     assert shares(3, 3, 0.9, 0.5) == (2, 1)  # The easy share is 1, and only one of the two other images is hard.
     assert shares(3, 3, 0.9, 0.51) == (2, 1)
 
@@ -243,7 +243,7 @@ def test_topk_keeps_the_highest_scores_of_each_class_and_ties_go_to_the_smaller_
     assert TopKEasiest().select(scores, labels, 0.5, stream()).tolist() == [0, 3, 5, 6]
 
 
-def test_topk_flexible_is_the_end_that_it_is_given():
+def test_topk_flexible_keeps_the_end_that_is_asked_for():
     scores, labels = torch.rand(40, dtype=torch.float64, generator=stream("scores")), labels_of(10, 25, 5)
     for end, same in (("hardest", TopK()), ("easiest", TopKEasiest())):
         kept = TopKFlexible(end=end).select(scores, labels, 0.3, stream())
@@ -325,7 +325,7 @@ def test_every_subset_meets_its_budgets_whatever_the_listing_order(
 
 
 @pytest.mark.parametrize("name", sorted(name for name, made in SAMPLERS.items() if made.needs != "nothing"))
-def test_a_sampler_that_reads_signals_says_so_where_there_are_none(name):
+def test_a_sampler_that_reads_signals_is_refused_without_them(name):
     with pytest.raises(InputError, match=rf"reads {SAMPLERS[name].needs} beside the scores; pass signals"):
         SAMPLERS[name].select(ramp(9), labels_of(4, 5), 0.5, stream())
 

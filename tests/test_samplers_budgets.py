@@ -74,7 +74,7 @@ def test_drop_budgets_by_hand(sizes, ratio, recall, expected):
 
 
 def handed_on_step_by_step(sizes: dict[int, int], total: int, recall: torch.Tensor) -> dict[int, float]:
-    """The published loop. Every class gets its part of the excess, and what exceeds a class is the next excess."""
+    """The published loop. It shares the excess among the classes. What they cannot hold is the next excess."""
     density, open_classes, excess = dict.fromkeys(sizes, 0.0), set(sizes), float(total)
     for _ in range(10_000):
         normaliser = sum(sizes[c] * (1 - float(recall[c])) for c in open_classes) / excess
@@ -168,7 +168,7 @@ def test_a_fifth_of_each_class_is_held_out_and_never_all_of_it():
     assert kept.tolist() == sorted(kept.tolist())
 
 
-def test_a_large_pool_is_judged_by_a_part_of_it(monkeypatch):
+def test_the_recall_of_a_large_pool_is_estimated_on_a_part_of_it(monkeypatch):
     monkeypatch.setattr("prunetune.signals.class_recall.MOST_IMAGES", 20)
     labels = labels_of(100, 3, 97)
     kept, held_out = split(labels, stream("split"))
@@ -176,7 +176,7 @@ def test_a_large_pool_is_judged_by_a_part_of_it(monkeypatch):
     assert torch.bincount(labels[held_out]).tolist() == [2, 1, 2]
 
 
-def test_recall_tells_the_classes_that_are_confused_from_the_one_that_is_not():
+def test_recall_is_lower_for_classes_that_are_confused():
     generator, labels = stream("recall"), labels_of(41, 30, 30, 1)
     # The second and the third centre are equal.
     centres = torch.tensor([[20.0, 0.0], [0.0, 20.0], [0.0, 20.0], [-20.0, -20.0]])
@@ -195,7 +195,7 @@ def test_a_pool_of_single_images_has_no_recall():
     assert held_out_recall(torch.randn(3, 2, generator=stream()), torch.arange(3), 3).tolist() == [0, 0, 0]
 
 
-def test_the_probes_are_those_that_judge_samplers():
+def test_recall_uses_the_probes_that_evaluate_samplers():
     assert replace(RECIPE, views=50) == sampler_search.RECIPE  # Here the stored features are the only view.
 
 

@@ -28,11 +28,12 @@ from prunetune.samplers.beta import beta_log_weights, draw_weighted
 from prunetune.samplers.bws import ridge_accuracy
 from prunetune.samplers.ccs import num_cut, strata_budgets, strata_of
 from prunetune.samplers.clusters import first_of_clusters, k_means
-from prunetune.samplers.d2 import pick_by_messages
+from prunetune.samplers.d2 import directed, pick_by_messages, undirected
 from prunetune.samplers.easy_diverse import easiest_of_clusters
 from prunetune.samplers.probcover import cover, gaps_to_other_classes, pure_radius
 from prunetune.samplers.typiclust import atypicality, in_turn
 from prunetune.samplers.window import window
+from prunetune.selection.neighbours import Neighbours
 from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import made_signals
 
@@ -54,7 +55,7 @@ def cloud(size: int, width: int = 3, name: str = "cloud") -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("budget", "beta", "cut"), [(10, 0.2, 20), (85, 0.2, 15), (99, 0.3, 1), (10, 0, 0)])
-def test_the_cut_is_capped_at_what_is_not_kept(budget, beta, cut):
+def test_the_cut_is_at_most_the_number_of_images_that_are_not_kept(budget, beta, cut):
     assert num_cut(100, budget, beta) == cut
     kept = CCS(beta=beta).select(ramp(100), one_class(100), budget / 100, stream("draw"))
     assert kept.max() < 100 - cut
@@ -78,7 +79,7 @@ def test_strata_have_equal_widths_and_the_largest_score_is_in_the_last():
         ([0, 0, 5], 1, [0, 0, 1]),
     ],
 )
-def test_a_budget_is_handed_to_strata_the_smallest_first(sizes, budget, expected):
+def test_a_budget_is_shared_among_strata_from_the_smallest(sizes, budget, expected):
     assert strata_budgets(torch.tensor(sizes), budget) == expected
 
 
@@ -92,7 +93,7 @@ def test_strata_budgets_are_always_met():
             assert (budgets <= sizes).all()
 
 
-def test_ccs_keeps_a_lonely_stratum_whole_and_never_the_hardest():
+def test_ccs_keeps_a_small_stratum_whole_and_never_the_hardest_images():
     scores = torch.cat([torch.full((30,), 1.0), torch.tensor([2.0]), torch.full((9,), 9.0)]).double()
     for seed in range(20):
         kept = CCS(beta=0.225, num_strata=2).select(scores, one_class(40), 0.1, stream(seed))
@@ -177,28 +178,57 @@ def test_beta_reads_the_mean_probability_over_its_first_epochs():
     assert not torch.allclose(Beta(epochs=30)._needed(labels, signals), expected)
 
 
-def test_beta_refuses_scores_that_are_no_weights():
-    with pytest.raises(InputError, match="must be at least 0, got -8; use dual"):
+def test_beta_refuses_scores_that_cannot_be_weights():
+    with pytest.raises(InputError, match="needs scores of at least 0, got -8; pass scorer=dual"):
         Beta().select(-ramp(9), one_class(9), 0.5, stream(), made_signals(one_class(9)))
 
 
 def test_d2_raises_a_score_by_its_neighbours_and_lowers_them_after_a_pick():
     scores = torch.tensor([1.0, 2.0, 1.5, 0.1]).double()
-    distances = torch.tensor([[0.5], [0.5], [1.0], [2.0]]).double()
-    indices = torch.tensor([[1], [0], [1], [2]])
+    found = Neighbours(torch.tensor([[0.5], [0.5], [1.0], [2.0]]), torch.tensor([[1], [0], [1], [2]]))
+    graph = directed(found)
     values = [1 + 2 * math.exp(-0.5), 2 + math.exp(-0.5), 1.5 + 2 * math.exp(-1), 0.1 + 1.5 * math.exp(-2)]
     assert values == pytest.approx([2.2131, 2.6065, 2.2358, 0.3030], abs=1e-4)
     # After pick 1, image 0 has 2.2131 - 1.5810 = .6321, as exp(-gamma .5) 2.6065 is subtracted. Then 2 and 0 follow.
-    assert pick_by_messages(scores, distances, indices, 4, 1.0).tolist() == [1, 2, 0, 3]
+    assert pick_by_messages(scores, graph, 4, 1.0).tolist() == [1, 2, 0, 3]
     # At gamma 0 the whole score of image 1 is subtracted, so image 0 falls below image 3.
-    assert pick_by_messages(scores, distances, indices, 4, 0.0).tolist() == [1, 2, 3, 0]
+    assert pick_by_messages(scores, graph, 4, 0.0).tolist() == [1, 2, 3, 0]
+
+
+def test_d2s_undirected_graph_has_every_pair_once_for_each_of_its_images():
+    # The nearest image of 2 is 1, and that of 3 is 2. 0 and 1 are each other's, and are still a single edge.
+    found = Neighbours(torch.tensor([[0.5], [0.5], [1.0], [2.0]]), torch.tensor([[1], [0], [1], [2]]))
+    graph = undirected(found)
+    assert graph.starts.tolist() == [0, 1, 3, 5, 6]
+    assert graph.indices.tolist() == [1, 0, 2, 1, 3, 2]
+    assert graph.distances.tolist() == [0.5, 0.5, 1.0, 1.0, 2.0, 2.0]
+    scores = torch.tensor([1.0, 2.0, 1.5, 0.1]).double()
+    # Image 1 now also gains exp(-1) 1.5, and image 2 gains exp(-2) .1, from those whose nearest image they are.
+    values = [2.2131, 2.6065 + 0.5518, 2.2358 + 0.0135, 0.3030]
+    # Pick 1 takes exp(-1) 3.1583 = 1.1619 from image 2, which is left with 1.0874, and 1.9156 from image 0: .2974 left.
+    # Pick 2 takes exp(-2) 1.0874 = .1472 from image 3, so image 0 is before it.
+    assert 2.2131 - math.exp(-0.5) * values[1] > 0.3030 - math.exp(-2) * (values[2] - math.exp(-1) * values[1])
+    assert pick_by_messages(scores, graph, 4, 1.0).tolist() == [1, 2, 0, 3]
+
+
+@pytest.mark.parametrize(("graph", "kept"), [("undirected", [0, 3]), ("directed", [0, 2])])
+def test_d2_on_a_circle_of_five_images(graph, kept):
+    angles = torch.deg2rad(torch.tensor([0.0, 10, -11, 90, 130]))
+    features, scores = torch.stack([angles.cos(), angles.sin()], dim=1), torch.tensor([1, 1, 1, 0.9, 0.9]).double()
+    # The nearest image of 1 and of 2 is 0, whose own nearest is 1. Only the undirected graph lets pick 0 lower 2.
+    sampler = D2(neighbours=1, gamma_r=0, graph=graph)
+    picks = sampler.select(scores, one_class(5), 0.4, stream(), TensorSignals(features))
+    assert picks.tolist() == kept
 
 
 def d2_slowly(features: torch.Tensor, scores: list[float], k: int, count: int, gamma: float) -> list[int]:
+    """The paper's steps: an undirected graph of k nearest neighbours, messages to every image, then picks."""
     directions = torch.nn.functional.normalize(features.double(), dim=1)
     gaps = torch.cdist(directions, directions)
-    near = [sorted((j for j in range(len(gaps)) if j != i), key=lambda j: gaps[i, j])[:k] for i in range(len(gaps))]
-    values = [scores[i] + sum(math.exp(-gaps[i, j]) * scores[j] for j in near[i]) for i in range(len(gaps))]
+    images = range(len(gaps))
+    edges = {frozenset((i, j)) for i in images for j in sorted(set(images) - {i}, key=lambda j: gaps[i, j])[:k]}
+    near = [[j for j in images if frozenset((i, j)) in edges and i != j] for i in images]
+    values = [scores[i] + sum(math.exp(-gaps[i, j]) * scores[j] for j in near[i]) for i in images]
     picks = []
     for _ in range(count):
         pick = max((i for i in range(len(gaps)) if i not in picks), key=lambda i: values[i])
@@ -239,7 +269,7 @@ def ridge_slowly(features: np.ndarray, labels: np.ndarray, kept: np.ndarray, rid
 
 
 @pytest.mark.parametrize("ridge", [0.1, 1.0, 5.0])
-def test_the_ridge_regression_is_its_dual_form(ridge, monkeypatch):
+def test_the_ridge_regression_equals_its_dual_form(ridge, monkeypatch):
     monkeypatch.setattr("prunetune.samplers.bws.ROWS", 16)
     labels = torch.arange(60) % 3
     features = cloud(60, 5) + labels.unsqueeze(1)
@@ -249,7 +279,7 @@ def test_the_ridge_regression_is_its_dual_form(ridge, monkeypatch):
     assert ridge_accuracy(features, labels, kept, ridge) == pytest.approx(expected)
 
 
-def test_bws_takes_the_window_that_teaches_most():
+def test_bws_takes_the_window_with_the_best_ridge_regression():
     labels, scores = torch.arange(90) % 3, torch.rand(90, generator=stream("scores"), dtype=torch.float64)
     # The features of hard images are noisier.
     features = cloud(90, 6) * (0.3 + 2 * scores.float().unsqueeze(1)) + torch.eye(6)[labels]
@@ -268,7 +298,7 @@ def test_bws_takes_the_window_that_teaches_most():
     assert kept == same
 
 
-def test_of_windows_that_teach_alike_the_central_one_is_taken():
+def test_of_equally_good_windows_the_central_one_is_taken():
     labels = torch.arange(40) // 20
     features = torch.stack([labels.float() * 10, torch.zeros(40)], dim=1) + 0.01 * cloud(40, 2)
     assert BWS().settled(ramp(40), labels, {0: 4, 1: 4}, features).start == 0.5
@@ -421,7 +451,7 @@ def test_probcover_measures_the_radius_on_the_whole_pool_and_draws_what_covers_n
 
 
 @pytest.mark.parametrize(("num", "tau"), [(1, 0.07), (2, 0.07), (9, 0.07), (30, 0.5)])
-def test_the_gradient_in_closed_form_is_that_of_the_aim(num, tau):
+def test_the_gradient_in_closed_form_is_that_of_the_objective(num, tau):
     features = unit(cloud(40, 6)).double()
     free = features[torch.randperm(40, generator=stream("centres"))[:num]].clone().requires_grad_()
     centres = torch.nn.functional.normalize(free, dim=1)
@@ -444,7 +474,7 @@ def test_a_single_centre_moves_towards_the_mean_of_the_class():
     assert picks == {int((unit(features) @ mean.T).argmax())}
 
 
-def test_each_centre_takes_the_nearest_image_that_is_left():
+def test_each_centre_takes_the_nearest_remaining_image():
     features = points((1, 0), (0.8, 0.6), (0, 1), (1, 0))
     assert nearest_unused(features, points((1, 0), (1, 0), (1, 0))).tolist() == [0, 3, 1]
     assert nearest_unused(features, points((0, 1), (0.6, 0.8))).tolist() == [2, 1]
@@ -470,6 +500,7 @@ def test_activeft_spreads_over_the_groups_of_a_class():
         (D2, {"beta": 1}, r"beta must be in \[0, 1\)"),
         (D2, {"neighbours": 0}, "neighbours must be a whole number"),
         (D2, {"gamma_r": -1}, "gamma_r must be a number of at least 0"),
+        (D2, {"graph": "both"}, "graph must be one of undirected, directed"),
         (BWS, {"start": 2}, r"start must be in \[0, 1\]"),
         (BWS, {"num_windows": 1}, "at least 2"),
         (BWS, {"ridge": float("nan")}, "ridge must be a number above 0"),

@@ -40,8 +40,8 @@ POOL = Pool("made", torch.tensor([0, 1, 0]), ("a.png", "b.png", "c.png"), ("trai
 def networks(tmp_path_factory) -> dict[str, Backbone]:
     """Return a convolutional and a token network.
 
-    The token network's last norm is not the identity that random weights leave: behind an identity the mean over
-    channels is zero for every image, and that mean is all that the released pooling sees.
+    The weights of the last norm of the token network are changed. With random weights this norm is the identity, so the
+    mean over channels, which is the only input of the released pooling, would be zero for every image.
     """
     vit = Backbone(
         model="test_vit.r160_in1k",
@@ -58,7 +58,7 @@ def networks(tmp_path_factory) -> dict[str, Backbone]:
 
 
 def made_scores(folder: Path) -> Path:
-    """Write another tool's scores of `made_pool`, in no order."""
+    """Write scores of `made_pool` as another tool would, in another order than that of the pool."""
     ids = sorted(made_pool().sample_ids, key=lambda sample_id: sample_id[::-1])
     path = folder / "other_tool.csv"
     path.write_text("sample_id,score\n" + "".join(f"{sample_id},{i**2 / 7}\n" for i, sample_id in enumerate(ids)))
@@ -84,8 +84,21 @@ def scorer_of(name: str, folder: Path, **shortened) -> Scorer:
     return build(group)
 
 
-@pytest.mark.parametrize("network", ["micro", "test_vit"])
-@pytest.mark.parametrize("name", SETTINGS)
+def of_both_networks() -> list:
+    """Return pytest parameters: every scorer with both networks.
+
+    Variants of a class that share its code are checked with the convolutional network in the slow tier only.
+    """
+    first = {settings["_target_"]: name for name, settings in reversed(SETTINGS.items())}
+    return [
+        pytest.param(name, network, marks=pytest.mark.slow if network == "micro" and is_variant else ())
+        for name, settings in SETTINGS.items()
+        for is_variant in [first[settings["_target_"]] != name]
+        for network in ("micro", "test_vit")
+    ]
+
+
+@pytest.mark.parametrize(("name", "network"), of_both_networks())
 def test_every_scorer_keeps_the_contract_on_a_convolutional_and_on_a_token_network(name, network, networks, tmp_path):
     check_scorer(scorer_of(name, tmp_path, **LONG.get(name, {})), networks[network])
 
@@ -97,7 +110,7 @@ def test_every_scorer_of_many_networks_keeps_the_contract_at_full_length(name, n
     check_scorer(scorer_of(name, tmp_path), networks[network])
 
 
-def test_the_long_scorers_are_those_of_fifty_networks_or_ten_proxies():
+def test_the_scorers_of_the_slow_tier_use_fifty_networks_or_ten_proxies():
     of_path = {name for name, settings in SETTINGS.items() if settings.get("levels", 0) > PATH["levels"]}
     of_proxies = {name for name, settings in SETTINGS.items() if settings.get("repeats") == 10}
     assert set(LONG) == of_path | of_proxies
@@ -105,7 +118,7 @@ def test_the_long_scorers_are_those_of_fifty_networks_or_ten_proxies():
 
 @dataclass(frozen=True)
 class Broken(Scorer):
-    """Breaks one promise."""
+    """A scorer that breaks one rule of the contract, named by `fault`."""
 
     fault: str = ""
 
@@ -214,11 +227,40 @@ def test_a_file_saved_by_a_spreadsheet_may_begin_with_a_byte_order_mark(tmp_path
         ("sample_id,score\na.png,1\nb.png,2\na.png,1\nc.png,3\n", r"'a\.png' occurs twice"),
         ("sample_id,score\na.png,1\nb.png,nan\nc.png,inf\n", "2 scores that are not finite"),
         ("sample_id,score\na.png,1\nb.png,\nc.png,3\n", "1 scores that are not finite"),
-        ("sample_id,score\na.png,1\nb.png\nc.png,3\n", "1 scores that are not finite"),
+        ("sample_id,score\na.png,1\nb.png\nc.png,3\n", r"row 2 \(b\.png\) has 1 fields and the header 2"),
         ("sample_id,score\na.png,1\nb.png,hard\nc.png,3\n", "row 2 has no number as its score, but 'hard'"),
         ("id,value\na.png,1\n", "needs the columns sample_id and score, has id, value"),
         ("", "needs the columns sample_id and score, has none"),
         (b"\x89PNG\r\n\x1a\n\x00\x00\xff\xfe", "is not a readable csv file|needs the columns"),
+        # Decimal commas and separators between digits.
+        ("sample_id,score\na.png,0,731\nb.png,0,5\nc.png,1\n", r"row 1 \(a\.png,0,731\) has 3 fields.*as in 0\.731"),
+        ("sample_id,score\na.png,1,500\n", r"row 1 \(a\.png,1,500\) has 3 fields and the header 2; a comma inside a"),
+        ('sample_id,score\na.png,"0,731"\n', r"row 1 has the score '0,731', with a decimal comma or separators"),
+        ('sample_id,score\na.png,"1,500"\n', "row 1 has the score '1,500', with a decimal comma or separators"),
+        ("sample_id,score\na.png,1.234.567\n", "row 1 has the score '1.234.567', with a decimal comma or"),
+        ("sample_id,score\na.png,1_500\n", "row 1 has the score '1_500', with a decimal comma or separators"),
+        ("sample_id,score\na.png,1 500\n", "row 1 has the score '1 500', with a decimal comma or separators"),
+        ("sample_id,score\na.png,1'500\n", 'row 1 has the score "1\'500", with a decimal comma or separators'),
+        ("sample_id;score\na.png;0,731\n", "has semicolons between its columns; write commas .* as in 0.731"),
+        ("sample_id\tscore\na.png\t0.731\n", "has tabs between its columns; write commas"),
+        ("sample_id,score,\na.png,0,731\n", r"row 1 \(a\.png,0,731\) has a value in a column without a name"),
+        # Columns.
+        ("sample_id,score,score\na.png,1,2\nb.png,1,2\nc.png,1,2\n", "has 2 columns called score"),
+        ("sample_id,score,Score\na.png,1,2\n", "has 2 columns called score"),
+        ("sample_id,sample_id,score\na.png,b.png,2\n", "has 2 columns called sample_id"),
+        ("sample_id,score\na.png,1,\n", "has 3 fields and the header 2"),
+        ("sample_id,score\na,b.png,1\n", "write ids with commas in double quotes"),
+        # Ids and numbers.
+        ("sample_id,score\n,1\n", "row 1 has no text or whole number as its sample_id, but ''"),
+        ("sample_id,score\na.png,73%\n", "row 1 has no number as its score, but '73%'"),
+        ("sample_id,score\na.png,0x10\n", "row 1 has no number as its score, but '0x10'"),
+        ("sample_id,score\na.png,true\n", "row 1 has no number as its score, but 'true'"),
+        (f"sample_id,score\na.png,1\nb.png,1\nc.png,{'9' * 400}\n", "1 scores that are not finite, first: that of c"),
+        ('sample_id,score\n"a.png"x,1\n', "is not a readable csv file"),
+        # Row numbers.
+        ("sample_id,score\n1,1\n2,2\n3,3\n", "has 3 row numbers from 1 to 3 .* the pool has the positions 0 to 2"),
+        ("sample_id,score\n0,1\n1,2\n", "has 2 row numbers from 0 to 1 as sample_ids"),
+        ("sample_id,score\n0,1\n00,2\n1,2\n2,2\n", "two sample_ids are the same row number"),
     ],
 )
 def test_a_file_that_does_not_score_the_pool_is_refused_in_one_line(tmp_path, text, message):
@@ -227,13 +269,61 @@ def test_a_file_that_does_not_score_the_pool_is_refused_in_one_line(tmp_path, te
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "scores"),
+    [
+        ("sample_id,score\na.png, 0.5\nb.png,-1e3\nc.png,.5\n", [0.5, -1000, 0.5]),
+        ("position,sample_id,label,score\n0,a.png,0,1.\n1,b.png,1,2\n2,c.png,0,+3\n", [1, 2, 3]),
+        (",sample_id,score\n0,a.png,1\n1,b.png,2\n2,c.png,3\n", [1, 2, 3]),  # pandas writes its index like this.
+        ('score,sample_id,"a, note"\n1,a.png,"0,731"\n2,b.png,\n3,c.png,x\n', [1, 2, 3]),
+    ],
+)
+def test_further_columns_and_all_forms_of_a_number_are_read(tmp_path, text, scores):
+    assert read(write(tmp_path, text)) == scores
+
+
+def test_row_numbers_are_positions_in_the_pool_and_a_warning_says_so(tmp_path, caplog):
+    assert read(write(tmp_path, "sample_id,score\n2,30\n0,10\n1,20\n")) == [10, 20, 30]
+    assert "positions in the pool, which is sorted by sample_id: 0 is a.png, 2 is c.png" in caplog.text
+    numbered = Pool("made", torch.tensor([0, 0]), ("000007", "000012"), ("train",) * 2, ("x",))
+    caplog.clear()
+    assert read(write(tmp_path, "sample_id,score\n12,5\n7,4\n3,1\n"), numbered) == [4, 5]
+    assert read(write(tmp_path, "sample_id,score\n000012,5\n000007,4\n"), numbered) == [4, 5]
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"sample_id": "a.png", "score": 1, "score": 2}', "has 2 columns called score in line 1"),
+        ('{"sample_id": "a.png", "score": true}', "row 1 has no number as its score, but True"),
+        ('{"sample_id": "a.png", "score": "0,731"}', "with a decimal comma or separators between digits"),
+        ('{"sample_id": "a.png", "score": [1]}', "row 1 has no number as its score"),
+        ('{"sample_id": null, "score": 1}', "row 1 has no text or whole number as its sample_id, but None"),
+        ('{"sample_id": 1.0, "score": 1}', "row 1 has no text or whole number as its sample_id, but 1.0"),
+        ('["sample_id", "score"]', "needs the columns sample_id and score, has none in line 1"),
+        ("[" * 100_000, "is not a readable jsonl file"),
+    ],
+)
+def test_an_object_of_a_jsonl_file_is_as_strict_as_a_row(tmp_path, line, message):
+    (tmp_path / "scores.jsonl").write_text(line)
+    with pytest.raises(InputError, match=message):
+        read(str(tmp_path / "scores.jsonl"))
+
+
+def test_scores_that_were_misread_before_are_not_taken_from_the_store(tmp_path):
+    scorer = FromFile(write(tmp_path, "sample_id,score\na.png,0,731\n"))
+    with pytest.raises(InputError, match="has 3 fields and the header 2"):
+        scorer.key()
+
+
 @pytest.mark.parametrize("path", ["", "no/such/scores.csv", "."])
 def test_a_path_that_is_no_file_is_refused_before_anything_is_computed(path):
     with pytest.raises(InputError, match=r"scorer\.path must be a csv, jsonl or parquet file"):
         FromFile(path)
 
 
-def test_the_key_of_a_file_is_its_content_and_not_its_place(tmp_path):
+def test_the_key_of_a_file_depends_on_its_content_and_not_on_its_place(tmp_path):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     one, same = (
         FromFile(write(tmp_path / "a", "sample_id,score\n")),
@@ -256,7 +346,7 @@ def test_a_pick_order_that_is_too_short_or_made_for_another_ratio_is_refused():
         check_fit(Herding(depth=0.1), TopK(min_per_class=3), 0.1)
 
 
-def test_a_sampler_that_picks_by_score_is_refused_where_there_is_none():
+def test_a_sampler_that_reads_scores_is_refused_with_the_scorer_none():
     for sampler in (TopK(), FlexRand()):
         with pytest.raises(InputError, match="scorer none gives every image the same score"):
             check_fit(NoScore(), sampler, 0.1)

@@ -21,7 +21,7 @@ def test_a_derived_seed_is_the_same_number_on_every_machine():
     )
 
 
-def test_every_part_type_and_border_of_a_name_counts():
+def test_every_part_of_a_name_its_type_and_its_border_changes_the_seed():
     names = [
         (),
         ("a",),
@@ -44,7 +44,7 @@ def test_every_part_type_and_border_of_a_name_counts():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_a_stream_is_its_own_and_leaves_the_global_state_alone():
+def test_a_stream_is_independent_of_the_global_state_and_leaves_it_unchanged():
     torch.manual_seed(5)
     before = torch.get_rng_state()
     one, same, other = stream("view", 3), stream("view", 3), stream("view", 4)

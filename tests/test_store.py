@@ -42,7 +42,7 @@ def test_an_entry_holds_its_product_its_key_and_its_cost(tmp_path):
     assert len(list((tmp_path / "features").iterdir())) == 1
 
 
-def test_an_entry_is_made_once(tmp_path):
+def test_an_entry_is_computed_once(tmp_path):
     store = Store(tmp_path)
     first = store.entry("features", "words", KEY, write_one)
 
@@ -63,7 +63,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, error):
     assert names_in(tmp_path / "features") == []
 
 
-def test_nothing_is_readable_at_an_entrys_place_before_it_is_whole(tmp_path):
+def test_an_entry_is_not_readable_before_it_is_complete(tmp_path):
     store = Store(tmp_path)
     place = store.place("features", "words", KEY)
     seen = []
@@ -78,7 +78,7 @@ def test_nothing_is_readable_at_an_entrys_place_before_it_is_whole(tmp_path):
     assert seen == [False, False]
 
 
-def test_the_second_writer_takes_the_first_ones_entry(tmp_path):
+def test_the_second_writer_reads_the_entry_of_the_first(tmp_path):
     store = Store(tmp_path)
 
     def overtaken(folder):
@@ -92,7 +92,7 @@ def test_the_second_writer_takes_the_first_ones_entry(tmp_path):
     assert len(list((tmp_path / "features").iterdir())) == 1
 
 
-def test_what_dead_processes_left_is_removed_and_what_living_ones_write_is_kept(tmp_path):
+def test_files_of_dead_processes_are_removed_and_those_of_running_ones_are_kept(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     host, folder = socket.gethostname(), tmp_path / "features"
@@ -118,7 +118,7 @@ def test_the_order_of_a_keys_parts_does_not_matter_and_their_values_do(tmp_path)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_a_full_or_read_only_disk_is_one_clear_line_and_leaves_nothing(tmp_path, code):
+def test_a_full_or_read_only_disk_gives_a_one_line_error_and_leaves_nothing(tmp_path, code):
     def full(folder):
         write_one(folder)
         raise OSError(code, os.strerror(code))
@@ -130,13 +130,13 @@ def test_a_full_or_read_only_disk_is_one_clear_line_and_leaves_nothing(tmp_path,
     assert names_in(tmp_path / "features") == []
 
 
-def test_a_store_that_cannot_be_made_is_one_clear_line(tmp_path):
+def test_a_store_that_cannot_be_made_gives_a_one_line_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=r"could not be written .*results_dir=<folder>"):
         Store(tmp_path / "file" / "store").entry("features", "words", KEY, write_one)
 
 
-def test_a_store_in_a_read_only_folder_is_one_clear_line(tmp_path):
+def test_a_store_in_a_read_only_folder_gives_a_one_line_error(tmp_path):
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere")
     tmp_path.chmod(0o500)
@@ -177,7 +177,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_an_array_does_not_kill_the_proces
 
 
 class Asked(Exception):
-    """What somebody asked the store for."""
+    """Carries the key that the store was asked for."""
 
 
 def score_key(monkeypatch, tmp_path, scorer=None, seed=0, pool=None, precision="fp32", short_side=None, **backbone):

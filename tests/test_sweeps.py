@@ -61,7 +61,7 @@ def parameters(name):
     return dict(compose_sweep(name).hydra.sweeper.params)
 
 
-def test_the_presets_of_the_design_are_there():
+def test_every_promised_preset_exists():
     wanted = {"main", "weakly", "transfer", "ablation_path", "ablation_masking", "ablation_sampler", "ablation_gamma"}
     wanted |= {"time", "v1_depths", "v1_paradigms", "v1_rank", "cifar10", "demo", *TEXTS}
     assert wanted <= set(SWEEPS)
@@ -97,7 +97,7 @@ def test_a_header_names_its_command_and_its_product(name):
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_a_sweep_is_many_jobs_by_itself_and_its_methods_are_one_list(name):
+def test_a_sweep_is_a_multirun_and_its_methods_are_one_list(name):
     cfg = compose_sweep(name)
     assert cfg.hydra.mode.name == "MULTIRUN"
     content = yaml.safe_load((ROOT / "configs" / "sweep" / f"{name}.yaml").read_text())
@@ -114,12 +114,26 @@ def test_the_papers_sweeps_are_in_fp32_with_imagenets_statistics_and_a_full_reci
     assert compose_sweep(name, ["finetune=linear_probe"]).finetune.name == "linear_probe"
 
 
+@functools.cache
+def first_cells(name):
+    """Return the cells of a sweep's first job, composed once, with one ratio and one seed.
+
+    The paper's sweeps get the same data set, network, ratio and seed, so that their cells can be compared.
+    """
+    job = jobs(compose_sweep(name))[0]
+    words = [word for word in job.overrides if word.split("=")[0] not in ("ratios", "seeds")]
+    words += ["ratios=[0.1]", "seeds=[0]"]
+    if name in PAPER:
+        words = [word for word in words if word.split("=")[0] not in ("dataset", "backbone")]
+        # The fine-tuned networks of transfer are larger than the scoring one.
+        words += ["dataset=dtd", "backbone=resnet50" if name == "transfer" else "backbone=resnet18"]
+    return parse_grid(sweeps.compose("grid", overrides=words), words).cells
+
+
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_cell_of_a_sweep_can_be_run_and_no_two_share_a_folder(name):
-    first = jobs(compose_sweep(name))[0]
-    overrides = [*first.overrides, f"ratios=[{first.ratios[0]}]", f"seeds=[{first.seeds[0]}]"]
-    cells = parse_grid(sweeps.compose("grid", overrides=overrides), overrides).cells
-    assert len(cells) == len(first.methods)
+    cells = first_cells(name)
+    assert len({cell.out_dir for cell in cells}) == len(cells) == len(jobs(compose_sweep(name))[0].methods)
     for cell in cells:
         image_run.check(cell.run)
 
@@ -127,12 +141,7 @@ def test_every_cell_of_a_sweep_can_be_run_and_no_two_share_a_folder(name):
 def test_runs_that_two_sweeps_share_are_the_same_runs():
     seen = {}
     for name in PAPER:
-        job = jobs(compose_sweep(name))[0]
-        words = [word for word in job.overrides if word.split("=")[0] not in ("dataset", "backbone", "ratios", "seeds")]
-        words += ["dataset=dtd", "backbone=resnet18", "ratios=[0.1]", "seeds=[0]"]
-        if name == "transfer":  # The fine-tuned networks are larger than the scoring one.
-            words[-3] = "backbone=resnet50"
-        for cell in parse_grid(sweeps.compose("grid", overrides=words), words).cells:
+        for cell in first_cells(name):
             assert seen.setdefault(cell.out_dir, cell.run.record) == cell.run.record, (name, cell.out_dir)
     assert len(seen) > 60
 
@@ -182,7 +191,7 @@ def test_the_command_line_wins_over_a_preset():
         ("main", ["methods=['dlc seed=3']"], "a method of a grid cannot set seed"),
     ],
 )
-def test_a_status_that_cannot_be_asked_for_is_one_line(name, overrides, message):
+def test_an_invalid_request_for_a_status_gives_a_one_line_error(name, overrides, message):
     with pytest.raises(InputError, match=message) as caught:
         list(map(status.state, sweeps.planned(jobs(compose_sweep(name, overrides)))))
     assert "\n" not in str(caught.value)
@@ -277,7 +286,7 @@ def test_the_status_command_counts_and_lists(results):
     assert lines[4:] == [f"unreadable: {damaged.parent}: {damaged} is damaged"]
 
 
-def test_an_unknown_sweep_is_one_line_and_an_exit_code():
+def test_an_unknown_sweep_gives_a_one_line_error_and_an_exit_code():
     GlobalHydra.instance().clear()
     done = prunetune_here("status", "mian")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
@@ -324,7 +333,7 @@ def test_a_failure_is_forgotten_when_the_run_starts_again(tmp_path):
     assert "Traceback" in "".join(json.loads((tmp_path / failures.NAME).read_text())["traceback"])
 
 
-def test_an_interruption_is_no_failure(tmp_path):
+def test_an_interruption_is_not_a_failure(tmp_path):
     with pytest.raises(KeyboardInterrupt), failures.noted(tmp_path):
         raise KeyboardInterrupt
     assert failures.read(tmp_path) is None
@@ -336,7 +345,7 @@ def test_the_error_of_a_refused_run_is_not_put_beside_the_result_of_another(tmp_
     assert failures.read(tmp_path) is None
 
 
-def test_a_damaged_note_is_a_failure_without_its_reason(tmp_path):
+def test_a_damaged_failure_note_counts_as_a_failure_without_reason(tmp_path):
     (tmp_path / failures.NAME).write_text('{"error"')
     assert failures.read(tmp_path).error == "failed.json is damaged"
 
@@ -432,6 +441,8 @@ def text_states(results, *overrides):
 def finish(cell, cfg):
     """Leave the result that this configuration would leave."""
     cell.out_dir.mkdir(parents=True)
+    for name in ("subset.csv", "history.csv"):
+        (cell.out_dir / name).write_text("")
     (cell.out_dir / "result.json").write_text(json.dumps({"kind": "text", "config": text_recorded(cfg)}))
 
 
@@ -471,7 +482,7 @@ def test_the_command_line_wins_over_a_preset_of_text(tmp_path):
         (["methods=[dlc]"], "sweep instruction cannot be composed: .*methods"),
     ],
 )
-def test_a_status_of_text_runs_that_cannot_be_asked_for_is_one_line(overrides, message):
+def test_an_invalid_request_for_a_status_of_text_runs_gives_a_one_line_error(overrides, message):
     with pytest.raises(InputError, match=message):
         list(map(status.state, sweeps.planned(jobs(compose_sweep("instruction", overrides)))))
 

@@ -119,7 +119,7 @@ def test_uniform_draws_are_those_of_numpys_generator():
 
 @pytest.mark.parametrize("settings", [{"num_pool": 99}, {"num_test": 60_000}, {"size": 8}])
 def test_sizes_out_of_range_are_refused(settings):
-    with pytest.raises(InputError, match=f"{next(iter(settings))} .*must be in"):
+    with pytest.raises(InputError, match=f"{next(iter(settings))} .*must be a whole number in"):
         Textures(**settings)
 
 

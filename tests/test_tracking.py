@@ -1,5 +1,7 @@
 import logging
 import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +11,7 @@ import torch
 
 from prunetune.base.errors import InputError
 from prunetune.runs import tracking
-from prunetune.runs.tracking import has_key, open_run, resolve_mode
+from prunetune.runs.tracking import has_key, open_run, resolve_mode, without_places
 from wandb_files import isolate, read_run, read_tables, rows
 
 HISTORY = [
@@ -108,7 +110,78 @@ def test_all_files_lie_in_the_given_folder(offline: SimpleNamespace) -> None:
     assert "WANDB_DATA_DIR" not in os.environ
 
 
-def test_the_variable_wandb_mode_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog) -> None:
+ALONE = """
+import atexit, pathlib, socket, sys
+import torch
+from prunetune.runs.tracking import open_run
+
+asked = []
+atexit.register(lambda: print(asked))  # This runs after the functions that the client registers: it sends at the end.
+
+def refuse(*address, **options):
+    asked.append(address[1] if isinstance(address[0], socket.socket) else address[0])
+    raise OSError("no network")
+
+connect = socket.socket.connect
+
+def connected(self, address):
+    return connect(self, address) if self.family == socket.AF_UNIX else refuse(self, address)
+
+socket.getaddrinfo = socket.gethostbyname = refuse
+socket.socket.connect = connected
+config = {"dataset": {"root": "/home/somebody/photos"}, "scorer": {"path": "~/scores.csv"}, "tag": "a/b"}
+with open_run("offline", "prunetune", "name", config, pathlib.Path(sys.argv[1])) as tracker:
+    tracker.log_scores(torch.rand(5))
+    tracker.log_subset([(0, "a", 0, 1)])
+    tracker.log_result({"accuracy": 1.0, "place": "/home/somebody/photos"})
+    assert tracker.run is not None
+"""
+
+
+def test_an_offline_run_asks_for_no_host_and_writes_into_its_folder_only(monkeypatch, tmp_path: Path) -> None:
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_ERROR_REPORTING", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for place in ("home", "tmp", "here"):
+        (tmp_path / place).mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:  # Each process of the client would send requests through it.
+        server.setblocking(False)
+        proxy = f"http://127.0.0.1:{server.getsockname()[1]}"
+        places = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp"), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", ALONE, str(tmp_path / "results" / "wandb")],
+            env={**os.environ, **places, "HTTPS_PROXY": proxy, "HTTP_PROXY": proxy, "ALL_PROXY": proxy},
+            cwd=tmp_path / "here",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "[]"
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    assert [list((tmp_path / place).iterdir()) for place in ("home", "tmp", "here")] == [[], [], []]
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["wandb"]
+    [run] = (tmp_path / "results" / "wandb").glob("offline-run-*/*.wandb")
+    content = run.read_bytes()
+    assert b"somebody" not in content
+    assert b"photos" in content
+    assert b"a/b" in content
+
+
+def test_only_the_last_part_of_an_absolute_path_is_sent() -> None:
+    places = {
+        "root": "/data/photos/",
+        "file": "~/scores.csv",
+        "list": ["C:\\data\\a.txt", "D:/b"],
+        "path": Path("/x/y"),
+    }
+    assert without_places(places) == {"root": "photos", "file": "scores.csv", "list": ["a.txt", "b"], "path": "y"}
+    assert without_places(["from_file scorer.path=/data/me/a.csv tag=b"]) == ["from_file scorer.path=a.csv tag=b"]
+    kept = {"relative": "data/dtd", "ratio": 0.1, "none": None, "true": True, "model": "yahma/alpaca", "url": "a:b"}
+    assert without_places(kept) == kept
+
+
+def test_the_variable_wandb_mode_has_priority(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setitem(sys.modules, "wandb", None)  # An import would now fail, and the failure would be reported.
     with open_run("online", "prunetune", "name", CONFIG, tmp_path / "wandb") as tracker:
@@ -182,14 +255,14 @@ def test_without_a_network_a_run_with_a_key_is_kept_offline(monkeypatch, tmp_pat
     assert len([row for row in rows(read_run(path)) if "train_loss" in row]) == 2
 
 
-def test_a_missing_client_is_one_warning(monkeypatch, tmp_path: Path, caplog) -> None:
+def test_a_missing_client_gives_one_warning(monkeypatch, tmp_path: Path, caplog) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with open_run("auto", "prunetune", "name", CONFIG, tmp_path) as tracker:
         log_everything(tracker)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_a_client_that_cannot_start_is_one_warning(monkeypatch, tmp_path: Path, caplog) -> None:
+def test_a_client_that_cannot_start_gives_one_warning(monkeypatch, tmp_path: Path, caplog) -> None:
     def refuse(**options: object) -> None:
         raise OSError(28, "No space left on device")
 

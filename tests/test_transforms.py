@@ -58,7 +58,7 @@ def test_images_of_extreme_shape_give_views_of_the_usual_size(shape):
         assert view.unique().tolist() == [77]
 
 
-def test_a_thread_of_pixels_is_not_enlarged_as_a_whole(monkeypatch):
+def test_an_image_one_pixel_wide_is_not_enlarged_as_a_whole(monkeypatch):
     from prunetune.data.images.transforms import functional
 
     largest = 0
@@ -75,7 +75,7 @@ def test_a_thread_of_pixels_is_not_enlarged_as_a_whole(monkeypatch):
     assert 0 < largest <= 3 * 256 * 256 * 8
 
 
-def test_the_ends_that_are_cut_from_a_long_image_are_those_that_no_view_shows():
+def test_only_ends_that_no_view_shows_are_cut_from_a_long_image():
     image = picture(16, 16 * 10)  # The image is longer than 8 times its short side, and is enlarged exactly twice.
     usual = transforms.Compose([transforms.Resize(32), transforms.CenterCrop(28)])
     expected = np.asarray(usual(Image.fromarray(image.permute(1, 2, 0).numpy()))).astype(int)

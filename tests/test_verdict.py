@@ -30,7 +30,7 @@ def test_methods_above_below_and_level_are_told_apart_by_the_interval() -> None:
     ]
 
 
-def test_an_interval_that_ends_at_zero_does_not_tell_apart() -> None:
+def test_an_interval_that_ends_at_zero_shows_no_difference() -> None:
     table = part(random_at(0.1), ("a-topk", 0.1, 3, 1.0, 0.0, 2.0, 3), ("b-topk", 0.1, 3, -1.0, -2.0, 0.0, 3))
     assert verdict.sentences(table)[0] == "At 10 % with 3 seeds: a-topk and b-topk are not told apart from random."
 
@@ -46,7 +46,7 @@ def test_several_methods_share_a_phrase_and_long_lists_are_counted() -> None:
     )
 
 
-def test_one_seed_tells_nothing() -> None:
+def test_with_one_seed_there_is_no_verdict() -> None:
     table = part(random_at(0.1, 1), ("dlc-topk", 0.1, 1, -37.3, None, None, 1))
     assert verdict.sentences(table) == ["At 10 %: dlc-topk has one seed, which tells nothing."]
     table = part(

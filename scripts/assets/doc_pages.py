@@ -1,7 +1,7 @@
 """Write the pages of docs/ that are generated from the code: `python -m scripts.assets.doc_pages`.
 
 Scorers, samplers and methods come from the catalogue and from docstrings, sweeps from the headers of their files, the
-commands from the command line itself, and one table from results/tables. The pages are committed, so that they can be
+commands from the command line itself, and two tables from results/. The pages are committed, so that they can be
 read without building the site. A test compares them with the output of this script.
 """
 
@@ -19,6 +19,7 @@ from prunetune.config.catalogue import Entry, entries
 from prunetune.instruct import registration  # noqa: F401  adds the text scorers and methods to the catalogue
 from scripts.assets.doc_commands import commands_page
 from scripts.assets.doc_measured import measured_page
+from scripts.assets.doc_parity import parity_page
 from scripts.assets.doc_sweeps import sweeps_page
 from scripts.assets.doc_text import escaped, page, table
 
@@ -39,6 +40,7 @@ def pages() -> dict[str, Callable[[], str]]:
         "methods.md": methods_page,
         "sweeps.md": lambda: sweeps_page(ROOT / "configs" / "sweep"),
         "measured.md": lambda: measured_page(ROOT / "results" / "tables" / "baselines.csv"),
+        "parity.md": lambda: parity_page(ROOT / "results" / "parity" / "methods.csv"),
         "commands.md": commands_page,
     }
 
@@ -146,7 +148,9 @@ def _sections(found: dict[str, Entry]) -> Iterable[str]:
             yield f"```text\n{formula.rstrip()}\n```"
         lines = [f"- **{label}.** {escaped(text)}" for label, text in labelled]
         if own := found[names[0]].settings.get("own_sampler"):
-            lines.append(f"- **Own sampler.** `{own}`")
+            of_variants = {name: found[name].settings["own_sampler"] for name in names[1:]}
+            changed = [f"`{name}`: `{other}`" for name, other in of_variants.items() if other != own]
+            lines.append("- **Own sampler.** " + "; ".join([f"`{own}`", *changed]))
         yield "\n".join([*lines, *_settings_lines(found, names)])
         yield from (escaped(text) for text in others)
 

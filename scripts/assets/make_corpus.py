@@ -212,5 +212,7 @@ def main(file: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, nargs="?", default=corpora.EMBEDDED, help="by default the embedded one")
+    parser.add_argument(
+        "file", type=Path, nargs="?", default=corpora.EMBEDDED, help="file to write; by default the embedded corpus"
+    )
     main(parser.parse_args().file)

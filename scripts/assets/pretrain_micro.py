@@ -120,10 +120,12 @@ def write(model: nn.Module, folder: Path, provenance: dict[str, object]) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=micro.WEIGHTS.parent, help="folder of the two files")
-    parser.add_argument("--epochs", type=int, default=9)
+    parser.add_argument(
+        "--out", type=Path, default=micro.WEIGHTS.parent, help="folder for the weights and their provenance"
+    )
+    parser.add_argument("--epochs", type=int, default=9, help="training epochs")
     parser.add_argument("--per-class", type=int, default=350, help="training images of each class")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)

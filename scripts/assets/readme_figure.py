@@ -30,7 +30,7 @@ LINES = {
 def main() -> None:
     """Write the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "assets" / "accuracy.svg")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "assets" / "accuracy.svg", help="file to write")
     out = parser.parse_args().out
     runs = pd.read_csv(RUNS)
     runs = runs[runs["finetune"] == "linear_probe"]

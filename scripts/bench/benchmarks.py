@@ -57,9 +57,9 @@ PEAK = Column("peak_bytes", "peak MiB", "bytes")
 def parser_of(doc: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every benchmark has."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with data/ and weights/; without it embedded textures")
-    parser.add_argument("--out", type=Path, default=Path("results/bench"), help="where the table goes")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each procedure, of which medians are shown")
+    parser.add_argument("--data", type=Path, help="folder with data/ and weights/ (default: embedded textures)")
+    parser.add_argument("--out", type=Path, default=Path("results/bench"), help="folder for the tables")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each procedure; the tables show medians")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser
 

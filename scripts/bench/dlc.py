@@ -207,11 +207,11 @@ def _rank_correlation(first: np.ndarray | None, second: np.ndarray) -> float | N
 
 def main() -> None:
     parser = benchmarks.parser_of(__doc__)
-    parser.add_argument("--images", type=int, default=800, help="at most so many of each pool")
-    parser.add_argument("--levels", type=int, default=5, help="T")
-    parser.add_argument("--step", type=float, default=0.2)
-    parser.add_argument("--datasets", nargs="+", default=["dtd10"], help="with --data")
-    parser.add_argument("--networks", nargs="+", default=["vit_tiny", "mobilenetv2"], help="with --data")
+    parser.add_argument("--images", type=int, default=800, help="largest number of images of each pool")
+    parser.add_argument("--levels", type=int, default=5, help="number of networks T")
+    parser.add_argument("--step", type=float, default=0.2, help="fraction of the weights masked in each step")
+    parser.add_argument("--datasets", nargs="+", default=["dtd10"], help="data sets below --data")
+    parser.add_argument("--networks", nargs="+", default=["vit_tiny", "mobilenetv2"], help="networks below --data")
     options = parser.parse_args()
     if options.child:
         benchmarks.finish(measure(json.loads(options.child)))

@@ -324,9 +324,9 @@ def write_sizes(out: Path, rows: list[Row]) -> None:
 
 def main() -> None:
     parser = benchmarks.parser_of(__doc__)
-    parser.add_argument("--images", type=int, default=256, help="of a set in a training step")
-    parser.add_argument("--epochs", type=int, default=1, help="timed, after one that is not")
-    parser.add_argument("--only", choices=["steps", "sizes"])
+    parser.add_argument("--images", type=int, default=256, help="images of a pool for the training steps")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs that are timed, after one that is not")
+    parser.add_argument("--only", choices=["steps", "sizes"], help="write only these tables")
     options = parser.parse_args()
     if options.child:
         job = json.loads(options.child)

@@ -123,7 +123,7 @@ def slopes(rows: list[Row], key: str = "seconds") -> str:
 
 def main() -> None:
     parser = benchmarks.parser_of(__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000], help="numbers of images")
     options = parser.parse_args()
     if options.child:
         benchmarks.finish(measure(json.loads(options.child)))

@@ -276,10 +276,18 @@ def write_end_to_end(out: Path, rows: list[Row]) -> None:
 
 def main() -> None:
     parser = benchmarks.parser_of(__doc__)
-    parser.add_argument("--views", type=int, nargs="+", default=[8, 1, 50], help="end to end; heads use the first")
-    parser.add_argument("--epochs", type=int, default=RECIPE.epochs, help="of the heads")
-    parser.add_argument("--only", choices=["heads", "grid"], help="one of the two tables")
-    parser.add_argument("--datasets", nargs="*", default=[], help="real ones, by default dtd10 and caltech101")
+    parser.add_argument(
+        "--views",
+        type=int,
+        nargs="+",
+        default=[8, 1, 50],
+        help="views of each image for end_to_end; probe_grid uses the first number",
+    )
+    parser.add_argument("--epochs", type=int, default=RECIPE.epochs, help="epochs of each head")
+    parser.add_argument("--only", choices=["heads", "grid"], help="write only one of the two tables")
+    parser.add_argument(
+        "--datasets", nargs="*", default=[], help="data sets below --data (default: dtd10 and caltech101)"
+    )
     options = parser.parse_args()
     if options.child:
         job = json.loads(options.child)

@@ -46,6 +46,8 @@ VARIANTS = ("_deepcore", "_released")  # Variants for comparison with published 
 TRAINS = ("random", "rs2", "infobatch", "auto")  # Samplers without a selection rule to time.
 REPEATS = {0: 50, 1: 5, 2: 5}  # Epochs of each repeat of the proxy, as many as el2n and grand_last read.
 COLUMNS = ("method", "classes", "size", "seconds", "peak_bytes", "feature_bytes", "outcome", "commit", "cpu")
+# Methods that have changed since they were measured, and the commits of those rows.
+OLDER = {"sampler d2": ("5086448e", "cd5ccc2e", "4c748b1c")}
 
 
 def made_features(size: int, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -133,11 +135,11 @@ def run_apart(method: str, size: int, num_classes: int, folder: Path, limit: flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="numbers of images")
     parser.add_argument("--layouts", type=int, nargs="+", default=[20, 1000], help="numbers of classes")
-    parser.add_argument("--methods", nargs="+", help="by default all; samplers as 'sampler ccs'")
-    parser.add_argument("--out", type=Path, default=Path("results/bench"))
-    parser.add_argument("--limit", type=float, default=SECONDS, help="seconds for one method")
+    parser.add_argument("--methods", nargs="+", help="default: all; a sampler is written as 'sampler ccs'")
+    parser.add_argument("--out", type=Path, default=Path("results/bench"), help="folder for the tables")
+    parser.add_argument("--limit", type=float, default=SECONDS, help="largest number of seconds of one method")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -202,6 +204,7 @@ def write_table(rows: list[dict[str, str]], file: Path) -> None:
         "CRAIG and GradMatch, class budgets; lc_knn has one layer. By `python -m scripts.bench.scale`, commit "
         + ", ".join(sorted({row["commit"][:12] for row in rows}))
         + ".",
+        "†: measured before a change of the method; the graph of d2 was directed.",
     ]
     for num_classes in sorted({int(row["classes"]) for row in rows}):
         part = [row for row in rows if int(row["classes"]) == num_classes]
@@ -211,7 +214,8 @@ def write_table(rows: list[dict[str, str]], file: Path) -> None:
         lines.append("|---|" + "---:|" * (len(heads) - 1))
         for method in dict.fromkeys(row["method"] for row in part):
             cells = {int(row["size"]): row for row in part if row["method"] == method}
-            lines.append("| " + " | ".join([method, *_line(cells, sizes)]) + " |")
+            is_older = any(row["commit"].startswith(OLDER.get(method, ())) for row in cells.values())
+            lines.append("| " + " | ".join([f"{method} †" if is_older else method, *_line(cells, sizes)]) + " |")
         missed = [f"{row['method']} at {int(row['size']):,} ({_fault(row)})" for row in part if _fault(row)]
         lines += ["", "Missed the limits, of what was run: " + ("; ".join(missed) if missed else "none") + "."]
     file.write_text("\n".join(lines) + "\n")

@@ -257,10 +257,10 @@ def _accuracy(accuracies: list[float] | None) -> Row:
 def main() -> None:
     parser = benchmarks.parser_of(__doc__)
     parser.set_defaults(repeats=2)
-    parser.add_argument("--images", type=int, default=800, help="at most so many of each pool")
-    parser.add_argument("--seeds", type=int, default=10, help="of the draws and heads whose accuracy is averaged")
-    parser.add_argument("--datasets", nargs="+", default=["dtd10"], help="with --data")
-    parser.add_argument("--networks", nargs="+", default=["vit_tiny"], help="with --data")
+    parser.add_argument("--images", type=int, default=800, help="largest number of images of each pool")
+    parser.add_argument("--seeds", type=int, default=10, help="number of seeds over which the accuracy is averaged")
+    parser.add_argument("--datasets", nargs="+", default=["dtd10"], help="data sets below --data")
+    parser.add_argument("--networks", nargs="+", default=["vit_tiny"], help="networks below --data")
     options = parser.parse_args()
     if options.child:
         job = json.loads(options.child)

@@ -6,10 +6,10 @@ python -m scripts.bench.text_scoring --layers 32 --hidden 4096 --intermediate 14
     --vocabulary 128256 --dtype bf16 --samples 2000                      Llama 3 8B's shape, on a GPU
 
 Weights are random and so are the tokens: neither time nor memory depends on them. Lengths are log-normal, about those
-of Alpaca-Cleaned (prompt 70, response 100 tokens in the median). The plain pass computes all logits and no loss; it
-runs before the levels and after them, and the mean counts, so that a machine that grows slower harms neither side.
-A level's tokens per second leave out its masking, which has a column of its own: once per level, however long the
-corpus. Prints a Markdown table.
+of Alpaca-Cleaned (prompt 70, response 100 tokens in the median). The plain pass computes all logits and no loss.
+It runs before and after the levels, and the table shows the mean, so that the comparison is fair even if the machine
+becomes slower. The tokens per second of a level do not include its masking, which has its own column, since masking
+happens once per level whatever the length of the corpus. The script prints a Markdown table.
 """
 
 import argparse
@@ -201,15 +201,17 @@ def described(model: nn.Module, encoded: Encoded, device: str, dtype: str, max_t
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="a folder with a model, in the place of a made Llama")
+    parser.add_argument("--model", help="folder of a model; by default a Llama with random weights")
     for name, value in (("layers", 4), ("hidden", 256), ("intermediate", 688), ("heads", 8), ("kv-heads", 4)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--vocabulary", type=int, default=32000)
-    parser.add_argument("--samples", type=int, default=200)
-    parser.add_argument("--max-length", type=int, default=1024, help="of a sample, in tokens")
-    parser.add_argument("--max-tokens", type=int, default=16384, help="of a batch, padding included")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32")
-    parser.add_argument("--device", default="auto")
+        parser.add_argument(f"--{name}", type=int, default=value, help="shape of the random Llama")
+    parser.add_argument("--vocabulary", type=int, default=32000, help="number of tokens of the random Llama")
+    parser.add_argument("--samples", type=int, default=200, help="number of samples")
+    parser.add_argument("--max-length", type=int, default=1024, help="largest number of tokens of a sample")
+    parser.add_argument(
+        "--max-tokens", type=int, default=16384, help="largest number of tokens of a batch, with padding"
+    )
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32", help="type of the weights")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--out", type=Path, help="also append the table to this file")
     options = parser.parse_args()
     device = resolve_device(options.device)

@@ -1,9 +1,10 @@
 """Code that the parity scripts share: made inputs for other code and ours, and the table of agreement."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ SEED = 0
 CLASS_SIZES = (61, 23, 40, 97, 18)
 WIDTH = 64  # Gradients must have full rank. Picks beyond the rank would have gains that are only rounding errors.
 EPOCHS = 12
+EXACT = "exact ties"  # A cause that begins like this says that both sets are equally good.
 TIES = "exact ties at the cut, which they break by an unstable sort and we by position"
 REPEATS = 3
 
@@ -167,18 +169,78 @@ def compare(
     return Row(method, balance, ratio, len(theirs), len(ours), round(share, 4), cause, remarks.note)
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write the table, one line for each method, flag and ratio, and refuse a difference that has no cause.
+def write_rows(path: Path, rows: Sequence[Row]) -> str:
+    """Write the table, one line for each method, flag and ratio.
 
-    Raises:
-        SystemExit: two sets differ and no cause is given. The table is written nevertheless.
+    Returns:
+        An error line that names the differences without a cause, "" if there are none.
     """
+    _write(path, Row, rows)
+    unexplained = [f"{row.method} at {row.ratio:g}" for row in rows if row.jaccard < 1 and not row.cause]
+    print(f"{path}: {sum(row.jaccard == 1 for row in rows)} of {len(rows)} lines identical")
+    return f"error: {path}: these differ without a cause: {', '.join(unexplained)}" if unexplained else ""
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the lines of a table that `write_rows` wrote."""
+    with path.open(newline="") as file:
+        return [
+            Row(
+                line["method"],
+                line["balance"] == "True",
+                float(line["ratio"]),
+                int(line["num_kept_theirs"]),
+                int(line["num_kept_ours"]),
+                float(line["jaccard"]),
+                line["cause"],
+                line["note"],
+            )
+            for line in csv.DictReader(file)
+        ]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One method of one peer in a line.
+
+    code: repository and commit. verdict: "identical", "up to ties" or "differs". compared: number of comparisons.
+    lowest_jaccard: over all of them. cause, note: what the comparisons say, each once.
+    """
+
+    peer: str
+    code: str
+    method: str
+    verdict: str
+    compared: int
+    lowest_jaccard: float
+    cause: str
+    note: str
+
+
+def write_summary(folder: Path, code: Mapping[str, str]) -> None:
+    """Write methods.csv: a line for every method of every peer whose table lies in the folder.
+
+    Args:
+        folder: where `write_rows` wrote <peer>.csv.
+        code: repository and commit of each peer, by name.
+    """
+    verdicts = []
+    for peer in sorted(code):
+        rows = read_rows(folder / f"{peer}.csv") if (folder / f"{peer}.csv").is_file() else []
+        for method in dict.fromkeys(row.method for row in rows):
+            own = [row for row in rows if row.method == method]
+            causes = list(dict.fromkeys(row.cause for row in own if row.cause))
+            is_tied = all(cause.startswith(EXACT) for cause in causes)
+            verdict = "identical" if not causes else "up to ties" if is_tied else "differs"
+            lowest, notes = min(row.jaccard for row in own), dict.fromkeys(row.note for row in own if row.note)
+            counts = peer, code[peer], method, verdict, len(own), lowest
+            verdicts.append(Verdict(*counts, "; ".join(causes), "; ".join(notes)))
+    _write(folder / "methods.csv", Verdict, verdicts)
+
+
+def _write(path: Path, kind: type, lines: Sequence[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([field.name for field in fields(Row)])
-        writer.writerows(astuple(row) for row in rows)
-    unexplained = [f"{row.method} at {row.ratio:g}" for row in rows if row.jaccard < 1 and not row.cause]
-    print(f"{path}: {sum(row.jaccard == 1 for row in rows)} of {len(rows)} lines identical")
-    if unexplained:
-        raise SystemExit(f"error: these differ without a cause: {', '.join(unexplained)}")
+        writer.writerow([field.name for field in fields(kind)])
+        writer.writerows(astuple(line) for line in lines)

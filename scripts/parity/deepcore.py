@@ -1,15 +1,10 @@
-"""Developer tool: how far our `deepcore` variants select what DeepCore itself selects.
-
-python -m scripts.parity.deepcore --deepcore <checkout of PatrickZH/DeepCore at 74ec709> [--out <file.csv>]
+"""Our `deepcore` variants against DeepCore itself.
 
 Both get the same features, logits and labels. DeepCore's classes are not changed, but training is skipped: DeepCore
-gets a network that returns the given numbers, and Forgetting gets recorded batches. The table has counts and overlaps
-only.
+gets a network that returns the given numbers, and Forgetting gets recorded batches.
 """
 
-import argparse
 import dataclasses
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunetune.base.errors import InputError
 from prunetune.base.seeding import derive_seed, stream
 from prunetune.samplers import RandomSampler
 from prunetune.scorers import Scorer
@@ -65,7 +59,6 @@ from scripts.parity.agreement import (
     kept,
     made_material,
     our_scores,
-    write_rows,
 )
 from scripts.parity.images import made_images
 
@@ -379,17 +372,6 @@ def all_rows(package: ModuleType) -> Iterator[Row]:
                     yield row_of(package, case, saturated, ratio, balance, f"{case.name} of saturated logits")
 
 
-def main() -> None:
-    """Write the table and print the differences."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--deepcore", required=True, help="checkout of PatrickZH/DeepCore at 74ec709")
-    parser.add_argument("--out", type=Path, default=Path("results/parity_deepcore.csv"))
-    arguments = parser.parse_args()
-    write_rows(arguments.out, list(all_rows(load_package(find_checkout(arguments.deepcore)))))
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+def rows(checkout: Path) -> Iterator[Row]:
+    """Compare with DeepCore."""
+    yield from all_rows(load_package(find_checkout(str(checkout))))

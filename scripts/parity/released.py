@@ -1,14 +1,10 @@
-"""Developer tool: how far our `released` variants select what the released code itself selects.
+"""Our `released` variants against the released code of the paper.
 
-python -m scripts.parity.released --released <checkout of ml-stat-Sustech/Efficient-Dataset-Pruning at 6767d0e>
-    --selectors <checkout of lygjwy/a5c at a555dbc> [--out <file.csv>]
-
-The first checkout has the learning complexity and its samplers. The selectors of the baselines, which its main.py
-imports, are only in the working copy of the first author. Both sides get the same features, logits and labels.
-`.cuda()` is replaced by a function that does nothing. The table has counts and overlaps only.
+ml-stat-Sustech/Efficient-Dataset-Pruning has the learning complexity and its samplers. The selectors of the baselines,
+which its main.py imports, are only in the working copy of the first author, lygjwy/a5c. Both sides get the same
+features, logits and labels.
 """
 
-import argparse
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunetune.base.errors import InputError
 from prunetune.base.seeding import derive_seed, stream
 from prunetune.samplers import FlexRandReleased, TopK, TopKEasiest
 from prunetune.scorers import DLC, Scorer
@@ -50,8 +45,8 @@ from scripts.parity.agreement import (
     kept,
     made_material,
     our_scores,
-    write_rows,
 )
+from scripts.parity.checkouts import load_file
 from scripts.parity.images import made_images
 
 BATCH = 64
@@ -121,17 +116,6 @@ def load_selectors(checkout: Path) -> ModuleType:
     with mock.patch.dict(sys.modules, {"utils": metrics, "models": models}):
         spec.loader.exec_module(package)
     return package
-
-
-def load_file(name: str, file: Path, **stand_ins: Any) -> ModuleType:
-    """Import a file under a private name, with stand-ins for modules that it imports."""
-    if not file.is_file():
-        raise InputError(f"{file} does not exist; --released and --selectors must be the checkouts named in --help")
-    spec = importlib.util.spec_from_file_location(name, file)
-    module = importlib.util.module_from_spec(spec)
-    with mock.patch.dict(sys.modules, stand_ins):
-        spec.loader.exec_module(module)
-    return module
 
 
 def load_scoring(checkout: Path) -> ModuleType:
@@ -256,27 +240,10 @@ def flexrand_row(
     return compare(f"dlc_flexrand gamma {twentieths / 20:g}", True, ratio, theirs, ours, Remarks(SAME_DRAW))
 
 
-def main() -> None:
-    """Write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--released", required=True, type=Path)
-    parser.add_argument("--selectors", required=True, type=Path)
-    parser.add_argument("--out", type=Path, default=Path("results/parity_released.csv"))
-    arguments = parser.parse_args()
-    with mock.patch.object(torch.Tensor, "cuda", lambda tensor, *_: tensor):
-        package = load_selectors(arguments.selectors)
-        scoring = load_scoring(arguments.released)
-        rows = [
-            *selector_rows(package),
-            *collapsed_rows(package),
-            *grand_rows(package),
-            *complexity_rows(scoring),
-        ]
-    write_rows(arguments.out, rows)
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+def rows(released: Path, selectors: Path) -> Iterator[Row]:
+    """Compare with the released code, and with the selectors of its first author's working copy."""
+    package, scoring = load_selectors(selectors), load_scoring(released)
+    yield from selector_rows(package)
+    yield from collapsed_rows(package)
+    yield from grand_rows(package)
+    yield from complexity_rows(scoring)

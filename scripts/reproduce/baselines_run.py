@@ -37,6 +37,15 @@ RUN_COLUMNS = (  # The columns of baselines_runs.csv. They are enough to make th
     *("num_test", "score_seconds", "search_seconds", "sample_seconds", "score_peak_memory_bytes", "device", "commit"),
     "dataset_fingerprint",
 )
+# Samplers that have changed since their runs: the commits of those runs, and how the sampler worked then.
+CHANGED = {
+    "d2": (("2bd075d4", "44d11af4", "7b12fb90"), "it worked on a directed graph, as d2_directed does now"),
+}
+# These methods have no runs yet. A test compares the list with the table.
+NOT_YET = {
+    "d2_directed": "the rows of d2 that are marked as older were made by it",
+    "tdds_released": "it is newer than the table",
+}
 # These methods need a backward pass for every image, so they run last.
 LAST = ("grand", "grand_released", "deepfool", "deepfool_deepcore")
 DATASETS, PROXIES = ["dtd10", "caltech101"], ["linear_probe", "full"]
@@ -77,12 +86,14 @@ def run(command: list[str], about: str) -> str | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(), help="folder with data/ and weights/")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="the results_dir of the runs")
-    parser.add_argument("--out", type=Path, help="where the tables go (default: <results>/tables)")
-    parser.add_argument("--methods", nargs="+", choices=methods(), metavar="METHOD", help="default: all")
-    parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS)
-    parser.add_argument("--proxies", nargs="+", choices=PROXIES, default=PROXIES)
-    parser.add_argument("--tables-only", action="store_true")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder of the runs")
+    parser.add_argument("--out", type=Path, help="folder for the tables (default: <results>/tables)")
+    parser.add_argument(
+        "--methods", nargs="+", choices=methods(), metavar="METHOD", help="methods to run (default: all)"
+    )
+    parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=DATASETS, help="data sets to run on")
+    parser.add_argument("--proxies", nargs="+", choices=PROXIES, default=PROXIES, help="proxies to run with")
+    parser.add_argument("--tables-only", action="store_true", help="run nothing, only write the tables")
     options = parser.parse_args()
     if not options.tables_only:
         check_folder(options.data)
@@ -124,10 +135,15 @@ def write_tables(results_dir: Path, out: Path) -> None:
     file = out / "baselines_runs.csv"
     if results.empty and not file.is_file():
         sys.exit(f"error: no finished runs below {results_dir / 'runs'}; run without --tables-only")
-    results = with_earlier(chosen(results) if len(results) else results, file)
+    results = with_age(with_earlier(chosen(results) if len(results) else results, file))
     table = tables.summary(results)
     out.mkdir(parents=True, exist_ok=True)
-    parts = [tables.to_markdown(table, tables.footer(results)), tables.costs_markdown(table), not_run()]
+    parts = [
+        tables.to_markdown(table, tables.footer(results)),
+        tables.costs_markdown(table),
+        *older(results),
+        not_run(),
+    ]
     (out / "baselines.md").write_text("\n".join(parts))
     tables.to_csv(table, out / "baselines.csv")
     results[list(RUN_COLUMNS)].to_csv(file, index=False, lineterminator="\n")
@@ -150,10 +166,29 @@ def chosen(results: pd.DataFrame) -> pd.DataFrame:
     return results[is_ours & (results["finetune"] == "linear_probe") & (results["precision"] == "bf16")]
 
 
+def with_age(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs with a column `older`: how the sampler worked where it has changed since, else None."""
+    return results.assign(older=[_how_it_was(run) for run in results[["sampler", "commit"]].to_dict("records")])
+
+
+def _how_it_was(run: dict) -> str | None:
+    commits, how = CHANGED.get(run["sampler"], ((), ""))
+    return how if str(run["commit"]).startswith(commits) else None
+
+
+def older(results: pd.DataFrame) -> list[str]:
+    """Return a note on the runs that are older than a change of their method, an empty list if there are none."""
+    reasons = results[results["older"].notna()].groupby("older")["sampler"].unique()
+    lines = [f"- {', '.join(sorted(samplers))}: {how}" for how, samplers in reasons.items()]
+    heading = f"### Older than a change of the method ({tables.OLDER})"
+    return ["\n".join([heading, "", *lines, ""])] if lines else []
+
+
 def not_run() -> str:
     """Return a note on the methods that were not run, with the reasons."""
-    lines = [f"- {method}: {why}" for method, why in SKIPPED.items()]
-    return "\n".join(["### Not run with the linear-probe proxy", "", *lines, ""])
+    skipped, not_yet = ([f"- {name}: {why}" for name, why in reasons.items()] for reasons in (SKIPPED, NOT_YET))
+    headings = "### Not run with the linear-probe proxy", "### Not run yet"
+    return "\n".join([headings[0], "", *skipped, "", headings[1], "", *not_yet, ""])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ python -m scripts.reproduce.paper_run --data <folder with data/ and weights/> [-
 
 The cells come from the presets of configs/sweep, with other data sets and backbones in the place of the paper's:
 main       dtd10 and caltech101, each with ViT-Tiny and MobileNetV2, linear probe, dynamics from a linear-probe proxy
-transfer   scored with MobileNetV2, probed on ViT-Tiny, and back
+transfer   MobileNetV2 scores and ViT-Tiny is probed, and the reverse
 ablations  path size, masking, sampler, gamma and time on dtd10 with ViT-Tiny, linear probe, the fully fine-tuned proxy
 full       the sampler and gamma ablations at ratio 0.1 under full fine-tuning of ViT-Tiny on dtd10, three gammas; hours
 
@@ -73,8 +73,8 @@ def _listed(cells: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with data/ and weights/")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="the results_dir of the runs")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder of the runs")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run (default: all)")
     options = parser.parse_args()
     check_folder(options.data)
     failed = False

@@ -4,10 +4,10 @@ python -m scripts.reproduce.real_run --data <folder with data/ and weights/> [--
     [--views 4] [--skip-full]
 
 dtd10 (ten classes of DTD, through the DTD reader) and caltech101 (through image_folder with its list files), each with
-ViT-Tiny and MobileNetV2: DLC + FlexRand (gamma fixed and chosen on validation), DLC top-k and random at ratios 0.1
-and 0.5 and the whole pool, three seeds, linear probe; then full fine-tuning of ViT-Tiny on dtd10 at ratio 0.1, DLC +
-FlexRand and random. Finished runs are skipped, so the command can be given again. Writes
-results/tables/real.md and real.csv.
+ViT-Tiny and MobileNetV2. The linear probe is trained with three seeds: DLC + FlexRand (with a constant gamma and with a
+gamma chosen on validation), DLC top-k and random at the ratios 0.1 and 0.5, and the whole pool. Then ViT-Tiny is
+fully fine-tuned on dtd10 at ratio 0.1 with DLC + FlexRand and with random. Finished runs are skipped, so the command
+can be given again. The script writes results/tables/real.md and real.csv.
 """
 
 import argparse
@@ -40,12 +40,12 @@ def grids(data: Path, views: int, with_full: bool) -> list[list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with data/ and weights/")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="the results_dir of the runs")
-    parser.add_argument("--out", type=Path, help="where the tables go (default: <results>/tables)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder of the runs")
+    parser.add_argument("--out", type=Path, help="folder for the tables (default: <results>/tables)")
     parser.add_argument(
-        "--views", type=int, default=4, help="augmented views of the probes (the default recipe has 50)"
+        "--views", type=int, default=4, help="augmented views of each image (the default recipe has 50)"
     )
-    parser.add_argument("--skip-full", action="store_true", help="leave out the full fine-tuning")
+    parser.add_argument("--skip-full", action="store_true", help="do not run the full fine-tuning")
     options = parser.parse_args()
     check_folder(options.data)
     for overrides in grids(options.data.resolve(), options.views, not options.skip_full):

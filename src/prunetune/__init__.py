@@ -8,25 +8,47 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prunetune.api import Subset, prune
+    from prunetune.api import Subset, advise, prune
     from prunetune.data.pool import Pool
+    from prunetune.loop.recorder import Recorder
+    from prunetune.loop.samplers import InfoBatchSampler, RS2Sampler
     from prunetune.networks.backbone import Backbone
+    from prunetune.own.read import ReadOptions
     from prunetune.samplers import FlexRand
     from prunetune.scorers import DLC
     from prunetune.signals.contract import Signals
     from prunetune.signals.tensors import TensorSignals
 
 _HOMES = {
+    "advise": "prunetune.api",
     "prune": "prunetune.api",
     "Subset": "prunetune.api",
     "Backbone": "prunetune.networks.backbone",
+    "ReadOptions": "prunetune.own.read",
     "Pool": "prunetune.data.pool",
+    "Recorder": "prunetune.loop.recorder",
+    "InfoBatchSampler": "prunetune.loop.samplers",
+    "RS2Sampler": "prunetune.loop.samplers",
     "FlexRand": "prunetune.samplers",
     "DLC": "prunetune.scorers",
     "Signals": "prunetune.signals.contract",
     "TensorSignals": "prunetune.signals.tensors",
 }
-__all__ = ["DLC", "Backbone", "FlexRand", "Pool", "Signals", "Subset", "TensorSignals", "prune"]
+__all__ = [
+    "DLC",
+    "Backbone",
+    "FlexRand",
+    "InfoBatchSampler",
+    "Pool",
+    "RS2Sampler",
+    "ReadOptions",
+    "Recorder",
+    "Signals",
+    "Subset",
+    "TensorSignals",
+    "advise",
+    "prune",
+]
 
 
 def __getattr__(name: str) -> Any:

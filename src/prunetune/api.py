@@ -1,137 +1,202 @@
-"""The library's main function: `prune` prunes your own data in one call."""
+"""The library's main functions: `prune` prunes your own data in one call, `advise` says how much to keep."""
 
-import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sized
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import nn
 
 from prunetune.base import checks
-from prunetune.base.devices import resolve_device, resolve_precision, training_precision
+from prunetune.base.disk import explained
 from prunetune.base.errors import InputError, suggestion
-from prunetune.base.seeding import seeded
+from prunetune.base.publish import scratch_folder
 from prunetune.base.store import Store
-from prunetune.config.named import SAMPLERS, SCORERS
-from prunetune.data.pool import Pool
-from prunetune.data.readers.torch_dataset import as_pool
+from prunetune.config.named import SAMPLERS, SCORERS, own_sampler
 from prunetune.networks.backbone import Backbone
 from prunetune.networks.named import as_backbone
-from prunetune.runs.records import write_subset
-from prunetune.runs.scores import check_fit, stored_scores
-from prunetune.runs.weights import weigh
+from prunetune.own import keep as amounts
+from prunetune.own.advice import Advice, advise_data
+from prunetune.own.choose import DEFAULT_METHOD, NOT_HERE, Plan, choose, with_rounding
+from prunetune.own.data import OwnData
+from prunetune.own.read import ReadOptions, read, read_embeddings
+from prunetune.own.subset import Subset
 from prunetune.samplers import Sampler
-from prunetune.samplers.base import check_ratio
+from prunetune.samplers.budgets import ROUNDINGS
 from prunetune.scorers import Scorer
-from prunetune.signals.network import Embedding, NetworkSignals
 from prunetune.signals.proxy import FULL_PROXY, LINEAR_PROBE, ProxyRecipe
 
-# These samplers need a run. topk_flexible chooses its end by training probes (the library offers topk and
-# topk_easiest instead), and rs2 and infobatch choose images during training.
-NOT_HERE = ("topk_flexible", "rs2", "infobatch")
-
-
-@dataclass(frozen=True)
-class Subset:
-    """The kept images of a pool.
-
-    positions: [M] int64, ascending, the indices of the kept images in the pool. For a torch dataset they are indices of
-    that dataset. scores: [N] float64 of the whole pool; larger means harder. weights: [M] float64 for methods that
-    weight the kept images (craig, gradmatch), else None.
-    """
-
-    pool: Pool
-    positions: Tensor
-    scores: Tensor
-    weights: Tensor | None = None
-
-    @cached_property
-    def sample_ids(self) -> tuple[str, ...]:
-        """The ids of the M kept images."""
-        return tuple(self.pool.sample_ids[position] for position in self.positions.tolist())
-
-    def to_csv(self, path: str | Path) -> None:
-        """Write the columns position, sample_id, label, weight. The file equals the subset.csv of a run."""
-        write_subset(Path(path), self.pool, self.positions, self.weights)
-
-    def as_torch(self, dataset: Sized) -> torch.utils.data.Subset:
-        """Return the kept part of a map-style dataset whose items are in the order of the pool.
-
-        Raises:
-            InputError: the dataset has another number of items than the pool.
-        """
-        if len(dataset) != len(self.pool):
-            raise InputError(f"the dataset should have the pool's {len(self.pool)} items, has {len(dataset)}")
-        return torch.utils.data.Subset(dataset, self.positions.tolist())
+__all__ = ["SAMPLERS", "SCORERS", "Advice", "Subset", "advise", "make_plan", "prune"]
+DUPLICATES, ON_ERROR = ("one", "all"), ("stop", "skip")
 
 
 def prune(
-    data: str | Path | Pool | Sized,
-    ratio: float,
-    scorer: str | Scorer = "dlc",
+    data: Any = None,
+    keep: float | int | str | None = None,
+    scorer: str | Scorer = DEFAULT_METHOD,
     sampler: str | Sampler = "auto",
-    backbone: str | Backbone = "resnet18",
+    backbone: str | Backbone | nn.Module = "resnet18",
     seed: int = 0,
     *,
+    ratio: float | None = None,
+    per_class: int | None = None,
+    embeddings: Any = None,
+    labels: Any = None,
+    ids: Any = None,
+    read_as: ReadOptions | None = None,
+    hold_out: float | None = None,
+    rounding: str | None = None,
+    duplicates: str = "one",
+    on_error: str = "stop",
     proxy: str | ProxyRecipe = "full",
     store: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
     batch_size: int = 64,
 ) -> Subset:
-    """Score a pool and keep a fraction of each class.
+    """Choose which samples of your own data are kept.
+
+    Nothing is trained unless the scorer needs it. There is no test set: every sample is a candidate.
 
     Args:
-        data: a folder of class folders, a map-style dataset of (image, label), or a Pool. Images are PIL images,
-            or uint8 tensors [3, h, w]; labels are whole numbers. A folder is read as by dataset=image_folder: if it has
-            no train/ and test/, 20 % of each class are held out as test images and the rest is the pool.
-        ratio: fraction of each class that is kept, in (0, 1].
-        scorer: a name (dlc, herding, el2n ..., those of `list(prunetune.api.SCORERS)`) or a Scorer.
+        data: a folder, a table, a map-style dataset, a list of (path, label), arrays (images, labels), a pandas frame,
+            a Hugging Face dataset, or a Pool. docs/images.md lists all forms.
+        keep: how much is kept. A number with a decimal point, or a text with %, is the fraction of each class, in
+            (0, 1]. A whole number is the number that is kept in all.
+        scorer: a name of `list(prunetune.api.SCORERS)` or a Scorer.
         sampler: a name (auto: the scorer's own; flexrand, topk, random, ccs ...) or a Sampler.
-        backbone: resnet18, resnet50, vit_small, vit_base (each also _weakly), micro, a timm model name, or a Backbone.
+        backbone: resnet18, resnet50, vit_small, vit_base (each also _weakly), micro, a timm model name, a Backbone, or
+            a torch module that maps normalised images [B, 3, S, S] to features [B, D].
         seed: the seed of all random draws.
-        proxy: how to train the proxy network that EL2N, forgetting and others read: full (fine-tune the backbone on the
-            whole pool, slow without a GPU), linear_probe (takes seconds), or a ProxyRecipe.
+        ratio: another name of `keep`, for a fraction.
+        per_class: how many samples each class keeps, instead of `keep`.
+        embeddings: [N, D] numbers, one row for each sample, instead of `data`. No network runs then.
+        labels: [N] texts or whole numbers, the labels of the rows of `embeddings`, or of arrays or a list of images
+            given as `data`. Without them, the rows of embeddings have no labels.
+        ids: [N] different texts, the names of the rows of `embeddings`; by default the row numbers.
+        read_as: how `data` are read: which split, which columns, what is done with wrong files.
+        hold_out: the fraction of each class of a folder that is set aside before pruning, as a run does with
+            dataset=image_folder. By default nothing is.
+        rounding: how a fraction of a class becomes a number: largest_remainder meets the total, half_even rounds each
+            class by itself, as a run does. By default largest_remainder, and for a Sampler object its own.
+        duplicates: one keeps at most one of a group of duplicates; all treats each as a sample of its own.
+        on_error: stop refuses data with images that cannot be read; skip leaves those images out.
+        proxy: how to train the proxy network that EL2N, forgetting and others read: full (fine-tune the backbone on all
+            samples, slow without a GPU), linear_probe (takes seconds), or a ProxyRecipe.
         store: the folder in which features and scores are kept for the next call. By default they are not kept.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         precision: the precision of the forward passes: auto (bf16 if the hardware supports it and the backbone has no
             batch normalisation), fp32 or bf16.
         batch_size: images per forward pass. Scores depend on it only by rounding.
 
     Raises:
-        InputError: an argument is not allowed, an image cannot be read, or weights cannot be loaded.
+        InputError: an argument is not allowed, a sample cannot be read, or weights cannot be loaded.
     """
-    check_ratio(ratio)
-    checks.whole_number("batch_size", batch_size)
-    seed, ratio = checks.plain(seed), checks.plain(ratio)  # NumPy numbers must give the same seeds as Python numbers.
-    checks.whole_number("seed", seed, least=None)
-    pool = as_pool(data)
-    if pool.images is None:
-        raise InputError("the pool has no images; to score tensors, call scorer.score(pool, TensorSignals(...))")
-    scorer = _named(scorer, SCORERS, "scorer", Scorer)
-    name = scorer.own_sampler if sampler == "auto" else sampler
-    sampler = _named(name, SAMPLERS, "sampler", Sampler, NOT_HERE)
-    if getattr(sampler, "name", None) in NOT_HERE:
-        raise InputError(f"{type(sampler).__name__} can be used in a run only, not in prune(); pass another sampler")
-    proxy = _named(proxy, {"full": FULL_PROXY, "linear_probe": LINEAR_PROBE}, "proxy", ProxyRecipe)
-    check_fit(scorer, sampler, ratio)
-    device = resolve_device(device)
-    network = as_backbone(backbone).load()
+    amount = amounts.understood(keep, ratio, per_class)
+    checks.choice("on_error", on_error, ON_ERROR)
+    options = dataclasses.replace(read_as or ReadOptions(), on_error=on_error, hold_out=hold_out)
+    plan = make_plan(scorer, sampler, backbone, seed, proxy=proxy, rounding=rounding, duplicates=duplicates)
+    plan = dataclasses.replace(plan, device=device, precision=precision, batch_size=batch_size)
+    own = _read(data, embeddings, labels, ids, options)
     with _store(store) as kept:
-        resolved, trained = resolve_precision(precision, device, network), training_precision(precision)
-        embedding = Embedding(network, kept, resolved, device, batch_size, training_precision=trained)
-        signals = NetworkSignals(pool, embedding, proxy)
-        scores = stored_scores(scorer, signals, seed).values
-        with seeded("sample", seed, float(ratio)) as generator:
-            positions = sampler.select(scores, pool.labels, float(ratio), generator, signals)
-        weights = weigh(scorer, sampler, float(ratio), signals, positions)
-        if weights is not None:
-            positions, weights = positions[weights > 0], weights[weights > 0]
-    return Subset(pool, positions, scores, weights)
+        return choose(own, amount, plan, kept, options).subset
+
+
+def advise(
+    data: Any = None,
+    backbone: str | Backbone | nn.Module = "resnet18",
+    seed: int = 0,
+    *,
+    embeddings: Any = None,
+    labels: Any = None,
+    ids: Any = None,
+    read_as: ReadOptions | None = None,
+    on_error: str = "stop",
+    store: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 64,
+) -> Advice:
+    """Estimate how much of your own data to keep, and whether the method matters.
+
+    One pass gives features. Then samples are held out again and again, the others are pruned to several fractions, and
+    linear probes on them are judged by those that were held out.
+
+    Args:
+        data: as for `prune`. It must have labels, at least two classes and five samples of each.
+        backbone: as for `prune`.
+        seed: of splits, draws and heads.
+        embeddings: as for `prune`.
+        labels: as for `prune`.
+        ids: as for `prune`.
+        read_as: as for `prune`.
+        on_error: as for `prune`.
+        store: as for `prune`.
+        device: as for `prune`.
+        precision: as for `prune`.
+        batch_size: as for `prune`.
+
+    Returns:
+        Sentences, the learning curve behind them and its power law; `print` shows all.
+
+    Raises:
+        InputError: the data are too small for an estimate, or cannot be read.
+    """
+    checks.choice("on_error", on_error, ON_ERROR)
+    options = dataclasses.replace(read_as or ReadOptions(), on_error=on_error)
+    plan = make_plan(DEFAULT_METHOD, "auto", backbone, seed)
+    plan = dataclasses.replace(plan, device=device, precision=precision, batch_size=batch_size)
+    own = _read(data, embeddings, labels, ids, options)
+    with _store(store) as kept:
+        return advise_data(own, plan, kept, options)
+
+
+def make_plan(
+    scorer: str | Scorer,
+    sampler: str | Sampler,
+    backbone: str | Backbone | nn.Module,
+    seed: int,
+    *,
+    proxy: str | ProxyRecipe = "full",
+    rounding: str | None = None,
+    duplicates: str = "one",
+) -> Plan:
+    """Return the method and its settings, looked up by name.
+
+    Raises:
+        InputError: a name is not known, or a value is not allowed.
+    """
+    seed = checks.plain(seed)  # NumPy numbers must give the same seeds as Python numbers.
+    checks.whole_number("seed", seed, least=None)
+    checks.choice("rounding", rounding or ROUNDINGS[0], ROUNDINGS)
+    checks.choice("duplicates", duplicates, DUPLICATES)
+    asked, scorer = scorer, _named(scorer, SCORERS, "scorer", Scorer)
+    is_named = not isinstance(sampler, Sampler)
+    sampler = _named(own_sampler(asked) if sampler == "auto" else sampler, SAMPLERS, "sampler", Sampler, NOT_HERE)
+    if getattr(sampler, "name", None) in NOT_HERE:
+        raise InputError(f"{type(sampler).__name__} can be used in a run only, not here; pass another sampler")
+    if is_named or rounding is not None:
+        sampler = with_rounding(sampler, rounding or "largest_remainder")
+    return Plan(
+        scorer=scorer,
+        sampler=sampler,
+        backbone=backbone if isinstance(backbone, nn.Module) else as_backbone(backbone),
+        proxy=_named(proxy, {"full": FULL_PROXY, "linear_probe": LINEAR_PROBE}, "proxy", ProxyRecipe),
+        seed=seed,
+        rounding=getattr(sampler, "rounding", "largest_remainder"),
+        duplicates=duplicates,
+    )
+
+
+def _read(data: Any, embeddings: Any, labels: Any, ids: Any, options: ReadOptions) -> OwnData:
+    if (data is None) == (embeddings is None):
+        raise InputError("pass either data or embeddings=[N, D]; exactly one of them is needed")
+    if embeddings is not None:
+        return read_embeddings(embeddings, labels, ids, options)
+    if ids is not None:
+        raise InputError("ids belong to embeddings; data bring their own")
+    return read(data if labels is None else (data, labels), options)
 
 
 def _named(choice: Any, known: Mapping[str, Any], what: str, kind: type, without: Collection[str] = ()) -> Any:
@@ -148,7 +213,10 @@ def _named(choice: Any, known: Mapping[str, Any], what: str, kind: type, without
 @contextmanager
 def _store(folder: str | Path | None) -> Iterator[Store]:
     if folder is not None:
-        yield Store(Path(folder))
+        yield Store(Path(folder), fix="pass store=<another folder>")
         return
-    with tempfile.TemporaryDirectory(prefix="prunetune-") as temporary:
-        yield Store(Path(temporary))
+    fix = "pass store=<folder>"
+    with ExitStack() as stack:
+        with explained("a temporary folder", fix):
+            temporary = stack.enter_context(scratch_folder())
+        yield Store(temporary, fix)

@@ -7,10 +7,11 @@ import sys
 
 import typer
 
+from prunetune.base import disk
 from prunetune.base.errors import InputError
-from prunetune.commands import hydra_words, listing, prepare, results
+from prunetune.commands import hydra_words, listing, prepare, prune, results
 
-RUNS, DATA, RESULTS, ABOUT = "Runs", "Data", "Results", "About"
+OWN, RUNS, DATA, RESULTS, ABOUT = "Your own data", "Runs", "Data", "Results", "About"
 PROGRAM = "prunetune"
 
 app = typer.Typer(
@@ -41,6 +42,8 @@ def instruct(context: typer.Context) -> None:
     hydra_words.start(f"{PROGRAM} instruct", ["--config-name", "instruct", *context.args])
 
 
+app.command(rich_help_panel=OWN)(prune.prune)
+app.command(rich_help_panel=OWN)(prune.advise)
 app.command(rich_help_panel=RUNS)(results.status)
 app.add_typer(prepare.app, name="prepare", rich_help_panel=DATA)
 app.command("list", rich_help_panel=DATA)(listing.show)
@@ -61,8 +64,9 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run the command line. An InputError prints one line on standard error and exits with code 1."""
+    """Run the command line. Bad input or a fault of the disk prints one line on standard error; the exit code is 1."""
     try:
-        app()
+        with disk.one_line("pass another folder"):
+            app()
     except InputError as error:
         sys.exit(f"error: {error}")

@@ -3,10 +3,13 @@
 The key `pipeline` of each root configuration names one of these functions. Code below them receives no configuration.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+
+from prunetune.base.errors import InputError
 
 
 def image(cfg: DictConfig, out_dir: Path) -> None:
@@ -31,3 +34,16 @@ def instruct(cfg: DictConfig, out_dir: Path) -> None:
     from prunetune.instruct.parse import parse_text_run
 
     text_run.execute(parse_text_run(cfg), out_dir)
+
+
+def pipeline(cfg: DictConfig) -> Callable[[DictConfig, Path], None]:
+    """Return the function of this module that the root configuration names. No other function is ever called.
+
+    Raises:
+        InputError: the key `pipeline` names something else than the root configuration does.
+    """
+    door = instruct if "corpus" in cfg else grid if "methods" in cfg else image
+    own = f"{__name__}.{door.__name__}"
+    if cfg.get("pipeline") != own:
+        raise InputError(f"pipeline is set by the root configuration and must be {own}, got {cfg.get('pipeline')!r}")
+    return door

@@ -15,6 +15,6 @@ if find_spec("transformers") is None:
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch):
-    """The tests are one process, whatever started them."""
+    """Remove the variables of a launcher, so that every test runs as a single process."""
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)

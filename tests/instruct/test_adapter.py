@@ -46,7 +46,7 @@ def test_a_new_adapter_changes_no_output_and_trains_nothing_else(architecture, t
     assert not adapter.trainable(returned)
 
 
-def test_its_size_is_rank_times_both_widths():
+def test_the_adapter_has_rank_times_both_widths_weights():
     wrapped = adapter.attach(tiny.model(width=32), SETTINGS, seed=0)
     q, v = 4 * (32 + 4 * 8), 4 * (32 + 2 * 8)  # There are four heads of width 8 and two heads for keys and values.
     assert sum(tensor.numel() for tensor in adapter.trainable(wrapped).values()) == 2 * (q + v)
@@ -61,7 +61,7 @@ def test_the_adapter_scales_by_alpha_over_rank():
     assert torch.allclose(layer(x), expected, atol=1e-4)
 
 
-def test_its_start_follows_from_the_seed_alone():
+def test_the_first_weights_of_an_adapter_depend_on_the_seed_alone():
     torch.manual_seed(5)
     first = adapter.adapter_state(adapter.attach(tiny.model(), SETTINGS, seed=0))
     torch.manual_seed(6)
@@ -73,7 +73,7 @@ def test_its_start_follows_from_the_seed_alone():
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_it_is_float32_on_a_bfloat16_base():
+def test_the_adapter_is_float32_on_a_bfloat16_base():
     wrapped = adapter.attach(tiny.model().to(torch.bfloat16), SETTINGS, seed=0)
     assert {tensor.dtype for tensor in adapter.trainable(wrapped).values()} == {torch.float32}
     assert logits(wrapped).dtype == torch.bfloat16
@@ -95,14 +95,14 @@ def test_two_adapters_at_once_are_refused():
         adapter.attach(adapter.attach(tiny.model(), SETTINGS, seed=0), SETTINGS, seed=0)
 
 
-def test_an_unknown_target_is_one_line_with_those_there_are():
+def test_an_unknown_target_gives_a_one_line_error_with_the_known_ones():
     settings = SftSettings("x", lora_targets=("c_attn", "q_proj"))
     with pytest.raises(InputError, match="no linear layer named c_attn; it has .*q_proj"):
         adapter.attach(tiny.model(), settings, seed=0)
 
 
 @pytest.mark.parametrize(("architecture", "tied"), tiny.CASES)
-def test_a_stored_adapter_comes_back(tmp_path, architecture, tied):
+def test_a_saved_adapter_gives_the_same_outputs_when_loaded(tmp_path, architecture, tied):
     wrapped = stirred(adapter.attach(tiny.model(architecture, tied), SETTINGS, seed=0))
     adapter.save_adapter(wrapped, tmp_path / "a")
     loaded = adapter.load_adapter(tiny.model(architecture, tied), tmp_path / "a")
@@ -112,18 +112,18 @@ def test_a_stored_adapter_comes_back(tmp_path, architecture, tied):
     assert (tmp_path / "a" / "adapter_model.safetensors").is_file()  # The file has the format of peft itself.
 
 
-def test_a_model_without_adapter_is_stored_as_such(tmp_path):
+def test_a_model_saved_without_adapter_is_loaded_without_one(tmp_path):
     model = tiny.model()
     adapter.save_adapter(model, tmp_path)
     assert adapter.load_adapter(model, tmp_path) is model
 
 
-def test_a_folder_without_adapter_is_one_line(tmp_path):
+def test_a_folder_without_adapter_gives_a_one_line_error(tmp_path):
     with pytest.raises(InputError, match="holds no adapter"):
         adapter.load_adapter(tiny.model(), tmp_path)
 
 
-def test_an_adapter_of_another_model_is_one_line(tmp_path):
+def test_an_adapter_of_another_model_gives_a_one_line_error(tmp_path):
     adapter.save_adapter(adapter.attach(tiny.model(width=32), SETTINGS, seed=0), tmp_path)
     with pytest.raises(InputError, match="does not fit the model"):
         adapter.load_adapter(tiny.model(width=48), tmp_path)

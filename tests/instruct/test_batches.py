@@ -34,7 +34,7 @@ def test_equal_lengths_keep_the_order_of_the_pool():
 
 
 @pytest.mark.parametrize("max_tokens", [0, -1, 1.5, True, "8"])
-def test_a_wrong_batch_size_is_one_line(max_tokens):
+def test_a_wrong_batch_size_gives_a_one_line_error(max_tokens):
     with pytest.raises(InputError, match="max_tokens is the size of a batch and must be a whole number of at least 1"):
         bucketed(torch.tensor([1, 2]), max_tokens)
 

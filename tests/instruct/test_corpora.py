@@ -124,7 +124,7 @@ def test_a_limit_takes_the_first_rows_and_may_be_larger_than_the_corpus(hub, mad
 
 
 @pytest.mark.parametrize("made", HUB, ids=lambda made: made.__name__)
-def test_other_columns_are_one_line_with_what_was_expected_and_found(hub, made):
+def test_other_columns_give_a_one_line_error_with_what_was_expected_and_found(hub, made):
     folder = hub([{"question": "a", "answer": "b"}])
     with pytest.raises(InputError, match="expected the columns .* found question, answer: .* missing") as caught:
         made(hub=folder).examples()
@@ -150,9 +150,11 @@ def test_id_revision_split_and_limit_reach_the_library(monkeypatch, made):
 
 
 @pytest.mark.parametrize("made", HUB, ids=lambda made: made.__name__)
-def test_a_corpus_out_of_reach_is_one_line(made, tmp_path, monkeypatch):
+def test_a_corpus_out_of_reach_gives_a_one_line_error(made, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(InputError, match="neither in the cache nor within reach.*run once online") as caught:
+    with pytest.raises(
+        InputError, match="is not in the cache, and the hub cannot be reached.*run once online"
+    ) as caught:
         made().examples()
     assert made().hub in one_line(caught)
 
@@ -168,12 +170,12 @@ def test_a_corpus_out_of_reach_is_one_line(made, tmp_path, monkeypatch):
             DatasetNotFoundError("Dataset 'a/b' doesn't exist on the Hub\nor cannot be accessed."),
             "doesn't exist on the Hub",
         ),
-        (ConnectionError("Couldn't reach 'a/b' on the Hub"), "neither in the cache nor within reach"),
+        (ConnectionError("Couldn't reach 'a/b' on the Hub"), "is not in the cache, and the hub cannot be reached"),
         (ValueError('Unknown split "train". Should be one of [].'), "Unknown split"),
         (OSError(), "OSError"),
     ],
 )
-def test_whatever_the_library_says_is_one_line(monkeypatch, error, words):
+def test_every_error_of_the_library_gives_a_one_line_error(monkeypatch, error, words):
     def load_dataset(*_, **__):
         raise error
 
@@ -263,7 +265,7 @@ def test_local_ids_names_limit_and_identity(local):
         (["a"], {}, "row 1 must be an object with named columns"),
     ],
 )
-def test_local_rows_of_another_form_are_one_line(local, rows, settings, words):
+def test_local_rows_of_another_form_give_a_one_line_error(local, rows, settings, words):
     with pytest.raises(InputError, match=words) as caught:
         local(rows, **settings).examples()
     assert "rows.json" in one_line(caught)
@@ -279,7 +281,7 @@ def test_local_rows_of_another_form_are_one_line(local, rows, settings, words):
         ("rows.parquet", b"nothing", "is not a readable parquet file"),
     ],
 )
-def test_a_local_file_that_cannot_be_read_is_one_line(tmp_path, name, content, words):
+def test_a_local_file_that_cannot_be_read_gives_a_one_line_error(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=words) as caught:
         LocalCorpus(path=str(tmp_path / name)).examples()
@@ -307,7 +309,7 @@ def test_a_local_corpus_needs_a_file(path):
     ],
 )
 @pytest.mark.parametrize("made", [*HUB, LocalCorpus, EmbeddedCorpus], ids=lambda made: made.__name__)
-def test_a_wrong_setting_is_one_line(made, settings, words):
+def test_a_wrong_setting_gives_a_one_line_error(made, settings, words):
     with pytest.raises(InputError, match=words) as caught:
         made(**settings)
     one_line(caught)
@@ -358,7 +360,7 @@ def test_the_embedded_answers_follow_from_their_questions():
         assert f" {example.input.count(words[words.index('letter') + 1])} time" in example.response
 
 
-def test_a_missing_library_is_one_line_with_the_extra():
+def test_a_missing_library_gives_a_one_line_error_with_the_extra():
     with pytest.raises(
         InputError, match=r"no_such_library, which is not installed; run pip install -e '\.\[instruct\]'"
     ):

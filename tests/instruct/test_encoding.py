@@ -145,7 +145,7 @@ def test_a_cut_exactly_at_the_end_of_the_prompt_drops_the_sample_and_one_token_l
     assert encode(corpus(rows, max_length=prompt + 1), BYTES).response_lengths.tolist() == [1, 6]
 
 
-def test_nothing_left_is_one_line_with_the_counts(corpus):
+def test_a_corpus_of_dropped_samples_only_gives_a_one_line_error_with_the_counts(corpus):
     with pytest.raises(InputError, match="rows: no sample is left.*1 prompt only.*1 response removed") as caught:
         encode(corpus([row("Say yes."), row("Say no.", "")], max_length=10), BYTES)
     assert "\n" not in str(caught.value)
@@ -197,7 +197,7 @@ def test_the_order_of_the_rows_changes_nothing_but_their_numbers(corpus):
     assert listed.texts == turned.texts
 
 
-def test_the_fingerprint_knows_ids_tokens_and_response_tokens(corpus):
+def test_the_fingerprint_depends_on_ids_tokens_and_response_tokens(corpus):
     base = encode(corpus([row()]), BYTES)
     others = [
         encode(corpus([row(output="Is.")]), BYTES),
@@ -239,7 +239,7 @@ def test_the_released_template_adds_no_end(corpus):
     assert encoded.ids[0][0] == BYTES.bos_token_id
 
 
-def test_what_a_tokenizer_lacks_is_one_line(corpus):
+def test_a_tokenizer_that_lacks_something_gives_a_one_line_error(corpus):
     class Slow:
         is_fast = False
 
@@ -250,7 +250,7 @@ def test_what_a_tokenizer_lacks_is_one_line(corpus):
     assert encode(corpus([row()], template="released"), made.tokenizer(eos_token=None)).report.kept == 1
 
 
-def test_padding_is_the_tokenizers_or_its_end():
+def test_padding_uses_the_padding_token_or_else_the_end_token():
     assert padding_id(BYTES) == 0
     assert padding_id(made.tokenizer(pad_token=None)) == 2
     with pytest.raises(InputError, match="neither a padding nor an EOS token") as caught:
@@ -282,7 +282,7 @@ def test_the_response_tokens_of_a_chat_are_every_response_and_its_end(corpus, na
     assert begins == (1 if name == "stripping" else 0)  # Only the template of "stripping" writes BOS.
 
 
-def test_a_template_that_looks_into_a_response_is_followed(corpus):
+def test_a_template_that_reads_the_response_is_followed(corpus):
     tokenizer = made.tokenizer(chat_template=made.THINKING)
     encoded = encode(corpus([chat("Sum?", "1 and 1</think>\n 2", "Sure?", "2")], template="chat"), tokenizer)
     assert "1 and 1" not in encoded.texts[0]
@@ -310,7 +310,7 @@ def test_chats_of_one_turn_are_wrapped_like_samples_and_chats_of_several_written
     assert [int(ids[0]) == CHAT.bos_token_id for ids in encoded.ids] == [True, True, False]
 
 
-def test_a_chat_of_several_turns_without_a_chat_template_is_one_line(corpus):
+def test_a_chat_of_several_turns_without_a_chat_template_gives_a_one_line_error(corpus):
     with pytest.raises(
         InputError, match="sample 000001, a chat of several turns, needs a tokenizer with a chat"
     ) as caught:
@@ -329,7 +329,7 @@ def test_cutting_a_chat_keeps_its_first_responses(corpus):
     assert encoded.report.over_long == 1
 
 
-def test_the_embedded_corpus_is_whole_under_a_tokenizer_of_bytes():
+def test_no_sample_of_the_embedded_corpus_is_dropped_by_a_byte_tokenizer():
     encoded = encode(EmbeddedCorpus(), BYTES)
     assert encoded.report == Report(320, 0, 0, 0, 0, 0, 320)
     assert len(set(encoded.sources)) == 10
@@ -361,7 +361,7 @@ def test_real_samples_under_a_real_tokenizer_have_their_responses_as_response_to
 
 
 @pytest.mark.data
-def test_a_real_corpus_is_read_whole_and_every_row_accounted_for(real_data):
+def test_a_real_corpus_is_read_completely_and_every_row_is_counted(real_data):
     tokenizer = AutoTokenizer.from_pretrained(real_data / "weights" / "stories260K-hf")
     path = real_data / "data" / "instruct" / "alpagasus" / "dolly_3k.json"
     encoded = encode(LocalCorpus(path=str(path), source_column="category"), tokenizer)

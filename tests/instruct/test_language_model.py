@@ -12,6 +12,7 @@ import torch
 import transformers
 import yaml
 from huggingface_hub import errors
+from safetensors.torch import load_file, save_file
 
 import tiny
 from prunetune.base.errors import InputError
@@ -65,7 +66,7 @@ def test_gradient_checkpointing_acts_in_training_and_changes_no_gradient(folder)
     torch.testing.assert_close(*gradients)
 
 
-def test_a_folder_is_known_by_its_content(folder, tmp_path):
+def test_a_folder_is_identified_by_its_content(folder, tmp_path):
     identity = LanguageModel(model=str(folder)).identity()
     copied = shutil.copytree(folder, tmp_path / "elsewhere")
     (copied / "README.md").write_text("notes")
@@ -107,7 +108,7 @@ def test_the_tiny_models_chat_template_holds_every_turn():
     "model", ["/nowhere/at/all", "weights/missing", "mistralai/Mistral-7B-v0.3", "two words", "a/b/c"]
 )
 @pytest.mark.parametrize("step", ["tokenizer", "load", "identity"])
-def test_a_missing_model_is_one_line(model, step):
+def test_a_missing_model_gives_a_one_line_error(model, step):
     llm = LanguageModel(model=model)
     with pytest.raises(InputError) as caught:
         llm.load("cpu", "fp32") if step == "load" else getattr(llm, step)()
@@ -122,13 +123,13 @@ def test_a_missing_model_is_one_line(model, step):
         (errors.GatedRepoError, f"{GATED} is gated: accept its licence at https://huggingface.co/{GATED}"),
         (errors.RepositoryNotFoundError, "neither a folder nor a model of the Hugging Face hub"),
         (errors.RevisionNotFoundError, "has no revision 'v9'"),
-        (errors.LocalEntryNotFoundError, "neither in the Hugging Face cache nor can the hub be reached"),
-        (errors.OfflineModeIsEnabled, "neither in the Hugging Face cache nor can the hub be reached"),
-        (httpx.ConnectError, "neither in the Hugging Face cache nor can the hub be reached"),
+        (errors.LocalEntryNotFoundError, "is not in the Hugging Face cache, and the hub cannot be reached"),
+        (errors.OfflineModeIsEnabled, "is not in the Hugging Face cache, and the hub cannot be reached"),
+        (httpx.ConnectError, "is not in the Hugging Face cache, and the hub cannot be reached"),
     ],
 )
 @pytest.mark.parametrize("step", ["tokenizer", "load", "identity"])
-def test_what_the_hub_refuses_is_one_line(monkeypatch, kind, expected, step):
+def test_a_refusal_of_the_hub_gives_a_one_line_error(monkeypatch, kind, expected, step):
     def refuse(*args, **kwargs):
         if issubclass(kind, errors.HfHubHTTPError):
             request = httpx.Request("GET", "https://huggingface.co")
@@ -162,7 +163,7 @@ def damaged(folder: Path, tmp_path: Path, name: str, content: bytes | None) -> L
         ("model.safetensors", b"short"),
     ],
 )
-def test_a_damaged_folder_is_one_line(folder, tmp_path, name, content):
+def test_a_damaged_folder_gives_a_one_line_error(folder, tmp_path, name, content):
     with pytest.raises(InputError) as caught:
         damaged(folder, tmp_path, name, content).load("cpu", "fp32")
     assert "damaged" in one_line(caught)
@@ -173,13 +174,20 @@ def test_a_folder_without_config_has_no_identity(folder, tmp_path):
         damaged(folder, tmp_path, "config.json", None).identity()
 
 
-def test_weights_that_are_not_there_are_not_drawn_at_random(folder, tmp_path):
+def test_missing_weights_are_not_replaced_by_random_ones(folder, tmp_path):
     copied = shutil.copytree(folder, tmp_path / "partial")
     weights = {name: tensor for name, tensor in tiny.model().state_dict().items() if "layers.1.mlp.up" not in name}
-    from safetensors.torch import save_file
-
     save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match="lacks 1 weights, first: model.layers.1.mlp.up_proj.weight; fetch it again"):
+        LanguageModel(model=str(copied)).load("cpu", "fp32")
+
+
+def test_weights_of_whole_numbers_are_refused(folder, tmp_path):
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    weights = load_file(copied / "model.safetensors")
+    weights["model.norm.weight"] = torch.ones(len(weights["model.norm.weight"]), dtype=torch.int64)
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="model.norm.weight should hold real numbers, holds I64; save it as float32"):
         LanguageModel(model=str(copied)).load("cpu", "fp32")
 
 
@@ -192,24 +200,28 @@ def test_weights_that_are_not_there_are_not_drawn_at_random(folder, tmp_path):
         ({"model": "x", "quantization": "2bit"}, "llm.quantization must be none, 8bit or 4bit, got '2bit'"),
     ],
 )
-def test_a_wrong_setting_is_one_line(settings, message):
+def test_a_wrong_setting_gives_a_one_line_error(settings, message):
     with pytest.raises(InputError) as caught:
         LanguageModel(**settings)
     assert one_line(caught).startswith(message)
 
 
 @pytest.mark.parametrize("settings", [{"layers": 0}, {"width": 20}, {"width": True}, {"dtype": "half"}])
-def test_a_wrong_tiny_setting_is_one_line(settings):
+def test_a_wrong_tiny_setting_gives_a_one_line_error(settings):
     with pytest.raises(InputError, match=f"llm.{next(iter(settings))} must be"):
         TinyLanguageModel(**settings)
 
 
 def test_quantisation_needs_cuda_and_bitsandbytes(folder, monkeypatch):
     llm = LanguageModel(model=str(folder), quantization="4bit")
-    with pytest.raises(InputError, match="llm.quantization=4bit needs CUDA, the device is cpu; pass none"):
+    with pytest.raises(
+        InputError, match="llm.quantization=4bit needs CUDA, but the device is cpu; pass llm.quantization=none"
+    ):
         llm.load("cpu", "bf16")
     monkeypatch.setattr("prunetune.instruct.model.language_model.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="needs bitsandbytes; pip install bitsandbytes or pass none"):
+    with pytest.raises(
+        InputError, match="needs bitsandbytes; run pip install bitsandbytes, or pass llm.quantization=none"
+    ):
         llm.load("cuda", "bf16")
 
 

@@ -138,7 +138,7 @@ def test_a_model_with_an_adapter_and_a_tokenizer_without_padding_are_left_as_the
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_too_long_a_context_is_counted_and_said(caplog):
+def test_questions_longer_than_the_context_are_counted_and_reported(caplog):
     model = tiny.model()
     model.config.max_position_embeddings = 100
     zero, two = ask(model=model)
@@ -156,7 +156,7 @@ def test_the_harness_is_quiet(capfd, caplog):
     assert (logger.handlers, logger.propagate, logger.level) == before
 
 
-def test_progress_is_a_line_now_and_then(caplog, monkeypatch):
+def test_progress_is_reported_from_time_to_time(caplog, monkeypatch):
     monkeypatch.setattr(mmlu, "SECONDS_BETWEEN_LINES", -1)
     with caplog.at_level(logging.INFO):
         ask(EVERYDAY.with_shots(0))
@@ -242,7 +242,7 @@ def test_mmlus_validation_questions_can_be_asked(mmlu_data):
     assert evaluation.groups == {"stem": evaluation.accuracy}
 
 
-def test_mmlu_that_is_not_in_the_cache_is_one_line():
+def test_mmlu_that_is_not_in_the_cache_gives_a_one_line_error():
     with pytest.raises(InputError, match="the data of mmlu could not be loaded .*Hugging Face cache") as caught:
         ask(EvaluationSettings())
     assert "\n" not in str(caught.value)
@@ -260,7 +260,7 @@ def copied(tmp_path, **changes):
     return EvaluationSettings(("everyday_numbers",), (0, 2), str(folder))
 
 
-def test_an_unknown_task_is_one_line_with_a_guess(monkeypatch):
+def test_an_unknown_task_gives_a_one_line_error_with_a_guess(monkeypatch):
     original = mmlu._manager  # Indexing all tasks of the harness would take a quarter of a minute.
     monkeypatch.setattr(mmlu, "_manager", lambda folder, everything: original(folder, everything=False))
     with pytest.raises(InputError, match="knows no task 'everyday_colors'. Did you mean 'everyday_colours'"):
@@ -284,7 +284,7 @@ def test_a_folder_may_name_tasks_of_the_harness_beside_its_own(mmlu_data, tmp_pa
     assert not mmlu._has_all(manager, ["other"])  # The answer False makes the caller look up all tasks of the harness.
 
 
-def test_files_that_are_not_there_are_one_line(tmp_path):
+def test_files_that_are_not_there_give_a_one_line_error(tmp_path):
     settings = copied(tmp_path, dataset_kwargs={"data_files": {"test": "nowhere.jsonl"}})
     with pytest.raises(InputError, match="the data of everyday_numbers could not be loaded"):
         ask(settings)
@@ -299,24 +299,24 @@ def test_files_that_are_not_there_are_one_line(tmp_path):
         ({"output_type": "loglikelihood"}, "test", "is of type loglikelihood; ask multiple-choice tasks"),
     ],
 )
-def test_a_task_that_cannot_be_asked_is_one_line(tmp_path, changes, split, message):
+def test_a_task_that_cannot_be_asked_gives_a_one_line_error(tmp_path, changes, split, message):
     with pytest.raises(InputError, match=message):
         ask(copied(tmp_path, **changes), split)
 
 
-def test_more_examples_than_there_are_is_one_line():
+def test_too_many_examples_give_a_one_line_error():
     with pytest.raises(InputError, match="everyday_animals has 3 worked examples, evaluation.num_fewshot asks for 5"):
         ask(EvaluationSettings(("everyday",), (0, 5), str(TASKS)))
 
 
-def test_a_question_is_no_example_of_itself(tmp_path):
+def test_a_question_is_never_its_own_example(tmp_path):
     settings = copied(tmp_path, fewshot_split="validation")
     ask(settings, "validation")
     with pytest.raises(InputError, match="has 4 worked examples"):
         ask(EvaluationSettings(settings.tasks, (5,), settings.tasks_folder), "validation")
 
 
-def test_a_wrong_split_is_one_line():
+def test_a_wrong_split_gives_a_one_line_error():
     with pytest.raises(InputError, match="split must be test or validation, got 'dev'"):
         ask(split="dev")
 
@@ -334,12 +334,12 @@ def test_a_wrong_split_is_one_line():
         ({"tasks_folder": "/nowhere"}, "evaluation.tasks_folder must be a folder of task files"),
     ],
 )
-def test_a_wrong_setting_is_one_line(changes, message):
+def test_a_wrong_setting_gives_a_one_line_error(changes, message):
     with pytest.raises(InputError, match=message):
         EvaluationSettings(**changes)
 
 
-def test_the_identity_is_what_answers_depend_on(tmp_path):
+def test_the_identity_depends_on_everything_that_changes_answers(tmp_path):
     first = copied(tmp_path)
     before = copy.deepcopy(first.identity())
     json.dumps(before)

@@ -23,7 +23,7 @@ ALONE = Processes(0, 1, "cpu")
 
 @dataclass(frozen=True)
 class InSequence(Processes):
-    """A process whose partner processes run before or after it, not at the same time."""
+    """A process that does not wait for the others, so that a test can run them one after another."""
 
     def wait(self) -> None:
         pass
@@ -58,7 +58,7 @@ def test_values_are_in_pool_order_bit_by_bit(tmp_path):
     assert outcome.found_seconds == 0
 
 
-def test_a_killed_pass_goes_on_and_computes_no_batch_twice(tmp_path):
+def test_a_killed_pass_continues_and_computes_no_batch_twice(tmp_path):
     killed, resumed = Recorder(fails_at=2), Recorder()
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, killed)
@@ -69,7 +69,7 @@ def test_a_killed_pass_goes_on_and_computes_no_batch_twice(tmp_path):
     assert 0 < outcome.found_seconds < outcome.seconds
 
 
-def test_a_finished_pass_is_read_and_the_network_not_even_made(tmp_path):
+def test_a_finished_pass_is_read_without_building_the_network(tmp_path):
     first = run(tmp_path, Recorder())
 
     @contextmanager
@@ -102,6 +102,15 @@ def test_a_damaged_batch_is_named_and_computed_again(tmp_path, damage, caplog):
     assert "batch-000001.npz is damaged and is computed again" in caplog.text
 
 
+def test_an_exchanged_batch_is_named_and_computed_again(tmp_path, caplog):
+    run(tmp_path, Recorder())
+    [folder] = tmp_path.iterdir()
+    first, second = (folder / f"batch-00000{index}.npz" for index in (0, 1))
+    second.write_bytes(first.read_bytes())
+    assert torch.equal(run(tmp_path, Recorder()).values, expected())
+    assert "batch-000001.npz is damaged and is computed again" in caplog.text
+
+
 def test_a_half_written_batch_is_no_batch(tmp_path, monkeypatch):
     def killed(*args):
         raise KeyboardInterrupt
@@ -115,7 +124,7 @@ def test_a_half_written_batch_is_no_batch(tmp_path, monkeypatch):
     assert len(again.rows) == len(BUCKETS)
 
 
-def test_batches_are_dealt_to_processes_and_both_get_all_of_them(tmp_path):
+def test_batches_are_shared_out_and_both_processes_get_all_values(tmp_path):
     second, first = Recorder(), Recorder()
     with pytest.raises(RuntimeError, match="another process has failed"):  # The first process has not run yet.
         run(tmp_path, second, InSequence(1, 2, "cpu"))
@@ -126,7 +135,7 @@ def test_batches_are_dealt_to_processes_and_both_get_all_of_them(tmp_path):
     assert torch.equal(run(tmp_path, Recorder(fails_at=0), InSequence(1, 2, "cpu")).values, expected())
 
 
-def test_what_two_processes_have_left_one_can_finish(tmp_path):
+def test_one_process_can_finish_what_two_processes_began(tmp_path):
     with pytest.raises(RuntimeError, match="another process has failed"):
         run(tmp_path, Recorder(), InSequence(1, 2, "cpu"))
     alone = Recorder()
@@ -134,9 +143,9 @@ def test_what_two_processes_have_left_one_can_finish(tmp_path):
     assert alone.rows == [rows.tolist() for rows in BUCKETS[0::2]]
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_written_gives_a_one_line_error(tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(InputError, match="cannot be written .* pass results_dir=<folder>"):
+    with pytest.raises(InputError, match="could not be written .* pass results_dir=<folder>"):
         run(tmp_path / "taken", Recorder())
 
 

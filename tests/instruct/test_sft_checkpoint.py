@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def stop(folder, step, **arguments):
 
 @pytest.mark.parametrize("settings", [SETTINGS, ADAMW], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("last", [1, 2, 3, 5, 6])
-def test_a_stopped_training_goes_on_to_the_same_adapter(tmp_path, settings, last):
+def test_a_stopped_training_continues_to_the_same_adapter(tmp_path, settings, last):
     whole, result = train(None, settings)
     stop(tmp_path, last, settings=settings)
     seen = []
@@ -117,7 +118,7 @@ def test_a_checkpoint_of_another_training_is_not_used(tmp_path, other, caplog):
     assert same(model, train(None, **other)[0])
 
 
-def test_how_often_it_is_kept_and_what_it_is_called_do_not_matter(tmp_path, caplog):
+def test_the_interval_of_checkpoints_and_the_name_of_the_preset_do_not_matter(tmp_path, caplog):
     stop(tmp_path, 5)
     seen = []
     train(
@@ -137,35 +138,47 @@ def test_a_damaged_checkpoint_is_named_and_not_used(tmp_path, caplog, left):
     assert same(model, train(None)[0])
 
 
-def test_parts_that_are_missing_are_damage(tmp_path, caplog):
+def test_one_changed_bit_of_a_weight_is_damage(tmp_path, caplog):
+    stop(tmp_path, 5)
+    path = tmp_path / sft_checkpoint.NAME
+    content, weight = bytearray(path.read_bytes()), torch.load(path)["adapter"]
+    [start] = [content.find(next(iter(weight.values())).numpy().tobytes())]
+    content[start + 1] ^= 4
+    path.write_bytes(content)
+    model, _ = train(tmp_path)
+    assert "has changed); the fine-tuning starts again" in caplog.text
+    assert same(model, train(None)[0])
+
+
+def test_a_checkpoint_with_missing_parts_is_damaged(tmp_path, caplog):
     torch.save({"key": "x"}, tmp_path / sft_checkpoint.NAME)
     train(tmp_path)
     assert "is damaged (parts are missing)" in caplog.text
 
 
-def test_going_on_is_said(tmp_path, caplog):
+def test_a_message_says_that_training_continues_from_a_checkpoint(tmp_path, caplog):
     stop(tmp_path, 5)
     with caplog.at_level(logging.INFO):
         train(tmp_path)
     assert "fine-tuning continues after step 4 of 6" in caplog.text
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_written_gives_a_one_line_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="the checkpoint could not be written"):
+    with pytest.raises(InputError, match=r"the checkpoint .* could not be written \(Not a directory"):
         train(tmp_path / "file" / "folder")
 
 
 def test_forget_deletes_the_checkpoint_and_what_a_killed_process_left(tmp_path):
     folder = tmp_path / "work"
     train(folder)
-    (folder / f".{sft_checkpoint.NAME}-123").write_text("half")
+    (folder / f".partial-{socket.gethostname()}-{2**22 + 1}-aaaaaaaa").write_text("half")  # No process has this id.
     sft_checkpoint.forget(folder)
     assert not folder.exists()
     sft_checkpoint.forget(folder)
 
 
-def test_forget_leaves_what_is_not_its_own(tmp_path):
+def test_forget_leaves_the_files_of_others(tmp_path):
     train(tmp_path)
     (tmp_path / "notes").write_text("mine")
     sft_checkpoint.forget(tmp_path)

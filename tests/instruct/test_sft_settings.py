@@ -46,7 +46,7 @@ def test_the_presets_are_the_published_recipes(name):
     assert tuple(getattr(settings, key) for key in KEYS) == PUBLISHED[name]
 
 
-def test_none_trains_nothing():
+def test_the_preset_none_trains_nothing():
     assert needed_steps(preset("none"), 1000) == 0
 
 
@@ -55,7 +55,7 @@ def test_steps_count_the_last_shorter_batch_of_every_epoch(name, steps):
     assert needed_steps(preset(name), 1000) == steps  # An epoch has 1000 / 32 = 31.25 batches.
 
 
-def test_the_rate_rises_from_zero_and_falls_by_half_a_cosine():
+def test_the_learning_rate_rises_from_zero_and_falls_by_half_a_cosine():
     settings = SftSettings("hand", learning_rate=1.0, warmup_steps=4)
     rates = [settings.rate(step, 8) for step in range(8)]
     falling = [1.0, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 + math.cos(3 * math.pi / 4)) / 2]
@@ -63,7 +63,7 @@ def test_the_rate_rises_from_zero_and_falls_by_half_a_cosine():
 
 
 @pytest.mark.parametrize(("warmup", "total"), [(0, 7), (3, 10), (100, 250)])
-def test_the_rate_is_that_of_transformers(warmup, total):
+def test_the_learning_rate_equals_that_of_transformers(warmup, total):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=5e-4)
     learning_rates = get_cosine_schedule_with_warmup(optimizer, warmup, total)
     settings = SftSettings("x", learning_rate=5e-4, warmup_steps=warmup)
@@ -88,9 +88,9 @@ def test_a_training_shorter_than_the_warm_up_never_reaches_the_peak():
         ({"optimizer": "lion"}, "sft.optimizer must be one of sgd, adamw, got 'lion'"),
         ({"schedule": "linear"}, "sft.schedule must be cosine, got 'linear'"),
         ({"loss_on": "prompt"}, "sft.loss_on must be one of response, all, got 'prompt'"),
-        ({"learning_rate": 0}, "sft.learning_rate must be a number above 0, got 0"),
-        ({"learning_rate": float("nan")}, "sft.learning_rate must be a number above 0, got nan"),
-        ({"weight_decay": -0.1}, "sft.weight_decay must be a number of at least 0, got -0.1"),
+        ({"learning_rate": 0}, "sft.learning_rate must be in (0, 1000], got 0"),
+        ({"learning_rate": float("nan")}, "sft.learning_rate must be in (0, 1000], got nan"),
+        ({"weight_decay": -0.1}, "sft.weight_decay must be in [0, 1000], got -0.1"),
         ({"clip_norm": "1"}, "sft.clip_norm must be a number of at least 0, got '1'"),
         ({"lora_dropout": 1.0}, "sft.lora_dropout must be in [0, 1), got 1.0"),
         ({"lora_dropout": "no"}, "sft.lora_dropout must be in [0, 1), got 'no'"),
@@ -100,7 +100,7 @@ def test_a_training_shorter_than_the_warm_up_never_reaches_the_peak():
         ({"lora_targets": None}, "sft.lora_targets must be a list such as"),
     ],
 )
-def test_a_wrong_field_is_one_line(changes, message):
+def test_a_wrong_field_gives_a_one_line_error(changes, message):
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         SftSettings(**{"name": "x", **changes})
     assert "\n" not in str(caught.value)

@@ -69,7 +69,7 @@ def test_one_from_file_object_scores_images_and_text(tmp_path, suffix):
 
 
 @FORMATS
-def test_both_doors_read_every_format(tmp_path, suffix):
+def test_image_runs_and_text_runs_read_every_format(tmp_path, suffix):
     doors = [
         (run_here, [*SMALL, "until=score"], "scorer"),
         (run_text_here, [*TEXT, "corpus.limit=20", "until=score"], "text_scorer"),
@@ -86,7 +86,7 @@ def test_both_doors_read_every_format(tmp_path, suffix):
         }
 
 
-def test_a_missing_file_is_said_with_the_option_of_the_door(tmp_path):
+def test_an_error_about_a_missing_file_names_the_option_of_the_command(tmp_path):
     with pytest.raises(InputError, match=r"^scorer\.path must be .*; pass scorer\.path=<file>$"):
         run_here(tmp_path, *SMALL, "scorer=from_file", "scorer.path=nowhere.csv")
     with pytest.raises(InputError, match=r"^text_scorer\.path must be .*; pass text_scorer\.path=<file>$"):
@@ -119,8 +119,8 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
         FromFile(path=str(file)).score(IMAGES, None, torch.Generator())
 
 
-def test_the_keys_of_a_file_are_those_of_before(tmp_path):
-    """Scores of images have never been known by the suffix of the file, scores of text always."""
+def test_the_store_keys_of_a_score_file_are_those_of_earlier_versions(tmp_path):
+    """The key of image scores never contained the suffix of the file. That of text scores always did."""
     content = "sample_id,score\na,1\n"
     (tmp_path / "scores.csv").write_text(content)
     scorer = FromFile(path=str(tmp_path / "scores.csv"))
@@ -161,7 +161,7 @@ def keys_now(tmp_path_factory):
         ("source_balanced_random", "embedded-source_balanced_random-b7523bb63546adb0"),
     ],
 )
-def test_scores_that_read_no_model_are_where_they_were(keys_now, name, folder):
+def test_scores_that_read_no_model_keep_their_place_in_the_store(keys_now, name, folder):
     assert keys_now(name)[1].name == folder
 
 
@@ -190,7 +190,7 @@ RECORDED = {
         ),
     ],
 )
-def test_scores_that_read_a_model_have_the_key_of_before(keys_now, name, scorer, seed, more):
+def test_scores_that_read_a_model_keep_their_store_key(keys_now, name, scorer, seed, more):
     key = json.loads(json.dumps(keys_now(name)[0]))
     weights = key["llm"].pop("weights")  # Torch draws these weights, and another version may draw others.
     assert len(weights) == 64

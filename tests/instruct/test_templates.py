@@ -76,7 +76,7 @@ def test_a_prompt_in_the_template_is_not_wrapped_twice(prompt):
     assert rendered.text[-8] in " \n", "the response begins behind the head, not in its line's last letter"
 
 
-def test_a_prompt_in_the_template_is_used_to_the_letter():
+def test_a_prompt_in_the_template_is_used_unchanged():
     templated = example(instruction=DOLLY, response="A rock.", is_templated=True)
     same = example(instruction="What is a stone?", response="A rock.")
     assert render(templated, "alpaca", None) == render(same, "alpaca", None)
@@ -89,7 +89,7 @@ def test_released_wraps_a_prompt_in_the_template_a_second_time():
     assert [rendered.text.count(head) for head in ("Below is", "### Instruction:", "### Response:")] == [2, 2, 2]
 
 
-def test_what_carries_the_template():
+def test_only_a_whole_template_is_recognised_in_a_prompt():
     assert carries_template(DOLLY)
     assert carries_template(f"{PAIRED}\n### Instruction:\na\n### Input:\nb\n### Response:")
     assert not carries_template("What is a stone?")
@@ -99,7 +99,7 @@ def test_what_carries_the_template():
     assert bare_instruction(DOLLY) == "What is a stone?"
 
 
-def test_a_template_around_nothing_asks_nothing():
+def test_a_template_around_an_empty_instruction_gives_a_blank_prompt():
     empty = example(instruction=DOLLY.replace("What is a stone?", ""), response="A rock.", is_templated=True)
     assert not prompt_of(empty).strip()
     assert prompt_of(example(instruction=DOLLY, is_templated=True)).strip() == "What is a stone?"
@@ -133,7 +133,7 @@ def test_a_response_that_repeats_the_question_is_found_where_the_assistant_gives
     assert is_ended
 
 
-def test_a_stripping_template_is_followed_to_the_character():
+def test_a_stripping_template_is_followed_exactly():
     messages = (
         ("system", " Be kind. "),
         ("user", "\nHi"),
@@ -154,7 +154,7 @@ def test_a_template_that_changes_responses_is_followed_where_its_own_words_separ
     assert not is_ended
 
 
-def test_a_template_in_which_responses_are_not_found_is_one_line():
+def test_a_template_in_which_responses_are_not_found_gives_a_one_line_error():
     glued = "{% for m in messages %}{{ m['content'] | upper }}{% endfor %}"
     twice = "{% for m in messages %}{{ m['content'] }} {{ m['content'] }}{% endfor %}"
     silent = "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
@@ -164,7 +164,7 @@ def test_a_template_in_which_responses_are_not_found_is_one_line():
         assert "\n" not in str(caught.value)
 
 
-def test_a_chat_that_the_template_refuses_is_one_line():
+def test_a_chat_that_the_template_refuses_gives_a_one_line_error():
     messages = (("user", "a"), ("user", "b"), ("assistant", "c"))
     with pytest.raises(InputError, match="refuses sample x with the roles user, user, assistant.*must alternate"):
         chat_of(made.STRIPPING).write(messages, "x")
@@ -178,7 +178,7 @@ def test_a_template_with_todays_date_writes_the_same_text_on_every_day():
         assert chat_of(dated).write(messages, "x")[0] == f"\n{date}{plain}"
 
 
-def test_of_several_templates_the_default_is_taken_and_none_is_one_line():
+def test_of_several_templates_the_default_is_taken_and_it_must_exist():
     messages = (("user", "a"), ("assistant", "b"))
     several = chat_of({"default": made.CHATML, "other": made.ENDLESS})
     assert several.write(messages, "x") == chat_of(made.CHATML).write(messages, "x")
@@ -186,7 +186,7 @@ def test_of_several_templates_the_default_is_taken_and_none_is_one_line():
         chat_of({"one": made.CHATML, "other": made.ENDLESS}).write(messages, "x")
 
 
-def test_messages_of_either_form_and_of_texts_in_turn():
+def test_chats_are_read_from_messages_of_either_form_and_from_alternating_texts():
     expected = (("system", "s"), ("user", "u"), ("assistant", "a"))
     roles = [{"role": role, "content": text} for role, text in expected]
     shared = [{"from": role, "value": text} for role, text in (("system", "s"), ("human", "u"), ("gpt", "a"))]
@@ -205,13 +205,13 @@ def test_messages_of_either_form_and_of_texts_in_turn():
         ([{"role": "user", "content": ["a"]}], "content must be text"),
     ],
 )
-def test_a_chat_of_another_form_is_one_line(turns, words):
+def test_a_chat_of_another_form_gives_a_one_line_error(turns, words):
     with pytest.raises(InputError, match=f"rows: row 3.*{words}") as caught:
         as_messages(turns, "rows: row 3")
     assert "\n" not in str(caught.value)
 
 
-def test_a_list_that_holds_no_texts_is_one_line():
+def test_a_list_that_holds_no_texts_gives_a_one_line_error():
     with pytest.raises(InputError, match="row 1: a chat must be a list of texts"):
         alternating([{"role": "user"}], "row 1")
 

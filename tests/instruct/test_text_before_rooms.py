@@ -27,7 +27,7 @@ def results(tmp_path) -> Path:
     return shutil.copytree(BEFORE, tmp_path / "results")
 
 
-def test_a_run_from_before_is_finished(results, monkeypatch):
+def test_a_run_of_the_earlier_layout_counts_as_finished(results, monkeypatch):
     [old] = results.rglob("result.json")
     monkeypatch.setattr(text_run, "open_task", None)  # Any attempt to open the task would fail, so nothing is computed.
     assert run_text(results) == old.parent
@@ -39,7 +39,7 @@ def test_a_changed_run_is_still_refused_in_an_old_folder(results):
         run_text(results, "held_out=0.1")
 
 
-def test_scores_from_before_are_found_in_the_store(results, monkeypatch):
+def test_scores_of_the_earlier_layout_are_found_in_the_store(results, monkeypatch):
     monkeypatch.setattr(TinyLanguageModel, "load", None)  # Stored scores need no network.
     shutil.rmtree(results / "runs")
     pruned = run_text(results, "until=prune")

@@ -32,7 +32,7 @@ def _hydra():
 
 @pytest.fixture
 def needs(tmp_path) -> dict[str, list[str]]:
-    """What the nameless files cannot do without."""
+    """Return the overrides that files without a name of their own require."""
     for name, text in (("rows.json", "[]"), ("scores.csv", "sample_id,score\n")):
         (tmp_path / name).write_text(text)
     return {
@@ -115,7 +115,7 @@ def test_another_language_model_that_scores_is_named_in_the_folder():
     assert "/mistral_7b_scored_by_qwen_1_8b/" in folder
 
 
-def test_a_run_is_told_apart_by_all_but_where_and_how_loudly_it_ran():
+def test_the_identity_of_a_run_ignores_only_its_place_and_its_logging():
     same = text_recorded(cfg_of("device=cpu", "until=score", "wandb=disabled", "results_dir=there"))
     assert same == text_recorded(cfg_of())
     # The value auto is recorded as the sampler that it stands for.
@@ -141,7 +141,7 @@ def test_a_run_is_told_apart_by_all_but_where_and_how_loudly_it_ran():
         (["evaluation.num_fewshot=[]"], "num_fewshot"),
     ],
 )
-def test_what_no_step_could_use_is_refused_in_one_line(words, said):
+def test_settings_that_no_step_can_use_are_refused_in_one_line(words, said):
     with pytest.raises(InputError, match=re.escape(said)) as caught:
         parse_text_run(cfg_of(*words))
     assert "\n" not in str(caught.value)

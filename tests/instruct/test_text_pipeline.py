@@ -42,7 +42,7 @@ def finished(tmp_path_factory) -> tuple[Path, Path]:
     return results, run_text(results)
 
 
-def test_a_run_leaves_what_its_readers_expect(finished):
+def test_a_run_writes_the_files_that_its_readers_expect(finished):
     results, folder = finished
     assert folder == results / "runs/embedded/tiny/released/dlc-flexrand/ratio_0.5/seed_0/default"
     result = read_result(folder)
@@ -73,7 +73,7 @@ def test_a_run_leaves_what_its_readers_expect(finished):
     assert [float(row["learning_rate"]) for row in history] == pytest.approx([0, 5e-4, 2.5e-4])
 
 
-def test_it_leaves_an_adapter_for_peft_and_no_half_finished_work(finished):
+def test_a_run_leaves_an_adapter_for_peft_and_no_unfinished_files(finished):
     results, _ = finished
     [adapter] = (results / "store" / "adapters").iterdir()
     assert (adapter / "adapter_model.safetensors").is_file()
@@ -105,7 +105,7 @@ def test_another_sampler_shares_the_scores_and_another_evaluation_shares_the_ada
         run_text(results, "sampler=topk")  # Another subset needs a new training, which is forbidden here.
 
 
-def test_until_stops_after_each_step_and_the_next_command_goes_on(tmp_path, monkeypatch):
+def test_until_stops_after_each_step_and_the_next_command_continues(tmp_path, monkeypatch):
     store = tmp_path / "store"
     folder = run_text(tmp_path, "until=score")
     assert list(store.glob("scores/*/scores.csv"))
@@ -140,7 +140,7 @@ def killing(function, after: int):
     return call
 
 
-def test_a_run_that_is_killed_in_every_step_ends_as_one_that_is_not(finished, tmp_path, monkeypatch):
+def test_a_run_that_is_killed_in_every_step_ends_like_an_undisturbed_one(finished, tmp_path, monkeypatch):
     small_batches = ["max_tokens=2000"]
     for module, name, after in (
         (passes, "_write", 4),  # This kill happens in the pass of the second network.
@@ -166,7 +166,7 @@ def test_a_run_that_is_killed_in_every_step_ends_as_one_that_is_not(finished, tm
         assert mine.read_bytes() == theirs.read_bytes()
 
 
-def test_an_open_gamma_is_settled_on_validation_questions_and_the_winner_is_not_trained_again(tmp_path, monkeypatch):
+def test_gamma_auto_is_chosen_on_validation_questions_and_the_winner_is_not_trained_again(tmp_path, monkeypatch):
     trained, asked = mock.Mock(wraps=tuned.fine_tune), mock.Mock(wraps=mmlu.evaluate)
     monkeypatch.setattr(tuned, "fine_tune", trained)
     monkeypatch.setattr(mmlu, "evaluate", asked)
@@ -182,7 +182,7 @@ def test_an_open_gamma_is_settled_on_validation_questions_and_the_winner_is_not_
     assert result["search_seconds"] > 0
 
 
-def test_the_base_model_is_asked_as_it_is(tmp_path, monkeypatch):
+def test_the_base_model_is_evaluated_without_training(tmp_path, monkeypatch):
     monkeypatch.setattr(sft, "attach", forbidden)
     result = read_result(run_text(tmp_path, "sft=none", "text_scorer=random", "ratio=1", "held_out=0.25"))
     assert result["versions"]["transformers"]
@@ -220,7 +220,7 @@ def test_strata_keep_their_share(tmp_path):
     assert all(high <= low for high, low in zip(longest, shortest[1:], strict=False))
 
 
-def test_another_model_scores(tmp_path):
+def test_another_model_can_score(tmp_path):
     words = ["llm@scoring_llm=tiny", "scoring_llm.name=other", "scoring_llm.seed=7", "until=score"]
     run_text(tmp_path, *words)
     run_text(tmp_path, "until=score")
@@ -249,7 +249,7 @@ def test_seeds_share_the_recorded_fine_tuning_and_what_it_cost(tmp_path, monkeyp
     assert all(cost["seconds"] >= cost["signals"]["trajectory"] for cost in costs)
 
 
-def test_a_killed_recording_gives_what_one_at_one_go_gives(tmp_path, monkeypatch):
+def test_a_killed_recording_gives_the_same_as_an_undisturbed_one(tmp_path, monkeypatch):
     words = ["text_scorer=s2l", "text_scorer.clusters=5", "trajectory.checkpoints=3", "until=score"]
     with monkeypatch.context() as patched:
         patched.setattr(sft_checkpoint, "save", killing(sft_checkpoint.save, 3))
@@ -284,7 +284,7 @@ def test_of_several_processes_the_first_one_writes_and_the_others_stop_after_fin
         (["held_out=0.001"], "of 48 samples is 0"),
     ],
 )
-def test_what_cannot_be_run_is_said_in_one_line(words, said, tmp_path):
+def test_a_run_that_is_impossible_is_refused_in_one_line(words, said, tmp_path):
     with pytest.raises(InputError) as caught:
         run_text(tmp_path, *words)
     assert said in str(caught.value)
@@ -303,7 +303,7 @@ def test_samples_longer_than_the_models_context_are_said_in_one_line(tmp_path, m
         run_text(tmp_path)
 
 
-def test_weights_that_give_no_numbers_are_never_ranked(tmp_path, monkeypatch):
+def test_scores_of_weights_that_give_nan_are_never_ranked(tmp_path, monkeypatch):
     made = language_model.TinyLanguageModel._made
 
     def broken(self):
@@ -313,7 +313,7 @@ def test_weights_that_give_no_numbers_are_never_ranked(tmp_path, monkeypatch):
 
     monkeypatch.setattr(language_model.TinyLanguageModel, "_made", broken)
     for scorer in ("perplexity_mid", "ifd_loss", "dlc"):
-        with pytest.raises(InputError, match="samples numbers that are not finite"):
+        with pytest.raises(InputError, match="gives values that are not finite for"):
             run_text(tmp_path, f"text_scorer={scorer}", "until=score")
     assert not list(tmp_path.glob("store/scores/*"))
 
@@ -341,7 +341,7 @@ def test_wrong_columns_are_said_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_the_commands_mistakes_end_in_one_line_and_a_right_one_in_its_folder(tmp_path):
+def test_a_mistaken_command_ends_in_one_line_and_a_correct_one_with_its_folder(tmp_path):
     root = ["--config-name", "instruct", f"results_dir={tmp_path / 'results'}"]
     jobs = [
         [*root, *SMALL],

@@ -166,7 +166,7 @@ def test_perplexity_keeps_its_end_or_the_middle(tmp_path, architecture, tied, to
         assert kept.tolist() == sorted(expected)
 
 
-def test_the_middle_by_hand():
+def test_the_middle_of_the_ranking_by_hand():
     assert distance_from_middle(torch.tensor([3.0, 1.0, 9.0, 7.0, 5.0])).tolist() == [1, 2, 2, 1, 0]
     assert distance_from_middle(torch.tensor([3.0, 1.0, 9.0, 7.0])).tolist() == [0.5, 1.5, 1.5, 0.5]
 
@@ -260,7 +260,7 @@ def test_round_robin_by_hand():
     assert round_robin(similarities[:, :1]).tolist() == [0, 1, 3, 2]
 
 
-def test_rds_plus_is_known_by_its_queries_content(tmp_path):
+def test_the_key_of_rds_plus_depends_on_the_content_of_its_queries(tmp_path):
     path = query_file(tmp_path)
     key = RDSPlus(queries=str(path)).key()
     copied = tmp_path / "copy.jsonl"
@@ -294,7 +294,7 @@ def test_s2l_draws_equally_from_its_clusters_and_takes_small_ones_whole(tmp_path
     assert compute_scores(S2L(clusters=100), signals, 0).unique().numel() == 12
 
 
-def test_s2l_without_a_trajectory_or_with_a_broken_one_is_one_line(tmp_path):
+def test_s2l_without_a_trajectory_or_with_a_broken_one_gives_a_one_line_error(tmp_path):
     with pytest.raises(InputError, match="reads the losses of a small fine-tuning"):
         compute_scores(S2L(), signals_of(tmp_path), 0)
     broken = Recorded()
@@ -304,7 +304,7 @@ def test_s2l_without_a_trajectory_or_with_a_broken_one_is_one_line(tmp_path):
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(0, 3), st.integers(0, 40))
-def test_equal_draws_give_every_budget_its_water_level(groups, seed, budget):
+def test_equal_draws_share_every_budget_as_equally_as_the_groups_allow(groups, seed, budget):
     order = equal_draws(torch.tensor(groups), torch.Generator().manual_seed(seed))
     assert sorted(order.tolist()) == list(range(len(groups)))
     budget = min(budget, len(groups))
@@ -334,7 +334,7 @@ def test_random_scores_nothing_and_loads_no_model(tmp_path):
     assert compute_scores(Random(), signals, 0).tolist() == [0] * 12
 
 
-def test_a_pick_order_as_scores():
+def test_a_pick_order_becomes_descending_scores():
     assert in_pick_order(torch.tensor([2, 0, 1])).tolist() == [2, 1, 3]
 
 
@@ -373,7 +373,7 @@ def test_scores_of_a_file_are_found_by_sample_id(tmp_path, suffix):
         ([{**row, "score": "high"} for row in ROWS], "row 1 has no number as its score, but 'high'"),
     ],
 )
-def test_a_wrong_file_of_scores_is_one_line(tmp_path, suffix, rows, message):
+def test_a_wrong_file_of_scores_gives_a_one_line_error(tmp_path, suffix, rows, message):
     path = write_scores(tmp_path / f"scores{suffix}", rows)
     with pytest.raises(InputError, match=message) as caught:
         compute_scores(FromFile(path=path), signals_of(tmp_path), 0)
@@ -381,13 +381,13 @@ def test_a_wrong_file_of_scores_is_one_line(tmp_path, suffix, rows, message):
 
 
 @suffixes
-def test_a_file_that_is_none_is_one_line(tmp_path, suffix):
+def test_a_file_without_readable_scores_gives_a_one_line_error(tmp_path, suffix):
     (tmp_path / f"scores{suffix}").write_bytes(b"\xff\xfe\x00{")
     with pytest.raises(InputError, match="is not a readable .* file of scores|needs the columns sample_id and score"):
         compute_scores(FromFile(path=str(tmp_path / f"scores{suffix}")), signals_of(tmp_path), 0)
 
 
-def test_a_file_is_known_by_its_content(tmp_path):
+def test_the_key_of_a_score_file_depends_on_its_content(tmp_path):
     one = FromFile(path=write_scores(tmp_path / "a.csv", ROWS))
     same = FromFile(path=write_scores(tmp_path / "b.csv", ROWS))
     other = FromFile(path=write_scores(tmp_path / "c.csv", ROWS[1:]))
@@ -412,20 +412,20 @@ def test_a_file_is_known_by_its_content(tmp_path):
         (lambda: RDSPlus(), "text_scorer.queries must be a json, jsonl or parquet file of samples like those"),
     ],
 )
-def test_a_wrong_setting_is_one_line(make, message):
+def test_a_wrong_setting_gives_a_one_line_error(make, message):
     with pytest.raises(InputError) as caught:
         make()
     assert str(caught.value).startswith(message)
 
 
-def test_a_sample_without_response_tokens_is_one_line(tmp_path):
+def test_a_sample_without_response_tokens_gives_a_one_line_error(tmp_path):
     marks = [marks & (row != 4) for row, marks in enumerate(ENCODED.responses)]
     encoded = tiny.of_tokens(list(ENCODED.ids), marks, ["a"] * 12)
     with pytest.raises(InputError, match="1 samples have no response tokens to predict, first 000004; remove them"):
         signals_of(tmp_path, encoded=encoded).response_losses()
 
 
-def test_a_tokenizer_without_padding_pads_with_eos_and_without_either_is_one_line(tmp_path):
+def test_a_tokenizer_without_padding_pads_with_eos_and_one_without_either_is_refused(tmp_path):
     tokens = tiny.tokenizer(pad=False)
     model = tiny.model()
     found = signals_of(tmp_path / "eos", model, tokens=tokens).response_losses()
@@ -446,11 +446,11 @@ def test_a_quantised_model_is_refused_before_it_is_loaded(tmp_path):
 def test_scores_that_are_not_finite_stop_the_run(tmp_path):
     model = tiny.model()
     model.model.norm.weight.fill_(torch.nan)
-    with pytest.raises(InputError, match="12 of 12 samples numbers that are not finite; check its weights"):
+    with pytest.raises(InputError, match="values that are not finite for 12 of 12 samples; check its weights"):
         compute_scores(DLC(), signals_of(tmp_path, model), 0)
 
 
-def test_a_batch_too_large_for_the_memory_is_one_line(tmp_path):
+def test_a_batch_too_large_for_the_memory_gives_a_one_line_error(tmp_path):
     model = tiny.model()
 
     def full(module, inputs):
@@ -472,17 +472,18 @@ def test_every_text_scorer_of_the_catalogue_builds(tmp_path, name):
     scorer = build({**content, **needs.get(name, {})})
     assert content["own_sampler"] == scorer.own_sampler
     assert name.startswith(scorer.name)
-    assert (scorer.own_sampler == "flexrand") == (name.startswith(("dlc", "lc_")))
+    own = {"lc_dropout": "topk_easiest", "none": "random", "random": "random"}
+    assert scorer.own_sampler == own.get(name, "flexrand" if name.startswith("dlc") else "topk")
     assert scorer.higher_means in ("harder", "picked earlier", "nothing")
 
 
-def test_the_presets_are_the_published_paths():
+def test_the_presets_of_dlc_have_the_published_mask_paths():
     dlc, released = (build(catalogue.settings("text_scorer", name)) for name in ("dlc", "dlc_released"))
     assert dlc == DLC()
     assert released == DLC(schedule="released", mask_lm_head=True)
 
 
-def test_the_head_sees_what_the_whole_logits_say(tmp_path):
+def test_the_head_on_response_positions_gives_the_same_logits_as_on_all(tmp_path):
     from prunetune.instruct.model.batches import collate
 
     for architecture, tied in tiny.CASES:

@@ -77,11 +77,11 @@ def test_the_record_has_tokens_per_second_and_peak_memory(tmp_path):
     assert meta["processes"] == 1
 
 
-def test_a_score_that_asks_no_model_has_no_throughput(tmp_path):
+def test_a_score_that_uses_no_model_has_no_throughput(tmp_path):
     assert read_meta(stored(Longest(), signals_of(tmp_path)).folder)["tokens_per_second"] is None
 
 
-def test_every_thing_that_matters_is_in_the_key(tmp_path):
+def test_the_key_contains_everything_that_changes_scores(tmp_path):
     other = tiny.encoded(20, seed=1)
     folders = [
         stored(scorer, signals_of(tmp_path, **settings), seed).folder
@@ -104,7 +104,7 @@ def test_every_thing_that_matters_is_in_the_key(tmp_path):
     )
 
 
-def test_damaged_scores_are_made_again(tmp_path, caplog):
+def test_damaged_scores_are_computed_again(tmp_path, caplog):
     first = stored(DLC(), signals_of(tmp_path))
     (first.folder / "scores.csv").write_text("position,sample_id,label,score\n")
     again = stored(DLC(), signals_of(tmp_path))
@@ -117,7 +117,7 @@ def test_damaged_scores_are_made_again(tmp_path, caplog):
     "scorer", [DLC(), DLC(schedule="released", mask_lm_head=True), LCDropout(rates=(0.2, 0.6)), IFD(), Perplexity()]
 )
 @pytest.mark.parametrize("tied", [False, True])
-def test_killed_anywhere_and_run_again_nothing_is_lost(tmp_path, scorer, tied):
+def test_a_run_killed_anywhere_continues_and_loses_nothing(tmp_path, scorer, tied):
     model = tiny.model("gemma2", tied)
     counter = Killer(model)
     whole = stored(scorer, signals_of(tmp_path / "whole", model)).values
@@ -139,7 +139,7 @@ def test_killed_anywhere_and_run_again_nothing_is_lost(tmp_path, scorer, tied):
         assert passes_of(Store(folder)) == []
 
 
-def test_killed_again_and_again_it_ends_all_the_same(tmp_path):
+def test_a_run_killed_many_times_ends_with_the_same_scores(tmp_path):
     model, kills = tiny.model(), 0
     whole = stored(DLC(), signals_of(tmp_path / "whole", model)).values
     while True:
@@ -155,7 +155,7 @@ def test_killed_again_and_again_it_ends_all_the_same(tmp_path):
     assert torch.equal(scores.values, whole)
 
 
-def test_a_resumed_score_costs_what_it_costs_at_one_go(tmp_path):
+def test_a_resumed_score_is_charged_for_the_time_before_the_kill(tmp_path):
     model = tiny.model()
     killer = Killer(model, 5)
     with pytest.raises(KeyboardInterrupt):
@@ -167,7 +167,7 @@ def test_a_resumed_score_costs_what_it_costs_at_one_go(tmp_path):
     assert scores.seconds > sum(scores.signals.values())
 
 
-def test_another_batch_size_or_device_takes_up_no_foreign_batches(tmp_path):
+def test_batches_of_another_batch_size_are_not_reused(tmp_path):
     model = tiny.model()
     killer = Killer(model, 3)
     with pytest.raises(KeyboardInterrupt):
@@ -194,7 +194,7 @@ def test_the_model_is_loaded_once_for_all_levels_and_not_at_all_for_stored_score
 
 @dataclass(frozen=True)
 class InSequence(Processes):
-    """One of two processes that run one after the other."""
+    """A process that does not wait for the others, so that a test can run them one after another."""
 
     def wait(self) -> None:
         pass
@@ -218,7 +218,7 @@ def test_two_processes_give_the_scores_of_one(tmp_path):
     assert torch.equal(read.values, alone.values)
 
 
-def test_in_bfloat16_scores_are_close_and_the_weights_back(tmp_path):
+def test_in_bfloat16_scores_are_close_and_the_weights_are_restored(tmp_path):
     model = tiny.model("mistral")
     exact = compute_scores(DLC(), signals_of(tmp_path / "fp32", model), 0)
     half = model.bfloat16()
@@ -253,7 +253,7 @@ def test_a_local_folder_is_scored_from_end_to_end(tmp_path):
     assert torch.equal(imported.values, scores.values)
 
 
-def test_a_store_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_store_that_cannot_be_written_gives_a_one_line_error(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match="could not be written .* pass results_dir=<folder>"):
         stored(DLC(), signals_of(tmp_path / "taken"))
@@ -261,7 +261,7 @@ def test_a_store_that_cannot_be_written_is_one_line(tmp_path):
 
 @dataclass(frozen=True, kw_only=True)
 class Rows(Corpus):
-    """Examples that are at hand."""
+    """A corpus of examples that are already in memory."""
 
     rows: tuple[Example, ...]
 
@@ -279,7 +279,7 @@ def shuffled_words(text: str, *names) -> str:
 
 @pytest.fixture(scope="module")
 def real_pair(real_data):
-    """Return a real, if small, language model and 200 real samples."""
+    """Return a small real language model and 200 real samples."""
     model, corpus = (
         real_data / "weights" / "stories260K-hf",
         real_data / "data" / "instruct" / "alpagasus" / "dolly_3k.json",
@@ -321,7 +321,7 @@ def test_on_a_real_model_a_shuffled_response_is_harder(real_pair, tmp_path):
 
 
 @pytest.mark.data
-def test_on_a_real_model_like_queries_find_like_samples(real_pair, tmp_path):
+def test_on_a_real_model_a_query_finds_the_sample_that_it_equals(real_pair, tmp_path):
     llm, corpus = real_pair
     encoded = encode(corpus, llm.tokenizer())
     chosen = corpus.examples()[5]
@@ -349,7 +349,7 @@ def test_the_bench_prints_a_row_for_the_plain_pass_and_each_level(monkeypatch, c
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_a_killed_pass_resumes_and_the_weights_are_back(tmp_path):
+def test_on_a_gpu_a_killed_pass_resumes_and_the_weights_are_restored(tmp_path):
     model = tiny.model("llama").to("cuda", torch.bfloat16)
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
     killer = Killer(model, 5)

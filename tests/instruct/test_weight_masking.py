@@ -57,7 +57,7 @@ def test_counts_by_hand(total, path, expected):
         ({"step": 1.0}, "must keep some weights"),
     ],
 )
-def test_a_wrong_path_is_one_line(settings, message):
+def test_a_wrong_path_gives_a_one_line_error(settings, message):
     with pytest.raises(InputError, match=message):
         TextMaskPath(**settings)
 
@@ -107,7 +107,7 @@ def test_every_level_has_its_exact_count_in_every_layer_and_nothing_else_changes
         assert bits(model) == before
 
 
-def test_levels_are_nested_and_different_networks():
+def test_the_masks_of_levels_are_nested_and_differ():
     model, zero = tiny.model(), []
     for level in range(3):
         with masked(model, COMPOUND, level):
@@ -131,7 +131,7 @@ def test_the_released_path_masks_the_head_and_repeats_its_second_network(archite
 
 
 @pytest.mark.parametrize("path", [COMPOUND, RELEASED])
-def test_weights_are_back_bit_by_bit_after_an_error(path):
+def test_weights_are_restored_bit_by_bit_after_an_error(path):
     model = tiny.model("gemma2", tied=True)
     layer = next(iter(linear_weights(model).values()))
     layer.view(-1)[:4] = torch.tensor([-0.0, 0.0, -0.0, 1e-40])  # These values are signed zeros and a subnormal number.
@@ -149,7 +149,7 @@ def test_weights_are_back_bit_by_bit_after_an_error(path):
     assert bits(model) == before != during
 
 
-def test_weights_are_back_where_masking_itself_fails(monkeypatch):
+def test_weights_are_restored_if_masking_itself_fails(monkeypatch):
     model = tiny.model()
     before, calls = bits(model), []
 

@@ -1,7 +1,7 @@
 """A real Slurm of one node in a separate folder (munged, slurmctld, slurmd), independent of an installed Slurm.
 
-The node has on paper what a cluster's node has (CPUs, memory, GPUs), so that the launcher's preset is accepted as it
-stands; nothing is enforced.
+The node claims the CPUs, memory and GPUs of a cluster's node, so that Slurm accepts the launcher's preset unchanged.
+Slurm does not enforce these limits.
 """
 
 import os

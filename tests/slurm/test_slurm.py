@@ -73,7 +73,7 @@ def made_at(results: Path) -> dict[Path, int]:
 
 
 def leftovers(results: Path) -> list[Path]:
-    """Return what is half-written, which is the hidden files and folders of runs and store except those of Hydra."""
+    """Return unfinished output: the hidden files and folders of runs and store, except those of Hydra."""
     hidden = [*results.glob("runs/**/.*"), *results.glob("store/**/.*")]
     return [path for path in hidden if path.name != ".hydra"]
 
@@ -149,7 +149,7 @@ def test_what_was_cancelled_in_the_queue_or_killed_while_running_is_finished_by_
 
 
 def half_scored(cluster: OneNode, results: Path, job: str) -> bool:
-    """Whether a job's process has begun an entry of the store's scores."""
+    """Return whether a job has begun to write scores into the store."""
     return any(list(results.glob(f"store/scores/.partial-*-{pid}-*")) for pid in cluster.processes(job))
 
 

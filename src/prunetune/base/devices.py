@@ -12,9 +12,11 @@ from prunetune.base.errors import InputError
 
 
 def resolve_device(device: str) -> str:
-    """Return "cpu" or "cuda" for auto | cpu | cuda."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device must be auto, cpu or cuda, got {device!r}")
+    """Return "cpu", "cuda" or "mps" for auto | cpu | cuda | mps. auto never takes mps, whose results differ more."""
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise InputError(f"device must be auto, cpu, cuda or mps, got {device!r}")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device=mps, but torch sees no GPU of Apple; pass device=cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device=cuda, but torch sees no CUDA device; pass device=cpu or install a CUDA build of torch")
     return device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
@@ -32,6 +34,11 @@ class Hardware:
         """Run the forward passes of this block in the precision: bf16 by autocast, fp32 without TF32."""
         with exact_float32(self.device), autocast(self.precision, self.device):
             yield
+
+
+def training_device(device: str) -> str:
+    """Return the device on which networks are trained: trainings add up in float64, which mps does not have."""
+    return "cpu" if device == "mps" else device
 
 
 def resolve_precision(precision: str, device: str, model: nn.Module | None = None) -> str:

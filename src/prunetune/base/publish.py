@@ -1,17 +1,20 @@
 """Files and folders that appear complete or not at all: they are written beside their place, then renamed.
 
-This module does not import torch, since the command line itself imports this module.
+The name of an unfinished file or folder says which process of which host makes it. What a killed process leaves behind
+is recognised by that name and removed. This module does not import torch, since the command line itself imports it.
 """
 
 import json
 import os
 import shutil
-import socket
-import uuid
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from prunetune.base.leftovers import aside, remove_once
 
 
 class TakenError(Exception):
@@ -22,7 +25,8 @@ class TakenError(Exception):
 def new_file(path: Path, synced: bool = False) -> Iterator[Path]:
     """Yield a path to write to, and rename that file to `path` when the block ends without an error.
 
-    An older file at `path` stays unchanged until then. Missing folders are created.
+    An older file at `path` stays unchanged until then. Missing folders are created. The mode of the file follows the
+    umask, so that a group can share it.
 
     Args:
         path: the place of the file.
@@ -31,8 +35,9 @@ def new_file(path: Path, synced: bool = False) -> Iterator[Path]:
     Raises:
         OSError: the disk is full or not writable.
     """
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_once(path.parent)
+    partial = aside(path)
     try:
         yield partial
         if synced:
@@ -47,8 +52,8 @@ def new_file(path: Path, synced: bool = False) -> Iterator[Path]:
 def new_folder(place: Path, synced: bool = False) -> Iterator[Path]:
     """Yield an empty folder, and rename it to `place` when the block ends without an error.
 
-    A process that is killed inside the block leaves a hidden folder with its own id beside `place`. The next process
-    that makes a folder there removes it.
+    A process that is killed inside the block leaves a hidden folder beside `place`, which another process removes (see
+    `leftovers`).
 
     Args:
         place: where the folder goes; an empty folder in this place is replaced.
@@ -58,7 +63,7 @@ def new_folder(place: Path, synced: bool = False) -> Iterator[Path]:
         TakenError: `place` has content already, such as that of a process that was faster.
         OSError: the disk is full or not writable.
     """
-    _remove_leftovers(place.parent)
+    remove_once(place.parent)
     partial = aside(place)
     partial.mkdir(parents=True)
     try:
@@ -76,6 +81,23 @@ def new_folder(place: Path, synced: bool = False) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield an empty folder in the system's folder for temporary files, and remove it when the block ends.
+
+    Raises:
+        OSError: there is no such folder, or it is full or not writable.
+    """
+    parent = Path(tempfile.gettempdir())
+    remove_once(parent)
+    folder = aside(parent / "scratch")
+    folder.mkdir(mode=0o700)  # All users see this folder, and its content is private.
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def remove(place: Path) -> None:
     """Remove a folder so that it is gone at once; a process that has it open keeps what it reads.
 
@@ -90,9 +112,32 @@ def remove(place: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def aside(place: Path) -> Path:
-    """Return a hidden path beside a place that names this process and that no other call returns."""
-    return place.with_name(f".partial-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+def require_writable(folder: Path) -> None:
+    """Make a folder, and write and remove a file in it, so that a fault shows before anything is computed.
+
+    Raises:
+        OSError: the folder cannot be made, or it is full or not writable.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_once(folder)
+    attempt = aside(folder / "attempt")
+    try:
+        attempt.write_bytes(b"0")
+    finally:
+        with suppress(OSError):
+            attempt.unlink(missing_ok=True)
+
+
+def follow_umask(folder: Path) -> None:
+    """Give the files below a new folder the mode that the umask allows. Some libraries make private files.
+
+    Raises:
+        OSError: a mode may not be changed.
+    """
+    allowed = stat.S_IMODE(folder.stat().st_mode) & 0o666  # The folder itself was made with the mode of the umask.
+    for path in folder.rglob("*"):
+        if path.is_file() and stat.S_IMODE(path.stat().st_mode) != allowed:
+            path.chmod(allowed)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -100,27 +145,16 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine has this id."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8 as a whole or not at all. Missing folders are created.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    with new_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _sync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Delete the unfinished folders of processes of this machine that were killed."""
-    here = f".partial-{socket.gethostname()}"
-    for partial in folder.glob(f"{here}-*"):
-        # One host's name may begin with another's (node, node-2), so the name is compared exactly below.
-        made_by, pid, _ = partial.name.rsplit("-", 2)
-        if made_by == here and pid.isdecimal() and not is_alive(int(pid)):
-            shutil.rmtree(partial, ignore_errors=True)

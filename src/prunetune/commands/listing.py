@@ -30,7 +30,7 @@ WIDTH = 160  # Characters per line if the output is not a terminal. At this widt
 def show(
     kind: Annotated[Kind, typer.Argument(help="What to list.", show_default=False)],
     search: Annotated[
-        str | None, typer.Option("--search", "-s", metavar="WORD", help="Only what mentions this word.")
+        str | None, typer.Option("--search", "-s", metavar="WORD", help="Show only entries that contain this word.")
     ] = None,
 ) -> None:
     """List the choices of one kind, with a description, the cost and the source of each."""

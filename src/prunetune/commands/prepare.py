@@ -102,8 +102,12 @@ def cxrb10(
     archive: Archive = None,
     images: Images = None,
     labels: Labels = None,
-    classes: Annotated[str, typer.Option(help="A, B, or findings separated by commas.")] = "A",
-    group_by: Annotated[Literal["image", "patient"], typer.Option(help="What stays within one split.")] = "image",
+    classes: Annotated[
+        str, typer.Option(help="The set A or B of ten findings, or findings separated by commas.")
+    ] = "A",
+    group_by: Annotated[
+        Literal["image", "patient"], typer.Option(help="Split by image, or keep all images of a patient in one split.")
+    ] = "image",
     split_seed: SplitSeed = 0,
     per_class: PerClass = 500,
     keep_archives: KeepArchives = False,

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-Results = Annotated[Path, typer.Option("--results", metavar="FOLDER", help="The results_dir of the runs.")]
+Results = Annotated[
+    Path, typer.Option("--results", metavar="FOLDER", help="Folder of the results (results_dir of the runs).")
+]
 Names = Annotated[
     list[str] | None, typer.Argument(metavar="[NAME]...", help="What to make. By default everything that has runs.")
 ]
@@ -14,7 +16,7 @@ Published = Annotated[
     Path | None,
     typer.Option("--paper", metavar="FOLDER", help="Folder of published numbers.", show_default="those of the package"),
 ]
-Dirty = Annotated[bool, typer.Option("--allow-dirty", help="Also show runs of uncommitted code.")]
+Dirty = Annotated[bool, typer.Option("--allow-dirty", help="Also use runs of uncommitted code.")]
 Dataset = Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="Only the runs of this data set.")]
 RESULTS = Path("results")
 
@@ -36,7 +38,7 @@ def status(
     sweep: Annotated[str, typer.Argument(help="A preset of the group sweep, such as main.", autocompletion=_sweeps)],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="The overrides given at its launch."),
+        typer.Argument(metavar="[KEY=VALUE]...", help="The overrides with which the sweep was started."),
     ] = None,
     results: Results = RESULTS,
 ) -> None:
@@ -93,7 +95,7 @@ def figures(
     paper: Published = None,
     analysis: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="The files of `analyse`.", show_default="<results>/analysis"),
+        typer.Option(metavar="FOLDER", help="Folder with the files of `analyse`.", show_default="<results>/analysis"),
     ] = None,
     out: Annotated[Path | None, _out("figures")] = None,
     allow_dirty: Dirty = False,
@@ -123,8 +125,10 @@ def analyse(
 
 def wandb_report(
     results: Results = RESULTS,
-    name: Annotated[str, typer.Option(help="The run's name on its page.")] = "report",
-    wandb: Annotated[str, typer.Option(metavar="MODE", help="auto, online, offline or disabled.")] = "auto",
+    name: Annotated[str, typer.Option(help="Name of the run on W&B.")] = "report",
+    wandb: Annotated[
+        str, typer.Option(metavar="MODE", help="Mode of W&B: auto, online, offline or disabled.")
+    ] = "auto",
 ) -> None:
     """Send the tables and figures below --results to W&B as one run."""
     from prunetune.report import wandb_report

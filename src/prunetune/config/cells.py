@@ -14,10 +14,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from prunetune.base.errors import InputError
-from prunetune.config.explain import explain
+from prunetune.config.explain import UNREADABLE, explain
 from prunetune.config.identity import recorded
 from prunetune.config.names import Names, resolve_names, run_folder
 from prunetune.config.parse import ImageRun, parse_image_run
+from prunetune.config.words import check_choices
 
 PLURALS = ("methods", "ratios", "seeds")
 SINGULARS = ("method", "ratio", "seed")
@@ -113,9 +114,10 @@ def compose_cell(entry: str, overrides: tuple[str, ...]) -> DictConfig:
         InputError: the entry cannot be read or composed.
     """
     method, own = read_entry(entry)
+    check_choices(own)
     try:
         return compose("config", overrides=[*overrides, f"method={method}", *own])
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, *UNREADABLE) as error:
         raise InputError(f"method {entry} cannot be composed: {explain(error)}") from None
 
 

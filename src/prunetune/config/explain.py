@@ -1,24 +1,36 @@
 """Explain in one line why a configuration could not be composed."""
 
 import re
+import traceback
+from pathlib import Path
 
 from hydra.errors import MissingConfigException, OverrideParseException
+from yaml import YAMLError
 
 from prunetune.base.errors import suggestion
 from prunetune.config.removed import explanation
 
 ROOTS = ("config", "grid", "instruct")
+# Hydra raises these errors, beside its own, for a YAML file that cannot be read or holds no mapping.
+UNREADABLE = (ValueError, OSError, YAMLError)
+
+
+def is_from_composing(error: BaseException) -> bool:
+    """Return whether Hydra raised an error while it read and composed the YAML files, and not a run later on."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(Path(frame.f_code.co_filename).name == "config_loader_impl.py" for frame, _ in frames)
 
 
 def explain(error: Exception) -> str:
     """Return the error as one line. The advice for users of Hydra is replaced by advice for users of this package.
 
     Args:
-        error: a HydraException, an OmegaConfBaseException or an InputError.
+        error: a HydraException, an OmegaConfBaseException, an InputError, or one of `UNREADABLE`.
     """
     if isinstance(error, MissingConfigException):
         return _missing(error)
-    text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    cause = "" if isinstance(error.__cause__, OSError) else error.__cause__  # The text of the error names it already.
+    text = " ".join(f"{error} {cause or ''}".split())
     removed = explanation(text)
     if removed:
         return removed

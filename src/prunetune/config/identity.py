@@ -19,6 +19,11 @@ REMOVED = {
     "sampler.remainder": "second",
     "gamma_search.split": "nested",
 }
+# These options were added later. A run that recorded none of them behaved as with the value given here.
+ADDED = {"sampler.graph": "directed"}
+UNRECORDED = {**REMOVED, **ADDED}  # What the absence of an option in a recorded configuration means.
+# What a sampler is called today that recorded no value for an added option.
+NAMED_SINCE = {("d2", "graph"): "d2_directed"}
 
 
 def recorded(cfg: DictConfig) -> dict[str, Any]:
@@ -44,13 +49,25 @@ def _differences(before: Any, now: Any, path: str) -> Iterator[tuple[str, Any, A
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in _compared_keys(before, now):
             place = f"{path}.{key}" if path else key
-            yield from _differences(before.get(key, REMOVED.get(place)), now.get(key, REMOVED.get(place)), place)
+            absent = UNRECORDED.get(place)
+            yield from _differences(before.get(key, absent), now.get(key, absent), place)
     elif before != now:
         yield path, before, now
 
 
 def _compared_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
     return sorted(key for key in before.keys() | now.keys() if key not in NOT_COMPARED)
+
+
+def sampler_today(name: str, settings: Mapping[str, Any] | None) -> str:
+    """Return what the sampler of a finished run is called today.
+
+    Args:
+        name: its name in the result.
+        settings: its recorded settings, None if there are none.
+    """
+    changed = [now for (sampler, key), now in NAMED_SINCE.items() if sampler == name and key not in (settings or {key})]
+    return changed[0] if changed else name
 
 
 def sampler_settings(sampler: Mapping[str, Any], own: str) -> dict[str, Any]:

@@ -34,3 +34,12 @@ class Named(Mapping[str, Any]):
 
 
 SCORERS, SAMPLERS = Named("scorer"), Named("sampler")
+
+
+def own_sampler(scorer: Any) -> str:
+    """Return the name of the sampler that `auto` means for a scorer, given by name or as an object.
+
+    A name can be that of a variant whose YAML file has a sampler of its own, such as dlc_released. An object knows
+    only the sampler of its class.
+    """
+    return catalogue.settings("scorer", scorer)["own_sampler"] if isinstance(scorer, str) else scorer.own_sampler

@@ -49,7 +49,7 @@ def resolve_names(cfg: DictConfig) -> Names:
     scorer, sampler = group_name(cfg.scorer, "path"), group_name(cfg.sampler, "name")
     is_proxied = reads_proxy(cfg.scorer) and cfg.proxy.name != PUBLISHED_PROXY
     return Names(
-        dataset=group_name(cfg.dataset, "root"),
+        dataset=group_name(cfg.dataset, "id" if "id" in cfg.dataset else "root"),
         backbone=backbone,
         scoring_backbone=scoring_backbone,
         scorer=f"{scorer}_{PROXY_SUFFIXES.get(cfg.proxy.name, cfg.proxy.name)}" if is_proxied else scorer,
@@ -97,8 +97,8 @@ def group_name(group: DictConfig, fallback: str) -> str:
     """
     if not isinstance(group, Mapping):
         raise InputError(
-            f"expected the settings of a group, got {group!r}; another network that scores is chosen with "
-            "backbone@scoring_backbone=<name>, another language model with llm@scoring_llm=<name>"
+            f"expected the settings of a group, got {group!r}; to score with another network pass "
+            "backbone@scoring_backbone=<name>, with another language model llm@scoring_llm=<name>"
         )
     name = group.get("name")
     if name is None:

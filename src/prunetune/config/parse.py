@@ -11,12 +11,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
-from prunetune.config.build import build, check_keys
+from prunetune.config.build import build, called, check_keys
 from prunetune.config.identity import recorded, sampler_settings
 from prunetune.config.names import Names, resolve_names
 from prunetune.data.pool import Dataset
-from prunetune.networks.backbone import Backbone
+from prunetune.networks.backbone import MOST_PIXELS, Backbone
 from prunetune.samplers.base import Sampler, check_ratio
 from prunetune.samplers.candidates import OPEN, Search, beta_candidates, end_candidates, gamma_candidates
 from prunetune.scorers.base import Scorer
@@ -60,14 +61,10 @@ class ImageRun:
 
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
-        if self.until not in STEPS:
-            raise InputError(f"until must be one of {', '.join(STEPS)}, got {self.until!r}")
-        if self.batch_size < 1:
-            raise InputError(
-                f"batch_size is the number of images per forward pass and must be at least 1, got {self.batch_size}"
-            )
-        if self.short_side is not None and self.short_side < 1:
-            raise InputError(f"images.short_side must be null or a number of pixels, got {self.short_side}")
+        checks.choice("until", self.until, STEPS)
+        checks.whole_number("seed", self.seed, least=None)
+        checks.whole_number("batch_size", self.batch_size, what="the number of images per forward pass")
+        checks.whole_number("images.short_side", self.short_side, most=MOST_PIXELS, or_none=True, what="in pixels")
 
     @property
     def is_searched(self) -> bool:
@@ -95,10 +92,10 @@ def parse_image_run(cfg: DictConfig) -> ImageRun:
         seed=cfg.seed,
         tag=cfg.tag,
         until=cfg.until,
-        dataset=build(cfg.dataset),
-        backbone=build(cfg.backbone),
-        scoring_backbone=None if cfg.scoring_backbone is None else build(cfg.scoring_backbone),
-        scorer=build(cfg.scorer),
+        dataset=build(cfg.dataset, "dataset", Dataset),
+        backbone=build(cfg.backbone, "backbone", Backbone),
+        scoring_backbone=_scoring_backbone(cfg.scoring_backbone),
+        scorer=build(cfg.scorer, "scorer", Scorer, "prunetune.scorers"),
         candidates=parse_candidates(cfg),
         recipe=parse_recipe(cfg.finetune),
         proxy=parse_proxy(cfg.proxy),
@@ -113,6 +110,13 @@ def parse_image_run(cfg: DictConfig) -> ImageRun:
     )
 
 
+def _scoring_backbone(group: DictConfig | None) -> Backbone | None:
+    if group is None:
+        return None
+    with called("backbone", "scoring_backbone"):
+        return build(group, "scoring_backbone", Backbone)
+
+
 def parse_recipe(group: DictConfig) -> Recipe:
     """Return the training recipe that the group `finetune` describes."""
     values = OmegaConf.to_container(group)
@@ -123,8 +127,9 @@ def parse_proxy(group: DictConfig) -> ProxyRecipe:
     """Return the recipe of the proxy network that the group `proxy` describes."""
     values = OmegaConf.to_container(group)
     own = {key: values.pop(key) for key in ("initial", "augment", "record")}
-    training = Recipe(**{**values, "milestones": tuple(values["milestones"])}, views=0, evaluate_every=values["epochs"])
-    return ProxyRecipe(training, **own)
+    values |= {"milestones": tuple(values["milestones"]), "views": 0, "evaluate_every": values["epochs"]}
+    with called("finetune", "proxy"):
+        return ProxyRecipe(Recipe(**values), **own)
 
 
 def parse_search(group: DictConfig) -> Search:
@@ -139,13 +144,17 @@ def parse_candidates(cfg: DictConfig) -> dict[str, Sampler]:
     settings = sampler_settings(cfg.sampler, cfg.scorer.own_sampler)
     is_open = [key for key in OPEN if settings.get(key) == "auto"]
     if not is_open:
-        return {"": build(settings)}
+        return {"": _sampler(settings)}
     [key] = is_open
 
     def make(value: float | str) -> Sampler:
-        return build({**settings, key: value})
+        return _sampler({**settings, key: value})
 
     if key == "end":
         return end_candidates(make)
     candidates = gamma_candidates if key == "gamma" else beta_candidates
     return candidates(make, parse_search(cfg.gamma_search), cfg.ratio)
+
+
+def _sampler(settings: Mapping[str, Any]) -> Sampler:
+    return build(settings, "sampler", Sampler, "prunetune.samplers")

@@ -20,4 +20,4 @@ def check_counts(name: str, expected: Numbers, found: Numbers, fix: str) -> None
         InputError: the numbers differ.
     """
     if found != expected:
-        raise InputError(f"{name} is short or another edition: expected {expected}, found {found}; {fix}")
+        raise InputError(f"{name} is incomplete or another edition: expected {expected}, found {found}; {fix}")

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.images.decode import Images
 
@@ -118,6 +119,13 @@ class Pool:
 
 class Dataset(ABC):
     """A named task: a pool to prune and a test set. Subclasses are frozen dataclasses of a few plain settings."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers of classes and images, and the types of all settings."""
+        for key in ("num_classes", "num_pool", "num_test"):
+            if key in getattr(self, "__dataclass_fields__", {}):
+                checks.whole_number(f"dataset.{key}", getattr(self, key), least=0)
+        checks.fields("dataset", self)
 
     @abstractmethod
     def pool(self, part: str) -> Pool:

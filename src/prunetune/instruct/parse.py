@@ -1,6 +1,5 @@
 """Parse the composed configuration of a text run into its frozen description. No later step sees a configuration."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +7,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError, suggestion
-from prunetune.config.build import build, check_keys
+from prunetune.config.build import build, called, check_keys
 from prunetune.config.identity import sampler_settings
 from prunetune.config.names import Names
 from prunetune.instruct.corpus.corpora import Corpus
@@ -28,6 +28,7 @@ from prunetune.samplers.candidates import Search, gamma_candidates
 from prunetune.scorers.base import Scorer
 
 STEPS = ("score", "prune", "finetune", "evaluate")
+LLMS = (LanguageModel, TinyLanguageModel)
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,22 @@ class TextRun:
             value = getattr(self, key)
             if value not in known:
                 raise InputError(f"{key} must be one of {', '.join(known)}, got {value!r}.{suggestion(value, known)}")
-        if not 0 <= self.held_out < 1:
-            raise InputError(f"held_out is a fraction of the corpus and must be in [0, 1), got {self.held_out}")
-        if self.max_tokens < 1:
-            raise InputError(f"max_tokens is the size of a scoring pass and must be at least 1, got {self.max_tokens}")
+        checks.whole_number("seed", self.seed, least=None)
+        checks.number("held_out", self.held_out, "[0, 1)", what="a fraction of the corpus")
+        checks.whole_number("max_tokens", self.max_tokens, what="the size of a scoring pass")
+        checks.whole_number("trajectory.checkpoints", self.trajectory)
         for sampler in self.candidates.values():
             check_sampler(sampler)
             check_fit(self.scorer, sampler, self.ratio)
         if "trajectory" in self.scorer.reads and not self.sft.epochs:
-            raise InputError(f"text_scorer=s2l records a fine-tuning and sft={self.sft.name} trains nothing")
+            raise InputError(
+                f"text_scorer=s2l records a fine-tuning, but sft={self.sft.name} trains nothing; pass another sft"
+            )
         if self.is_searched and not self.sft.epochs:
-            raise InputError(f"sampler.gamma=auto compares fine-tuned models and sft={self.sft.name} trains none")
+            raise InputError(
+                f"sampler.gamma=auto compares fine-tuned models, but sft={self.sft.name} trains none; "
+                "pass sampler.gamma=<number>"
+            )
 
     @property
     def is_searched(self) -> bool:
@@ -101,9 +107,9 @@ def parse_text_run(cfg: DictConfig) -> TextRun:
         seed=cfg.seed,
         tag=cfg.tag,
         until=cfg.until,
-        corpus=build(cfg.corpus),
-        llm=build(cfg.llm),
-        scoring_llm=None if cfg.scoring_llm is None else build(cfg.scoring_llm),
+        corpus=build(cfg.corpus, "corpus", Corpus),
+        llm=build(cfg.llm, "llm", LLMS),
+        scoring_llm=_scoring_llm(cfg.scoring_llm),
         scorer=_scorer(cfg.text_scorer),
         candidates=_candidates(cfg),
         sft=SftSettings(**_plain(cfg.sft)),
@@ -135,10 +141,15 @@ def check_sampler(sampler: Sampler) -> None:
 
 def _scorer(group: DictConfig) -> Scorer:
     """Build the scorer. Errors of a scorer for images and text say scorer.<key>; here the key is text_scorer.<key>."""
-    try:
-        return build(group)
-    except InputError as error:
-        raise InputError(re.sub(r"\bscorer\.", "text_scorer.", str(error))) from None
+    with called("scorer", "text_scorer"):
+        return build(group, "text_scorer", Scorer, "prunetune.instruct")
+
+
+def _scoring_llm(group: DictConfig | None) -> LanguageModel | TinyLanguageModel | None:
+    if group is None:
+        return None
+    with called("llm", "scoring_llm"):
+        return build(group, "scoring_llm", LLMS)
 
 
 def _candidates(cfg: DictConfig) -> dict[str, Sampler]:
@@ -147,9 +158,13 @@ def _candidates(cfg: DictConfig) -> dict[str, Sampler]:
     if settings.get("end") == "auto":
         raise InputError("text runs do not support sampler.end=auto; pass sampler=topk or sampler=topk_easiest")
     if settings.get("gamma") != "auto":
-        return {"": build(settings)}
+        return {"": _sampler(settings)}
     search = Search(grid=tuple(cfg.gamma_search.grid))
-    return gamma_candidates(lambda gamma: build({**settings, "gamma": gamma}), search, cfg.ratio)
+    return gamma_candidates(lambda gamma: _sampler({**settings, "gamma": gamma}), search, cfg.ratio)
+
+
+def _sampler(settings: Mapping[str, Any]) -> Sampler:
+    return build(settings, "sampler", Sampler, "prunetune.samplers")
 
 
 def _plain(group: DictConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from prunetune.base import checks, hub
 from prunetune.base.errors import InputError, suggestion
 from prunetune.base.seeding import seeded
 from prunetune.networks import micro
@@ -17,7 +18,9 @@ from prunetune.networks.checkpoint import load_into, load_weights, weights_hash
 from prunetune.networks.masking import MODULES
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MOST_PIXELS = 8192
 NUM_LAYERS = 4  # The method `forward_layers` reads this many layers.
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # The names under which timm looks for weights.
 PACKAGED = {"prunetune_micro": micro.WEIGHTS}  # The weights of these networks come with the package.
 
 
@@ -117,14 +120,14 @@ class Backbone:
     published_at: str | None = None
 
     def __post_init__(self) -> None:
-        if self.normalization not in ("checkpoint", "imagenet"):
-            raise InputError(f"backbone.normalization must be checkpoint or imagenet, got {self.normalization!r}")
-        if self.mask_modules not in MODULES:
-            raise InputError(f"backbone.mask_modules must be one of {', '.join(MODULES)}, got {self.mask_modules!r}")
-        for key in ("mean", "std"):
+        checks.choice("backbone.normalization", self.normalization, ("checkpoint", "imagenet"))
+        checks.choice("backbone.mask_modules", self.mask_modules, tuple(MODULES))
+        checks.whole_number("backbone.input_size", self.input_size, most=MOST_PIXELS, or_none=True, what="in pixels")
+        for key, interval in (("mean", "[0, 1]"), ("std", "(0, 1]")):
             value = getattr(self, key)
-            if value is not None and (len(value) != 3 or not all(0 <= float(number) <= 1 for number in value)):
-                raise InputError(f"backbone.{key} must be three numbers in [0, 1], got {value}")
+            if value is not None and not checks.are_numbers(value, interval, count=3):
+                raise InputError(f"backbone.{key} must be three numbers in {interval}, got {value}")
+        checks.fields("backbone", self)
         if not timm.is_model(self.model.split(".")[0]):
             raise InputError(
                 f"timm has no model {self.model!r}.{suggestion(self.model.split('.')[0], timm.list_models())}"
@@ -160,6 +163,18 @@ class Backbone:
         self._try(network)
         return network
 
+    def _check_reachable(self) -> None:
+        """Refuse a download that cannot succeed; the hub's client would retry for a minute before it says so."""
+        source = timm.models.get_pretrained_cfg(self.model)
+        if source is None or not source.hf_hub_id:
+            return
+        names = (source.hf_hub_filename,) if source.hf_hub_filename else HUB_FILES
+        if hub.cached_file(source.hf_hub_id, names) is None and not hub.is_reachable():
+            raise InputError(
+                f"the weights of {self.model} could not be fetched: the model hub does not answer, and they were not "
+                "downloaded before; connect to the internet, or pass backbone.checkpoint=<file>"
+            )
+
     def _check_published(self) -> None:
         """Refuse missing weights that nothing here fetches, and say where they are published."""
         if self.published_at and not (self.checkpoint and Path(self.checkpoint).expanduser().is_file()):
@@ -193,6 +208,8 @@ class Backbone:
             ) from None
 
     def _create(self, download: bool) -> nn.Module:
+        if download:
+            self._check_reachable()
         try:
             with seeded("backbone", self.model):
                 return timm.create_model(self.model, pretrained=download, num_classes=0, **(self.model_args or {}))
@@ -204,5 +221,5 @@ class Backbone:
                 raise InputError(f"timm could not make {self.model}: {error}") from None
             raise InputError(
                 f"the weights of {self.model} could not be fetched ({type(error).__name__}: {str(error)[:200]}); "
-                "with a network they come by themselves, without one pass backbone.checkpoint=<file>"
+                "connect to the internet to download them, or pass backbone.checkpoint=<file>"
             ) from None

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint by name.
 
     Raises:
-        InputError: no such file, an unknown format, a pickle that would run code, or weights that are not finite.
+        InputError: no such file, an unknown format, a pickle that would run code, tensors that are not dense, or
+            weights that are not finite.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -27,10 +29,20 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
             f"backbone.checkpoint: {file} is not a file; pass a .safetensors file or a torch file of weights"
         )
     weights = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
-    broken = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    for name, tensor in weights.items():
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:
+            raise InputError(
+                f"{file}: {name} is a sparse, nested or quantized tensor, or has no content; "
+                "save the checkpoint with dense tensors of real numbers"
+            )
+    # Networks have numbers of 32 bits, in which a larger number of 64 bits would become infinite.
+    broken = [
+        name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.float().isfinite().all()
+    ]
     if broken:
         raise InputError(
-            f"{file}: {len(broken)} tensors hold NaN or infinity, first: {broken[0]}; use another checkpoint"
+            f"{file}: {len(broken)} tensors hold NaN, infinity or numbers beyond 32 bits, first: {broken[0]}; "
+            "use another checkpoint"
         )
     return weights
 
@@ -45,9 +57,12 @@ def load_into(model: nn.Module, weights: Mapping[str, Tensor], head: tuple[str, 
         source: the file, for messages.
 
     Raises:
-        InputError: a tensor is missing, left over or of another shape.
+        InputError: a tensor is missing, left over, or of another shape or kind of number.
     """
+    num_named = len(weights)
     weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    if len(weights) < num_named:
+        raise InputError(f"{source} holds tensors both with and without 'module.' before their name; keep one of each")
     expected = model.state_dict()
     missing = sorted(expected.keys() - weights.keys())
     extra = sorted(name for name in weights.keys() - expected.keys() if not name.startswith(head))
@@ -62,7 +77,17 @@ def load_into(model: nn.Module, weights: Mapping[str, Tensor], head: tuple[str, 
                 f"{source} does not fit the model: {name} should be {list(tensor.shape)}, "
                 f"is {list(weights[name].shape)}; check backbone.model and backbone.model_args"
             )
+        if _kind(weights[name]) != _kind(tensor):
+            raise InputError(
+                f"{source} does not fit the model: {name} should hold {_kind(tensor)} numbers, holds "
+                f"{_kind(weights[name])} ones ({weights[name].dtype}); save the weights as float32"
+            )
     model.load_state_dict({name: weights[name] for name in expected})
+
+
+def _kind(tensor: Tensor) -> str:
+    """Return what numbers a tensor holds. Loading would convert between these kinds without a word."""
+    return "complex" if tensor.is_complex() else "real" if tensor.is_floating_point() else "whole"
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -83,7 +108,10 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 def _read_torch(file: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Torch warns that it checks sparse and quantized tensors. They are refused in any case.
+            warnings.simplefilter("ignore", UserWarning)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
             f"{file} is damaged or holds more than tensors and is refused, since loading it could run code; "
@@ -95,6 +123,9 @@ def _read_torch(file: Path) -> dict[str, Tensor]:
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
-        raise InputError(f"{file} should hold a dictionary of tensors (a state_dict), holds {type(content).__name__}")
+    is_state = isinstance(content, Mapping) and content and all(isinstance(name, str) for name in content)
+    if not is_state or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise InputError(
+            f"{file} should hold a dictionary of tensors by name (a state_dict), holds a {type(content).__name__}"
+        )
     return dict(content)

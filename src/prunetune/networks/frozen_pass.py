@@ -123,7 +123,7 @@ def embed(
     """
     forward = network.forward_collapsed if collapsed else network.forward
     batch_size, device = passes.batch_size, passes.hardware.device
-    shown = batches(image_at, positions, batch_size, pinned=device != "cpu")
+    shown = batches(image_at, positions, batch_size, pinned=device == "cuda")
     parts = _parts(track(shown, description, math.ceil(len(positions) / batch_size)), device)
     features = _Rows(len(positions), network.num_features)
     threads = torch.get_num_threads() if device == "cpu" else 1

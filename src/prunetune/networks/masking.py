@@ -21,6 +21,7 @@ MODULES: dict[str, tuple[type[nn.Module], ...]] = {
     "linear": (nn.Linear,),
     "all": (nn.Conv2d, nn.Linear),
 }
+MOST_LEVELS = 10_000  # Each level is a forward pass over all samples.
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class MaskPath:
         checks.choice("schedule", self.schedule, ("compound", "linear"))
         checks.choice("masking", self.masking, ("l1", "random"))
         checks.choice("modules", self.modules, tuple(MODULES))
-        checks.whole_number("levels", self.levels, what="the number of masked networks")
+        checks.whole_number("levels", self.levels, most=MOST_LEVELS, what="the number of masked networks")
         checks.number("step", self.step, "(0, 1]", what="the fraction masked at each level")
         last = self.levels - (1 if self.include_unmasked else 0)
         if last > 0 and (self.step == 1 or (self.schedule == "linear" and last * self.step >= 1)):

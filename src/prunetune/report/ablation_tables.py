@@ -79,7 +79,7 @@ def ablation_sampler(runs: pd.DataFrame, sources: parts.Sources) -> Table:
 
 
 def ablation_gamma(runs: pd.DataFrame, sources: parts.Sources) -> Table:
-    """Compare gamma chosen on held-out images with fixed values and with the best value on the test set."""
+    """Compare gamma chosen on held-out images with constant values and with the best value on the test set."""
     of_dlc = runs[(runs["scorer"] == "dlc") & (runs["sampler"] == "flexrand")]
     swept = of_dlc[of_dlc["tag"].str.fullmatch(r"g0?\.\d+")]
     plain = of_dlc[of_dlc["method"] == "dlc-flexrand"]
@@ -90,7 +90,7 @@ def ablation_gamma(runs: pd.DataFrame, sources: parts.Sources) -> Table:
         for setting, block in cells.settings(chosen)
     ]
     caption = (
-        "Where FlexRand cuts: gamma chosen on held-out pool images, fixed, and the best feasible one on test. "
+        "Where FlexRand cuts: gamma chosen on held-out pool images, constant, and the best feasible one on test. "
         "In brackets after the oracle: its gamma and out of how many; it needs a sweep of several. "
         "Published: the ResNet-18 sweep, three runs each."
     )

@@ -8,11 +8,11 @@ import csv
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from prunetune.base.errors import InputError, suggestion
 from prunetune.base.store import Key, Store
+from prunetune.base.verification import refuse_damage
 from prunetune.config.build import FOR_PEOPLE, build
 from prunetune.config.identity import REMOVED
 from prunetune.config.names import reads_proxy
@@ -29,6 +30,7 @@ from prunetune.config.parse import parse_proxy
 from prunetune.data.pool import Pool
 from prunetune.networks.masking import MaskPath
 from prunetune.report import collect
+from prunetune.report.output import write_csv
 from prunetune.report.score_analysis import PoolKernel, easiest_and_hardest, easy_and_hard_curves, within_class_spearman
 from prunetune.report.tables import method_name
 from prunetune.signals.label_odds import label_losses
@@ -98,16 +100,32 @@ class StoredOnly:
         """Return where the entry would be."""
         return self.store.place(kind, prefix, key)
 
-    def entry(self, kind: str, prefix: str, key: Key, make: Callable[[Path], dict[str, Any]]) -> Path:
+    def entry(
+        self,
+        kind: str,
+        prefix: str,
+        key: Key,
+        make: Callable[[Path], dict[str, Any]],
+        mapped: Collection[str] = (),
+    ) -> Path:
         """Return the entry's folder.
 
         Raises:
-            InputError: it is not in the store.
+            InputError: it is not in the store, or it is damaged.
         """
         place = self.place(kind, prefix, key)
         if not place.is_dir():
             raise InputError(f"{kind} of {prefix} ({place.name}) are not in the store; run a method that needs them")
+        refuse_damage(place, mapped)
         return place
+
+    def discard(self, entry: Path, fault: str) -> NoReturn:
+        """Refuse a damaged entry, since it cannot be made again here.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"{entry} is damaged ({fault}); run a method that needs it, which makes it again")
 
 
 def analyse(results_dir: Path, dataset: str | None, backbone: str | None, out: Path) -> None:
@@ -127,8 +145,7 @@ def analyse(results_dir: Path, dataset: str | None, backbone: str | None, out: P
         rows = sorted(maker(runs, results_dir), key=lambda row: tuple(map(_sortable, row.values())))
         if rows:
             path = out / f"{name}.csv"
-            out.mkdir(parents=True, exist_ok=True)
-            pd.DataFrame(rows, columns=list(COLUMNS[name])).to_csv(path, index=False, lineterminator="\n")
+            write_csv(path, pd.DataFrame(rows, columns=list(COLUMNS[name])))
             print(f"{path}: {len(rows)} rows")
         else:
             print(f"{name}: nothing to write", file=sys.stderr)
@@ -289,6 +306,8 @@ def read_scores(path: Path) -> ScoreFile:
     Raises:
         InputError: the file is missing or damaged.
     """
+    if path.is_file():
+        refuse_damage(path.parent)
     try:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))

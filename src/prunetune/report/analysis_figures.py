@@ -154,12 +154,12 @@ def _of_random(distances: pd.DataFrame) -> pd.DataFrame:
 
 
 def _subsets(distances: pd.DataFrame) -> dict[str, str]:
-    """Return the methods to draw with their labels. FlexRand with a fixed gamma is drawn only if there is no other."""
+    """Return the methods to draw with their labels. A constant gamma is drawn only if there is no other."""
     there = set(distances["method"])
     names = {method: label for method, label in SUBSETS.items() if method in there}
-    fixed = sorted(method for method in there if method.startswith("dlc-flexrand (g"))
-    if "dlc-flexrand" not in there and fixed:
-        best = min(fixed, key=lambda method: ("0.25)" not in method, method))
+    constant = sorted(method for method in there if method.startswith("dlc-flexrand (g"))
+    if "dlc-flexrand" not in there and constant:
+        best = min(constant, key=lambda method: ("0.25)" not in method, method))
         names = {best: f"DLC, FlexRand ({best.partition(' (')[2]}", **names}
     return names
 

@@ -78,8 +78,8 @@ class Cells:
 def prepared(results: pd.DataFrame) -> pd.DataFrame:
     """Add the columns `method` (the name of the row) and `percent`, and leave out runs that no table of images shows.
 
-    A FlexRand run with the default tag and a fixed gamma has the gamma in its name. The name without a gamma means that
-    gamma was chosen on held-out images.
+    A FlexRand run with the default tag and a constant gamma has the gamma in its name. The name without a gamma means
+    that gamma was chosen on held-out images.
     """
     runs = results[(results["ratio"] < 1) & (results["budgets"] == "proportional")]
     runs = runs[runs["kind"] != TEXT_RUN]

@@ -8,6 +8,8 @@ from typing import Any
 import pandas as pd
 
 from prunetune.base.errors import InputError
+from prunetune.config.identity import sampler_today
+from prunetune.report.output import write_csv
 
 NAMES = ("dataset", "backbone", "scoring_backbone", "finetune", "scorer", "sampler", "tag")
 TEXT = (
@@ -67,7 +69,7 @@ def collect(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
             skipped.append(f"skipped {path}: not a finished run's result ({reason}); remove it and run again")
     frame = _typed(pd.DataFrame(rows, columns=list(COLUMNS))).sort_values([*IDENTITY, "run"], kind="stable")
     repeated = frame.duplicated(list(IDENTITY))
-    skipped += [f"skipped {results_dir / run}: the same run as another folder's" for run in frame["run"][repeated]]
+    skipped += [f"skipped {results_dir / run}: another folder holds the same run" for run in frame["run"][repeated]]
     return frame[~repeated].reset_index(drop=True), skipped
 
 
@@ -97,8 +99,7 @@ def texts(results: pd.DataFrame) -> pd.DataFrame:
 
 def write(results: pd.DataFrame, path: Path) -> None:
     """Write the rows as CSV. Numbers are not rounded, and a missing value is an empty field."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    results.to_csv(path, index=False, lineterminator="\n")
+    write_csv(path, results, "pass --results FOLDER")
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -124,6 +125,7 @@ def _row(result: Any, run: Path) -> dict[str, Any]:
     training = config.get("sft" if is_text else "finetune") or {}
     return {
         **result,
+        "sampler": sampler_today(result["sampler"], config.get("sampler")),
         "budgets": (config.get("sampler") or {}).get("budgets", "proportional"),
         "views": training.get("views"),
         "recipe": _digest(training),

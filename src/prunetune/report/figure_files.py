@@ -57,7 +57,8 @@ def make(names: list[str], inputs: Inputs, out: Path) -> None:
     """Draw and write figures, and print their paths.
 
     Raises:
-        InputError: a name is unknown, a named figure cannot be drawn, or there is nothing to draw from.
+        InputError: a name is unknown, a named figure cannot be drawn, there is nothing to draw from, or the disk is
+            full or not writable.
     """
     for name in names:
         if name not in FIGURES:
@@ -66,14 +67,15 @@ def make(names: list[str], inputs: Inputs, out: Path) -> None:
         drawn, reasons = 0, []
         for suffix, draw in _drawings(name, inputs, reasons):
             try:
-                written = plotting.save(draw(), out, f"{name}-{suffix}")
+                figure = draw()
             except InputError as error:
                 reasons.append(f"{name}-{suffix}: {error}")
-            else:
-                drawn += 1
-                print("\n".join(f"wrote {path}" for path in written))
+                continue
+            written = plotting.save(figure, out, f"{name}-{suffix}")
+            drawn += 1
+            print("\n".join(f"wrote {path}" for path in written))
         if names and not drawn:
-            raise InputError("; ".join(reasons) or f"{name}: nothing to draw")
+            raise InputError("; ".join(reasons) or f"{name}: there are no numbers to draw")
         for reason in reasons:
             print(f"skipped {reason}", file=sys.stderr)
 
@@ -85,7 +87,7 @@ def _drawings(name: str, inputs: Inputs, reasons: list[str]) -> list[Drawing]:
         reasons.append(f"{name}: {error}")
         return []
     if not found:
-        reasons.append(f"{name}: nothing to draw it from")
+        reasons.append(f"{name}: there are no numbers to draw")
     return found
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from prunetune.report.output import write_csv
 from prunetune.report.rounding import bracketed
 from prunetune.report.tables import MISSING, accuracy_text, markdown_rows, signed
 
@@ -73,7 +74,7 @@ def to_markdown(table: Table) -> str:
 
 def to_csv(table: Table, path: Path) -> None:
     """Write `rows`, with up to four decimals."""
-    table.rows.to_csv(path, index=False, lineterminator="\n", float_format=lambda value: f"{round(value, 4) + 0.0:g}")
+    write_csv(path, table.rows, float_format=lambda value: f"{round(value, 4) + 0.0:g}")
 
 
 def section(title: str, note: str, rows: Sequence[Row], more: Sequence[Grid] = ()) -> Section:

@@ -9,8 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from prunetune.base.errors import InputError, suggestion
+from prunetune.base.verification import refuse_damage
 from prunetune.config.build import build
-from prunetune.report import collect, figures, page, tables
+from prunetune.report import collect, figures, output, page, tables
 from prunetune.runs.scores import read_scores
 
 HEADINGS = {"accuracy.png": "Accuracy over the fraction kept", "easy_and_hard.png": "Easy and hard images"}
@@ -50,7 +51,10 @@ def easy_and_hard(results: pd.DataFrame, results_dir: Path) -> Figure:
     run = scored.iloc[0]
     made_with = json.loads((results_dir / run["run"] / "result.json").read_text(encoding="utf-8"))["config"]
     pool = build(made_with["dataset"]).pool("train")
-    scores = read_scores(results_dir / run["scores_path"], pool)
+    path = results_dir / run["scores_path"]
+    if path.is_file():
+        refuse_damage(path.parent)
+    scores = read_scores(path, pool)
     title = f"{run['dataset']}: easy and hard images, by {run['scorer']} with {run['scoring_backbone']}"
     return figures.extremes(pool, scores, title=title)
 
@@ -67,10 +71,9 @@ def _chosen(results: pd.DataFrame, dataset: str | None, results_dir: Path) -> pd
 
 
 def _write(out: Path, table: pd.DataFrame, results: pd.DataFrame, drawn: Mapping[str, Figure]) -> list[Path]:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(tables.to_markdown(table, tables.footer(results)), encoding="utf-8")
+    output.write_text(out / "table.md", tables.to_markdown(table, tables.footer(results)))
     tables.to_csv(table, out / "table.csv")
     for name, figure in drawn.items():
-        figure.savefig(out / name)
+        output.write_figure(out / name, figure)
     page.write(out / "report.html", table, results, {HEADINGS[name]: out / name for name in drawn})
     return [out / name for name in ("table.md", "table.csv", *drawn, "report.html")]

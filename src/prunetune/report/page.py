@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from prunetune.report import tables
+from prunetune.report.output import write_text
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -33,9 +34,8 @@ def write(path: Path, table: pd.DataFrame, results: pd.DataFrame, pictures: Mapp
     parts += [f"<h2>{escape(heading)}</h2>\n{_image(picture, heading)}" for heading, picture in pictures.items()]
     parts += [f'<p class="foot">{escape(tables.footer(results))}</p>', _runs(results)]
     head = f'<meta charset="utf-8"><title>prunetune report</title><style>{STYLE}</style>'
-    path.parent.mkdir(parents=True, exist_ok=True)
     page = f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(parts) + "\n</body></html>\n"
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def _section(block: tables.Block) -> str:

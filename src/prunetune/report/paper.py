@@ -85,7 +85,8 @@ def refuse(results: pd.DataFrame, folder: Path = FOLDER, allow_dirty: bool = Fal
                 found = ", ".join(str(value) for value in sorted(results.loc[other & ~wrong, key].dropna().unique()))
                 lines.append(
                     f"refused {_counted(other & ~wrong)} of {size['dataset']}: {key} is {found or 'unknown'}, "
-                    f"published {size[column]:g}; name a subset by {'corpus' if key in TEXT_SIZES else 'dataset'}.name"
+                    f"published {size[column]:g}; "
+                    f"give a subset another {'corpus' if key in TEXT_SIZES else 'dataset'}.name"
                 )
                 wrong |= other
     dirty = results["commit"].fillna("").str.endswith("-dirty") & ~wrong & (not allow_dirty)

@@ -209,7 +209,7 @@ def gamma_sweep(results: pd.DataFrame, published: pd.DataFrame | None = None) ->
     """Draw accuracy over FlexRand's gamma minus that at gamma 0.5 (stratified random), a line per ratio.
 
     Args:
-        results: the frame of `collect`, one backbone and recipe; fixed gammas have tags g<gamma>.
+        results: the frame of `collect`, one backbone and recipe; constant gammas have tags g<gamma>.
         published: gamma_sweep_resnet18; drawn for the same data set and ratio beside ResNet-18 only.
     """
     runs = Runs.of(results)
@@ -239,7 +239,7 @@ def gamma_sweep(results: pd.DataFrame, published: pd.DataFrame | None = None) ->
         place.set_title(panel.title)
         place.set_ylabel("minus gamma 0.5, points")
     axes[-1, 0].set_xlabel("gamma: easy fraction of FlexRand")
-    parts = [f"DLC with FlexRand at a fixed gamma: {runs.setting}", f"{plotting.seeds(points)}, paired"]
+    parts = [f"DLC with FlexRand at a constant gamma: {runs.setting}", f"{plotting.seeds(points)}, paired"]
     return plotting.finish(figure, [*parts, "on test: the best gamma here would be an oracle"], columns=3)
 
 
@@ -402,15 +402,15 @@ def _rule(shown: Iterable[tuple]) -> str:
     """Return how gamma of the drawn DLC was chosen, for a title."""
     methods = {chosen["dlc"] for _, chosen, *_ in shown if "dlc" in chosen}
     gammas = {re.sub(r".*\((?:gamma |g)(.*)\)", r"\1", method) if "(" in method else "" for method in methods}
-    texts = [f"fixed at {gamma}" if gamma else "chosen on held-out images" for gamma in sorted(gammas)]
+    texts = [f"constant at {gamma}" if gamma else "chosen on held-out images" for gamma in sorted(gammas)]
     return f"DLC: FlexRand, gamma {' or '.join(texts)}" if texts else ""
 
 
 def _flexrand(there: Iterable[str], scorer: str) -> str | None:
-    """Return a scorer's FlexRand row: gamma chosen on validation if there, else a fixed one, 0.25 first."""
+    """Return a scorer's FlexRand row: with gamma chosen on validation if there, else a constant one, 0.25 first."""
     plain = f"{scorer}-flexrand"
-    fixed = [method for method in there if re.fullmatch(rf"{re.escape(plain)} \((?:gamma |g)[\d.]+\)", method)]
-    found = [plain] if plain in there else sorted(fixed, key=lambda method: ("0.25)" not in method, method))
+    constant = [method for method in there if re.fullmatch(rf"{re.escape(plain)} \((?:gamma |g)[\d.]+\)", method)]
+    found = [plain] if plain in there else sorted(constant, key=lambda method: ("0.25)" not in method, method))
     return found[0] if found else None
 
 

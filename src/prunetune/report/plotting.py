@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from prunetune.report.output import write_figure
 from prunetune.report.statistics import Estimate
 
 WIDTH = 3.3  # The width in inches of one column of the paper.
@@ -154,8 +155,7 @@ def listed(ratios: Iterable[float]) -> str:
 @styled
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write `<name>.png` and `<name>.pdf`. Equal numbers give equal bytes. Wide figures have a lower resolution."""
-    folder.mkdir(parents=True, exist_ok=True)
     written = [folder / f"{name}.png", folder / f"{name}.pdf"]
-    figure.savefig(written[0], dpi=STYLE["savefig.dpi"] if figure.get_figwidth() <= WIDTH else PAGE_DPI)
-    figure.savefig(written[1], metadata={"CreationDate": None})
+    write_figure(written[0], figure, dpi=STYLE["savefig.dpi"] if figure.get_figwidth() <= WIDTH else PAGE_DPI)
+    write_figure(written[1], figure, metadata={"CreationDate": None})
     return written

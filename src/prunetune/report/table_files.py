@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from prunetune.base.errors import InputError, suggestion
-from prunetune.report import analysis_figures, cells, collect, latex, layout, paper, paper_tables, table_parts
+from prunetune.report import analysis_figures, cells, collect, latex, layout, output, paper, paper_tables, table_parts
 
 CORRELATIONS = "rank_correlation"  # `prunetune analyse` writes this file into <results>/analysis.
 
@@ -57,10 +57,9 @@ def _correlations(results_dir: Path) -> pd.DataFrame:
 
 
 def _write(table: layout.Table, out: Path, refused: list[str]) -> list[Path]:
-    out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"{table.name}.{kind}" for kind in ("md", "csv", "tex")]
     markdown = layout.to_markdown(table) + "".join(f"\n{line}\n" for line in refused)
-    paths[0].write_text(markdown, encoding="utf-8")
+    output.write_text(paths[0], markdown)
     layout.to_csv(table, paths[1])
-    paths[2].write_text(latex.to_latex(table), encoding="utf-8")
+    output.write_text(paths[2], latex.to_latex(table))
     return paths

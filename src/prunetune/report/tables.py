@@ -10,15 +10,17 @@ import pandas as pd
 
 from prunetune.base.errors import InputError
 from prunetune.report import statistics, verdict
+from prunetune.report.output import write_csv
 from prunetune.report.rounding import one_decimal
 
 SETTING = ["dataset", "backbone", "finetune"]  # A table has one block for each combination of these.
 SAME_DATA = ["num_classes", "num_pool", "num_test", "dataset_fingerprint"]
 MISSING = "X"
+OLDER = "†"  # Marks a row whose runs are older than a change of the method.
 WHOLE_POOL = "whole pool"
 ABOVE_RANDOM = "Percentage points above random, paired by seed:"
 RULES = {
-    "fixed": "fixed beforehand",
+    "fixed": "constant",
     "validation": "chosen on held-out pool images",
     "oracle": "chosen on test (an oracle, not a result)",
 }
@@ -71,14 +73,18 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def method_name(run: dict) -> str:
-    """Return the name of a table row: `scorer-sampler` (or "random"), with tag and scoring backbone if needed."""
+    """Return the name of a table row: `scorer-sampler` (or "random"), with tag and scoring backbone if needed.
+
+    A run that is older than a change of its method, as its column `older` says, is marked.
+    """
     pair = (run["scorer"], run["sampler"])
     name = "random" if pair == ("random", "random") else "-".join(pair)
     if run["ratio"] == 1 and run["sampler"] != "infobatch":
         name = WHOLE_POOL
     elif run["scoring_backbone"] != run["backbone"]:
         name += f" (scored by {run['scoring_backbone']})"
-    return name if run["tag"] == "default" else f"{name} ({run['tag']})"
+    name = name if run["tag"] == "default" else f"{name} ({run['tag']})"
+    return f"{name} {OLDER}" if isinstance(run.get("older"), str) else name
 
 
 def footer(results: pd.DataFrame) -> str:
@@ -158,10 +164,9 @@ def to_csv(table: pd.DataFrame, path: Path) -> None:
 
     They follow from difference, difference_std and num_pairs, and committed tables have these columns only.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     numbers = ["mean", "std", "difference", "difference_std", "worst_class", "score_seconds"]
     rounded = table.assign(**{key: table[key].map(one_decimal, na_action="ignore") for key in numbers})
-    rounded.drop(columns=["low", "high"]).to_csv(path, index=False, lineterminator="\n")
+    write_csv(path, rounded.drop(columns=["low", "high"]))
 
 
 def _check_same_data(results: pd.DataFrame) -> None:

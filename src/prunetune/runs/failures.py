@@ -41,16 +41,15 @@ def noted(folder: Path) -> Iterator[None]:
 
 def note(folder: Path, error: Exception) -> None:
     """Write failed.json, unless the folder holds a result, which then belongs to another run."""
-    if (folder / "result.json").is_file():
-        return
     content = {
         "error": " ".join(f"{type(error).__name__}: {error}".split()),
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         "traceback": traceback.format_exception(error),
     }
     with suppress(OSError):  # The disk may be full. The user then sees the first error, which says so.
-        with new_file(folder / NAME) as partial:
-            write_json(partial, content)
+        if not (folder / "result.json").is_file():
+            with new_file(folder / NAME) as partial:
+                write_json(partial, content)
 
 
 def forget(folder: Path) -> None:

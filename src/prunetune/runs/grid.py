@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 
+from prunetune.base import leftovers
 from prunetune.base.errors import InputError
+from prunetune.base.log_file import SHOWN_ONLY
 from prunetune.config.cells import Cell, GridRun
 from prunetune.config.parse import ImageRun
 from prunetune.runs import failures, image_run, records
@@ -52,9 +54,10 @@ def execute(grid: GridRun) -> None:
         image_run.check(cell.run)
     listing = functools.cache(lambda: image_run.listing_of(grid.cells[0].run))  # All cells share the data set.
     todo = [cell for cell in grid.cells if not records.is_finished(cell.out_dir, cell.run.record, listing)]
-    log.info("%d runs, %d finished before", len(grid.cells), len(grid.cells) - len(todo))
+    log.info("%d runs, %d finished before", len(grid.cells), len(grid.cells) - len(todo), extra=SHOWN_ONLY)
     if not todo:
         return
+    leftovers.sweep(grid.results_dir / "store", [grid.results_dir / "runs", grid.results_dir / "grids"])
     with open_run(grid.wandb, "prunetune", grid.title, grid.record, grid.results_dir / "wandb") as tracker:
         results = run_cells(todo, tracker)
         tracker.log_results(results)
@@ -126,6 +129,8 @@ def run_cells(cells: list[Cell], tracker: Tracker) -> list[dict[str, Any]]:
     for cell in sorted(cells, key=lambda cell: not cell.run.is_searched):
         failures.forget(cell.out_dir)
         with attempts.of([cell]):
+            if cell.run.until != "score":
+                records.claim(cell.out_dir)
             task = tasks.of(cell.run)
             scores = image_run.score(cell.run, task)
             if cell.run.until != "score":
@@ -194,7 +199,7 @@ def _finetunings(
             error = futures[number].exception()
             if error is None:
                 return pickle.loads(futures[number].result())
-            log.info("trained again, alone: %s", error)
+            log.info("a training beside others failed and is repeated alone: %s", error)
             return here(batches[number])
 
         yield [functools.partial(outcome, number) for number in range(len(batches))]

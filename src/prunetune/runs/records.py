@@ -1,7 +1,7 @@
 """Write and read the files of a finished run: result.json and three CSV files.
 
-Each file is written under another name and then renamed, so that it is never incomplete. result.json is written last: a
-run is finished if and only if it is there.
+Each file is written under another name and then renamed, so that it is never incomplete. result.json is written last,
+with hashes of the others: a run is finished if it is there and the others are as they were written.
 """
 
 import csv
@@ -9,8 +9,7 @@ import json
 import logging
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
@@ -19,9 +18,12 @@ from typing import Any
 
 from torch import Tensor
 
+from prunetune.base.disk import ANOTHER_RESULTS_DIR, explained, not_usable
 from prunetune.base.errors import InputError
+from prunetune.base.hashes import file_hash
+from prunetune.base.log_file import SHOWN_ONLY
 from prunetune.base.peak_memory import peak_memory
-from prunetune.base.publish import new_file, write_json
+from prunetune.base.publish import new_file, require_writable, write_json
 from prunetune.config.identity import differences
 from prunetune.data.pool import Pool
 from prunetune.runs import failures
@@ -31,13 +33,21 @@ log = logging.getLogger(__name__)
 # Two runs of the same configuration on the CPU of the same machine differ only in these keys of result.json.
 VOLATILE = frozenset(
     ["decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds"]
-    + ["probes_together", "peak_memory_bytes", "score_peak_memory_bytes", "device", "commit", "versions"]
+    + ["probes_together", "peak_memory_bytes", "score_peak_memory_bytes", "device", "commit", "versions", "file_hashes"]
 )
+HASHES = "file_hashes"  # In result.json, this key maps the names of the run's CSV files to their hashes.
+CSV_FILES = ("subset.csv", "predictions.csv", "history.csv")
 PACKAGES = ("prunetune", "torch", "torchvision", "timm", "numpy", "hydra-core")
 
 
+class DamagedError(InputError):
+    """A result.json that is incomplete, or that a run did not write."""
+
+
 def is_finished(out_dir: Path, record: Mapping[str, Any], listing: Callable[[], str | None]) -> bool:
-    """Return whether the folder holds the result of this configuration.
+    """Return whether the folder holds the result of this configuration, with files that nobody has changed.
+
+    A damaged result, and a file that was deleted or changed since the run, give a warning, and the run is not finished.
 
     Args:
         out_dir: the run's folder.
@@ -45,12 +55,13 @@ def is_finished(out_dir: Path, record: Mapping[str, Any], listing: Callable[[], 
         listing: returns the hash of the data set's present list of samples, None if the data are no longer there.
 
     Raises:
-        InputError: the folder holds the result of another configuration, or the list of samples has changed.
+        InputError: the folder holds the result of another configuration, the list of samples has changed, or
+            result.json may not be read.
     """
     file = out_dir / "result.json"
     try:
         result = read_result(out_dir)
-    except InputError as error:
+    except DamagedError as error:
         log.warning("%s and is made again", error)
         return False
     if result is None:
@@ -62,7 +73,11 @@ def is_finished(out_dir: Path, record: Mapping[str, Any], listing: Callable[[], 
             f"{out_dir} holds a result of other data: files of the data set were added, removed, moved or changed "
             "since; pass tag=<name> to use another folder, or delete that folder"
         )
-    log.info("finished before: %s (the contents of images and weights are not compared)", file)
+    change = changed_file(out_dir, result)
+    if change is not None:
+        log.warning("%s since the run has finished, so the run is done again", change)
+        return False
+    log.info("finished before: %s (the contents of images and weights are not compared)", file, extra=SHOWN_ONLY)
     return True
 
 
@@ -70,20 +85,61 @@ def read_result(out_dir: Path) -> dict[str, Any] | None:
     """Return the result in a run's folder, or None if the run is not finished.
 
     Raises:
-        InputError: result.json is damaged: it is incomplete, or a run did not write it.
+        DamagedError: result.json is incomplete, or a run did not write it.
+        InputError: it may not be read.
     """
     file = out_dir / "result.json"
     try:
         result = json.loads(file.read_text())
-        if not isinstance(result["config"], dict):
-            raise TypeError("no configuration")
+        if not isinstance(result["config"], dict) or not isinstance(result.get(HASHES, {}), dict):
+            raise TypeError("no configuration, or no hashes")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise InputError(f"{file} cannot be read ({error})") from None
+        raise InputError(not_usable(error, ANOTHER_RESULTS_DIR, file)) from error
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{file} is damaged") from None
+        raise DamagedError(f"{file} is damaged") from None
     return result
+
+
+def changed_file(out_dir: Path, result: Mapping[str, Any]) -> str | None:
+    """Return which CSV file of a finished run was deleted or changed, as the start of a sentence, or None.
+
+    A result of an earlier version has no hashes. Of such a run only the absence of a file can be noticed.
+
+    Args:
+        out_dir: the run's folder.
+        result: the contents of the result.json in it.
+
+    Raises:
+        InputError: a file may not be read.
+    """
+    expected = CSV_FILES if result.get("kind") != "text" else ("subset.csv", "history.csv")
+    hashes = {**dict.fromkeys(expected), **(result.get(HASHES) or {})}
+    for name, written in hashes.items():
+        file = out_dir / name
+        if not file.is_file():
+            return f"{file} was deleted"
+        if written is not None and _hash(file) != written:
+            return f"{file} was changed"
+    return None
+
+
+def _hash(file: Path) -> str:
+    try:
+        return file_hash(file)
+    except OSError as error:
+        raise InputError(not_usable(error, ANOTHER_RESULTS_DIR, file)) from error
+
+
+def claim(out_dir: Path) -> None:
+    """Make a run's folder, and refuse one that cannot be written before anything is computed.
+
+    Raises:
+        InputError: the folder may not be written, or the disk is full.
+    """
+    with explained(out_dir):
+        require_writable(out_dir)
 
 
 def check_configuration(out_dir: Path, result: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -106,10 +162,16 @@ def check_configuration(out_dir: Path, result: Mapping[str, Any], now: Mapping[s
         )
 
 
-def write_subset(path: Path, pool: Pool, subset: Tensor, weights: Tensor | None = None) -> None:
-    """Write a subset.csv: position, sample_id, label, weight (17 significant digits), positions ascending."""
+def write_subset(
+    path: Path, pool: Pool, subset: Tensor, weights: Tensor | None = None, fix: str = ANOTHER_RESULTS_DIR
+) -> None:
+    """Write a subset.csv: position, sample_id, label, weight (17 significant digits), positions ascending.
+
+    Raises:
+        InputError: the disk is full or not writable. Its message ends with `fix`.
+    """
     rows = ((*row, f"{weight:.17g}") for *row, weight in subset_rows(pool, subset, weights))
-    write_csv(path, ("position", "sample_id", "label", "weight"), rows)
+    write_csv(path, ("position", "sample_id", "label", "weight"), rows, fix)
 
 
 def subset_rows(pool: Pool, subset: Tensor, weights: Tensor | None = None) -> list[tuple[int, str, int, float]]:
@@ -140,9 +202,11 @@ def write_result(
 
 
 def publish(out_dir: Path, result: dict[str, Any]) -> None:
-    """Write result.json, which marks a run as finished."""
-    with _written(out_dir / "result.json") as partial:
-        write_json(partial, result)
+    """Write result.json, which marks a run as finished, with the hashes of the CSV files that are in the folder."""
+    file = out_dir / "result.json"
+    with explained(file), new_file(file) as partial:
+        hashes = {name: file_hash(out_dir / name) for name in CSV_FILES if (out_dir / name).is_file()}
+        write_json(partial, {**result, HASHES: hashes})
     failures.forget(out_dir)
 
 
@@ -191,24 +255,18 @@ def _version(name: str) -> str:
     return version(name)
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file and rename it into place. None becomes an empty field."""
-    with _written(path) as partial, partial.open("w", newline="") as file:
+def write_csv(
+    path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]], fix: str = ANOTHER_RESULTS_DIR
+) -> None:
+    """Write a CSV file and rename it into place. None becomes an empty field.
+
+    Raises:
+        InputError: the disk is full or not writable. Its message ends with `fix`.
+    """
+    with explained(path, fix), new_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that is renamed to `path` at the end. A full or read-only disk gives an InputError."""
-    try:
-        with new_file(path) as partial:
-            yield partial
-    except OSError as error:
-        raise InputError(
-            f"{path} could not be written ({error}); free some space or pass results_dir=<folder>"
-        ) from error
 
 
 def _git(folder: Path, *words: str) -> str:

@@ -16,7 +16,7 @@ from prunetune.base.devices import exact_float32
 from prunetune.base.errors import InputError
 from prunetune.base.peak_memory import measured
 from prunetune.base.seeding import seeded
-from prunetune.base.store import Store, discard, is_sound, read_meta
+from prunetune.base.store import Store, read_meta
 from prunetune.data.pool import Pool
 from prunetune.samplers.base import Sampler
 from prunetune.scorers.base import Scorer
@@ -192,7 +192,7 @@ def stored_scores(scorer: Scorer, signals: NetworkSignals | ScoreSource, seed: i
     pool = source.signals.pool
     key, prefix = source.key(scorer, seed if scorer.uses_seed else None), f"{pool.name}-{scorer.name}"
     place = source.store.place("scores", prefix, key)
-    found = _read_sound(place, pool)
+    found = _read_sound(source.store, place, pool)
     source.wait()  # All processes must have looked for the scores before one of them writes.
     if found is None:
         own = source.alone(place)
@@ -215,14 +215,14 @@ def _write_new(folder: Path, scorer: Scorer, source: ScoreSource, seed: int) -> 
     return {**source.cost(seconds), "peak_memory_bytes": peak()}
 
 
-def _read_sound(entry: Path, pool: Pool) -> Tensor | None:
-    """Return the scores of a store entry, or None if it has none. A damaged entry is removed with a warning."""
-    if not is_sound(entry):
+def _read_sound(store: Store, entry: Path, pool: Pool) -> Tensor | None:
+    """Return the scores of a store entry, or None if it has none. A damaged entry is discarded with a warning."""
+    if not store.is_sound(entry):
         return None
     try:
         return read_scores(entry / "scores.csv", pool)
     except InputError:
-        discard(entry, "scores.csv cannot be read or belongs to other samples")
+        store.discard(entry, "scores.csv cannot be read or belongs to other samples")
         return None
 
 

@@ -62,7 +62,8 @@ def state(run: PlannedRun) -> CellState:
 
     A run without a result is "failed" if the last attempt left a failed.json in the folder of the run or of its job.
     Otherwise it is "missing": it was not started, is waiting, is running, or was killed. A run whose folder holds the
-    result of another configuration is "failed" too, since it cannot be run before the user has settled that.
+    result of another configuration is "failed" too, since it cannot be run before the user has settled that. A run one
+    of whose files was deleted or changed is "unreadable". It will be done again.
     """
 
     def told(name: str, reason: str = "") -> CellState:
@@ -77,9 +78,10 @@ def state(run: PlannedRun) -> CellState:
         return told(FAILED, f"{failure.error} ({failure.time})") if failure else told(MISSING)
     try:
         records.check_configuration(run.out_dir, result, run.record)
+        change = records.changed_file(run.out_dir, result)
     except InputError as error:
         return told(FAILED, str(error))
-    return told(DONE)
+    return told(DONE) if change is None else told(UNREADABLE, f"{change} since the run has finished")
 
 
 def table(cells: Iterable[CellState]) -> list[str]:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from prunetune.base import leftovers
 from prunetune.config.names import Names
 from prunetune.runs import records
 from prunetune.runs.scores import Scores
@@ -79,10 +80,13 @@ def take(run: Run, listing: Callable[[], str | None], opened: Callable[[], Steps
         out_dir: the run's folder.
 
     Raises:
-        InputError: the folder holds the result of another run, or a step cannot be taken.
+        InputError: the folder holds the result of another run or cannot be written, or a step cannot be taken.
     """
     if records.is_finished(out_dir, run.record, listing):
         return
+    if run.until != "score":
+        records.claim(out_dir)
+    leftovers.sweep(run.results_dir / "store", [run.results_dir / "runs", run.results_dir / "grids"])
     steps = opened()
     scores = steps.score()
     if not scores.is_new:

@@ -7,6 +7,8 @@ import functools
 import logging
 import netrc
 import os
+import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -24,6 +26,7 @@ MODES = ("auto", "online", "offline", "disabled")
 # The variable WANDB_MODE may also have these values. They are mapped to the mode that is used here.
 OTHER_NAMES = {"dryrun": "offline", "run": "online", "shared": "online"}
 SUBSET_COLUMNS = ("position", "sample_id", "label", "weight")
+PLACE = re.compile(r"[/~]|\\\\|[A-Za-z]:[\\/]")  # An absolute path begins like this, on Windows too.
 MOST_ROWS = 10_000  # Longer tables are cut here, since W&B shows no more rows. subset.csv has all of them.
 SETTINGS = {  # W&B must print nothing and send nothing about the machine, the code or the environment.
     "silent": True,
@@ -50,7 +53,8 @@ def _guarded(action: str) -> Callable[[Callable[..., None]], Callable[..., None]
             if self.run is None:
                 return
             try:
-                method(self, *args, **options)
+                with _only_in(self.folder):
+                    method(self, *args, **options)
             except Exception as error:  # The client may raise anything, and no failure of it may stop the run.
                 self._report(action, error)
 
@@ -60,10 +64,13 @@ def _guarded(action: str) -> Callable[[Callable[..., None]], Callable[..., None]
 
 
 class Tracker:
-    """One W&B run, or none. The methods' `prefix` separates the cells of a grid, which share one W&B run."""
+    """One W&B run, or none. The methods' `prefix` separates the cells of a grid, which share one W&B run.
 
-    def __init__(self, run: Any = None) -> None:
-        self.run = run
+    folder: the only folder that the client writes into; None for the client's own choice.
+    """
+
+    def __init__(self, run: Any = None, folder: Path | None = None) -> None:
+        self.run, self.folder = run, folder
         self._has_warned = False
 
     @_guarded("log the curves")
@@ -143,7 +150,7 @@ def open_run(mode: str, project: str, name: str, config: Mapping[str, Any], fold
             WANDB_MODE overrides it.
         project: the W&B project.
         name: the run's name on its page.
-        config: plain values that the page shows beside the curves.
+        config: plain values that the page shows beside the curves. Of an absolute path only the last part is sent.
         folder: the folder for the client's files, usually `<results_dir>/wandb`.
 
     Raises:
@@ -152,39 +159,46 @@ def open_run(mode: str, project: str, name: str, config: Mapping[str, Any], fold
     if mode not in MODES:
         raise InputError(f"wandb must be one of {', '.join(MODES)}, got {mode!r}.{suggestion(mode, MODES)}")
     mode = os.environ.get("WANDB_MODE", "").lower() or mode
-    tracker = Tracker()
-    with _staging_in(folder):
-        if mode != "disabled":
-            _start(tracker, mode, project, name, config, folder)
-        try:
-            yield tracker
-        except BaseException:
-            tracker.finish(exit_code=1)
-            raise
-        tracker.finish()
+    tracker = Tracker(folder=folder)
+    if mode != "disabled":
+        _start(tracker, mode, project, name, without_places(config))
+    try:
+        yield tracker
+    except BaseException:
+        tracker.finish(exit_code=1)
+        raise
+    tracker.finish()
 
 
-def _start(tracker: Tracker, mode: str, project: str, name: str, config: Mapping[str, Any], folder: Path) -> None:
+def _start(tracker: Tracker, mode: str, project: str, name: str, config: Mapping[str, Any]) -> None:
     """Give the tracker a W&B run. If the server cannot be reached or refuses the key, the run is offline."""
     try:
-        import wandb
-
-        wandb.setup(settings=wandb.Settings(silent=True))  # The login prints before the run's settings take effect.
-        folder.mkdir(parents=True, exist_ok=True)
-        known = {key: value for key, value in SETTINGS.items() if key in wandb.Settings.model_fields}
-        options = {"project": project, "name": name, "config": dict(config), "reinit": "create_new"}
-        options["dir"] = str(folder.parent if folder.name == "wandb" else folder)  # The client appends "wandb" itself.
-        options["settings"] = wandb.Settings(**known)
-        mode = resolve_mode(mode, has_key(wandb.setup().settings.base_url))
+        tracker.folder.mkdir(parents=True, exist_ok=True)
+        with _only_in(tracker.folder):
+            mode, options = _options(tracker.folder, mode, {"project": project, "name": name, "config": dict(config)})
     except Exception as error:
         tracker._report("start", error)
         return
     for attempt in ["online", "offline"] if mode == "online" else [mode]:
         try:
-            tracker.run = wandb.init(mode=attempt, **options)
+            import wandb
+
+            with _only_in(tracker.folder):
+                tracker.run = wandb.init(mode=attempt, **options)
             return
         except Exception as error:
             tracker._report(f"start {attempt}", error)
+
+
+def _options(folder: Path, mode: str, described: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the mode that the run begins with, and the arguments of `wandb.init`."""
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(silent=True))  # The login prints before the run's settings take effect.
+    known = {key: value for key, value in SETTINGS.items() if key in wandb.Settings.model_fields}
+    place = str(folder.parent if folder.name == "wandb" else folder)  # The client appends "wandb" itself.
+    mode = resolve_mode(mode, has_key(wandb.setup().settings.base_url))
+    return mode, {**described, "reinit": "create_new", "dir": place, "settings": wandb.Settings(**known)}
 
 
 def resolve_mode(mode: str, with_key: bool) -> str:
@@ -215,23 +229,53 @@ def has_key(server: str) -> bool:
 
 
 @contextmanager
-def _staging_in(folder: Path) -> Iterator[None]:
-    """Let the client put its copies of tables into this folder instead of the home folder.
+def _only_in(folder: Path | None) -> Iterator[None]:
+    """Let the client write into this folder only, and send no reports about itself. None changes nothing.
 
-    A value of WANDB_DATA_DIR that the user has set is kept.
+    The client keeps copies of tables, its own log and temporary files in the home folder and in /tmp, and reports its
+    errors and its usage to its maker, for which it looks up a host even if the run is offline. A variable that the user
+    has set is kept. The changes last for one call of the client: other libraries create sockets in the temporary
+    folder, and the path of a socket must be short.
     """
-    if "WANDB_DATA_DIR" in os.environ:
+    if folder is None:
         yield
         return
-    os.environ["WANDB_DATA_DIR"] = str(folder)
+    folder = folder.absolute()
+    own = {"WANDB_DATA_DIR": folder, "WANDB_CACHE_DIR": folder / "cache", "WANDB_ERROR_REPORTING": "false"}
+    own = {key: str(value) for key, value in own.items() if key not in os.environ}
+    temporary, before = folder / "tmp", tempfile.tempdir
+    temporary.mkdir(parents=True, exist_ok=True)
+    os.environ.update(own)
+    tempfile.tempdir = str(temporary)
     try:
         yield
     finally:
-        os.environ.pop("WANDB_DATA_DIR", None)
+        tempfile.tempdir = before
+        for key in own:
+            os.environ.pop(key, None)
+
+
+def without_places(value: Any) -> Any:
+    """Return plain values with the last part in place of every absolute path, which would name users and machines."""
+    if isinstance(value, Mapping):
+        return {key: without_places(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_places(item) for item in value]
+    if not isinstance(value, str | os.PathLike):
+        return value
+    if PLACE.match(str(value)):
+        return _last_part(str(value))
+    # An entry of a grid's methods is a name with overrides, which may hold paths too.
+    return re.sub(r"(?<==)[/~]\S*", lambda word: _last_part(word[0]), str(value))
+
+
+def _last_part(path: str) -> str:
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 
 def _scalars(result: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in result.items() if value is None or isinstance(value, str | int | float)}
+    scalars = {key: value for key, value in result.items() if value is None or isinstance(value, str | int | float)}
+    return without_places(scalars)
 
 
 def _key(prefix: str, key: str) -> str:

@@ -36,11 +36,11 @@ class ActiveFT(Sampler):
     batch_size: int = 512
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         checks.whole_number("sampler.steps", self.steps)
         checks.whole_number("sampler.batch_size", self.batch_size)
-        checks.number("sampler.learning_rate", self.learning_rate, "(0, inf)")
+        checks.number("sampler.learning_rate", self.learning_rate, "(0, 1000]")
         checks.number("sampler.tau", self.tau, "(0, inf)")
+        super().__post_init__()
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

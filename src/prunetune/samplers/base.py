@@ -50,6 +50,12 @@ class Sampler(ABC):
         checks.choice("sampler.rounding", self.rounding, ROUNDINGS)
         checks.choice("sampler.budgets", self.budgets, BUDGETS)
         checks.whole_number("sampler.min_per_class", self.min_per_class, least=0)
+        checks.fields("sampler", self)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the choice means nothing without labels. Without labels, all samples count as one class."""
+        return self.needs == "probabilities" or self.budgets == "drop"
 
     def select(
         self, scores: Tensor, labels: Tensor, ratio: float, generator: torch.Generator, signals: Signals | None = None
@@ -71,15 +77,55 @@ class Sampler(ABC):
         check_shapes(scores, labels)
         if ratio == 1:
             return torch.arange(len(labels))
-        needed = self._needed(labels, signals)
         budgets = self._class_budgets(labels, ratio, signals)
+        return self._select(
+            scores, labels, budgets, ratio if self.budgets == "proportional" else None, generator, signals
+        )
+
+    def select_budgets(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        budgets: dict[int, int],
+        generator: torch.Generator,
+        signals: Signals | None = None,
+    ) -> Tensor:
+        """Return the positions that are kept, [M] int64, ascending and unique, for numbers that were set outside.
+
+        Args:
+            scores: as for `select`.
+            labels: as for `select`.
+            budgets: how many images each class keeps; a class that is not named keeps none.
+            generator: as for `select`.
+            signals: as for `select`.
+
+        Raises:
+            InputError: scores and labels do not fit, a score is not finite, signals are missing, or the sampler sets
+                its budgets by a rule of its own.
+        """
+        check_shapes(scores, labels)
+        if self.budgets != "proportional":
+            raise InputError(f"sampler.budgets={self.budgets} distributes a fraction, not a number of images; pass one")
+        return self._select(scores, labels, budgets, None, generator, signals)
+
+    def _select(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        budgets: dict[int, int],
+        ratio: float | None,
+        generator: torch.Generator,
+        signals: Signals | None,
+    ) -> Tensor:
+        """Select in each class. ratio: the fraction that is kept; None takes that of each class."""
+        needed = self._needed(labels, signals)
         sampler = self.settled(scores.double(), labels, budgets, needed)
         # Images are marked in place. Small results between large arrays would fragment the heap by gigabytes.
         is_kept = torch.zeros(len(labels), dtype=torch.bool)
         for label, budget in budgets.items():
             members = torch.nonzero(labels == label).flatten()  # [n]. Positions are ascending.
             if 0 < budget < len(members):
-                own = ratio if self.budgets == "proportional" else budget / len(members)
+                own = budget / len(members) if ratio is None else ratio
                 rows = None if needed is None else needed[members]
                 members = members[sampler.select_in_class(scores[members].double(), budget, own, generator, rows)]
             if budget:

@@ -37,15 +37,15 @@ class Beta(Sampler):
     epochs: int = 30
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         checks.number("sampler.power", self.power, "(0, inf)")
         checks.whole_number("sampler.epochs", self.epochs)
+        super().__post_init__()
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
     ) -> Tensor:
         if bool((scores < 0).any()):
-            raise InputError(f"beta weighs by the score, which must be at least 0, got {scores.min():g}; use dual")
+            raise InputError(f"sampler=beta needs scores of at least 0, got {scores.min():g}; pass scorer=dual")
         return draw_weighted(beta_log_weights(scores, needed, 1 - ratio, self.power), budget, generator)
 
 

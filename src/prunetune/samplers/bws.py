@@ -33,16 +33,17 @@ class BWS(Sampler):
     name: ClassVar[str] = "bws"
     reads_hardness: ClassVar[bool] = True
     needs: ClassVar[str] = "features"
+    needs_labels: ClassVar[bool] = True
 
     start: float | None = None
     num_windows: int = 21
     ridge: float = 1.0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         checks.whole_number("sampler.num_windows", self.num_windows, least=2)
         checks.number("sampler.ridge", self.ridge, "(0, inf)")
         checks.number("sampler.start", self.start, "[0, 1]", or_none=True, otherwise=" to choose it")
+        super().__post_init__()
 
     def settled(self, scores: Tensor, labels: Tensor, budgets: dict[int, int], needed: Tensor | None) -> "BWS":
         if self.start is not None or all(budget in (0, int((labels == c).sum())) for c, budget in budgets.items()):

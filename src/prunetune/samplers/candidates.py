@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.samplers.base import Sampler
 
@@ -25,12 +26,13 @@ class Search:
     views: int = 0
 
     def __post_init__(self) -> None:
-        if self.repeats < 1 or not 0 < self.held_out < 1 or self.views < 0:
-            raise InputError("gamma_search needs repeats >= 1, held_out in (0, 1) and views >= 0")
-        if not self.grid or not all(0 < gamma < 1 for gamma in self.grid):
-            raise InputError(f"gamma_search.grid must be gammas in (0, 1), got {list(self.grid)}")
-        if not self.betas or not all(0 <= beta < 1 for beta in self.betas):
-            raise InputError(f"gamma_search.betas must be fractions in [0, 1), got {list(self.betas)}")
+        checks.whole_number("gamma_search.repeats", self.repeats)
+        checks.whole_number("gamma_search.views", self.views, least=0)
+        checks.number("gamma_search.held_out", self.held_out, "(0, 1)")
+        for key, interval, what in (("grid", "(0, 1)", "gammas"), ("betas", "[0, 1)", "fractions")):
+            if not checks.are_numbers(values := getattr(self, key), interval):
+                given = list(values) if isinstance(values, tuple) else values
+                raise InputError(f"gamma_search.{key} must be a list of {what} in {interval}, got {given}")
 
 
 def gammas(grid: Sequence[float], ratio: float) -> list[float]:

@@ -31,9 +31,9 @@ class CCS(Sampler):
     num_strata: int = 50
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         checks.number("sampler.beta", self.beta, "[0, 1)", otherwise=AUTO)
         checks.whole_number("sampler.num_strata", self.num_strata)
+        super().__post_init__()
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

@@ -27,8 +27,8 @@ class DoubleEnd(Sampler):
     beta: float = 0.2
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         checks.number("sampler.beta", self.beta, "[0, 1)", otherwise=AUTO)
+        super().__post_init__()
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

@@ -28,12 +28,12 @@ class DynamicSampler(Sampler):
     reads_scores: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.budgets != "proportional":
             raise InputError(
                 f"{type(self).__name__} draws from the whole pool, not from its classes; "
                 f"sampler.budgets must be proportional, got {self.budgets}"
             )
+        super().__post_init__()
 
     def select(
         self, scores: Tensor, labels: Tensor, ratio: float, generator: torch.Generator, signals: Signals | None = None

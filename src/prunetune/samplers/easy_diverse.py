@@ -32,8 +32,8 @@ class EasyDiverse(Sampler):
     num_clusters: int = 8
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         checks.whole_number("sampler.num_clusters", self.num_clusters)
+        super().__post_init__()
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

@@ -33,9 +33,9 @@ class FlexRand(Sampler):
     on_infeasible: str = "clip_share"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         checks.number("sampler.gamma", self.gamma, "(0, 1)", what="the easy fraction", otherwise=AUTO)
         checks.choice("sampler.on_infeasible", self.on_infeasible, ("clip_share", "clip_gamma", "error"))
+        super().__post_init__()
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
@@ -103,7 +103,6 @@ class FlexRandReleased(Sampler):
     min_per_class: int = 0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         unused = {"budgets": "proportional", "min_per_class": 0, "rounding": "half_even"}
         for key, only in unused.items():
             if getattr(self, key) != only:
@@ -112,6 +111,7 @@ class FlexRandReleased(Sampler):
                     f"got {getattr(self, key)}; pass sampler=flexrand"
                 )
         checks.whole_number("sampler.twentieths", self.twentieths, least=1, most=19, what="gamma * 20")
+        super().__post_init__()
 
     @property
     def gamma(self) -> float:
@@ -130,6 +130,16 @@ class FlexRandReleased(Sampler):
             members = torch.nonzero(labels == label).flatten()
             kept.append(members[self.select_in_class(scores[members].double(), -1, ratio, generator)])
         return torch.cat(kept).sort().values
+
+    def select_budgets(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        budgets: dict[int, int],
+        generator: torch.Generator,
+        signals: Signals | None = None,
+    ) -> Tensor:
+        raise InputError("flexrand_released takes a fraction, not a number of images; pass sampler=flexrand")
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

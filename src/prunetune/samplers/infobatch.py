@@ -32,9 +32,9 @@ class InfoBatch(DynamicSampler):
     whole_end: float = 0.125
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         checks.number("sampler.dropped", self.dropped, "[0, 1)")
         checks.number("sampler.whole_end", self.whole_end, "[0, 1]")
+        super().__post_init__()
 
     def sample_order(self, labels: Tensor, ratio: float, epochs: int) -> ThinnedPasses:
         size = self.images_per_epoch(labels, ratio)

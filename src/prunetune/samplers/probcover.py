@@ -40,10 +40,10 @@ class ProbCover(Sampler):
     num_judged: int = 4096
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         checks.number("sampler.delta", self.delta, "(0, inf)", or_none=True)
         checks.number("sampler.purity", self.purity, "[0, 1)")
         checks.whole_number("sampler.num_judged", self.num_judged)
+        super().__post_init__()
 
     def settled(self, scores: Tensor, labels: Tensor, budgets: dict[int, int], needed: Tensor | None) -> "ProbCover":
         if self.delta is not None:

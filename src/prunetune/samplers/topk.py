@@ -57,8 +57,8 @@ class TopKFlexible(Sampler):
     end: str = "hardest"  # The value is "hardest" or "easiest". A run also allows "auto".
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         checks.choice("sampler.end", self.end, ("hardest", "easiest"), otherwise=AUTO)
+        super().__post_init__()
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

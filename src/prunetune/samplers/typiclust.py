@@ -35,8 +35,8 @@ class TypiClust(Sampler):
     neighbours: int = 20
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         checks.whole_number("sampler.neighbours", self.neighbours)
+        super().__post_init__()
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

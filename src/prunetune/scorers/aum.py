@@ -34,6 +34,7 @@ class AUM(Scorer):
 
     def __post_init__(self) -> None:
         checks.choice("scorer.of", self.of, ("logits", "probabilities"))
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         margin = mean_margin if self.of == "logits" else mean_probability_margin

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.data.pool import Pool
 
 # The variant "fixed" is the correct method. The other variants reproduce published code.
@@ -19,12 +20,12 @@ class Scorer(ABC):
     A scorer asks its signals for what it reads. Most scorers read something that only images have, or only texts. A
     scorer that reads nothing serves both.
 
-    name: the default label. higher_means: "harder", "picked earlier" or "nothing". own_sampler: what
-    `sampler=auto` takes. version: raised when scores change. uses_seed: whether they depend on the seed. reads_proxy:
-    whether every setting of the scorer reads the proxy. reads: which of "network", "sources" and "trajectory" scores of
-    text depend on beside the samples; it decides what the key of stored text scores contains. The key of image scores
-    always contains the network. in_runs: values that a run's configuration has instead of `name` or a default, such as
-    {"fraction": "${ratio}"}.
+    name: the default label. higher_means: "harder", "picked earlier" or "nothing". own_sampler: what `sampler=auto`
+    takes: the selection rule of the publication of the score, if it has one of its own. version: raised when scores
+    change. uses_seed: whether they depend on the seed. reads_proxy: whether every setting of the scorer reads the
+    proxy. reads: which of "network", "sources" and "trajectory" scores of text depend on beside the samples; it
+    decides what the key of stored text scores contains. The key of image scores always contains the network. in_runs:
+    values that a run's configuration has instead of `name` or a default, such as {"fraction": "${ratio}"}.
 
     The defaults of the fields and of these class variables (except higher_means) must be literals, since
     `prunetune.config` reads them from the source of the class.
@@ -38,6 +39,10 @@ class Scorer(ABC):
     in_runs: ClassVar[dict[str, Any]] = {}
     reads: ClassVar[tuple[str, ...]] = ("network",)
 
+    def __post_init__(self) -> None:
+        """Check the types of the settings. A subclass checks its ranges first and then calls this method."""
+        checks.fields("scorer", self)
+
     @property
     def uses_seed(self) -> bool:
         """Whether the scores depend on the seed."""
@@ -47,6 +52,11 @@ class Scorer(ABC):
     def uses_proxy(self) -> bool:
         """Whether the scores depend on how the proxy is trained."""
         return self.reads_proxy or getattr(self, "features", None) == "finetuned"
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the scores mean nothing without labels. Without labels, all samples count as one class."""
+        return self.uses_proxy
 
     @abstractmethod
     def score(self, pool: Pool, signals: Any, generator: torch.Generator) -> Tensor:

@@ -46,6 +46,7 @@ class CAL(Scorer):
         checks.choice("scorer.variant", self.variant, ("fixed", "deepcore"))
         checks.choice("scorer.features", self.features, ("finetuned", "pretrained"))
         checks.whole_number("scorer.neighbours", self.neighbours)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy = signals.proxy()

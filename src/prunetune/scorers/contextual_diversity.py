@@ -39,6 +39,7 @@ class ContextualDiversity(Scorer):
     def __post_init__(self) -> None:
         checks.choice("scorer.variant", self.variant, VARIANTS)
         check_depth(self.depth)
+        super().__post_init__()
 
     @property
     def uses_seed(self) -> bool:

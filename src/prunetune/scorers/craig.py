@@ -57,6 +57,7 @@ class Craig(Scorer):
         checks.whole_number("scorer.batch_size", self.batch_size)
         check_sizes(self.neighbours, self.max_dense)
         check_depth(self.depth)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy, offset = signals.proxy(), OFFSET if self.variant == "deepcore" else 0.0

@@ -53,6 +53,7 @@ class DeepFool(Scorer):
         checks.whole_number("scorer.iterations", self.iterations)
         checks.number("scorer.overshoot", self.overshoot, "[0, inf)")
         checks.whole_number("scorer.candidates", self.candidates, least=2, or_none=True)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         if len(pool.classes) < 2:

@@ -46,10 +46,12 @@ class DLC(Scorer):
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
     own_sampler: ClassVar[str] = "flexrand"
+    needs_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         self._path(self.mask_modules or "all")
         self._kind()
+        super().__post_init__()
 
     @property
     def uses_seed(self) -> bool:

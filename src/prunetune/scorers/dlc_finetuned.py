@@ -46,6 +46,7 @@ class DLCFinetuned(Scorer):
 
     def __post_init__(self) -> None:
         self._path(self.mask_modules or "all")
+        super().__post_init__()
 
     @property
     def uses_seed(self) -> bool:

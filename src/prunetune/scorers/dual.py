@@ -18,7 +18,8 @@ from prunetune.signals.label_odds import label_log_odds
 class DUAL(Scorer):
     """The mean over windows of J epochs of the deviation of the label's probability times its mean distance from 1.
 
-    Source: arXiv 2502.06905, 30 of 200 epochs and J = 10; its own sampler is `beta`.
+    Source: arXiv 2502.06905, 30 of 200 epochs and J = 10. The paper draws with weights that depend on the ratio, as the
+    sampler `beta` does; its results without that draw are those of `topk` (method=dual).
     Direction: larger is harder.
     Cost: one training of the proxy up to `epochs`.
 
@@ -32,11 +33,13 @@ class DUAL(Scorer):
     name: ClassVar[str] = "dual"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
+    own_sampler: ClassVar[str] = "beta"
     reads_proxy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.whole_number("scorer.epochs", self.epochs, least=2)
         checks.whole_number("scorer.window", self.window, least=2)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy = signals.proxy(until=self.epochs, logits_only=True)

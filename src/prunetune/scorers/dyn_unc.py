@@ -35,6 +35,7 @@ class DynUnc(Scorer):
 
     def __post_init__(self) -> None:
         checks.whole_number("scorer.window", self.window, least=2)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         return signals.proxy().statistic(

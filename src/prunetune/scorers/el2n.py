@@ -39,6 +39,7 @@ class EL2N(Scorer):
     def __post_init__(self) -> None:
         checks.whole_number("scorer.epoch", self.epoch, or_none=True)
         checks.whole_number("scorer.repeats", self.repeats)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         total = torch.zeros(len(pool), dtype=torch.float64)

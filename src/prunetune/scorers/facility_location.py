@@ -41,6 +41,7 @@ class FacilityLocation(Scorer):
     def __post_init__(self) -> None:
         check_sizes(self.neighbours, self.max_dense)
         check_depth(self.depth)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         features = signals.features()

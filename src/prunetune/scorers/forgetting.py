@@ -35,6 +35,7 @@ class Forgetting(Scorer):
 
     def __post_init__(self) -> None:
         checks.choice("scorer.variant", self.variant, VARIANTS)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy = signals.proxy()

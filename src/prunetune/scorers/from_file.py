@@ -11,7 +11,7 @@ from torch import Tensor
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
-from prunetune.scorers.score_file import read_score_file
+from prunetune.scorers.score_file import read_score_file, scores_of
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,9 @@ class FromFile(Scorer):
     Direction: larger must mean harder.
     Cost: unknown.
 
-    path: of the file; its stem is the name of the scorer in a run, unless scorer.name is set.
+    path: of the file; its stem is the name of the scorer in a run, unless scorer.name is set. A sample_id of the file
+    is that of a sample, or its row number: the position in the pool as in scores.csv and subset.csv, or, if the
+    sample_ids are numbers themselves, that number. Numbers have a decimal point; a decimal comma is refused.
     """
 
     path: str = ""
@@ -35,6 +37,7 @@ class FromFile(Scorer):
     reads: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.path or not self._file.is_file():
             raise InputError(
                 f"scorer.path must be a csv, jsonl or parquet file with the columns sample_id and score, "
@@ -42,17 +45,7 @@ class FromFile(Scorer):
             )
 
     def score(self, pool: Pool, signals: Any, generator: torch.Generator) -> Tensor:
-        scores = read_score_file(self._file)
-        missing = [sample_id for sample_id in pool.sample_ids if sample_id not in scores]
-        if missing:
-            raise InputError(
-                f"{self.path} has no score for {len(missing)} of {len(pool)} samples, first: {missing[0]}; add them"
-            )
-        values = torch.tensor([scores[sample_id] for sample_id in pool.sample_ids], dtype=torch.float64)
-        if not values.isfinite().all():
-            bad = int((~values.isfinite()).sum())
-            raise InputError(f"{self.path} has {bad} scores that are not finite; repair them")
-        return values
+        return torch.tensor(scores_of(self._file, pool.sample_ids), dtype=torch.float64)
 
     @property
     def suffix(self) -> str:
@@ -60,7 +53,13 @@ class FromFile(Scorer):
         return self._file.suffix
 
     def key(self) -> dict[str, Any]:
-        """Return a key with the content of the file instead of its path."""
+        """Return a key with the content of the file instead of its path.
+
+        Raises:
+            InputError: the file is wrong. It is read here too, since the store may hold scores that an earlier version
+                of this package has misread from the same file.
+        """
+        read_score_file(self._file)
         content = hashlib.sha256(self._file.read_bytes()).hexdigest()
         return {"scorer": "FromFile", "version": self.version, "content": content}
 

@@ -63,6 +63,7 @@ class Glister(Scorer):
         checks.number("scorer.growth", self.growth, "[0, inf)")
         checks.whole_number("scorer.batch_size", self.batch_size)
         check_depth(self.depth)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy = signals.proxy()

@@ -70,6 +70,7 @@ class GradMatch(Scorer):
         checks.number("scorer.growth", self.growth, "[0, inf)")
         checks.whole_number("scorer.batch_size", self.batch_size)
         check_depth(self.depth)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy = signals.proxy()
@@ -151,7 +152,7 @@ def pursue(
     """
     if count > MOST_PICKS:
         raise InputError(
-            f"gradmatch picks at most {MOST_PICKS} images of a class, asked for {count}; lower scorer.depth"
+            f"gradmatch picks at most {MOST_PICKS} images of a class, but {count} are needed; lower scorer.depth"
         )
     is_small = count * len(gradients) <= COLUMNS and len(gradients) <= LONGEST_COLUMN
     picks = (_Columns if is_small else _Factors)(gradients, target, count)

@@ -60,6 +60,7 @@ class Grand(Scorer):
         checks.whole_number("scorer.batch_size", self.batch_size)
         if self.variant == "deepcore" and self.parameters == "all":
             raise InputError("variant deepcore reads the last layer only; pass scorer.parameters=last")
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         total = torch.zeros(len(pool), dtype=torch.float64)

@@ -44,6 +44,7 @@ class Herding(Scorer):
         checks.choice("scorer.variant", self.variant, VARIANTS)
         checks.choice("scorer.features", self.features, SOURCES)
         check_depth(self.depth)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         read = collapsed_features if self.variant == "released" else read_features

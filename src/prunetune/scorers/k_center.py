@@ -48,6 +48,7 @@ class KCenter(Scorer):
         checks.choice("scorer.variant", self.variant, VARIANTS)
         checks.choice("scorer.features", self.features, SOURCES)
         check_depth(self.depth)
+        super().__post_init__()
 
     @property
     def uses_seed(self) -> bool:

@@ -23,8 +23,8 @@ class LCKnn(Scorer):
     Source: arXiv 2402.05356v1, whose score is the share itself, high = easy. It does not say which layers, how they
     are pooled, whether an image is its own neighbour, or how many neighbours (chosen on validation): here the last
     four stages of a convolutional network or blocks 1/4 to 4/4 of a transformer, map average or class token, without
-    the image itself, 20 neighbours in the whole pool, distances of at least 1e-6. Its own sampler in v1 is
-    `easy_diverse`.
+    the image itself, 20 neighbours in the whole pool, distances of at least 1e-6. v1 keeps the
+    easiest images of every cluster, as the sampler `easy_diverse` does.
     Direction: larger is harder.
     Cost: one forward pass over the pool and the neighbour search in each layer, exact up to 100,000 images.
 
@@ -36,10 +36,12 @@ class LCKnn(Scorer):
     name: ClassVar[str] = "lc_knn"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
-    own_sampler: ClassVar[str] = "flexrand"
+    own_sampler: ClassVar[str] = "easy_diverse"
+    needs_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.whole_number("scorer.neighbours", self.neighbours)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         total, num_layers = torch.zeros(len(pool), dtype=torch.float64), 0

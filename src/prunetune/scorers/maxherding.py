@@ -44,6 +44,7 @@ class MaxHerding(Scorer):
         checks.number("scorer.bandwidth", self.bandwidth, "(0, inf)")
         check_sizes(self.neighbours, self.max_dense)
         check_depth(self.depth)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         features, kernel = signals.features(), gaussian(self.bandwidth)

@@ -20,8 +20,8 @@ ROWS = 16384  # Distances of at most this many images are computed at once, in f
 class Moderate(Scorer):
     """Euclidean distance from an image's feature to the median feature of its class.
 
-    Source: Xia et al. 2023, "Moderate Coreset" (ICLR). It keeps images in the middle of this ranking, as the `window`
-    sampler does; with `topk` far images are kept first.
+    Source: Xia et al. 2023, "Moderate Coreset" (ICLR). It keeps images in the middle of this ranking, as the sampler
+    `window` does; `topk` would keep the farthest images.
     Differs: the original ranks the whole pool at once; samplers here rank each class.
     Direction: larger is harder, that is farther from the median.
     Cost: the features. No training.
@@ -30,6 +30,7 @@ class Moderate(Scorer):
     name: ClassVar[str] = "moderate"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
+    own_sampler: ClassVar[str] = "window"
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         return distances_to_class_median(signals.features(), pool.labels)

@@ -41,6 +41,7 @@ class SSP(Scorer):
         checks.whole_number("scorer.num_fitted", self.num_fitted, least=2)
         if self.supervised and self.num_centres is not None:
             raise InputError("scorer.supervised takes one prototype per class; drop scorer.num_centres")
+        super().__post_init__()
 
     @property
     def uses_seed(self) -> bool:

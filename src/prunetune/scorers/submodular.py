@@ -57,6 +57,7 @@ class Submodular(Scorer):
         checks.choice("scorer.greedy", self.greedy, ("naive", "lazy"))
         check_sizes(self.neighbours, self.max_dense)
         check_depth(self.depth)
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy = signals.proxy()

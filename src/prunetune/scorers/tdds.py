@@ -47,6 +47,7 @@ class TDDS(Scorer):
         checks.whole_number("scorer.epochs", self.epochs, least=LEAST, or_none=True)
         checks.whole_number("scorer.window", self.window, least=LEAST)
         checks.number("scorer.decay", self.decay, "[0, 1]")
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy = signals.proxy(until=self.epochs, logits_only=True)

@@ -50,10 +50,15 @@ class LeastConfidence(Scorer):
 
     def __post_init__(self) -> None:
         check_variant(self.variant, self.balanced)
+        super().__post_init__()
+
+    def values(self, logits: Tensor) -> Tensor:
+        """Return the scores [B] of logits [B, C]; each image is treated by itself."""
+        confidences = {"deepcore": largest_logit, "released": largest_probability}
+        return _signed(self, logits, least_confidence, confidences)
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
-        confidences = {"deepcore": largest_logit, "released": largest_probability}
-        return _score(self, pool, signals, least_confidence, confidences)
+        return _at_last_epoch(self, pool, signals)
 
 
 @dataclass(frozen=True)
@@ -79,10 +84,15 @@ class Entropy(Scorer):
 
     def __post_init__(self) -> None:
         check_variant(self.variant, self.balanced)
+        super().__post_init__()
+
+    def values(self, logits: Tensor) -> Tensor:
+        """Return the scores [B] of logits [B, C]; each image is treated by itself."""
+        confidences = {key: lambda logits, added=added: negative_entropy(logits, added) for key, added in ADDED.items()}
+        return _signed(self, logits, entropy, confidences)
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
-        confidences = {key: lambda logits, added=added: negative_entropy(logits, added) for key, added in ADDED.items()}
-        return _score(self, pool, signals, entropy, confidences)
+        return _at_last_epoch(self, pool, signals)
 
 
 @dataclass(frozen=True)
@@ -108,10 +118,15 @@ class Margin(Scorer):
 
     def __post_init__(self) -> None:
         check_variant(self.variant, self.balanced)
+        super().__post_init__()
+
+    def values(self, logits: Tensor) -> Tensor:
+        """Return the scores [B] of logits [B, C]; each image is treated by itself."""
+        single = {key: lambda logits: probability_margin(logits.softmax(dim=1)) for key in ("deepcore", "released")}
+        return _signed(self, logits, lambda z: -probability_margin(z.double().softmax(dim=1)), single)
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
-        single = {key: lambda logits: probability_margin(logits.softmax(dim=1)) for key in ("deepcore", "released")}
-        return _score(self, pool, signals, lambda z: -probability_margin(z.double().softmax(dim=1)), single)
+        return _at_last_epoch(self, pool, signals)
 
 
 def least_confidence(logits: Tensor) -> Tensor:
@@ -144,15 +159,19 @@ def check_variant(variant: str, balanced: bool) -> None:
         raise InputError(f"scorer.balanced=false goes with scorer.variant=deepcore only, got variant={variant}")
 
 
-def _score(
+def _at_last_epoch(scorer: LeastConfidence | Entropy | Margin, pool: Pool, signals: Signals) -> Tensor:
+    """Return the scores [N] float64 of the logits after the proxy's last epoch."""
+    proxy = signals.proxy()
+    return snapshot_statistic(proxy, lambda logits, _: scorer.values(logits), pool.labels, proxy.num_epochs)
+
+
+def _signed(
     scorer: LeastConfidence | Entropy | Margin,
-    pool: Pool,
-    signals: Signals,
+    logits: Tensor,
     uncertainty: Callable[[Tensor], Tensor],
     confidences: dict[str, Callable[[Tensor], Tensor]],
 ) -> Tensor:
-    """Return [N] float64: the uncertainty, or for a variant the confidence, signed so that kept images score high."""
-    proxy = signals.proxy()
-    function = uncertainty if scorer.variant == "fixed" else confidences[scorer.variant]
-    values = snapshot_statistic(proxy, lambda logits, _: function(logits), pool.labels, proxy.num_epochs)
-    return values if scorer.variant == "fixed" else with_kept_end_high(values, scorer.variant, scorer.balanced)
+    """Return [B]: the uncertainty, or for a variant the confidence, signed so that kept images score high."""
+    if scorer.variant == "fixed":
+        return uncertainty(logits)
+    return with_kept_end_high(confidences[scorer.variant](logits), scorer.variant, scorer.balanced)

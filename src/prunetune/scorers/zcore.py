@@ -54,6 +54,7 @@ class ZCore(Scorer):
     def __post_init__(self) -> None:
         for key in ("repeats", "neighbours", "exponent"):
             checks.whole_number(f"scorer.{key}", getattr(self, key))
+        super().__post_init__()
 
     @property
     def uses_seed(self) -> bool:

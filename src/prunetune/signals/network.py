@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunetune.base.devices import Hardware
+from prunetune.base.devices import Hardware, training_device
 from prunetune.base.errors import InputError
 from prunetune.base.progress import track
 from prunetune.base.store import Store, read_meta, write_stack
+from prunetune.base.stored_array import StoredArray
 from prunetune.data.images import transforms
-from prunetune.data.images.decode import ImageArrays
 from prunetune.data.images.decoded import Decoded, Decoding, ShownImages, decode_pool, decoded_key
 from prunetune.data.images.evaluation_views import EvaluationViews
 from prunetune.data.pool import Pool
@@ -24,7 +24,16 @@ from prunetune.networks.backbone import Network
 from prunetune.networks.frozen_pass import CPU_PIXELS, ImageAt, Passes, batches, embed, in_parts, training
 from prunetune.networks.masking import MaskPath, masked_networks
 from prunetune.signals.contract import PLAIN, FeatureKind, Signals
-from prunetune.signals.proxy import FULL_PROXY, ProbeProxy, Proxy, ProxyRecipe, ProxyTraining, moments, open_recorded
+from prunetune.signals.proxy import (
+    FULL_PROXY,
+    MAPPED,
+    ProbeProxy,
+    Proxy,
+    ProxyRecipe,
+    ProxyTraining,
+    moments,
+    open_recorded,
+)
 from prunetune.signals.proxy_training import open_probe, write_full, write_probe
 
 PART = 128  # One entry of the store holds the values of this many images.
@@ -60,7 +69,12 @@ class Embedding:
     @property
     def training_hardware(self) -> Hardware:
         """Where proxies are trained."""
-        return Hardware(self.device, self.training_precision)
+        return Hardware(self.training_device, self.training_precision)
+
+    @property
+    def training_device(self) -> str:
+        """The device on which proxies are trained."""
+        return training_device(self.device)
 
     def decoded(self, pool: Pool, wait: bool = True) -> Decoded:
         """Return the pool's decoded images.
@@ -71,7 +85,7 @@ class Embedding:
         mark = pool.fingerprint
         if mark in self._decoded:
             return self._decoded[mark][0]
-        if not wait and self.does_overlap and not isinstance(pool.images, ImageArrays):
+        if not wait and self.does_overlap and not pool.images.is_decoded:
             if mark not in self._decoding:
                 self._decoding[mark] = Decoding(pool, self.store, self.short_side)
             return self._decoding[mark]
@@ -141,7 +155,7 @@ class NetworkSignals(Signals):
 
     @property
     def device(self) -> str:
-        return self.embedding.device
+        return self.embedding.training_device
 
     @property
     def network(self) -> Network:
@@ -173,12 +187,16 @@ class NetworkSignals(Signals):
         embedding, key = self.embedding, self._masked_key(path, seed, kind)
         if self._keeps_masked or embedding.store.place("masked", self.pool.name, key).is_dir():
             start = time.perf_counter()
-            entry = embedding.store.entry(
-                "masked", self.pool.name, key, lambda folder: self._write_masked(folder, path, seed, kind)
-            )
-            self._charge(f"masked {key}", read_meta(entry)["seconds"], time.perf_counter() - start)
-            levels = np.load(entry / "masked.npy", mmap_mode="r")  # [T, N, D]
-            return (torch.from_numpy(np.array(level)) for level in levels)
+
+            def entry() -> Path:
+                def make(folder: Path) -> dict[str, Any]:
+                    return self._write_masked(folder, path, seed, kind)
+
+                return embedding.store.entry("masked", self.pool.name, key, make, ["masked.npy"])
+
+            self._charge(f"masked {key}", read_meta(entry())["seconds"], time.perf_counter() - start)
+            levels = StoredArray(embedding.store, entry, "masked.npy")  # [T, N, D]
+            return (torch.from_numpy(levels[level]) for level in range(len(levels)))
         return self._stream(path, seed, kind, f"masked {key}")
 
     def proxy(self, repeat: int = 0, until: int | None = None, logits_only: bool = False) -> Proxy:
@@ -190,12 +208,17 @@ class NetworkSignals(Signals):
         features = self.features() if is_probe else None
         self.embedding.decoded(self.pool)
         start = time.perf_counter()
-        entry = self._proxy_entry(repeat, until, features, logits_only)
-        seconds = read_meta(entry)["seconds_by_epoch"][until - 1]
+
+        def entry() -> Path:
+            return self._proxy_entry(repeat, until, features, logits_only)
+
+        folder = entry()
+        seconds = read_meta(folder)["seconds_by_epoch"][until - 1]
         charge = f"proxy {repeat} {recipe}"
         self._charge(charge, max(seconds, self.charges.get(charge, 0.0)), time.perf_counter() - start)
-        network = self.embedding.network
-        return open_probe(entry, until, features, network) if is_probe else open_recorded(entry, until, network)
+        if is_probe:
+            return open_probe(folder, until, features, self.network)
+        return open_recorded(self.embedding.store, entry, until, self.network)
 
     def images(self, positions: Tensor | None = None) -> Iterator[Tensor]:
         embedding = self.embedding
@@ -235,11 +258,11 @@ class NetworkSignals(Signals):
         def make(folder: Path) -> dict[str, Any]:
             pool, training = self.pool, ProxyTraining(self._proxy_recipe, repeat, until)
             if features is not None:
-                return write_probe(folder, features, pool.labels, len(pool.classes), training, embedding.device)
+                return write_probe(folder, features, pool.labels, len(pool.classes), training, self.device)
             whole, views = ShownImages.whole(pool, embedding.decoded(pool)), embedding.evaluation(pool)
             return write_full(folder, embedding.network, whole, views, training, embedding.training_hardware)
 
-        return store.entry("proxies", self.pool.name, self._proxy_key(repeat, until), make)
+        return store.entry("proxies", self.pool.name, self._proxy_key(repeat, until), make, MAPPED)
 
     def _proxy_key(self, repeat: int, until: int) -> dict[str, Any]:
         key = self.embedding.key(self.pool)
@@ -310,12 +333,16 @@ class NetworkSignals(Signals):
         embedding = self.embedding
         embedding.decoded(self.pool)
         start = time.perf_counter()
-        entry = embedding.store.entry("layers", self.pool.name, embedding.key(self.pool), self._write_layers)
-        meta = read_meta(entry)
+
+        def entry() -> Path:
+            key, name = embedding.key(self.pool), self.pool.name
+            return embedding.store.entry("layers", name, key, self._write_layers, ["layers.npy"])
+
+        meta = read_meta(entry())
         self._charge("layers", meta["seconds"], time.perf_counter() - start)
         ends = np.cumsum(meta["widths"]).tolist()
-        rows = np.load(entry / "layers.npy", mmap_mode="r")  # [N, sum D_l]
-        return (torch.from_numpy(np.array(rows[:, a:b])) for a, b in zip([0, *ends], ends, strict=False))
+        rows = StoredArray(embedding.store, entry, "layers.npy")  # [N, sum D_l]
+        return (torch.from_numpy(rows[:, a:b]) for a, b in zip([0, *ends], ends, strict=False))
 
     def masked_features_of(
         self, network: Network, path: MaskPath, seed: int = 0, positions: Tensor | None = None

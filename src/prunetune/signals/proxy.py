@@ -18,10 +18,13 @@ from torch import Tensor, nn
 
 from prunetune.base import checks
 from prunetune.base.errors import InputError
+from prunetune.base.store import Store
+from prunetune.base.stored_array import StoredArray
 from prunetune.networks.backbone import Network
 from prunetune.training.recipe import Recipe
 
 EARLY_EPOCH = 5  # Of 50 epochs, grand, grand_last and el2n read this one (docs/method_notes.md, Baselines).
+MAPPED = ("logits_*.npy", "features_*.npy")  # `open_recorded` maps these files of the store.
 NUMBERS_AT_ONCE = 2**23  # A chunk of logits [E, B, C] has at most this many numbers, which take 32 MiB.
 # The function maps logits [E, B, C] float32 and labels [B] int64 to values [B].
 Statistic = Callable[[Tensor, Tensor], Tensor]
@@ -45,6 +48,7 @@ class ProxyRecipe:
     def __post_init__(self) -> None:
         checks.choice("proxy.initial", self.initial, ("pretrained", "random"))
         checks.choice("proxy.record", self.record, ("epoch_end", "online"))
+        checks.fields("proxy", self)
         if self.training.trained == "head" and (self.initial, self.augment, self.record) != PROBE_HAS:
             raise InputError(
                 "a linear-probe proxy reads stored features: proxy.initial, augment and record must be "
@@ -144,7 +148,9 @@ class Proxy(ABC):
     def check_epoch(self, epoch: int) -> None:
         """Refuse an epoch that was not trained."""
         if not 1 <= epoch <= self.num_epochs:
-            raise InputError(f"the proxy has epochs 1 to {self.num_epochs}, asked for {epoch}; lower scorer.epoch")
+            raise InputError(
+                f"the proxy has epochs 1 to {self.num_epochs}, but epoch {epoch} is needed; lower scorer.epoch"
+            )
 
     def take(self, positions: Tensor) -> "Proxy":
         """Return the same proxy, restricted to some images [n] int64 of its pool."""
@@ -208,7 +214,7 @@ class ProbeProxy(Proxy):
 class RecordedProxy(Proxy):
     """A proxy whose epochs were recorded.
 
-    recorded: E logits [N, C], tensors or memory-mapped arrays. kept: features [N, D] by epoch. heads: (weight [C, D],
+    recorded: E logits [N, C], tensors or stored arrays. kept: features [N, D] by epoch. heads: (weight [C, D],
     bias [C]) by epoch. load_model: gives the network after an epoch.
     """
 
@@ -240,16 +246,18 @@ class RecordedProxy(Proxy):
         self.check_epoch(epoch)
         if epoch not in kept:
             have = ", ".join(map(str, sorted(kept))) or "none"
-            raise InputError(f"the proxy kept {what} of epochs {have}, asked for epoch {epoch}; change scorer.epoch")
+            raise InputError(
+                f"the proxy kept {what} of epochs {have}, but epoch {epoch} is needed; change scorer.epoch"
+            )
         return kept[epoch]
 
 
 def _rows(values: Any, positions: Tensor | None) -> Tensor:
-    """Return rows of a tensor or memory-mapped array as float32."""
+    """Return rows of a tensor or stored array as float32."""
     if isinstance(values, Tensor):
         return (values if positions is None else values[positions]).float()
-    rows = values if positions is None else values[positions.numpy()]
-    return torch.from_numpy(np.array(rows, dtype=np.float32))
+    rows = values[:] if positions is None else values[positions.numpy()]
+    return torch.from_numpy(rows.astype(np.float32, copy=False))
 
 
 def with_head(network: Network, weight: Tensor, bias: Tensor) -> nn.Sequential:
@@ -287,14 +295,22 @@ class Recorder:
         return {"seconds": self.seconds[-1], "seconds_by_epoch": self.seconds}
 
 
-def open_recorded(folder: Path, num_epochs: int, network: Network) -> RecordedProxy:
-    """Return the first epochs of what a `Recorder` wrote; network: one of the same kind, whatever its weights."""
-    recorded = [np.load(folder / f"logits_{epoch}.npy", mmap_mode="r") for epoch in range(1, num_epochs + 1)]
+def open_recorded(store: Store, entry: Callable[[], Path], num_epochs: int, network: Network) -> RecordedProxy:
+    """Return the first epochs of what a `Recorder` wrote.
+
+    Args:
+        store: the store that the recording is in.
+        entry: returns the folder of the recording, which is made again if it is damaged.
+        num_epochs: E, at most the number of recorded epochs.
+        network: one of the same kind, whatever its weights.
+    """
+    folder = entry()
+    recorded = [StoredArray(store, entry, f"logits_{epoch}.npy") for epoch in range(1, num_epochs + 1)]
     epochs = [epoch for epoch in moments(num_epochs) if (folder / f"features_{epoch}.npy").is_file()]
-    kept = {epoch: np.load(folder / f"features_{epoch}.npy", mmap_mode="r") for epoch in epochs}
+    kept = {epoch: StoredArray(store, entry, f"features_{epoch}.npy") for epoch in epochs}
 
     def weights_of(epoch: int) -> dict[str, Tensor]:
-        return load_file(folder / f"model_{epoch}.safetensors")
+        return load_file(entry() / f"model_{epoch}.safetensors")
 
     def load_model(epoch: int) -> nn.Module:
         weights = weights_of(epoch)

@@ -48,7 +48,9 @@ class TensorSignals(Signals):
 
     def features(self, kind: FeatureKind = PLAIN) -> Tensor:
         if kind != PLAIN:
-            raise InputError(f"features given as tensors serve the default scorer only, not {kind}")
+            raise InputError(
+                f"the scorer reads {kind}, which tensors cannot give; pass a folder or a data set instead of tensors"
+            )
         return self._features
 
     def masked_features(self, path: MaskPath, seed: int = 0, kind: FeatureKind = PLAIN) -> Iterator[Tensor]:

@@ -176,7 +176,7 @@ class MicroBatch:
                 "(with tag=<name>), pass precision=bf16, or use a device with more memory"
             )
         self.size = math.ceil(self.size / 2)
-        log.info("out of memory: going on with parts of %d images, which gives the same gradient", self.size)
+        log.info("out of memory: continuing with parts of %d images, which gives the same gradient", self.size)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
+
+# A momentum of 1 never forgets a gradient, and a decay above 1 would raise the learning rate.
+INTERVALS = {"learning_rate": "(0, 1000]", "momentum": "[0, 1)", "weight_decay": "[0, 1000]", "decay": "(0, 1]"}
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,14 @@ class Recipe:
     evaluate_every: int = 1
 
     def __post_init__(self) -> None:
-        if self.trained not in ("head", "all"):
-            raise InputError(f"finetune.trained must be head or all, got {self.trained!r}")
+        checks.choice("finetune.trained", self.trained, ("head", "all"))
         for key, least in {"epochs": 1, "batch_size": 1, "views": 0, "evaluate_every": 1}.items():
-            if getattr(self, key) < least:
-                raise InputError(f"finetune.{key} must be at least {least}, got {getattr(self, key)}")
-        if not (self.learning_rate > 0 and self.momentum >= 0 and self.weight_decay >= 0):
-            # This form of the condition also refuses NaN.
-            raise InputError("finetune.learning_rate must be above 0, momentum and weight_decay at least 0")
+            checks.whole_number(f"finetune.{key}", getattr(self, key), least)
+        for key, interval in INTERVALS.items():
+            checks.number(f"finetune.{key}", getattr(self, key), interval)
+        checks.fields("finetune", self)
+        for milestone in self.milestones:
+            checks.whole_number("each of finetune.milestones", milestone)
         if self.nesterov and self.momentum == 0:
             raise InputError("finetune.nesterov needs a momentum above 0; pass finetune.nesterov=false")
 

@@ -5,10 +5,11 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -35,8 +36,28 @@ class UnreadableImage(InputError):
         self.reason = reason
 
 
+class UnreadableImages(InputError):
+    """Images of one sequence that cannot be decoded.
+
+    failures: maps the position of each of them to its place and the reason.
+    """
+
+    def __init__(self, failures: Mapping[int, UnreadableImage], total: int) -> None:
+        first = failures[min(failures)]
+        super().__init__(
+            f"{len(failures)} of {total} images cannot be read, first: {first.place} ({first.reason}); "
+            "repair or remove them"
+        )
+        self.failures = dict(failures)
+
+
 class Images(ABC):
-    """A sequence of N images that can be decoded and identified one by one."""
+    """A sequence of N images that can be decoded and identified one by one.
+
+    is_decoded: whether the pixels are at hand, so that they need not be decoded into the store.
+    """
+
+    is_decoded: ClassVar[bool] = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -70,7 +91,7 @@ class ImageFiles(Images):
         try:
             return hashlib.sha256(self.paths[position].read_bytes()).hexdigest()
         except OSError as error:
-            raise UnreadableImage(self.paths[position], _reason(error)) from None
+            raise UnreadableImage(self.paths[position], reason(error)) from None
 
     def take(self, positions: Sequence[int]) -> "ImageFiles":
         return ImageFiles(tuple(self.paths[position] for position in positions))
@@ -80,6 +101,7 @@ class ImageFiles(Images):
 class ImageArrays(Images):
     """Images of one size in memory: [N, height, width, 3] uint8."""
 
+    is_decoded: ClassVar[bool] = True
     pixels: np.ndarray
 
     def __len__(self) -> int:
@@ -101,22 +123,19 @@ def decode_all(images: Images) -> Iterator[tuple[int, Tensor]]:
     At most twice as many images as there are threads wait in memory for the caller.
 
     Raises:
-        InputError: at the end, one for all the images that could not be read; the log names the first ones.
+        UnreadableImages: at the end, one for all the images that could not be read; the log names the first ones.
     """
-    failures: list[UnreadableImage] = []
+    failures: dict[int, UnreadableImage] = {}
     with ThreadPoolExecutor(os.cpu_count()) as workers:
         for position, image in track(_in_order(images, workers), "decoding images", len(images)):
             if isinstance(image, UnreadableImage):
-                failures.append(image)
+                failures[position] = image
             else:
                 yield position, image
-    for failure in failures[:UNREADABLE_NAMED]:
+    for failure in list(failures.values())[:UNREADABLE_NAMED]:
         log.warning("cannot read %s (%s)", failure.place, failure.reason)
     if failures:
-        first = f"{failures[0].place} ({failures[0].reason})"
-        raise InputError(
-            f"{len(failures)} of {len(images)} images cannot be read, first: {first}; repair or remove them"
-        )
+        raise UnreadableImages(failures, len(images))
 
 
 def _in_order(images: Images, workers: ThreadPoolExecutor) -> Iterator[tuple[int, Tensor | UnreadableImage]]:
@@ -161,7 +180,7 @@ def decode_file(path: Path) -> Tensor:
         raise UnreadableImage(path, f"more than {Image.MAX_IMAGE_PIXELS} pixels") from None
     except Exception as error:
         # Pillow's readers raise a dozen types of errors on damaged files.
-        raise UnreadableImage(path, _reason(error)) from None
+        raise UnreadableImage(path, reason(error)) from None
 
 
 def decode_image(image: Image.Image) -> Tensor:
@@ -193,10 +212,10 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _reason(error: Exception) -> str:
-    """Return the reason without the path, since the message names the path already."""
+def reason(error: Exception) -> str:
+    """Return why an image cannot be read, without its path, since the message names the path already."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return "its content is no " + ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]}"
+        return "its content is not " + ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

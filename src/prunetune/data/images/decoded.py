@@ -14,8 +14,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from prunetune.base.store import Store, read_meta
-from prunetune.data.images.decode import ImageArrays, decode_all
+from prunetune.base.stored_array import StoredArray
+from prunetune.data.images.decode import decode_all
 from prunetune.data.pool import Pool
+
+PIXELS = "pixels.bin"
 
 
 class Decoded(Protocol):
@@ -46,16 +49,14 @@ class ShownImages:
 class DecodedImages:
     """Raw pixels, image after image: `pixels` is the flat file, `shapes` [N, 2] the heights and widths."""
 
-    pixels: np.ndarray
+    pixels: StoredArray
     shapes: np.ndarray
     offsets: np.ndarray
 
     def decode(self, position: int) -> Tensor:
         """Return the image as [3, height, width] uint8."""
         height, width = self.shapes[position]
-        flat = np.array(
-            self.pixels[self.offsets[position] : self.offsets[position + 1]]
-        )  # The pixels are copied because the memory map is read-only.
+        flat = self.pixels[self.offsets[position] : self.offsets[position + 1]]
         return torch.from_numpy(flat).view(3, int(height), int(width))
 
 
@@ -64,15 +65,15 @@ def decode_pool(pool: Pool, store: Store, short_side: int | None) -> tuple[Decod
 
     Args:
         pool: N images.
-        store: holds the pixels; a pool that lives in memory is left there and costs nothing.
+        store: holds the pixels; images that are decoded already stay where they are and cost nothing.
         short_side: pixels to shrink the short side to, or None for the original size (the published protocol).
     """
-    if isinstance(pool.images, ImageArrays):
+    if pool.images.is_decoded:
         return pool.images, 0.0
     entry = _entry(pool, store, short_side)
     shapes = np.load(entry / "shapes.npy")
     offsets = np.concatenate([[0], np.cumsum(3 * shapes.prod(axis=1))])
-    pixels = np.memmap(entry / "pixels.bin", dtype=np.uint8, mode="r")
+    pixels = StoredArray(store, lambda: _entry(pool, store, short_side), PIXELS)
     return DecodedImages(pixels, shapes, offsets), read_meta(entry)["seconds"]
 
 
@@ -86,6 +87,7 @@ class Decoding:
         # Each position maps to the image's first byte, its height and its width.
         self._places: dict[int, tuple[int, int, int]] = {}
         self._descriptor: int | None = None
+        self._stored: Decoded | None = None  # These are the images if they were in the store already.
         self._error: BaseException | None = None
         self._is_over, self._news = False, threading.Condition()
         self._thread = threading.Thread(target=self._run, args=(pool, store, short_side), daemon=True)
@@ -99,6 +101,8 @@ class Decoding:
         """
         with self._news:
             self._news.wait_for(lambda: position in self._places or self._is_over)
+            if self._stored is not None:
+                return self._stored.decode(position)
             if position not in self._places:
                 raise self._error or RuntimeError(f"image {position} was not decoded")
             start, height, width = self._places[position]
@@ -112,13 +116,9 @@ class Decoding:
 
     def _run(self, pool: Pool, store: Store, short_side: int | None) -> None:
         try:
-            entry = _entry(pool, store, short_side, self._note)
+            _entry(pool, store, short_side, self._note)
             if self._descriptor is None:  # The entry existed before, or another process made it.
-                shapes = np.load(entry / "shapes.npy")
-                starts = np.concatenate([[0], np.cumsum(3 * shapes.prod(axis=1))]).tolist()
-                self._descriptor = os.open(entry / "pixels.bin", os.O_RDONLY)
-                places = [(start, *shape) for start, shape in zip(starts, shapes.tolist(), strict=False)]
-                self._places = dict(enumerate(places))
+                self._stored, _ = decode_pool(pool, store, short_side)
         except BaseException as error:  # The error is raised again in the thread that asks for an image.
             self._error = error
         with self._news:
@@ -147,13 +147,13 @@ Note = Callable[[Path, int, int, int, int], None]  # The arguments are the file,
 
 def _entry(pool: Pool, store: Store, short_side: int | None, note: Note | None = None) -> Path:
     key = decoded_key(pool, short_side)
-    return store.entry("images", pool.name, key, lambda folder: _write(pool, folder, short_side, note))
+    return store.entry("images", pool.name, key, lambda folder: _write(pool, folder, short_side, note), [PIXELS])
 
 
 def _write(pool: Pool, folder: Path, short_side: int | None, note: Note | None) -> dict[str, Any]:
     start, written = time.perf_counter(), 0
     shapes = np.zeros((len(pool), 2), dtype=np.int64)
-    with (folder / "pixels.bin").open("wb") as file:
+    with (folder / PIXELS).open("wb") as file:
         for position, image in decode_all(pool.images):
             if short_side is not None and min(image.shape[1:]) > short_side:
                 image = functional.resize(image, [short_side], antialias=True)
@@ -161,7 +161,7 @@ def _write(pool: Pool, folder: Path, short_side: int | None, note: Note | None) 
             file.write(image.numpy().tobytes())
             if note is not None:
                 file.flush()
-                note(folder / "pixels.bin", position, written, *image.shape[1:])
+                note(folder / PIXELS, position, written, *image.shape[1:])
             written += image.numel()
     np.save(folder / "shapes.npy", shapes)
     return {"seconds": time.perf_counter() - start, "images": len(pool)}

@@ -85,5 +85,7 @@ class EvaluationViews:
 
     def _stop_keeping(self, error: OSError) -> None:
         if self._has_room:
-            log.warning("some views of %d images are made anew in every pass: %s", len(self._is_kept), error)
+            log.warning(
+                "the views of some of the %d images are computed again in every pass: %s", len(self._is_kept), error
+            )
         self._has_room = False

@@ -1,6 +1,10 @@
 """Extraction of tar and zip archives that trusts neither the names nor the kinds of their members."""
 
+import bz2
+import gzip
+import io
 import lzma
+import math
 import shutil
 import stat
 import tarfile
@@ -12,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from prunetune.base.errors import InputError
+from prunetune.base.progress import track
 from prunetune.data.prepare.disk import explained, require_space
 
 CORRUPT = (
@@ -23,6 +28,18 @@ CORRUPT = (
     RuntimeError,
     NotImplementedError,
 )
+MOST_BYTES = 2**30  # Of one member. The largest of a published set has 31 MB.
+MOST_HEADER_BYTES = 2**20  # Of a header that holds a long name or other facts about the next member.
+HEADERS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+# Maps the first bytes of a compressed tar to the function that unpacks it.
+UNPACKERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open, b"\x5d\0\0\x80": lzma.open}
+CHUNK_BYTES = 2**20
 OTHER_DISK = "pass --root or --downloads on another disk"
 Member = tuple[str, Callable[[], IO[bytes]]]
 
@@ -30,9 +47,10 @@ Member = tuple[str, Callable[[], IO[bytes]]]
 def extract(archive: Path, folder: Path, place: Callable[[str], str | None]) -> int:
     """Write the chosen members below a folder and return their number.
 
-    Every member is looked at, chosen or not: one with an absolute name, a `..`, a link or a device makes the whole
-    archive refused. Owners and permissions are not taken over. Call it inside `disk.staging`, so that a broken
-    extraction leaves nothing behind.
+    Every member is looked at, chosen or not: one with an absolute name, a `..`, a link, a device or more than
+    `MOST_BYTES` makes the whole archive refused. A compressed tar is read to its end, where its checksum is, and the
+    checksums of the chosen members of a zip are compared too; a tar without compression has none. Owners and
+    permissions are not taken over. Call it inside `disk.staging`, so that a broken extraction leaves nothing behind.
 
     Args:
         archive: a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz file; the content decides, not the name.
@@ -93,37 +111,103 @@ def _unreadable(archive: Path, error: Exception) -> str:
     return f"{archive} is not a readable tar or zip archive ({error}); delete it and download it again"
 
 
+def _is_zip(archive: Path) -> bool:
+    with archive.open("rb") as file:
+        return file.read(2) == b"PK" and zipfile.is_zipfile(archive)
+
+
 def _chosen_bytes(archive: Path, place: Callable[[str], str | None]) -> int:
     """Return how much a zip will write; the size of a compressed tar is unknown before it is read, so 0."""
-    if not zipfile.is_zipfile(archive):
+    if not _is_zip(archive):
         return 0
     with zipfile.ZipFile(archive) as file:
         return sum(member.file_size for member in file.infolist() if place(member.filename) is not None)
 
 
 def _members(archive: Path) -> Iterator[Member]:
-    return _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive)
+    return _zip_members(archive) if _is_zip(archive) else _tar_members(archive)
 
 
 def _zip_members(archive: Path) -> Iterator[Member]:
     with zipfile.ZipFile(archive) as file:
-        for member in file.infolist():
+        for member in track(file.infolist(), f"reading {archive.name}, members", len(file.infolist())):
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise InputError(f"{archive} is refused: {member.filename!r} is a link or a device, not a file")
             name = _safe(member.filename, archive)
+            _check_size(archive, name, member.file_size)
             if not member.is_dir():
                 yield name, lambda member=member: file.open(member)
 
 
 def _tar_members(archive: Path) -> Iterator[Member]:
-    with tarfile.open(archive, "r|*") as file:  # The archive is read in one pass, in the order of its members.
-        for member in file:
-            if not member.isfile() and not member.isdir():
-                raise InputError(f"{archive} is refused: {member.name!r} is a link or a device, not a file")
-            name = _safe(member.name, archive)
-            if member.isfile():
-                yield name, lambda member=member: file.extractfile(member)
+    with _unpacked(archive) as content:
+        # The archive is read in one pass, in the order of its members.
+        with tarfile.open(fileobj=content, mode="r|", tarinfo=_header_type(archive)) as file:
+            yield from _members_of(file, archive)
+        while content.read(CHUNK_BYTES):  # The checksum comes after the end of the tar.
+            pass
+
+
+def _members_of(file: tarfile.TarFile, archive: Path) -> Iterator[Member]:
+    for member in file:
+        if not member.isfile() and not member.isdir():
+            raise InputError(f"{archive} is refused: {member.name!r} is a link or a device, not a file")
+        name = _safe(member.name, archive)
+        _check_size(archive, name, member.size)  # A pax header may have given another size than the member's own one.
+        if member.isfile():
+            yield name, lambda member=member: file.extractfile(member)
+
+
+@contextmanager
+def _unpacked(archive: Path) -> Iterator[IO[bytes]]:
+    """Open the content of a tar that may be compressed. Reading it to its end compares its checksum.
+
+    The stream mode of tarfile unpacks by itself, but it ignores the checksum of gzip.
+    """
+    with archive.open("rb") as file:
+        start = file.peek(6)[:6]
+        num_chunks = math.ceil(archive.stat().st_size / CHUNK_BYTES)
+        chunks = track(iter(lambda: file.read(CHUNK_BYTES), b""), f"reading {archive.name}, MiB", num_chunks)
+        reported = io.BufferedReader(_Chunks(chunks), CHUNK_BYTES)
+        unpack = next((unpack for magic, unpack in UNPACKERS.items() if start.startswith(magic)), None)
+        yield reported if unpack is None else unpack(reported)
+
+
+class _Chunks(io.RawIOBase):
+    """A stream that reads chunks of bytes one after another."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._rest = chunks, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        if not self._rest:
+            self._rest = memoryview(next(self._chunks, b""))
+        part, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def _header_type(archive: Path) -> type[tarfile.TarInfo]:
+    class Header(tarfile.TarInfo):
+        """A header whose size is checked before tarfile reads so many bytes of a long name into memory."""
+
+        @classmethod
+        def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+            header = super().frombuf(buf, encoding, errors)
+            most = MOST_HEADER_BYTES if header.type in HEADERS else MOST_BYTES
+            _check_size(archive, header.name, header.size, most)
+            return header
+
+    return Header
+
+
+def _check_size(archive: Path, name: str, size: int, most: int = MOST_BYTES) -> None:
+    if not 0 <= size <= most:
+        raise InputError(f"{archive} is refused: {name!r} has {size} bytes, and a member may have {most}")
 
 
 def _safe(name: str, archive: Path) -> str:
@@ -136,4 +220,4 @@ def _safe(name: str, archive: Path) -> str:
 def _write(opened: Callable[[], IO[bytes]], target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with opened() as source, target.open("wb") as file:
-        shutil.copyfileobj(source, file, 2**20)
+        shutil.copyfileobj(source, file, CHUNK_BYTES)

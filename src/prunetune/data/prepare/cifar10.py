@@ -42,7 +42,7 @@ def _compare(root: Path) -> None:
     for name, expected in [*Torchvision.train_list, *Torchvision.test_list, meta]:
         found = checksum(root / FOLDER / name, "md5")
         if found != expected:
-            raise InputError(f"{FOLDER}/{name} has md5 {found}, expected {expected}; get the archive anew")
+            raise InputError(f"{FOLDER}/{name} has md5 {found}, expected {expected}; download the archive again")
 
 
 CIFAR10 = Official("cifar10", "https://www.cs.toronto.edu/~kriz/cifar.html", FOLDER, count, below=FOLDER)

@@ -65,7 +65,7 @@ def run(name: str, root: Path, prepare: Callable[[], Counts]) -> None:
     try:
         counts = prepare()
     except KeyboardInterrupt:
-        sys.exit("error: interrupted; run the same command again to go on")
+        sys.exit("error: interrupted; run the same command again to continue")
     print(f"{root}: {counts}; next: {next_command(name, root, counts)}")
 
 

@@ -14,7 +14,6 @@ sizes at hand are those of another publication.
 """
 
 import csv
-import gzip
 import hashlib
 import logging
 import shutil
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from prunetune.base.errors import InputError, suggestion
+from prunetune.data.list_files import read_bytes
 from prunetune.data.prepare.archives import extract
 from prunetune.data.prepare.arrangement import arrange, files_below, tail
 from prunetune.data.prepare.command import Place
@@ -177,11 +177,7 @@ def is_published(paths: Iterable[Path]) -> bool:
 def _content(path: Path) -> bytes:
     if not path.is_file():
         raise InputError(f"expected a label file at {path}, found no file; check --labels")
-    content = path.read_bytes()
-    try:
-        return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    except (OSError, EOFError) as error:
-        raise InputError(f"{path} is not a readable .gz file ({error}); download it again") from error
+    return read_bytes(path)
 
 
 def _read_csv(path: Path, lines: list[str]) -> Iterable[tuple[str, str]]:

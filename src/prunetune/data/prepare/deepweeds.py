@@ -6,10 +6,12 @@ missing) and the authors' earlier images.zip of 935 MB (other bytes).
 """
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
 from prunetune.base.errors import InputError
+from prunetune.data.list_files import read_text
 from prunetune.data.prepare.arrangement import arrange
 from prunetune.data.prepare.command import Place, drop_archive, get_archive
 from prunetune.data.prepare.download import fetch, source, verify
@@ -92,13 +94,10 @@ def read_labels(path: Path) -> list[tuple[str, str]]:
     """
     if not path.is_file():
         raise InputError(f"expected DeepWeeds' label file at {path}, found no file; check the path")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"Filename", "Label"} <= set(reader.fieldnames or ()):
-            raise InputError(
-                f"{path}: expected the columns Filename and Label, got {reader.fieldnames}; give labels.csv"
-            )
-        rows = [(row["Filename"], row["Label"]) for row in reader]
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    if not {"Filename", "Label"} <= set(reader.fieldnames or ()):
+        raise InputError(f"{path}: expected the columns Filename and Label, got {reader.fieldnames}; give labels.csv")
+    rows = [(row["Filename"], row["Label"]) for row in reader]
     wrong = [(name, label) for name, label in rows if label not in map(str, range(len(SPECIES)))]
     if wrong:
         raise InputError(f"{path}: expected labels 0 to {len(SPECIES) - 1}, got {wrong[0][1]!r} for {wrong[0][0]}")

@@ -1,32 +1,27 @@
 """Folders that appear whole or not at all, and one line for a full or read-only disk."""
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from prunetune.base.disk import FULL, not_usable
 from prunetune.base.errors import InputError
 from prunetune.base.publish import TakenError, new_folder
 
-FULL = {errno.ENOSPC, errno.EDQUOT}
-FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+OTHER_DISK = "pass --root or --downloads on another disk"
 
 
 @contextmanager
 def explained(folder: Path, fix: str) -> Iterator[None]:
-    """Turn a full or read-only disk inside the block into an InputError that names the folder and the fix."""
+    """Turn an error of the disk inside the block into an InputError that names the folder or file, and the fix."""
     try:
         yield
     except OSError as error:
         if error.errno in FULL:
             raise InputError(f"the disk of {folder} is full; free some space or {fix}") from error
-        if error.errno in FORBIDDEN:
-            raise InputError(
-                f"{error.filename or folder} cannot be used ({error.strerror}); allow it or {fix}"
-            ) from error
-        raise
+        raise InputError(not_usable(error, fix, folder)) from error
 
 
 def require_space(folder: Path, needed: int, what: str, fix: str) -> None:
@@ -46,7 +41,7 @@ def staging(folder: Path) -> Iterator[Path]:
     Raises:
         InputError: `folder` exists and is not empty, or the disk is full or not writable.
     """
-    with explained(folder.parent, "pass --root or --downloads on another disk"):
+    with explained(folder.parent, OTHER_DISK):
         try:
             with new_folder(folder) as partial:
                 yield partial

@@ -24,6 +24,7 @@ import urllib3
 
 from prunetune.base.errors import InputError
 from prunetune.base.progress import track
+from prunetune.base.publish import write_text
 from prunetune.data.prepare.disk import explained, require_space
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def fetch(wanted: Source, folder: Path, by_hand: str) -> Path:
                 log.info("%s: %s", url, failure)
                 failures.append(f"{url} {failure}")
     kept = _size(_part(path)) / 1e6
-    again = f", or run the command again: it goes on after {kept:.1f} MB" if kept else ""
+    again = f", or run the command again: it continues after {kept:.1f} MB" if kept else ""
     raise InputError(f"{wanted.file_name} could not be downloaded: {'; '.join(failures)}. {by_hand}{again}")
 
 
@@ -129,7 +130,7 @@ def mismatch(path: Path, wanted: Source, records: Path) -> str:
         if expected and (found := checksum(path, name)) != expected:
             return f"has {name} {found}, expected {expected}"
     if wanted.file_name.endswith(".zip") and not zipfile.is_zipfile(path):
-        return "is no zip archive"
+        return "is not a zip archive"
     return "" if wanted.md5 or wanted.sha256 else _recorded_mismatch(path, records / f"{wanted.file_name}.sha256")
 
 
@@ -137,8 +138,7 @@ def _recorded_mismatch(path: Path, record: Path) -> str:
     """Compare a file without a published checksum with the first one seen, or record it now."""
     found = checksum(path, "sha256")
     if not record.is_file():
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(f"{found}  {record.stem}\n")
+        write_text(record, f"{found}  {record.stem}\n")
         log.info("no checksum is published; recorded sha256 %s in %s", found, record)
         return ""
     first = record.read_text().split()[0]
@@ -177,10 +177,10 @@ def _complete(url: str, wanted: Source, part: Path) -> None:
         except _Broken as error:
             reason = error
         fruitless = 0 if _size(part) > before else fruitless + 1
-        log.info("%s broke at %.1f MB (%s)", wanted.file_name, _size(part) / 1e6, reason)
+        log.info("the download of %s was interrupted at %.1f MB (%s)", wanted.file_name, _size(part) / 1e6, reason)
         if fruitless < FRUITLESS_ATTEMPTS:
             time.sleep(PAUSE_SECONDS * 2**fruitless)
-    raise _Failed(f"broke {FRUITLESS_ATTEMPTS} times ({reason})")
+    raise _Failed(f"was interrupted {FRUITLESS_ATTEMPTS} times ({reason})")
 
 
 def _append(url: str, wanted: Source, part: Path) -> None:
@@ -234,7 +234,7 @@ def _refuse_errors(response: requests.Response) -> None:
 def _settle_unsatisfiable(response: requests.Response, have: int, part: Path) -> None:
     if response.headers.get("Content-Range", "") != f"bytes */{have}":
         part.unlink()
-        raise _Broken("the beginning that was there does not fit this server's file")
+        raise _Broken("the part that was downloaded before is not of this server's file")
 
 
 def _start(response: requests.Response, have: int) -> int:
@@ -242,7 +242,7 @@ def _start(response: requests.Response, have: int) -> int:
     if response.status_code == 200:
         return 0
     if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-        raise _Failed("answered with another range than the one asked for")
+        raise _Failed("answered with another range than the requested one")
     return have
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prunetune.base.errors import InputError
 from prunetune.data.counts import check_counts
+from prunetune.data.list_files import read_text
 from prunetune.data.prepare.archives import extract, inside
 from prunetune.data.prepare.command import Place, drop_archive, get_archive
 from prunetune.data.prepare.disk import staging
@@ -69,9 +70,9 @@ def _adopt(dataset: Official, where: Place) -> Counts:
         counts = _checked(dataset, where.root, where)
     except InputError as error:
         raise InputError(
-            f"{where.root} exists but is no finished {dataset.name} ({error}); delete it or pass --root"
+            f"{where.root} exists but is not a finished {dataset.name} ({error}); delete it or pass --root"
         ) from error
-    log.info("%s holds the set already, no %s was needed", where.root, RECORD)
+    log.info("%s already holds the whole data set; no %s was needed", where.root, RECORD)
     return counts
 
 
@@ -92,7 +93,7 @@ def read_list(path: Path) -> list[str]:
         raise InputError(
             f"{path.parent.name}/{path.name} is missing in the archive; it is incomplete or another edition"
         )
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line for line in read_text(path).splitlines() if line.strip()]
 
 
 def require_files(folder: Path, names: list[str]) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from prunetune.base.errors import InputError
-from prunetune.base.publish import write_json
+from prunetune.base.publish import require_writable, write_json
+from prunetune.data.prepare.disk import OTHER_DISK, explained
 from prunetune.data.prepare.splits import SPLITS, Row
 
 RECORD = "preparation.json"
-OTHER_COUNTS = "get the archive anew, or pass --no-check-counts to use it as it is"
+OTHER_COUNTS = "download the archive again, or pass --no-check-counts to use it as it is"
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,16 @@ def read_finished(root: Path, name: str, settings: dict[str, Any]) -> Counts | N
 
 
 def require_free(root: Path, name: str) -> None:
-    """Refuse a folder that has content without a record of a finished preparation."""
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise InputError(f"{root} exists but is no finished {name}; delete it or pass --root=<another folder>")
+    """Refuse a place for a data set before anything is downloaded.
+
+    Raises:
+        InputError: the folder has content without a record of a finished preparation, or the folder around it cannot be
+            written.
+    """
+    with explained(root.parent, OTHER_DISK):
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise InputError(f"{root} exists but is not a finished {name}; delete it or pass --root=<another folder>")
+        require_writable(root.parent)
 
 
 def _words(name: str, settings: dict[str, Any]) -> str:

@@ -59,7 +59,7 @@ def choose(paths: list[str], split_seed: int, check: bool) -> list[Row]:
     if check and short:
         raise InputError(
             f"sketch: {len(short)} classes do not have {PER_CLASS} images, first {short[0]!r} with "
-            f"{len(files[short[0]])}; get the archive anew, or pass --no-check-counts to use it as it is"
+            f"{len(files[short[0]])}; download the archive again, or pass --no-check-counts to use it as it is"
         )
     return by_image(files, "sketch", split_seed)
 

@@ -116,7 +116,7 @@ def by_group(
             here = [path for path in paths if home[group_of(PurePosixPath(path).name)] == split]
             if len(here) < size:
                 raise InputError(
-                    f"{set_name}: {split} of {label} is short, {len(here)} of {size} images with whole groups "
+                    f"{set_name}: {split} of {label} gets {len(here)} of {size} images, as no group is split "
                     f"({len(paths)} in the class); try another --split-seed, a smaller --per-class or another class"
                 )
             rows += [Row(path, label, split) for path in here[:size]]

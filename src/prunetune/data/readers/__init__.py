@@ -5,6 +5,7 @@ from prunetune.data.readers.cifar10 import CIFAR10
 from prunetune.data.readers.digits import Digits
 from prunetune.data.readers.dtd import DTD
 from prunetune.data.readers.fgvcaircraft import FGVCAircraft
+from prunetune.data.readers.hf_images import HFImages
 from prunetune.data.readers.image_folder import ImageFolder
 from prunetune.data.readers.split_folders import SplitFolders
 from prunetune.data.readers.textures import Textures
@@ -15,6 +16,7 @@ __all__ = [
     "Dataset",
     "Digits",
     "FGVCAircraft",
+    "HFImages",
     "ImageFolder",
     "Pool",
     "SplitFolders",

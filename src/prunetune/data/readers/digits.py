@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import derive_seed
 from prunetune.data.images.decode import ImageArrays
@@ -32,8 +33,8 @@ class Digits(Dataset):
     is_painted: bool = True
 
     def __post_init__(self) -> None:
-        if not SIDE <= self.size <= 256:
-            raise InputError(f"digits: size is the side in pixels and must be in {SIDE}..256, got {self.size}")
+        checks.whole_number("dataset.size", self.size, SIDE, 256, what="the side in pixels")
+        super().__post_init__()
 
     def pool(self, part: str) -> Pool:
         if part not in ("train", "test"):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Dataset, Pool, require_folder
 from prunetune.data.readers.listing import (
@@ -35,8 +36,8 @@ class DTD(Dataset):
     check_counts: bool = True
 
     def __post_init__(self) -> None:
-        if self.partition not in range(1, 11):
-            raise InputError(f"dataset.partition must be in 1..10, got {self.partition!r}")
+        checks.whole_number("dataset.partition", self.partition, 1, 10)
+        super().__post_init__()
 
     def pool(self, part: str) -> Pool:
         folder = require_folder(self.root, self.name, FIX)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Dataset, Pool, require_folder
 from prunetune.data.prepare.splits import permute
@@ -54,8 +55,8 @@ class ImageFolder(Dataset):
             )
         if self.train_list is not None and self.test_root is not None:
             raise InputError("image_folder takes either lists or dataset.test_root, got both; leave one of them out")
-        if not 0 < self.test_fraction < 1:
-            raise InputError(f"dataset.test_fraction must be between 0 and 1, both excluded; got {self.test_fraction}")
+        checks.number("dataset.test_fraction", self.test_fraction, "(0, 1)", what="the fraction that is for testing")
+        super().__post_init__()
 
     @property
     def resolved_name(self) -> str:
@@ -93,7 +94,7 @@ class ImageFolder(Dataset):
     def _with_test_root(self, folder: Path, test_folder: Path) -> list[ListedImage]:
         if not test_folder.is_dir():
             raise InputError(
-                f"dataset.test_root={self.test_root} is no folder; pass a folder with one folder per class"
+                f"dataset.test_root={self.test_root} is not a folder; pass a folder with one folder for each class"
             )
         if os.path.realpath(test_folder) == os.path.realpath(folder):
             raise InputError("dataset.test_root is dataset.root itself; pass another folder, or leave test_root out")

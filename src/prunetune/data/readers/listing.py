@@ -12,6 +12,7 @@ import torch
 from prunetune.base.errors import InputError
 from prunetune.data.counts import check_counts
 from prunetune.data.images.decode import IMAGE_SUFFIXES, ImageFiles
+from prunetune.data.list_files import read_text
 from prunetune.data.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -60,15 +61,9 @@ def read_lines(path: Path) -> list[str]:
     """Return a text file's lines without surrounding space, empty ones left out.
 
     Raises:
-        InputError: the file cannot be read, is not UTF-8 or has no line.
+        InputError: the file is no regular file, cannot be read, is not UTF-8, has no line or an endless one.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except OSError as error:
-        raise InputError(f"the list {path} cannot be read ({error.strerror}); check its path") from None
-    except UnicodeDecodeError:
-        raise InputError(f"the list {path} is not UTF-8 text; save it as UTF-8, one image per line") from None
-    lines = [line for line in lines if line]
+    lines = [line for line in map(str.strip, read_text(path).splitlines()) if line]
     if not lines:
         raise InputError(f"the list {path} is empty; expected one image per line")
     return lines
@@ -126,7 +121,9 @@ def _report_ignored(name: str, folder: Path, ignored: Counter[str]) -> None:
     kinds = {kind: count for kind, count in sorted(ignored.items()) if count}
     if kinds:
         words = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        log.info("%s: ignored %d files in %s that are no class images (%s)", name, sum(kinds.values()), folder, words)
+        log.info(
+            "%s: ignored %d files in %s that are not images of a class (%s)", name, sum(kinds.values()), folder, words
+        )
 
 
 def check_files(name: str, listed: Sequence[ListedImage], fix: str) -> None:

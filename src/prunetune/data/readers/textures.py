@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import derive_seed
 from prunetune.data.images.decode import ImageArrays
@@ -56,10 +57,9 @@ class Textures(Dataset):
 
     def __post_init__(self) -> None:
         for name in ("num_pool", "num_test"):
-            if not 100 <= getattr(self, name) <= MAX_NUM_IMAGES:
-                raise InputError(f"textures: {name} must be in 100..{MAX_NUM_IMAGES}, got {getattr(self, name)}")
-        if not 16 <= self.size <= 256:
-            raise InputError(f"textures: size is the side in pixels and must be in 16..256, got {self.size}")
+            checks.whole_number(f"dataset.{name}", getattr(self, name), 100, MAX_NUM_IMAGES, what="a number of images")
+        checks.whole_number("dataset.size", self.size, 16, 256, what="the side in pixels")
+        super().__post_init__()
 
     def pool(self, part: str) -> Pool:
         labels, numbers = self._rows(part)

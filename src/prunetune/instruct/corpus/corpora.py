@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from prunetune.base import checks
-from prunetune.base.errors import InputError, suggestion
+from prunetune.base.errors import InputError
 from prunetune.instruct.corpus.chats import Messages, alternating, as_messages
 from prunetune.instruct.corpus.files import (
     content_digest,
@@ -59,13 +59,10 @@ class Corpus(ABC):
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        if self.template not in TEMPLATES:
-            raise InputError(
-                f"corpus.template must be one of {', '.join(TEMPLATES)}, got {self.template!r}."
-                f"{suggestion(str(self.template), TEMPLATES)}"
-            )
+        checks.choice("corpus.template", self.template, TEMPLATES)
         checks.whole_number("corpus.max_length", self.max_length, least=2, what="a number of tokens")
         checks.whole_number("corpus.limit", self.limit, or_none=True, what="a number of rows")
+        checks.fields("corpus", self)
 
     @property
     def resolved_name(self) -> str:

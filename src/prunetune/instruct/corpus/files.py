@@ -57,8 +57,8 @@ def _explain(corpus: OnHub, error: Exception) -> str:
             "and log in with hf auth login"
         )
     return (
-        f"{corpus.name}: {corpus.hub} (revision {corpus.revision}, split {corpus.split}) is neither in the cache nor "
-        f"within reach ({reason}); run once online, or pass corpus.hub=<folder with its files>"
+        f"{corpus.name}: {corpus.hub} (revision {corpus.revision}, split {corpus.split}) is not in the cache, and the "
+        f"hub cannot be reached ({reason}); run once online, or pass corpus.hub=<folder with its files>"
     )
 
 

@@ -1,6 +1,7 @@
 """Causal language models from the hub or from a local folder, and a tiny one made in code."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from prunetune.base import checks
@@ -21,9 +22,11 @@ from prunetune.instruct.extra import needed
 from prunetune.networks.checkpoint import weights_hash
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+REAL = {"F64", "F32", "F16", "BF16"}  # The names of these types in a safetensors file.
 HASHED = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"}  # The files that define model and tokenizer.
 UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 TINY_CONTEXT = 2048  # The context length in tokens.
+MOST_TINY = 4096  # A tiny model with more layers or a larger width than this is a slip of the pen.
 UNREACHABLE = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError", "ConnectTimeout")
 CHAT = (  # The chat template of the tiny model. Its form does not matter, since the model is untrained.
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}"
@@ -54,6 +57,7 @@ class LanguageModel:
         _check_dtype(self.dtype)
         if self.quantization not in ("none", "8bit", "4bit"):
             raise InputError(f"llm.quantization must be none, 8bit or 4bit, got {self.quantization!r}")
+        checks.fields("llm", self)
 
     def resolved_dtype(self, device: str) -> str:
         """Return the type of the weights on this device, "bf16" or "fp32"."""
@@ -81,6 +85,8 @@ class LanguageModel:
         """
         quantization = self._quantization(device)
         with self._explained():
+            if self._is_folder:
+                _require_real_weights(Path(self._source))
             model, loading = _transformers().AutoModelForCausalLM.from_pretrained(
                 self._source,
                 revision=self._revision,
@@ -126,10 +132,14 @@ class LanguageModel:
         if self.quantization == "none":
             return None
         if not device.startswith("cuda"):
-            raise InputError(f"llm.quantization={self.quantization} needs CUDA, the device is {device}; pass none")
+            raise InputError(
+                f"llm.quantization={self.quantization} needs CUDA, but the device is {device}; "
+                "pass llm.quantization=none"
+            )
         if find_spec("bitsandbytes") is None:
             raise InputError(
-                f"llm.quantization={self.quantization} needs bitsandbytes; pip install bitsandbytes or pass none"
+                f"llm.quantization={self.quantization} needs bitsandbytes; "
+                "run pip install bitsandbytes, or pass llm.quantization=none"
             )
         return _transformers().BitsAndBytesConfig(
             load_in_8bit=self.quantization == "8bit",
@@ -164,8 +174,8 @@ class LanguageModel:
             return f"{self.model} is neither a folder nor a model of the Hugging Face hub; pass another llm.model"
         if kinds.intersection(UNREACHABLE):
             return (
-                f"{called} is no folder, and neither in the Hugging Face cache nor can the hub be reached; "
-                "fetch it once with a network (`hf download <id>`) or pass llm=local llm.model=<folder>"
+                f"{called} is not a folder, is not in the Hugging Face cache, and the hub cannot be reached; "
+                "download it once (`hf download <id>`) or pass llm=local llm.model=<folder>"
             )
         return f"{called} could not be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
 
@@ -190,8 +200,9 @@ class TinyLanguageModel:
         _check_dtype(self.dtype)
         for key, least in (("layers", 1), ("width", 16)):
             value = getattr(self, key)
-            if not checks.is_whole_number(value, least) or value % least:
-                raise InputError(f"llm.{key} must be a multiple of {least} above 0, got {value!r}")
+            if not checks.is_whole_number(value, least) or value % least or value > MOST_TINY:
+                raise InputError(f"llm.{key} must be a multiple of {least} in {least}..{MOST_TINY}, got {value!r}")
+        checks.fields("llm", self)
 
     def resolved_dtype(self, device: str) -> str:
         """Return the type of the weights on this device, "bf16" or "fp32"."""
@@ -287,6 +298,24 @@ def _kinds(error: BaseException | None) -> set[str]:
         kinds |= {base.__name__ for base in type(error).__mro__}
         error = error.__cause__ or error.__context__
     return kinds
+
+
+def _require_real_weights(folder: Path) -> None:
+    """Refuse weights that are no real numbers, which transformers would convert without a word.
+
+    Buffers may be whole numbers, such as positions. A checkpoint that its authors have quantised has other names too.
+
+    Raises:
+        InputError: a safetensors file of a folder holds such weights.
+    """
+    config = folder / "config.json"
+    if not config.is_file() or "quantization_config" in json.loads(config.read_text(encoding="utf-8")):
+        return
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in [name for name in tensors.keys() if name.endswith(".weight")]:
+                if (kind := tensors.get_slice(name).get_dtype()) not in REAL:
+                    raise InputError(f"{file}: {name} should hold real numbers, holds {kind}; save it as float32")
 
 
 def _folder_hash(folder: str) -> str:

@@ -9,6 +9,7 @@ import json
 import logging
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunetune.base.errors import InputError
+from prunetune.base.disk import explained
 from prunetune.base.progress import track
 from prunetune.base.publish import new_file, write_json
 from prunetune.instruct.model.processes import Processes
 
 log = logging.getLogger(__name__)
+# Reading a damaged file raises one of these errors.
+DAMAGES = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 Compute = Callable[[nn.Module, Tensor], Tensor]  # Maps model and positions [B] to [B, W] float64 on the CPU.
 
 
@@ -70,19 +73,18 @@ def run_pass(
     found = {index: _read(place, index, buckets[index]) for index in share}
     mine = [index for index in share if found[index] is None]
     if mine:
-        try:
+        with explained(place):
             place.mkdir(parents=True, exist_ok=True)
             if processes.is_main:
-                write_json(place / "key.json", key)
-        except OSError as error:
-            raise InputError(f"{place} cannot be written ({error}); pass results_dir=<folder>") from error
+                with new_file(place / "key.json") as partial:
+                    write_json(partial, key)
         if len(mine) < len(share):
             log.info("%s: continues, %d of %d batches exist", name, len(share) - len(mine), len(share))
         with network() as model, torch.inference_mode():
             for index in track(mine, name, total=len(mine)):
                 start = time.perf_counter()
                 values = compute(model, buckets[index])
-                _write(place, index, values, time.perf_counter() - start)
+                _write(place, index, buckets[index], values, time.perf_counter() - start)
     processes.wait()
     return _merged(place, buckets, sum(part[1] for part in found.values() if part is not None))
 
@@ -102,22 +104,25 @@ def _file(place: Path, index: int) -> Path:
     return place / f"batch-{index:06d}.npz"
 
 
-def _write(place: Path, index: int, values: Tensor, seconds: float) -> None:
-    try:
-        with new_file(_file(place, index)) as partial, partial.open("wb") as file:
-            np.savez(file, values=values.numpy(), seconds=seconds)
-    except OSError as error:
-        raise InputError(f"{place} could not be written ({error}); free some space and run again") from error
+def _write(place: Path, index: int, rows: Tensor, values: Tensor, seconds: float) -> None:
+    with explained(place), new_file(_file(place, index)) as partial, partial.open("wb") as file:
+        np.savez(file, values=values.numpy(), seconds=seconds, rows=rows.numpy(), of=place.name)
 
 
 def _read(place: Path, index: int, rows: Tensor) -> tuple[Tensor, float] | None:
-    """Return the values [B, W] and seconds of a batch, or None if its file is missing or damaged."""
+    """Return the values [B, W] and seconds of a batch, or None if its file is missing or damaged.
+
+    The file is a zip archive with checksums, which are compared here. It names its pass and its positions, so that an
+    exchanged file is detected. Files of earlier versions do not name them.
+    """
     try:
         with _file(place, index).open("rb") as file, np.load(file, allow_pickle=False) as content:
             values, seconds = torch.from_numpy(content["values"]), float(content["seconds"])
+            if "of" in content and (str(content["of"]), content["rows"].tolist()) != (place.name, rows.tolist()):
+                raise ValueError("it is the file of another batch")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except DAMAGES:
         log.warning("%s is damaged and is computed again", _file(place, index))
         return None
     return (values, seconds) if values.ndim == 2 and len(values) == len(rows) else None

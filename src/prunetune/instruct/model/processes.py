@@ -1,13 +1,13 @@
 """The processes that share one text run. It is one process, unless `accelerate launch` has started several."""
 
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunetune.base.store import Store, is_sound
+from prunetune.base.publish import scratch_folder
+from prunetune.base.store import Store
 from prunetune.instruct.extra import needed
 
 
@@ -64,13 +64,13 @@ def shared_entry(
     """
     place = store.place(kind, prefix, key)
     if processes.is_main:
-        is_sound(place)  # This call removes a damaged entry before the other processes look.
+        store.is_sound(place)  # This call discards a damaged entry before the other processes look.
     processes.wait()
     is_there = place.is_dir()
     processes.wait()  # All processes must have looked before the first one writes.
     if processes.is_main:
         return store.entry(kind, prefix, key, make)
     if not is_there:
-        with tempfile.TemporaryDirectory() as scratch:
-            make(Path(scratch))
+        with scratch_folder() as scratch:
+            make(scratch)
     return place

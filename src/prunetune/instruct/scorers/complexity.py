@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
 from prunetune.instruct.model.weight_masking import TextMaskPath
@@ -38,6 +39,7 @@ class DLC(Scorer):
 
     def __post_init__(self) -> None:
         self._path()
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:
         losses = signals.masked_losses(self._path())  # [T, N]
@@ -54,6 +56,7 @@ class LCDropout(Scorer):
 
     Source: arXiv 2402.05356v1, where the score is the mean itself and large means easy, for dropout rates .1 to .9. It
     does not give the number of networks or where the dropout acts; here there are nine networks, see `with_dropout`.
+    The paper keeps the easiest samples, as the sampler `topk_easiest` does.
     Cost: one forward pass per rate.
 
     rates: the dropout rate of each network, in [0, 1).
@@ -64,13 +67,14 @@ class LCDropout(Scorer):
     name: ClassVar[str] = "lc_dropout"
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
-    own_sampler: ClassVar[str] = "flexrand"
+    own_sampler: ClassVar[str] = "topk_easiest"
 
     def __post_init__(self) -> None:
+        if not checks.are_numbers(self.rates, "[0, 1)") or len(set(self.rates)) < len(self.rates):
+            given = list(self.rates) if isinstance(self.rates, tuple) else self.rates
+            raise InputError(f"text_scorer.rates must be different numbers in [0, 1), got {given}")
         object.__setattr__(self, "rates", tuple(self.rates))
-        is_good = [isinstance(rate, int | float) and 0 <= rate < 1 for rate in self.rates]
-        if not self.rates or not all(is_good) or len(set(self.rates)) < len(self.rates):
-            raise InputError(f"text_scorer.rates must be different numbers in [0, 1), got {list(self.rates)}")
+        super().__post_init__()
 
     @property
     def uses_seed(self) -> bool:

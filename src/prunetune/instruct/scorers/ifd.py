@@ -39,6 +39,7 @@ class IFD(Scorer):
 
     def __post_init__(self) -> None:
         checks.choice("text_scorer.ratio_of", self.ratio_of, ("losses", "perplexities"))
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:
         prompted, alone = signals.response_losses("prompted"), signals.unprompted_losses()

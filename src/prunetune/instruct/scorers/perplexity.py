@@ -36,6 +36,7 @@ class Perplexity(Scorer):
     def __post_init__(self) -> None:
         checks.choice("text_scorer.keep", self.keep, ("low", "mid", "high"))
         checks.choice("text_scorer.tokens", self.tokens, ("response", "all"))
+        super().__post_init__()
 
     def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:
         losses = signals.response_losses() if self.tokens == "response" else signals.token_losses()

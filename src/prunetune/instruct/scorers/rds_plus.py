@@ -39,6 +39,7 @@ class RDSPlus(Scorer):
     version: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.queries or not Path(self.queries).expanduser().is_file():
             raise InputError(
                 "text_scorer.queries must be a json, jsonl or parquet file of samples like those that the model should "

@@ -36,6 +36,7 @@ class S2L(Scorer):
 
     def __post_init__(self) -> None:
         checks.whole_number("text_scorer.clusters", self.clusters)
+        super().__post_init__()
 
     @property
     def uses_seed(self) -> bool:

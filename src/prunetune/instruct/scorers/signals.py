@@ -286,7 +286,7 @@ class TextSignals:
         if not outcome.values.isfinite().all():  # A ranking would hide such values.
             bad = int((~outcome.values.isfinite()).any(dim=1).sum())
             raise InputError(
-                f"{name}: the language model gives {bad} of {len(lengths)} samples numbers that are not finite; "
+                f"{name}: the language model gives values that are not finite for {bad} of {len(lengths)} samples; "
                 "check its weights or pass llm.dtype=fp32"
             )
         self.charges[name] = outcome.seconds / self.processes.size

@@ -47,18 +47,18 @@ class EvaluationSettings:
     def __post_init__(self) -> None:
         for key, example in (("tasks", "[mmlu]"), ("num_fewshot", "[0, 5]")):
             values = getattr(self, key)
-            values = () if isinstance(values, str | int) else tuple(values)
-            if not values or len(set(values)) < len(values):
-                given = getattr(self, key)
+            is_list = isinstance(values, list | tuple) and all(isinstance(value, str | int) for value in values)
+            if not is_list or not values or len(set(values)) < len(values):
                 raise InputError(
-                    f"evaluation.{key} must be a list of different values such as {example}, got {given!r}"
+                    f"evaluation.{key} must be a list of different values such as {example}, got {values!r}"
                 )
-            object.__setattr__(self, key, values)
+            object.__setattr__(self, key, tuple(values))
         for shots in self.num_fewshot:
             checks.whole_number("evaluation.num_fewshot", shots, least=0)
         if self.batch_size != "auto":
             checks.whole_number("evaluation.batch_size", self.batch_size, otherwise=" or auto")
         checks.whole_number("evaluation.limit", self.limit, or_none=True)
+        checks.fields("evaluation", self)
         if self.tasks_folder is not None and not Path(self.tasks_folder).is_dir():
             raise InputError(f"evaluation.tasks_folder must be a folder of task files, got {self.tasks_folder!r}")
 
@@ -219,7 +219,7 @@ def _loaded(settings: EvaluationSettings) -> dict[str, Any]:
         if name not in manager.all_tasks:
             own = " Pass evaluation.tasks_folder=<folder> for a task of yours."
             if folder is not None:
-                own = f" A file of {folder} that is no valid task in YAML is passed over."
+                own = f" A file of {folder} that is not a valid task in YAML is ignored."
             hint = suggestion(name, manager.all_tasks) or own
             raise InputError(f"lm-evaluation-harness knows no task {name!r}.{hint}")
     return _load(manager, settings, folder)
@@ -285,7 +285,7 @@ def _point(task: Any, split: str) -> None:
     if task.config.test_split in (None, wanted) or wanted not in task.dataset:
         raise InputError(
             f"the task {task.config.task} has no validation questions apart from those it is judged on (splits: "
-            f"{', '.join(sorted(task.dataset))}); name validation_split in its YAML, or pass a fixed sampler.gamma"
+            f"{', '.join(sorted(task.dataset))}); name validation_split in its YAML, or pass a number as sampler.gamma"
         )
     # Set it as test_split: only there does the harness prevent a question from being its own example.
     task.config.test_split = wanted

@@ -193,7 +193,7 @@ class _Training:
     def _start(self, checkpoint: Checkpoint | None) -> Position:
         if self.num_steps <= self.settings.warmup_steps:
             log.warning(
-                "the training has %d steps, at most its %d warm-up steps, so its learning rate stays below %g",
+                "the training ends after %d steps, within its %d warm-up steps, so its learning rate stays below %g",
                 self.num_steps,
                 self.settings.warmup_steps,
                 self.settings.learning_rate,

@@ -8,6 +8,9 @@ import hashlib
 import json
 import logging
 import pickle
+import zipfile
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunetune.base import leftovers
+from prunetune.base.disk import ANOTHER_RESULTS_DIR, explained
 from prunetune.base.errors import InputError
 from prunetune.base.publish import new_file
 from prunetune.instruct.tuning.adapter import adapter_state, load_adapter_state
 
 log = logging.getLogger(__name__)
 NAME = "sft-checkpoint.pt"
+# Reading a damaged file raises one of these errors.
+DAMAGES = (OSError, RuntimeError, EOFError, ValueError, TypeError, KeyError, AttributeError, pickle.UnpicklingError)
+DAMAGES += (zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ def save(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimi
     Raises:
         InputError: the disk is full or not writable.
     """
-    folder = checkpoint.folder
+    file = checkpoint.folder / NAME
     content = {
         "key": digest(checkpoint.key),
         "adapter": adapter_state(model),
@@ -60,10 +68,12 @@ def save(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimi
         "position": vars(position),
     }
     try:
-        with new_file(folder / NAME, synced=True) as partial, partial.open("wb") as file:
-            torch.save(content, file)
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError if the disk is full.
-        raise InputError(f"the checkpoint could not be written to {folder} ({error}); free some space") from error
+        with explained(f"the checkpoint {file}"), new_file(file, synced=True) as partial, partial.open("wb") as opened:
+            torch.save(content, opened)
+    except RuntimeError as error:  # torch raises this error if the disk is full.
+        raise InputError(
+            f"the checkpoint {file} could not be written ({error}); free some space or {ANOTHER_RESULTS_DIR}"
+        ) from error
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position | None:
@@ -87,21 +97,34 @@ def forget(folder: Path) -> None:
     """Delete the checkpoint of a folder, and the folder if nothing else is in it."""
     if not folder.is_dir():
         return
-    for path in (folder / NAME, *folder.glob(f".{NAME}-*")):
-        path.unlink(missing_ok=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()
+    leftovers.remove_from(folder)
+    with suppress(OSError):  # The training is done, and nobody reads the checkpoint again.
+        (folder / NAME).unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
+        _check_bytes(path)
         content: dict[str, str | dict[str, Tensor]] = torch.load(path, map_location="cpu", weights_only=True)
         if {"key", "adapter", "optimizer", "position"} <= set(content):
             return content
         fault = "parts are missing"
-    except (OSError, RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError) as error:
+    except DAMAGES as error:
         fault = " ".join(str(error).split())[:200]
     log.warning("%s is damaged (%s); the fine-tuning starts again", path, fault)
     return None
+
+
+def _check_bytes(path: Path) -> None:
+    """Compare the checksums in the file with its content. The file is a zip archive, and torch does not look at them.
+
+    Raises:
+        ValueError: a byte has changed.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if changed := archive.testzip():
+            raise ValueError(f"{changed} has changed")

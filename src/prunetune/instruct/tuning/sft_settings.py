@@ -9,8 +9,14 @@ from prunetune.base.errors import InputError
 
 CHOICES = {"optimizer": ("sgd", "adamw"), "schedule": ("cosine",), "loss_on": ("response", "all")}
 COUNTS = {"epochs": 0, "batch_size": 1, "micro_batch_tokens": 1, "warmup_steps": 0, "lora_r": 1, "checkpoint_every": 1}
-AT_LEAST_ZERO = ("momentum", "weight_decay", "clip_norm")
-ABOVE_ZERO = ("learning_rate", "lora_alpha")
+INTERVALS = {
+    "learning_rate": "(0, 1000]",
+    "momentum": "[0, 1)",
+    "weight_decay": "[0, 1000]",
+    "clip_norm": "[0, inf)",
+    "lora_alpha": "(0, inf)",
+    "lora_dropout": "[0, 1)",
+}
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,10 @@ class SftSettings:
             checks.choice(f"sft.{key}", getattr(self, key), known)
         for key, least in COUNTS.items():
             checks.whole_number(f"sft.{key}", getattr(self, key), least)
-        for key in (*AT_LEAST_ZERO, *ABOVE_ZERO):
-            checks.number(f"sft.{key}", getattr(self, key), "[0, inf)" if key in AT_LEAST_ZERO else "(0, inf)")
-        checks.number("sft.lora_dropout", self.lora_dropout, "[0, 1)")
+        for key, interval in INTERVALS.items():
+            checks.number(f"sft.{key}", getattr(self, key), interval)
         object.__setattr__(self, "lora_targets", _names(self.lora_targets))
+        checks.fields("sft", self)
 
     def rate(self, step: int, num_steps: int) -> float:
         """Return the learning rate of a step: a linear warm-up from 0, then half a cosine down to 0.
@@ -75,7 +81,7 @@ def needed_steps(settings: SftSettings, num_examples: int) -> int:
 
 
 def _names(targets: Any) -> tuple[str, ...]:
-    names = () if isinstance(targets, str | None) else tuple(targets)
+    names = tuple(targets) if isinstance(targets, list | tuple) else ()
     if not names or not all(isinstance(name, str) and name for name in names):
         raise InputError(f"sft.lora_targets must be a list such as [q_proj, v_proj], got {targets!r}")
     return names

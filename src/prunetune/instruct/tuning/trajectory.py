@@ -136,4 +136,4 @@ class FineTuningTrajectory:
 
 
 def _gone(step: int) -> NoReturn:
-    raise InputError(f"losses recorded after step {step} are gone from the store; delete store/training and run again")
+    raise InputError(f"losses recorded after step {step} are missing in the store; delete store/training and run again")

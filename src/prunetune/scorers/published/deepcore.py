@@ -54,14 +54,16 @@ class DeepCore(Scorer):
     higher_means: ClassVar[str] = "picked earlier"
     version: ClassVar[int] = 1
     in_runs: ClassVar[dict[str, Any]] = {"fraction": "${ratio}"}
+    needs_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.number("scorer.fraction", self.fraction, "(0, 1]", what="the ratio that DeepCore selects for")
         checks.choice("scorer.initial", self.initial, ("random", "pretrained"))
         checks.whole_number("scorer.epochs", self.epochs, least=0)
         checks.whole_number("scorer.batch_size", self.batch_size)
         checks.whole_number("scorer.repeats", self.repeats, or_none=True)
-        checks.number("scorer.learning_rate", self.learning_rate, "(0, inf)")
+        checks.number("scorer.learning_rate", self.learning_rate, "(0, 1000]")
         self._arguments()
         find_checkout(self.path)
 
@@ -89,7 +91,9 @@ class DeepCore(Scorer):
         found = torch.bincount(pool.labels[selected], minlength=len(pool.classes)).tolist()
         short = [pool.classes[label] for label, count in wanted.items() if found[label] < max(count, 1)]
         if short:
-            log.warning("DeepCore's %s keeps less than the class budget of %s; topk fills up", self.method, short)
+            log.warning(
+                "DeepCore's %s keeps less than the class budget of %s; topk adds the missing images", self.method, short
+            )
         scores = torch.zeros(len(pool), dtype=torch.float64)
         scores[selected] = 1
         return scores

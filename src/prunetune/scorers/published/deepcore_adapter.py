@@ -48,10 +48,10 @@ def find_checkout(path: str | Path) -> Path:
         InputError: no path is given, or it is another folder; the message says how to get a checkout.
     """
     if not str(path):
-        raise InputError(f"scorer=deepcore runs a checkout of PatrickZH/DeepCore and has none: {HOW_TO_GET_IT}")
+        raise InputError(f"scorer=deepcore needs a checkout of PatrickZH/DeepCore: {HOW_TO_GET_IT}")
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise InputError(f"scorer.path is the folder of a DeepCore checkout, {str(path)!r} is none: {HOW_TO_GET_IT}")
+        raise InputError(f"scorer.path must be the folder of a DeepCore checkout, got {str(path)!r}: {HOW_TO_GET_IT}")
     methods = folder / "deepcore" / "methods"
     early = methods / "earlytrain.py"
     is_complete = (methods / "coresetmethod.py").is_file() and (folder / "deepcore" / "__init__.py").is_file()
@@ -249,7 +249,7 @@ def run_method(package: ModuleType, images: Any, maker: Callable[..., nn.Module]
         except REFUSALS as error:
             raise InputError(
                 f"DeepCore's {call.method} fails at fraction {call.fraction:g} ({error}); "
-                f"the least that a class keeps is {_least(images, call)}"
+                f"the smallest budget of a class is {_least(images, call)}"
             ) from error
 
 

@@ -1,0 +1,140 @@
+"""What `prunetune prune` and `prunetune advise` do, step by step."""
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path
+
+from prunetune.base.errors import InputError
+from prunetune.base.store import Store
+from prunetune.own.advice import advise_data
+from prunetune.own.choose import Chosen, Plan, choose
+from prunetune.own.data import OwnData
+from prunetune.own.files import write_files
+from prunetune.own.folder import OutFolder
+from prunetune.own.keep import Keep
+from prunetune.own.page import write_page
+from prunetune.own.read import ReadOptions, read, read_embeddings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the data are: `data` as the user wrote it, or files of embeddings with labels and names."""
+
+    data: str | None
+    embeddings: Path | None
+    labels: Path | None
+    ids: Path | None
+    options: ReadOptions
+
+    def read(self) -> OwnData:
+        """Return the candidates.
+
+        Raises:
+            InputError: none or both are given, or the data cannot be read.
+        """
+        if (self.data is None) == (self.embeddings is None):
+            raise InputError("expected either DATA or --embeddings FILE; see `prunetune prune --help`")
+        if self.embeddings is not None:
+            return read_embeddings(self.embeddings, self.labels, self.ids, self.options)
+        if self.labels or self.ids:
+            raise InputError("--labels and --ids belong to --embeddings; DATA bring their own")
+        return read(self.data, self.options)
+
+    @property
+    def place(self) -> Path | None:
+        """The folder or file of the data, which the outcome may not overwrite."""
+        place = Path(self.data or self.embeddings or "").expanduser()
+        return place if place.exists() else None
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written: the folder, the options that its files depend on, the form of export, and the store."""
+
+    folder: Path
+    asked: Mapping[str, Any]
+    export: str | None
+    store: Path | None
+    is_dry: bool
+
+
+def run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
+    """Read, choose and write. Messages go to standard error, the paths of the files to standard output.
+
+    Raises:
+        InputError: the input is wrong; `--out` is then unchanged.
+    """
+    with _told():
+        _run(source, keep, plan, output)
+    if not output.is_dry:
+        _print_paths(output.folder)
+
+
+def advise(source: Source, plan: Plan, store: Path | None) -> None:
+    """Print the advice for the data.
+
+    Raises:
+        InputError: the data cannot be read, or are too small for an estimate.
+    """
+    with _told():
+        data = source.read()
+        for line in data.described():
+            log.info("%s", line)
+        print(advise_data(data, plan, _store(store), source.options))
+
+
+def _run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
+    folder = OutFolder(output.folder, output.asked)
+    folder.check(source.place)
+    data = source.read()
+    for line in data.described():
+        log.info("%s", line)
+    if output.is_dry:
+        log.info("nothing was scored or written, because of --dry-run")
+        return
+    if folder.is_finished(data):
+        log.info("finished before: the same command on the same data")
+        return
+    chosen = choose(data, keep, plan, _store(output.store), source.options)
+    log.info("kept %d of %d by %s", len(chosen.subset), len(chosen.subset.pool), chosen.subset.method)
+    folder.write(data, lambda partial: _write(chosen, partial, output.export))
+
+
+def _store(folder: Path | None) -> Store:
+    """Return the store in a folder, by default in the user's cache folder, and say where it is."""
+    folder = folder or user_cache_path("prunetune", appauthor=False)
+    log.info("features and scores are kept in %s", folder)
+    return Store(folder, "give --store another folder")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Show the messages of the package on standard error, as plain lines."""
+    package, handler = logging.getLogger("prunetune"), logging.StreamHandler(sys.stderr)
+    level = package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+
+
+def _write(chosen: Chosen, folder: Path, form: str | None) -> None:
+    write_files(chosen.subset, folder, form)
+    write_page(folder / "report.html", chosen.subset, chosen.signals.features(), chosen.pixels)
+
+
+def _print_paths(folder: Path) -> None:
+    for name in ("kept.txt", "kept.csv", "all.csv", "report.html"):
+        if (folder / name).is_file():
+            print(folder / name)

@@ -1,0 +1,125 @@
+"""How much is kept: a fraction of each class, a number in all, or a number of each class.
+
+Importing this module does not import torch, so that the command can say at once what it understood.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prunetune.base import checks
+from prunetune.base.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EXAMPLES = "a fraction such as 0.2 or 20%, or a number of images such as 500"
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How much is kept; exactly one of the three is set.
+
+    fraction: of each class, in (0, 1]. count: in all, distributed over the classes by their size. per_class: of each
+    class; a smaller class is kept whole.
+    """
+
+    fraction: float | None = None
+    count: int | None = None
+    per_class: int | None = None
+
+    def __str__(self) -> str:
+        if self.fraction is not None:
+            return f"keep {100 * self.fraction:g} % of each class"
+        if self.count is not None:
+            return f"keep {self.count} in all, distributed over the classes by their size"
+        return f"keep {self.per_class} of each class"
+
+    def budgets(self, labels: Tensor, rounding: str = "largest_remainder") -> dict[int, int]:
+        """Return how many samples each class keeps, for the classes that occur in labels [N].
+
+        A fraction keeps at least one of each class. A count keeps at least one of each class if it is as large as the
+        number of classes.
+
+        Raises:
+            InputError: the count is larger than N.
+        """
+        from prunetune.samplers.budgets import class_budgets, whole_shares
+
+        sizes = {label: count for label, count in enumerate(labels.bincount().tolist()) if count}
+        if self.fraction is not None:
+            return class_budgets(labels, self.fraction, rounding=rounding)
+        if self.per_class is not None:
+            return {label: min(size, self.per_class) for label, size in sizes.items()}
+        if self.count > len(labels):
+            raise InputError(f"there are {len(labels)} candidates, so that {self.count} cannot be kept; keep fewer")
+        shares = {label: size * self.count / len(labels) for label, size in sizes.items()}
+        return whole_shares(sizes, shares, self.count, least=int(self.count >= len(sizes)))
+
+
+def understood(keep: Any, ratio: Any = None, per_class: Any = None, words: tuple[str, str, str] | None = None) -> Keep:
+    """Return what was asked for: exactly one of the three.
+
+    A value with a % or a decimal point is a fraction in (0, 1]. A whole number is a count.
+
+    Args:
+        keep: a fraction or a count: a number, or a text such as "0.2", "20%" or "500".
+        ratio: a fraction, the other name of `keep`.
+        per_class: a count for each class.
+        words: how the user writes these three; by default as in Python.
+
+    Raises:
+        InputError: none or several are given, or the value is no such number.
+    """
+    names = words or ("keep", "ratio", "per_class")
+    given = [name for name, value in zip(names, (keep, ratio, per_class), strict=True) if value is not None]
+    if len(given) != 1:
+        what = f"got {' and '.join(given)}" if given else "got none"
+        raise InputError(
+            f"exactly one of {', '.join(names)} says how much is kept, {what}; {names[0]} takes {EXAMPLES}"
+        )
+    if per_class is not None:
+        return Keep(per_class=_count(per_class, names[2]))
+    value, name = (keep, names[0]) if keep is not None else (ratio, names[1])
+    is_fraction, number = _parsed(value, name)
+    if not is_fraction and ratio is None:
+        return Keep(count=_count(number, name))
+    if not 0 < number <= 1:
+        hint = ""
+        if number > 1 and number == int(number) and name == names[0]:
+            hint = f"; for a number of images write {number:g} without a decimal point"
+        raise InputError(f"{name} as a fraction must be above 0 % and at most 100 %, got {_shown(value)}{hint}")
+    return Keep(fraction=float(number))
+
+
+def _parsed(value: Any, name: str) -> tuple[bool, float | int]:
+    """Return whether a value is a fraction, and the number."""
+    number = checks.plain(value)
+    if isinstance(number, str):
+        text = number.strip()
+        digits = text.removesuffix("%").rstrip()
+        try:
+            number = int(digits) if digits.lstrip("+-").isdecimal() else float(digits)
+        except ValueError:
+            comma = "; write a decimal point, not a comma" if "," in text else ""
+            raise InputError(f"{name} must be {EXAMPLES}, got {_shown(value)}{comma}") from None
+        if text.endswith("%"):
+            return True, number / 100
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        raise InputError(f"{name} must be {EXAMPLES}, got {_shown(value)}")
+    return isinstance(number, float), number
+
+
+def _count(value: Any, name: str) -> int:
+    number = checks.plain(value)
+    if isinstance(number, str) and number.strip().isdecimal():
+        number = int(number)
+    if not checks.is_whole_number(number, least=1):
+        raise InputError(f"{name} must be a whole number of at least 1, got {_shown(value)}")
+    return number
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)

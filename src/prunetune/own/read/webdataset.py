@@ -1,0 +1,223 @@
+"""WebDataset: tar archives in which the files of one sample have the same name before the first dot.
+
+The archives are indexed once, by their headers. An image is then read from its place in the archive, so that nothing is
+unpacked and no order is forced on the reader.
+"""
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prunetune.base.errors import InputError
+from prunetune.base.extra import needed
+from prunetune.data.images.own import EncodedImages
+from prunetune.data.images.rule import OWN_SUFFIXES
+from prunetune.own.data import OwnData
+from prunetune.own.read.assemble import Found, assemble, numbered, other_splits
+from prunetune.own.read.columns import LABEL_NAMES, usual
+from prunetune.own.read.options import ReadOptions
+from prunetune.own.read.splits import choose_splits, split_kind
+
+LABEL_FILES = ("cls", "label", "class")  # A file of one of these endings holds the label as text.
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in an archive: where it begins, and its size in bytes."""
+
+    archive: Path
+    start: int
+    size: int
+
+    def read(self) -> bytes:
+        """Return the content of the file."""
+        with self.archive.open("rb") as file:
+            file.seek(self.start)
+            return file.read(self.size)
+
+
+Sample = dict[str, Member]  # Maps the ending of a file, such as "jpg", to the file.
+
+
+def expand(pattern: str) -> list[Path]:
+    """Return the archives of a pattern with braces, such as "train-{0000..0009}.tar"."""
+    shards = needed("webdataset.shardlists", "data", "WebDataset archives")
+    return [Path(os.path.expanduser(name)) for name in shards.expand_urls(pattern)]
+
+
+def read_webdataset(archives: Sequence[Path], options: ReadOptions) -> OwnData:
+    """Return the images of tar archives; a sample without an image is left out, one without a label is refused.
+
+    Raises:
+        InputError: the extra `data` is not installed, an archive is missing or damaged, or see `read_labels`.
+    """
+    splits = _splits(archives)
+    chosen = _chosen(splits, options)
+    names, samples, left_out = _samples([path for path in archives if splits[path] in chosen])
+    others = _others([path for path in archives if splits[path] not in chosen], options)
+    for split in sorted({splits[path] for path in archives} - set(chosen)):
+        left_out[f"{split} ({sum(splits[path] == split for path in archives)} archives)"] = "another split"
+    labels, where = _labels(samples, names, options)
+    found = Found(
+        layout="webdataset",
+        source=list(archives),
+        num_rows=len(samples),
+        rows=list(range(len(samples))),
+        sample_ids=numbered(len(samples)),
+        names=names,
+        images=_images(samples, names, options),
+        place=lambda row: f"sample {names[row]}",
+        labels=labels,
+        left_out=left_out,
+        others=others,
+        notes=[where] if where else [],
+    )
+    return assemble(found, archives[0].name, options)
+
+
+def _splits(archives: Sequence[Path]) -> dict[Path, str]:
+    """Return the split of each archive: the first word of its name or that of its folder, "" if it is none."""
+    found = {}
+    for path in archives:
+        words = [re.split(r"[-_.0-9]", path.name)[0], path.parent.name]
+        found[path] = next((word for word in words if split_kind(word)), "")
+    return found
+
+
+def _chosen(splits: dict[Path, str], options: ReadOptions) -> list[str]:
+    names = sorted(set(splits.values()))
+    if "" in names:
+        if len(names) > 1:
+            odd = next(path.name for path, split in splits.items() if split == "")
+            raise InputError(f"some archives are named after a split and {odd} is not; give those of one split")
+        if options.split is not None:
+            raise InputError(f"the archives are not named after splits; leave {options.words('split', '<name>')} out")
+        return names
+    return choose_splits(names, "the set of archives", options)
+
+
+def _samples(archives: Sequence[Path]) -> tuple[list[str], list[Sample], dict[str, str]]:
+    """Return the names of the samples with an image, their files, and what is left out."""
+    names: list[str] = []
+    samples: list[Sample] = []
+    left_out: dict[str, str] = {}
+    for path in archives:
+        for key, sample in _index(path).items():
+            name = f"{path.name}/{key}"
+            if _image_of(sample) is None:
+                left_out[name] = "samples without an image"
+                continue
+            names.append(name)
+            samples.append(sample)
+    return names, samples, left_out
+
+
+def _index(path: Path) -> dict[str, Sample]:
+    """Return the samples of an archive by their keys."""
+    split = needed("webdataset.tariterators", "data", "WebDataset archives").base_plus_ext
+    found: dict[str, Sample] = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                key, ending = split(member.name)
+                if key is None or not member.isfile() or Path(key).name.startswith("."):
+                    continue
+                files = found.setdefault(key, {})
+                if ending.lower() in files:
+                    raise InputError(f"{path.name} has the file {member.name} twice; write the archive again")
+                files[ending.lower()] = Member(path, member.offset_data, member.size)
+    except FileNotFoundError:
+        raise InputError(f"there is no archive {path}") from None
+    except (tarfile.TarError, OSError) as error:
+        raise InputError(
+            f"{path} cannot be read as a tar archive ({error}); an archive that is compressed must be unpacked first"
+        ) from None
+    _check_end(path, found)
+    return found
+
+
+def _check_end(path: Path, found: dict[str, Sample]) -> None:
+    """Refuse an archive that does not end with zeros behind its last file: some of its samples were not read."""
+    ends = [member.start + member.size for sample in found.values() for member in sample.values()]
+    with path.open("rb") as file:
+        file.seek(-(-max(ends, default=0) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+        rest = file.read(tarfile.BLOCKSIZE)
+        if not rest:
+            raise InputError(f"{path} is cut short; copy it again")
+        while rest:
+            if rest.strip(b"\0"):
+                raise InputError(f"{path} holds more data behind its last file; write or copy it again")
+            rest = file.read(2**20)
+
+
+def _image_of(sample: Sample) -> Member | None:
+    return next((sample[ending] for ending in sorted(sample) if f".{ending.split('.')[-1]}" in OWN_SUFFIXES), None)
+
+
+def _images(samples: Sequence[Sample], names: Sequence[str], options: ReadOptions) -> EncodedImages:
+    members = [_image_of(sample) for sample in samples]
+    return EncodedImages(
+        lambda row: members[row].read(), lambda row: names[row], tuple(range(len(members))), options.rule
+    )
+
+
+def _others(archives: Sequence[Path], options: ReadOptions) -> Any:
+    if not archives:
+        return None
+    names, samples, _ = _samples(archives)
+    if not samples:
+        return None
+    kinds = [split_kind(split) for split in _splits(archives).values()]
+    return other_splits(_images(samples, names, options), names, [kinds[0] or "test"] * len(names))
+
+
+def _labels(samples: Sequence[Sample], names: Sequence[str], options: ReadOptions) -> tuple[list[Any] | None, str]:
+    """Return the label of each sample, and a line that says where they come from."""
+    if not options.reads_labels or not samples:
+        return None, ""
+    endings = {ending for sample in samples for ending in sample}
+    if (wanted := options.label_column) is not None and wanted in endings:
+        return [_text(sample.get(wanted)) for sample in samples], f"labels from .{wanted}"
+    if wanted is None:
+        for ending in LABEL_FILES:
+            if ending in endings:
+                return [_text(sample.get(ending)) for sample in samples], f"labels from .{ending}"
+    if "json" in endings:
+        return _of_json(samples, names, options)
+    if wanted is not None:
+        raise InputError(f"no sample has a file .{wanted}; the endings are {', '.join(sorted(endings))}")
+    return None, f"no labels among {', '.join(sorted(endings))}; the images are taken without"
+
+
+def _text(member: Member | None) -> str | None:
+    return None if member is None else member.read().decode("utf-8", "replace").strip()
+
+
+def _of_json(samples: Sequence[Sample], names: Sequence[str], options: ReadOptions) -> tuple[list[Any] | None, str]:
+    contents = []
+    for name, sample in zip(names, samples, strict=True):
+        try:
+            content = json.loads(sample["json"].read()) if "json" in sample else {}
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise InputError(f"the file .json of sample {name} is no JSON object")
+        contents.append(content)
+    keys = sorted({key for content in contents for key in content})
+    wanted = options.label_column
+    if wanted is not None and wanted not in keys:
+        raise InputError(f"no sample has {wanted!r} in its .json; the keys are {', '.join(keys)}")
+    found = [wanted] if wanted else [key for key in keys if usual(key, LABEL_NAMES)]
+    if len(found) > 1:
+        raise InputError(
+            f"the keys {' and '.join(found)} of .json could both be the label; name one with "
+            f"{options.words('label_column', found[0])}"
+        )
+    if not found:
+        return None, f"no label among the keys {', '.join(keys)} of .json; the images are taken without"
+    return [content.get(found[0]) for content in contents], f"labels from {found[0]} in .json"

@@ -1,0 +1,122 @@
+"""The learning curve, its intervals, the power law and the sentences that follow from them."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from made_data import make_image_folder
+from prunetune import advise
+from prunetune.base.errors import InputError
+from prunetune.own.learning_curve import Curve, held_out, interval, learning_curve, power_law, verdict
+from runs import prunetune_here
+
+
+def first_ones(features, labels, fraction, seed):
+    """Keep the first samples of each class: a method that is as good as random samples."""
+    kept = [torch.nonzero(labels == label).flatten() for label in labels.unique()]
+    return torch.cat([members[: max(round(fraction * len(members)), 1)] for members in kept]).sort().values
+
+
+def clouds(count=60, width=8, spread=3.0):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(3).repeat(count)
+    return torch.eye(3, width)[labels] * 3 + spread * torch.randn(len(labels), width, generator=generator), labels
+
+
+def made_curve(chosen, drawn, splits=20):
+    noise = np.random.default_rng(0).normal(0, 0.002, (2, len(chosen), splits))
+    fractions = (0.1, 0.3, 0.5, 1.0)
+    accuracies = [np.array(values)[:, None] + part for values, part in zip((chosen, drawn), noise, strict=True)]
+    return Curve(fractions, (10, 30, 50, 100), *accuracies)
+
+
+def test_a_split_holds_out_a_tenth_of_each_class_and_at_least_one_sample():
+    labels = torch.tensor([0] * 40 + [1] * 5)
+    pool, judges = held_out(labels, seed=0, number=3)
+    assert torch.bincount(labels[judges]).tolist() == [4, 1]
+    assert sorted([*pool.tolist(), *judges.tolist()]) == list(range(45))
+    assert held_out(labels, 0, 4)[1].tolist() != judges.tolist()
+
+
+def test_the_interval_is_that_of_nadeau_and_bengio():
+    found = interval(np.array([0.01, 0.03, 0.02, 0.04]))
+    half = 3.182446 * 0.012909944 * np.sqrt(1 / 4 + 1 / 9)
+    assert (found.mean, found.high - found.mean) == pytest.approx((0.025, half), rel=1e-5)
+
+
+def test_all_samples_are_trained_on_at_the_end_and_the_same_seed_gives_the_same_curve():
+    features, labels = clouds()
+    curve, again = (learning_curve(features, labels, first_ones, fractions=(0.1, 1.0)) for _ in range(2))
+    assert curve.counts == (15, 162)
+    assert np.array_equal(curve.chosen[-1], curve.drawn[-1])
+    assert np.array_equal(curve.chosen, again.chosen)
+    assert curve.chosen[0].mean() < curve.chosen[1].mean()
+    assert curve.loss(1).mean == 0
+
+
+def test_a_method_that_is_no_better_than_random_samples_does_not_matter():
+    features, labels = clouds()
+    curve = learning_curve(features, labels, first_ones, fractions=(0.1, 0.3, 1.0))
+    assert curve.gain.low < 0 < curve.gain.high
+    assert "does not matter here" in verdict(curve, "first")[-1]
+
+
+def test_the_smallest_fraction_within_a_point_is_recommended():
+    curve = made_curve([0.70, 0.795, 0.798, 0.80], [0.60, 0.70, 0.75, 0.80])
+    lines = verdict(curve, "herding")
+    assert lines[0].startswith("Keep 30%: the loss against all samples is 0.5 points, 95% interval [")
+    assert lines[1].startswith("At 10% expect a loss of 10.")
+    assert lines[2].startswith("Use herding: it is above random samples by ")
+
+
+def test_where_no_fraction_is_safe_all_are_kept_and_the_likely_one_is_named():
+    unsure = made_curve([0.70, 0.75, 0.795, 0.80], [0.72, 0.78, 0.80, 0.80])
+    unsure.chosen[2] += np.linspace(-0.05, 0.05, 20)
+    lines = verdict(unsure, "herding")
+    assert lines[0].startswith("Keep all: no smaller fraction is surely within 1 point")
+    assert re.match(r"At 50% the loss is .*: small, but too uncertain\.", lines[1])
+    assert lines[-1].startswith("Use random samples: herding is below them by ")
+
+
+def test_a_power_law_is_found_again():
+    counts = np.array([10.0, 30, 50, 100])
+    accuracies = 1 - (0.1 + 2 * counts**-0.7)
+    law = power_law(
+        Curve(
+            (0.1, 0.3, 0.5, 1.0),
+            (10, 30, 50, 100),
+            accuracies[:, None] * np.ones(20),
+            accuracies[:, None] * np.ones(20),
+        )
+    )
+    assert (law.floor, law.scale, law.exponent) == pytest.approx((0.1, 2, 0.7), rel=1e-2)
+    assert law.doubled.mean == pytest.approx(2 * (100**-0.7 - 200**-0.7), rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([0] * 20, "at least two classes, got one"), ([0] * 20 + [1] * 4, "the smallest class has 4")],
+)
+def test_data_that_are_too_small_are_refused(labels, message):
+    with pytest.raises(InputError, match=message):
+        advise(embeddings=np.random.default_rng(0).normal(size=(len(labels), 4)), labels=labels)
+
+
+def test_the_command_and_the_function_give_the_same_advice(tmp_path):
+    photos = make_image_folder(tmp_path / "photos", {"bark": 20, "moss": 20})
+    words = ["--backbone", "micro", "--store", str(tmp_path / "store")]
+    done = prunetune_here("advise", str(photos), *words)
+    assert done.returncode == 0, done.stderr
+    found = advise(photos, "micro")
+    assert done.stdout == f"{found}\n"
+    assert [line.split()[0] for line in found.table()[1:]] == ["5%", "10%", "20%", "30%", "50%", "70%", "100%"]
+    assert "Twice as many samples" in done.stdout
+
+
+def test_data_without_labels_are_refused_in_one_line(tmp_path):
+    photos = make_image_folder(tmp_path / "photos", {"bark": 6, "moss": 6})
+    done = prunetune_here("advise", str(photos), "--labels-from", "none", "--backbone", "micro")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == "error: advice is an accuracy by label, and these data have no labels"
