@@ -108,12 +108,30 @@ def _difference(calm: Path, results: Path, folder: Path) -> str | None:
     for key in sorted((theirs.keys() | ours.keys()) - VOLATILE):
         if theirs.get(key) != ours.get(key):
             return f"{key} of result.json"
-    files = [folder / "subset.csv", folder / "predictions.csv", folder / "history.csv", Path(theirs["scores_path"])]
-    for file in files:
+    for file in (folder / "subset.csv", folder / "predictions.csv", Path(theirs["scores_path"])):
         contents = [(root / file).read_bytes() if (root / file).is_file() else None for root in (calm, results)]
         if contents[0] != contents[1]:
             return file.name
-    return None
+    histories = [_rows(root / folder / "history.csv") for root in (calm, results)]
+    return None if _are_close(*histories) else "history.csv"
+
+
+def _rows(file: Path) -> list[list[str]]:
+    if not file.is_file():
+        return []
+    with file.open(newline="") as opened:
+        return list(csv.reader(opened))
+
+
+def _are_close(theirs: list[list[str]], ours: list[list[str]]) -> bool:
+    """Whether two tables agree. Probes that are trained together round other digits than one that is trained alone."""
+    if [len(row) for row in theirs] != [len(row) for row in ours]:
+        return False
+    cells = [(a, b) for rows in zip(theirs, ours, strict=True) for a, b in zip(*rows, strict=True) if a != b]
+    try:
+        return all(math.isclose(float(a), float(b), rel_tol=1e-5) for a, b in cells)
+    except ValueError:
+        return False
 
 
 def _hidden(folder: Path) -> Iterator[Path]:
