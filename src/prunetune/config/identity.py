@@ -20,6 +20,10 @@ REMOVED = {
     "gamma_search.split": "nested",
 }
 
+# These options were added later. An older run, which did not record them, is the same run as one with this value.
+ADDED = {"backbone.use_ema": True, "scoring_backbone.use_ema": True}
+UNRECORDED = {**REMOVED, **ADDED}
+
 
 def recorded(cfg: DictConfig) -> dict[str, Any]:
     """Return the part of a configuration that result.json keeps: all keys but `NOT_RECORDED`.
@@ -44,7 +48,7 @@ def _differences(before: Any, now: Any, path: str) -> Iterator[tuple[str, Any, A
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in _compared_keys(before, now):
             place = f"{path}.{key}" if path else key
-            yield from _differences(before.get(key, REMOVED.get(place)), now.get(key, REMOVED.get(place)), place)
+            yield from _differences(before.get(key, UNRECORDED.get(place)), now.get(key, UNRECORDED.get(place)), place)
     elif before != now:
         yield path, before, now
 
