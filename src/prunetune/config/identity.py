@@ -25,6 +25,10 @@ UNRECORDED = {**REMOVED, **ADDED}  # What the absence of an option in a recorded
 # What a sampler is called today that recorded no value for an added option.
 NAMED_SINCE = {("d2", "graph"): "d2_directed"}
 
+# These options were added later. An older run, which did not record them, is the same run as one with this value.
+ADDED = {"backbone.use_ema": True, "scoring_backbone.use_ema": True}
+UNRECORDED = {**REMOVED, **ADDED}
+
 
 def recorded(cfg: DictConfig) -> dict[str, Any]:
     """Return the part of a configuration that result.json keeps: all keys but `NOT_RECORDED`.
