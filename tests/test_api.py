@@ -135,7 +135,7 @@ class Forwarding:
 
 
 def test_targets_pass_the_data_sets_target_transform(textures):
-    plain, shifted = api.as_pool(Listed(textures, as_image=False)), api.as_pool(Shifted(textures))
+    plain, shifted = read(Listed(textures, as_image=False)).pool, read(Shifted(textures)).pool
     assert shifted.labels.tolist() == [9 - label for label in plain.labels.tolist()]
     assert shifted.fingerprint != plain.fingerprint  # Every image is read and its label compared.
 
@@ -143,17 +143,16 @@ def test_targets_pass_the_data_sets_target_transform(textures):
 def test_targets_that_are_not_those_of_the_items_are_refused(textures):
     dataset = Listed(textures, as_image=False)
     with pytest.raises(InputError, match=r"the dataset has 40 items, and its targets are 100; update targets"):
-        api.as_pool(Forwarding(dataset, range(40)))
+        read(Forwarding(dataset, range(40)))
     with pytest.raises(InputError, match=r"^item 0 of the dataset has the label \d, and its targets say \d; update"):
-        api.as_pool(Forwarding(dataset, dataset.order[::-1]))
+        prune(Forwarding(dataset, dataset.order[::-1]), 0.2, **PLAIN)
     stale = Listed(textures, as_image=False)
     stale.targets = [label if position != 50 else (label + 1) % 10 for position, label in enumerate(stale.targets)]
     stale.__class__ = type("Stale", (Listed,), {"__getitem__": lambda self, index: dataset[index]})
-    pool = api.as_pool(stale)  # The one wrong target is not among those that are looked at first.
     with pytest.raises(InputError, match="^item 50 of the dataset has the label"):
-        pool.fingerprint  # noqa: B018
+        prune(stale, 0.2, **PLAIN)
     stale.targets = None
-    assert api.as_pool(stale).labels.tolist() == dataset.targets
+    assert read(stale).pool.labels.tolist() == dataset.targets
 
 
 def test_a_subset_fits_only_a_data_set_of_its_pools_length(textures):

@@ -20,14 +20,10 @@ REMOVED = {
     "gamma_search.split": "nested",
 }
 # These options were added later. A run that recorded none of them behaved as with the value given here.
-ADDED = {"sampler.graph": "directed"}
+ADDED = {"sampler.graph": "directed", "backbone.use_ema": True, "scoring_backbone.use_ema": True}
 UNRECORDED = {**REMOVED, **ADDED}  # What the absence of an option in a recorded configuration means.
 # What a sampler is called today that recorded no value for an added option.
 NAMED_SINCE = {("d2", "graph"): "d2_directed"}
-
-# These options were added later. An older run, which did not record them, is the same run as one with this value.
-ADDED = {"backbone.use_ema": True, "scoring_backbone.use_ema": True}
-UNRECORDED = {**REMOVED, **ADDED}
 
 
 def recorded(cfg: DictConfig) -> dict[str, Any]:

@@ -181,7 +181,7 @@ class ImageSource(ScoreSource):
         return {**key, "proxy": self.signals.proxy_key()} if scorer.uses_proxy else key
 
     def check(self, scorer: Scorer) -> None:
-        network = self.signals.embedding.network
+        network = self.signals.network
         scorer.check_network(network)
         masks = scorer.masks(network)
         if masks is not None:
