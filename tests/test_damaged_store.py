@@ -9,7 +9,7 @@ import torch
 
 import damage
 from made_data import make_image_folder
-from prunetune.base import hashes, verification
+from prunetune.base import hashes
 from prunetune.base.store import Store
 from prunetune.data.readers.image_folder import ImageFolder
 from prunetune.networks.backbone import Backbone
@@ -90,9 +90,8 @@ def whole(tmp_path_factory, pool, network):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Have every memory-mapped file count as a large one with many blocks."""
-    monkeypatch.setattr(hashes, "BLOCK", 2048)
-    monkeypatch.setattr(verification, "LARGE", 0)
+    """Have files of a few kilobytes consist of several blocks."""
+    monkeypatch.setattr(hashes, "BLOCK", 1024)
 
 
 def entry_of(store, kind):
