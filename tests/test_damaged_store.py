@@ -117,7 +117,8 @@ def check(kind, store, pool, network, expected, caplog):
 def test_one_changed_bit_of_each_file_is_found(whole, pool, network, tmp_path, caplog, kind):
     values, folder = whole
     store = shutil.copytree(folder / kind, tmp_path / "store")
-    for name in sorted(file.name for file in entry_of(store, kind).iterdir()):
+    # One bit of meta.json can be the last digit of a float, which stays the same number. Its test is another one.
+    for name in sorted({file.name for file in entry_of(store, kind).iterdir()} - {"meta.json"}):
         damage.damage(entry_of(store, kind) / name, damage.flip_a_bit)
         check(kind, store, pool, network, values[kind], caplog)
 
