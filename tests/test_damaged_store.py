@@ -9,7 +9,7 @@ import torch
 
 import damage
 from made_data import make_image_folder
-from prunetune.base import hashes, verification
+from prunetune.base import hashes
 from prunetune.base.store import Store
 from prunetune.data.readers.image_folder import ImageFolder
 from prunetune.networks.backbone import Backbone
@@ -90,9 +90,8 @@ def whole(tmp_path_factory, pool, network):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Have every memory-mapped file count as a large one with many blocks."""
-    monkeypatch.setattr(hashes, "BLOCK", 2048)
-    monkeypatch.setattr(verification, "LARGE", 0)
+    """Have files of a few kilobytes consist of several blocks."""
+    monkeypatch.setattr(hashes, "BLOCK", 1024)
 
 
 def entry_of(store, kind):
@@ -118,7 +117,8 @@ def check(kind, store, pool, network, expected, caplog):
 def test_one_changed_bit_of_each_file_is_found(whole, pool, network, tmp_path, caplog, kind):
     values, folder = whole
     store = shutil.copytree(folder / kind, tmp_path / "store")
-    for name in sorted(file.name for file in entry_of(store, kind).iterdir()):
+    # One bit of meta.json can be the last digit of a float, which stays the same number. Its test is another one.
+    for name in sorted({file.name for file in entry_of(store, kind).iterdir()} - {"meta.json"}):
         damage.damage(entry_of(store, kind) / name, damage.flip_a_bit)
         check(kind, store, pool, network, values[kind], caplog)
 

@@ -48,7 +48,6 @@ def hashed(monkeypatch):
 @pytest.fixture
 def blocks_of_160_bytes(monkeypatch):
     monkeypatch.setattr(hashes, "BLOCK", 160)
-    monkeypatch.setattr(verification, "LARGE", 1000)
 
 
 def stored_array(root):

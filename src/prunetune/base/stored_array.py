@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from prunetune.base import hashes, verification
+from prunetune.base import hashes
 from prunetune.base.errors import InputError
 from prunetune.base.verification import block_fault, damage_of, hashes_of, stamp_of
 
@@ -97,13 +97,12 @@ class _MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path, self._stamp, self._hashes = path, stamp_of(path), hashes_of(path.parent, path.name)
-        # The blocks of a smaller file were verified when its entry was opened. Entries of older stores have no hashes.
-        is_large = path.stat().st_size > verification.LARGE
-        self._pending = set(range(len(self._hashes))) if is_large else set()
+        # A single block was verified when its entry was opened. Entries of older stores can have no hashes.
+        self._pending = set(range(len(self._hashes))) if len(self._hashes) > 1 else set()
 
     def open(self) -> str | None:
-        """Map the file, after its header is verified. Return what is wrong with it, or None."""
-        fault = self._verify({0} & self._pending)
+        """Map the file, after its header is verified if it has one. Return what is wrong with it, or None."""
+        fault = self._verify({0} & self._pending) if self.path.suffix == ".npy" else None
         if fault is None:
             self.array  # noqa: B018 - maps the file now
             fault = None if self.is_current() else "it was replaced"

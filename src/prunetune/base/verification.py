@@ -24,7 +24,6 @@ from prunetune.base.publish import new_file, write_json
 
 SIZES = "file_bytes"  # In meta.json, this key maps the name of every other file of the entry to its size.
 HASHES = "block_hashes"  # In meta.json, this key maps the name of every file to the hashes of its blocks.
-LARGE = 64 << 20  # Memory-mapped files of more than 64 MiB are verified block by block, when a block is first read.
 # These errors say that the process may not read a file, or cannot now. The file itself can be right.
 NOT_DAMAGE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT)
 
@@ -61,8 +60,8 @@ def fault_of(entry: Path, mapped: Collection[str] = ()) -> str | None:
 
     Args:
         entry: a folder of the store.
-        mapped: patterns of the names of files that are opened as a `StoredArray`. Those of more than 64 MiB are left
-            to it.
+        mapped: patterns of the names of files that are opened as a `StoredArray`. Those of more than one block are
+            left to it.
 
     Raises:
         InputError: the process may not read the entry.
@@ -148,10 +147,10 @@ def _hashes_fault(entry: Path, meta: dict[str, Any], mapped: Collection[str]) ->
     expected = meta[HASHES]
     if [json_hash({name: value for name, value in meta.items() if name != HASHES})] != expected["meta.json"]:
         return "meta.json has changed"
-    for name, size in meta[SIZES].items():
-        if size > LARGE and any(fnmatchcase(name, pattern) for pattern in mapped):
+    for name, blocks in expected.items():
+        if name == "meta.json" or (len(blocks) > 1 and any(fnmatchcase(name, pattern) for pattern in mapped)):
             continue
-        for index, block in enumerate(expected[name]):
+        for index, block in enumerate(blocks):
             if fault := block_fault(entry / name, index, block):
                 return fault
     return None
