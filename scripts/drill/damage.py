@@ -67,7 +67,7 @@ def command(recipe: str, shared: Path, other: bool = False) -> list[str]:
     words = {
         "search": ["scorer=dlc", *SEARCH],
         "probe": ["scorer=el2n", *PROBE],
-        "full": ["scorer=el2n", "proxy.epochs=2", "proxy.milestones=[]"],
+        "full": ["scorer=el2n", "scorer.repeats=1", "proxy.epochs=2", "proxy.milestones=[]"],
         "grand": ["scorer=grand", "scorer.repeats=1", *PROBE],
         "layers": ["scorer=lc_knn"],
     }
