@@ -106,6 +106,55 @@ def test_labels_are_read_from_the_items_where_there_are_no_targets(textures):
     assert pool.classes == tuple("0123456789")
 
 
+class Shifted(Listed):
+    """A data set whose `target_transform` makes other labels of its targets, as torchvision's data sets do."""
+
+    def __init__(self, pool):
+        super().__init__(pool, as_image=False)
+        self.target_transform = lambda target: 9 - target
+
+    def __getitem__(self, index):
+        image, target = super().__getitem__(index)
+        return image, self.target_transform(target)
+
+
+class Forwarding:
+    """A wrapper that keeps some items and forwards everything else to the data set, its targets too."""
+
+    def __init__(self, dataset, positions):
+        self.dataset, self.positions = dataset, positions
+
+    def __len__(self):
+        return len(self.positions)
+
+    def __getitem__(self, index):
+        return self.dataset[self.positions[index]]
+
+    def __getattr__(self, name):
+        return getattr(self.dataset, name)
+
+
+def test_targets_pass_the_data_sets_target_transform(textures):
+    plain, shifted = read(Listed(textures, as_image=False)).pool, read(Shifted(textures)).pool
+    assert shifted.labels.tolist() == [9 - label for label in plain.labels.tolist()]
+    assert shifted.fingerprint != plain.fingerprint  # Every image is read and its label compared.
+
+
+def test_targets_that_are_not_those_of_the_items_are_refused(textures):
+    dataset = Listed(textures, as_image=False)
+    with pytest.raises(InputError, match=r"the dataset has 40 items, and its targets are 100; update targets"):
+        read(Forwarding(dataset, range(40)))
+    with pytest.raises(InputError, match=r"^item 0 of the dataset has the label \d, and its targets say \d; update"):
+        prune(Forwarding(dataset, dataset.order[::-1]), 0.2, **PLAIN)
+    stale = Listed(textures, as_image=False)
+    stale.targets = [label if position != 50 else (label + 1) % 10 for position, label in enumerate(stale.targets)]
+    stale.__class__ = type("Stale", (Listed,), {"__getitem__": lambda self, index: dataset[index]})
+    with pytest.raises(InputError, match="^item 50 of the dataset has the label"):
+        prune(stale, 0.2, **PLAIN)
+    stale.targets = None
+    assert read(stale).pool.labels.tolist() == dataset.targets
+
+
 def test_a_subset_fits_only_a_data_set_of_its_pools_length(textures):
     with pytest.raises(InputError, match="should have the 100 items, has 3"):
         prune(textures, 0.2, "random", **PLAIN).as_torch([1, 2, 3])

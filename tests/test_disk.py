@@ -55,11 +55,13 @@ def test_every_error_of_the_system_is_one_line_with_its_fix(code, remedy):
 
 
 def test_the_error_of_safetensors_is_an_error_of_the_disk(tmp_path):
-    with pytest.raises(
-        InputError, match=r"^the proxy could not be written \(No such file or directory\); check the path"
-    ):
-        with disk.explained("the proxy"):
-            save_file({"weight": torch.zeros(4)}, tmp_path / "nowhere" / "model.safetensors")
+    def make(folder):
+        save_file({"weight": torch.zeros(4)}, folder / "nowhere" / "model.safetensors")
+        return {}
+
+    with pytest.raises(InputError, match=r"could not be written \(No such file or directory\); check the path or pass"):
+        Store(tmp_path).entry("proxies", "words", {}, make)
+    assert list((tmp_path / "proxies").iterdir()) == []
 
 
 def test_other_errors_stay_what_they_are():
@@ -127,6 +129,18 @@ def test_a_log_that_breaks_ends_with_its_last_whole_line(tmp_path, monkeypatch):
     log.info("half")
     log.info("after it")
     assert path.read_text() == "earlier\nwhole\n"
+
+
+def test_a_log_without_a_whole_line_is_removed(tmp_path, monkeypatch):
+    path = tmp_path / "run.log"
+    file = LogFile(str(path))
+
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(file, "flush", full)
+    file.handle(logging.makeLogRecord({"msg": "half"}))
+    assert not path.exists()
 
 
 def test_a_line_that_is_only_shown_makes_no_log_file(tmp_path):

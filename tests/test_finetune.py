@@ -1,6 +1,7 @@
 """Full fine-tuning on the embedded textures: learning, repetition, micro-batches, evaluation."""
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,12 +12,15 @@ import runs  # noqa: F401  one thread
 from prunetune.base.devices import Hardware
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import seeded
+from prunetune.base.store import Store
 from prunetune.data.images import device_views
 from prunetune.data.images.decoded import ShownImages
 from prunetune.data.images.device_views import DeviceView, Source
 from prunetune.data.readers.textures import Textures
-from prunetune.networks.backbone import Backbone
+from prunetune.networks.backbone import Backbone, Network
 from prunetune.networks.frozen_pass import training
+from prunetune.signals.network import Embedding, NetworkSignals
+from prunetune.signals.proxy import ProxyRecipe
 from prunetune.training import full as finetune_module
 from prunetune.training.full import Batch, MicroBatch, _optimizer, _step, finetune_all, train_epochs, training_views
 from prunetune.training.recipe import Recipe
@@ -303,3 +307,61 @@ def test_the_views_of_the_test_set_are_made_once_where_they_can_be_kept(sets, fi
     monkeypatch.setattr(finetune_module, "KEPT_BYTES", kept_bytes)
     assert tuned(sets).history == first.history
     assert len(made) == looks
+
+
+def small_maps(normalises=True):
+    """Return a network that shrinks images of 16 pixels to one and there normalises over the batch, if asked to."""
+    norm = nn.BatchNorm2d(6) if normalises else nn.Identity()
+    model = nn.Sequential(nn.Conv2d(3, 6, 16), norm, nn.ReLU(), nn.Flatten())
+    model.num_features = 6
+    return Network(model, (0.5,) * 3, (0.5,) * 3, 16)
+
+
+def batches_seen(sets, count, network, on_device=False):
+    """Train for two epochs on the first images in batches of 4, and return the sizes of the batches."""
+    pool, seen = sets[0], []
+    some = ShownImages(pool, pool.images, torch.arange(count))
+    model = nn.Sequential(network, nn.Linear(6, 10))
+    model.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    view_of = training_views(some, 16, "cpu", "crop", 0)
+    if on_device:
+        source = Source.of(some.pixels, some.positions, "cpu")
+
+        def view_of(epoch):
+            return DeviceView(source, 16, pool.sample_ids, ("crop", 0, epoch))
+
+    walk = Walk(Static(count), torch.Generator().manual_seed(0))
+    recipe = replace(RECIPE, epochs=2, batch_size=4)
+    list(train_epochs(model, some, view_of, recipe, walk, Hardware()))
+    return seen
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize(
+    ("count", "normalises", "sizes"),
+    [
+        (9, True, [4, 5]),
+        (9, False, [4, 4, 1]),
+        (10, True, [4, 4, 2]),
+        (5, True, [5]),
+        (8, True, [4, 4]),
+        (1, False, [1]),
+    ],
+)
+def test_a_last_batch_of_one_image_joins_the_one_before_it_where_batches_are_normalised(
+    sets, count, normalises, sizes, on_device
+):
+    assert batches_seen(sets, count, small_maps(normalises), on_device) == sizes * 2
+
+
+def test_one_image_that_cannot_be_normalised_is_one_line_with_the_way_out(sets):
+    with pytest.raises(InputError, match=r"cannot be trained on one image alone; raise finetune\.batch_size"):
+        batches_seen(sets, 1, small_maps())
+
+
+def test_a_proxy_on_a_pool_of_one_image_more_than_its_batches_is_trained(sets, tmp_path):
+    pool = sets[0].take(range(0, 90, 10))
+    network = Backbone(model="test_resnet", pretrained=False, input_size=32).load()  # Its last map has one pixel.
+    recipe = ProxyRecipe(replace(RECIPE, epochs=1, batch_size=4, views=0))
+    signals = NetworkSignals(pool, Embedding(network, Store(tmp_path)), recipe)
+    assert signals.proxy().logits(1).isfinite().all()

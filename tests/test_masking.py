@@ -11,7 +11,8 @@ from torch.nn.utils import prune
 from prunetune.base.errors import InputError
 from prunetune.networks.backbone import Backbone
 from prunetune.networks.checkpoint import weights_hash
-from prunetune.networks.masking import MaskPath, first_masked_level, maskable_weights, masked_networks
+from prunetune.networks.maskable import enough_maskable, maskable
+from prunetune.networks.masking import MaskPath, first_masked_level, masked_networks
 
 A, B = torch.tensor([0.1, -0.9, 0.4]), torch.tensor([-0.2, 0.5, 0.05, 0.7])  # These numbers are test vector (b).
 DLC_50 = {"levels": 50, "step": 0.02}
@@ -98,7 +99,7 @@ def test_equal_weights_are_masked_in_their_order():
 @pytest.mark.parametrize("schedule", ["compound", "linear"])
 def test_masks_are_nested_and_have_exactly_the_counts(masking, schedule):
     path, model = MaskPath(schedule, 5, 0.2, masking=masking, modules="conv2d"), tiny()
-    weights = list(maskable_weights(model, "conv2d").values())
+    weights = [weight.tensor for weight in maskable(model, "conv2d").weights.values()]
     masks = []
     with masked_networks(model, path, seed=3) as levels:
         for _ in levels:
@@ -184,12 +185,14 @@ def test_a_level_that_masks_no_weight_is_refused():
 
 
 def test_a_network_without_maskable_weights_is_refused_with_the_key_to_change():
-    with pytest.raises(InputError, match="mask_modules=all"):
-        maskable_weights(nn.Sequential(nn.BatchNorm2d(3)), "conv2d")
+    with pytest.raises(InputError, match="no conv2d weights to mask; pass scorer.mask_modules=all"):
+        with masked_networks(nn.Sequential(nn.BatchNorm2d(3)), MaskPath(modules="conv2d")):
+            pass
     with torch.device("meta"):
         vit = timm.create_model("test_vit", num_classes=0)
-    with pytest.raises(InputError, match="mask_modules=all"):
-        maskable_weights(vit, "conv2d")  # The only convolution of this network is the patch embedding.
+    # The only convolution of this network is the patch embedding.
+    with pytest.raises(InputError, match=r"^0% of the parameters of test_vit are conv2d.*mask_modules=all$"):
+        enough_maskable(vit, "conv2d", "test_vit")
 
 
 @pytest.mark.parametrize(
@@ -204,8 +207,11 @@ def test_a_network_without_maskable_weights_is_refused_with_the_key_to_change():
 )
 def test_the_published_networks_have_the_published_number_of_maskable_weights(model, modules, num_tensors, num_weights):
     with torch.device("meta"):
-        weights = maskable_weights(timm.create_model(model, num_classes=0), modules)
-    assert (len(weights), sum(weight.numel() for weight in weights.values())) == (num_tensors, num_weights)
+        found = maskable(timm.create_model(model, num_classes=0), modules)
+    sizes = [weight.tensor.numel() for weight in found.weights.values()]
+    assert (len(sizes), sum(sizes)) == (num_tensors, num_weights)
+    assert found.is_plain  # The key of stored masks is that of versions that knew no other weights.
+    assert found.share > 0.99
 
 
 @pytest.mark.parametrize(
@@ -225,7 +231,7 @@ def test_the_published_networks_have_the_published_number_of_maskable_weights(mo
 def test_biases_norms_tokens_patch_embedding_and_head_are_never_masked(model, modules, has, has_not):
     with torch.device("meta"):
         whole = timm.create_model(model, num_classes=0)
-    names = set(maskable_weights(whole, modules))
+    names = set(maskable(whole, modules).weights)
     assert set(has) <= names
     assert not names & set(has_not)
     assert all(name.endswith(".weight") for name in names)
@@ -235,12 +241,12 @@ def test_biases_norms_tokens_patch_embedding_and_head_are_never_masked(model, mo
 @pytest.mark.parametrize(("model", "modules"), [("prunetune_micro", "conv2d"), ("test_vit", "linear")])
 def test_only_maskable_weights_change_while_a_network_is_masked(model, modules):
     network = Backbone(model=model, pretrained=False).load().model
-    maskable = set(maskable_weights(network, modules))
+    expected = set(maskable(network, modules).weights)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with masked_networks(network, MaskPath(modules=modules)) as levels:
         list(levels)
         changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed == maskable
+    assert changed == expected
 
 
 @pytest.mark.parametrize("path", [MaskPath(), MaskPath(levels=50, step=0.02), MaskPath("linear", 9, 0.1)])

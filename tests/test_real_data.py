@@ -63,7 +63,10 @@ def results(tmp_path_factory):
     return tmp_path_factory.mktemp("results")
 
 
-@pytest.fixture(scope="module", params=sorted(FLOORS))
+@pytest.fixture(
+    scope="module",
+    params=["vit_tiny", pytest.param("mobilenetv2", marks=pytest.mark.slow)],  # Each takes a minute.
+)
 def headline(request, dtd10, real_data, results):
     """Run the headline command with a network and return its name, its overrides and the run's folder."""
     overrides = [*dtd10, *backbone(request.param, real_data / "weights"), *FAST]

@@ -350,3 +350,28 @@ def test_a_dynamic_epoch_without_images_is_refused(tmp_path):
     task = image_run.open_task(run)
     with pytest.raises(InputError, match="nothing is kept of 100 images"):
         image_run.prune(run, task, image_run.score(run, task))
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_no_piece_of_an_epoch_is_a_single_image_if_asked(joins):
+    class Cut(Slices):
+        """Parts of 4, 1, 5, 4, 1, 5, ... images out of ten; the first of them weigh 2."""
+
+        def parts(self, generator, losses):
+            while True:
+                for start, end in ((0, 4), (4, 5), (5, 10)):
+                    weights = None if start else torch.full((end - start,), 2.0)
+                    yield torch.arange(start, end), weights
+
+    walk = Walk(Cut(10, 5), torch.Generator())
+    pieces = [[len(indices) for indices, _ in walk.epoch(joins)] for _ in range(2)]
+    assert pieces == ([[5], [5]] if joins else [[4, 1], [5]])
+    longer = Walk(Cut(10, 11), torch.Generator())
+    found = [[(indices.tolist(), weights) for indices, weights in longer.epoch(joins)] for _ in range(2)]
+    shown = [[position for indices, _ in epoch for position in indices] for epoch in found]
+    assert shown == [[*range(10), 0], [*range(1, 10), 0, 1]]  # The same images in the same order.
+    assert all(len(indices) > 1 for epoch in found for indices, _ in epoch) == joins
+    if joins:
+        assert found[0][1][1].tolist() == [1, 1, 1, 1, 1, 1, 2]  # Images keep the weights of their parts.
+    alone = Walk(Static(1), torch.Generator())
+    assert [len(indices) for indices, _ in alone.epoch(joins)] == [1]

@@ -31,7 +31,7 @@ from prunetune.data.images.transforms import CROP_SHARE, evaluation_view
 from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Network
 from prunetune.networks.frozen_pass import Passes, embed
-from prunetune.networks.masking import maskable_weights
+from prunetune.networks.maskable import maskable
 from prunetune.scorers import DLC
 from prunetune.signals.network import Embedding, NetworkSignals
 from scripts.bench import benchmarks
@@ -106,7 +106,7 @@ def released(pool: Pool, network: Network, job: Row) -> tuple[Row, Tensor]:
     first = features()
     labels = pool.labels.to(device)
     prototypes = torch.stack([first[labels == label].mean(dim=0) for label in range(len(pool.classes))])  # [C, D]
-    names = [name.removesuffix(".weight") for name in maskable_weights(model, network.mask_modules)]
+    names = [name.removesuffix(".weight") for name in maskable(model, network.mask_modules).weights]
     parameters = [(model.get_submodule(name), "weight") for name in names]
     losses = []
     for level in range(job["levels"]):

@@ -53,8 +53,10 @@ STORED = (
     Stored("text", "answers", ("evaluation.json",)),
     Stored("text", "held_out", ()),
     Stored("s2l", "trajectories", ("losses.npy",), ("scores",)),
+    Stored("s2l", "scores", ("scores.csv", "trajectories.npy")),
 )
 DESCRIBING = ("key.json", "meta.json")
+NO_PRODUCTS = ("README.md", "last_cleaned")  # The time of the last file tells when leftovers were looked for.
 RECIPES = tuple(dict.fromkeys(stored.recipe for stored in STORED))
 
 
@@ -94,7 +96,7 @@ def suite(recipe: str) -> Suite:
 
 def _check_complete(recipe: str, store: Path) -> None:
     """Refuse a product that this module does not know, so that none is forgotten."""
-    known = {file for stored in STORED for file in stored.files} | {*DESCRIBING, "README.md"}
+    known = {file for stored in STORED for file in stored.files} | {*DESCRIBING, *NO_PRODUCTS}
     found = {path.name for path in store.rglob("*") if path.is_file()}
     if found - known:
         raise RuntimeError(f"the run {recipe} stores files that the drill does not know: {sorted(found - known)}")

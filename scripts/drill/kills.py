@@ -67,7 +67,12 @@ def kill(place: Place, words: list[str], way: str, number: int, total: int, fact
     if way == "before change":
         return run(words, place.folder, kill_at(place.results, change))
     if way == "within write":
-        return run(words, place.folder, kill_within(place.results, change, BYTES[number - 1]))
+        for size in BYTES[number - 1 :: -1]:  # A late file can be smaller than the bytes after which it is cut off.
+            ended = run(words, place.folder, kill_within(place.results, change, size))
+            if ended.code in KILLED:
+                break
+            shutil.rmtree(place.results, ignore_errors=True)
+        return ended
     draws = random.Random(f"{words[0]} {number}")
     delay = draws.uniform((number - 1) / total, number / total) * facts["seconds"]
     for _ in range(5):

@@ -304,6 +304,7 @@ def test_on_a_real_model_the_levels_differ_and_batches_do_not_matter(real_pair, 
     torch.testing.assert_close(one_by_one, losses[0, :12], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_on_a_real_model_a_shuffled_response_is_harder(real_pair, tmp_path):
     llm, corpus = real_pair

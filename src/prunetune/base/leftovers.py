@@ -42,12 +42,15 @@ def remove_from(folder: Path) -> None:
 def sweep(store: Path, trees: Iterable[Path] = ()) -> None:
     """Remove the leftovers in a store and in folders of runs.
 
-    Many folders are listed, so this does nothing if some process has done it within a day.
+    The folders of the store are listed each time, since they are few. The folders inside them, and those of runs, are
+    many: they are searched once a day, by whatever process comes first.
 
     Args:
         store: the root of the store.
         trees: folders that are searched as a whole.
     """
+    for folder in (store, *_folders(store)):
+        remove_from(folder)
     mark = store / LAST
     with suppress(OSError):
         if time.time() - mark.stat().st_mtime < DAY:
@@ -57,10 +60,8 @@ def sweep(store: Path, trees: Iterable[Path] = ()) -> None:
         mark.touch()
     except OSError:
         return  # A folder that cannot be written cannot be cleaned either.
-    remove_from(store)
-    for kind in _folders(store):
-        # The complete entries of other kinds never change, so that their many folders need not be listed.
-        _remove_below(kind) if kind.name in NESTED else remove_from(kind)
+    for kind in NESTED:  # The complete entries of other kinds never change.
+        _remove_below(store / kind)
     for tree in trees:
         _remove_below(tree)
 

@@ -55,6 +55,6 @@ class LogFile(logging.FileHandler):
                 self.stream.close()
             self.stream = None
             with suppress(OSError):
-                os.truncate(self.baseFilename, self._size)
+                os.truncate(self.baseFilename, self._size) if self._size else os.unlink(self.baseFilename)
         fault = f"{self.baseFilename} could not be written ({reason(error)})"
         log.warning("%s; from here on its lines are only shown", fault)

@@ -4,7 +4,7 @@ Source: arXiv 2402.05356; counts and ranking: docs/method_notes.md, Masking. Let
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,12 +15,8 @@ from torch import Tensor, nn
 from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import stream
+from prunetune.networks.maskable import MODULES, given, maskable
 
-MODULES: dict[str, tuple[type[nn.Module], ...]] = {
-    "conv2d": (nn.Conv2d,),
-    "linear": (nn.Linear,),
-    "all": (nn.Conv2d, nn.Linear),
-}
 MOST_LEVELS = 10_000  # Each level is a forward pass over all samples.
 
 
@@ -53,6 +49,11 @@ class MaskPath:
                 "lower levels or step"
             )
 
+    @property
+    def masks_any(self) -> bool:
+        """Whether any network on the path is masked."""
+        return self.levels > 1 or not self.include_unmasked
+
     def counts(self, total: int) -> list[int]:
         """Return the T masked counts out of `total` weights, not decreasing."""
         steps = range(self.levels if self.include_unmasked else self.levels + 1)
@@ -70,23 +71,6 @@ class MaskPath:
         The key still contains the scope, an option of earlier versions, so that entries of older stores are found.
         """
         return {**asdict(self), "scope": "global", "seed": seed if self.masking == "random" else None}
-
-
-def maskable_weights(model: nn.Module, modules: str) -> dict[str, nn.Parameter]:
-    """Return the weights that may be masked, by name: no bias, norm, patch embedding, token or head.
-
-    Raises:
-        InputError: the network has none.
-    """
-    patch_embedding = tuple(f"{name}." for name, module in model.named_modules() if name.endswith("patch_embed"))
-    weights = {
-        f"{name}.weight": module.weight
-        for name, module in model.named_modules()
-        if isinstance(module, MODULES[modules]) and not f"{name}.".startswith(patch_embedding or "\0")
-    }
-    if not weights:
-        raise InputError(f"the backbone has no {modules} weights to mask; pass scorer.mask_modules=all")
-    return weights
 
 
 def first_masked_level(weights: list[Tensor], path: MaskPath, seed: int) -> list[Tensor]:
@@ -144,20 +128,28 @@ def masked_networks(model: nn.Module, path: MaskPath, seed: int = 0) -> Iterator
     """Mask a network in place, level by level: iterate over what this yields, and use `model` after each step.
 
     Only the maskable weights are copied, not the network. They are restored bit by bit when the block ends, also after
-    an error.
+    an error. Layers that compute their weight from parameters use a masked copy of it until then.
+
+    Raises:
+        InputError: the network has no weights of the chosen kind, or two levels would be the same network.
     """
-    weights = list(maskable_weights(model, path.modules).values())
-    levels = first_masked_level([weight.data for weight in weights], path, seed)
-    originals = [weight.detach().clone() for weight in weights]
+    weights = list(maskable(model, path.modules).weights.values())
+    if not weights:
+        raise InputError(f"the backbone has no {path.modules} weights to mask; pass scorer.mask_modules=all")
+    levels = first_masked_level([weight.tensor.data for weight in weights], path, seed)
+    originals = [weight.tensor.detach().clone() for weight in weights]
 
     def walk() -> Iterator[int]:
         for k in range(path.levels):
             for weight, level in zip(weights, levels, strict=True):
-                weight.data.masked_fill_(level <= k, 0)
+                weight.tensor.data.masked_fill_(level <= k, 0)
             yield k
 
     try:
-        yield walk()
+        with ExitStack() as stack:
+            for weight in weights:
+                stack.enter_context(given(weight))
+            yield walk()
     finally:
         for weight, original in zip(weights, originals, strict=True):
-            weight.data.copy_(original)
+            weight.tensor.data.copy_(original)

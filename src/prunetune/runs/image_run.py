@@ -263,6 +263,7 @@ def _finetune_all(run: ImageRun, task: Task, training: Training) -> FinetuneResu
 
 def describe(run: ImageRun, task: Task, pruned: Pruned, outcome: FinetuneResult) -> dict[str, Any]:
     """Return the contents of result.json."""
+    masks = run.scorer.masks(task.scoring.network)
     sampler, is_whole = pruned.choice.sampler, run.ratio == 1  # At ratio 1 the sampler keeps all, whatever its gamma.
     return {
         **{field.name: getattr(run.names, field.name) for field in fields(run.names)},
@@ -274,6 +275,7 @@ def describe(run: ImageRun, task: Task, pruned: Pruned, outcome: FinetuneResult)
         "search": pruned.choice.record(),
         "precision": task.scoring.embedding.precision,
         "training_precision": task.tuned.embedding.training_precision,
+        "maskable_share": None if masks is None else masks.share,
         "num_classes": len(task.pool.classes),
         "num_pool": len(task.pool),
         "num_kept": len(pruned.subset),

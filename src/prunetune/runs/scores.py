@@ -1,6 +1,7 @@
 """Compute, store and read the scores of a pool, of images or text. Each (data, network, scorer) is computed once."""
 
 import csv
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -18,10 +19,13 @@ from prunetune.base.peak_memory import measured
 from prunetune.base.seeding import seeded
 from prunetune.base.store import Store, read_meta
 from prunetune.data.pool import Pool
+from prunetune.networks.maskable import USED_WEIGHTS
 from prunetune.samplers.base import Sampler
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.constant import NoScore
 from prunetune.signals.network import NetworkSignals
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,14 @@ class ScoreSource(ABC):
         """Return everything that scores depend on as JSON values. seed: None if the scorer does not use it."""
 
     @abstractmethod
+    def check(self, scorer: Scorer) -> None:
+        """Refuse a scorer that reads what the network cannot give, before anything is computed.
+
+        Raises:
+            InputError: the network lacks something that the scorer needs.
+        """
+
+    @abstractmethod
     def alone(self, place: Path) -> "ScoreSource":
         """Return a new source for a single scorer, so that the costs of its signals are counted separately.
 
@@ -163,7 +175,17 @@ class ImageSource(ScoreSource):
             "seed": seed,
             **embedding.key(self.signals.pool),
         }
+        masks = scorer.masks(embedding.network)
+        if masks is not None and not masks.is_plain:
+            key |= USED_WEIGHTS
         return {**key, "proxy": self.signals.proxy_key()} if scorer.uses_proxy else key
+
+    def check(self, scorer: Scorer) -> None:
+        network = self.signals.network
+        scorer.check_network(network)
+        masks = scorer.masks(network)
+        if masks is not None:
+            log.info("%s can mask %.1f %% of the parameters of %s", scorer.name, 100 * masks.share, network.title)
 
     def alone(self, place: Path) -> "ImageSource":
         return ImageSource(self.signals.fresh())
@@ -195,6 +217,7 @@ def stored_scores(scorer: Scorer, signals: NetworkSignals | ScoreSource, seed: i
     found = _read_sound(source.store, place, pool)
     source.wait()  # All processes must have looked for the scores before one of them writes.
     if found is None:
+        source.check(scorer)
         own = source.alone(place)
         own.entry(prefix, key, lambda folder: _write_new(folder, scorer, own, seed))
         own.finish()

@@ -1,14 +1,20 @@
 """The contract of a scorer: one number per sample, an image or a text, independent of ratio and sampler."""
 
+from __future__ import annotations
+
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from prunetune.base import checks
 from prunetune.data.pool import Pool
+
+if TYPE_CHECKING:  # A scorer of text or tensors needs no image network.
+    from prunetune.networks.backbone import Network
+    from prunetune.networks.maskable import Maskable
 
 # The variant "fixed" is the correct method. The other variants reproduce published code.
 VARIANTS = ("fixed", "deepcore", "released")
@@ -57,6 +63,22 @@ class Scorer(ABC):
     def needs_labels(self) -> bool:
         """Whether the scores mean nothing without labels. Without labels, all samples count as one class."""
         return self.uses_proxy
+
+    def masks(self, network: Network) -> Maskable | None:
+        """Return the weights of an image network that the scorer masks; None if it masks none.
+
+        Raises:
+            InputError: too small a part of the network can be masked.
+        """
+        return None
+
+    def check_network(self, network: Network) -> None:
+        """Refuse an image network that cannot give what the scorer reads. It is called before any pass over images.
+
+        Raises:
+            InputError: the network lacks something that the scorer needs.
+        """
+        self.masks(network)
 
     @abstractmethod
     def score(self, pool: Pool, signals: Any, generator: torch.Generator) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
+from prunetune.networks.gradients import thaw
 from prunetune.scorers.base import Scorer
 from prunetune.signals.contract import Signals
 
@@ -60,6 +61,7 @@ class DeepFool(Scorer):
             raise InputError("deepfool needs at least 2 classes, the pool has 1")
         proxy = signals.proxy()
         network, head = proxy.model(proxy.num_epochs).to(signals.device).requires_grad_(False)
+        thaw(network)
         device = head.weight.device
         classify = nn.Sequential(network.model, head)
 

@@ -1,7 +1,9 @@
 """Distorting-based learning complexity (DLC): the mean loss of an image over masked copies of a pretrained network."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +12,10 @@ from prunetune.data.pool import Pool
 from prunetune.networks.masking import MaskPath
 from prunetune.scorers.base import Scorer
 from prunetune.signals.contract import FeatureKind, Signals
+
+if TYPE_CHECKING:  # A scorer that is given tensors needs no network.
+    from prunetune.networks.backbone import Network
+    from prunetune.networks.maskable import Maskable
 
 SMALLEST_DISTANCE = 1e-6
 ROWS = 4096  # Distances of at most this many images are held in memory at once.
@@ -57,6 +63,15 @@ class DLC(Scorer):
     def uses_seed(self) -> bool:
         """True for random masks, because only they depend on the seed."""
         return self.masking == "random"
+
+    def masks(self, network: Network) -> Maskable | None:
+        modules = self.mask_modules or network.mask_modules
+        return network.maskable(modules) if self._path(modules).masks_any else None
+
+    def check_network(self, network: Network) -> None:
+        super().check_network(network)
+        if self.pooling == "token_collapse":
+            network.check(network.forward_collapsed, "give one number for each image", "pass scorer.pooling=backbone")
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         path = self._path(self.mask_modules or signals.mask_modules)

@@ -1,7 +1,9 @@
 """DLC of a fine-tuned model: the mean loss of an image over masked copies of the proxy, judged by its own head."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +15,10 @@ from prunetune.scorers.dlc import learning_complexity
 from prunetune.signals.contract import Signals
 from prunetune.signals.label_odds import label_losses
 from prunetune.signals.proxy import ProbeProxy
+
+if TYPE_CHECKING:  # A scorer that is given tensors needs no network.
+    from prunetune.networks.backbone import Network
+    from prunetune.networks.maskable import Maskable
 
 ROWS = 4096  # Logits of at most this many images are held in memory at once.
 
@@ -52,6 +58,10 @@ class DLCFinetuned(Scorer):
     def uses_seed(self) -> bool:
         """True for random masks, because only they depend on the seed."""
         return self.masking == "random"
+
+    def masks(self, network: Network) -> Maskable | None:
+        modules = self.mask_modules or network.mask_modules
+        return network.maskable(modules) if self._path(modules).masks_any else None
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         proxy = signals.proxy()

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
+from prunetune.networks.gradients import ready_for_gradients
 from prunetune.scorers.base import VARIANTS, Scorer
 from prunetune.scorers.published.batches import batch_lengths
 from prunetune.selection.last_layer_gradients import proxy_gradients
@@ -103,6 +104,7 @@ def gradient_norms(model: nn.Sequential, batches: Iterator[Tensor], labels: Tens
         [N] float64.
     """
     network, head = model
+    ready_for_gradients(model, head.weight.device.type)
     classify = nn.Sequential(network.model, head).requires_grad_(True)
     device = head.weight.device
     size = max(1, NUMBERS_AT_ONCE // sum(parameter.numel() for parameter in classify.parameters()))

@@ -1,7 +1,9 @@
 """Herding: the images of a class whose running mean stays closest to the mean of the class."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +15,9 @@ from prunetune.scorers.feature_source import SOURCES, read_features
 from prunetune.scorers.picks import check_depth, pick_scores
 from prunetune.scorers.published.features import collapsed_features
 from prunetune.signals.contract import Signals
+
+if TYPE_CHECKING:  # A scorer that is given tensors needs no network.
+    from prunetune.networks.backbone import Network
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,10 @@ class Herding(Scorer):
         checks.choice("scorer.features", self.features, SOURCES)
         check_depth(self.depth)
         super().__post_init__()
+
+    def check_network(self, network: Network) -> None:
+        if self.variant == "released":
+            network.check(network.forward_collapsed, "give one number for each image", "pass another scorer")
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         read = collapsed_features if self.variant == "released" else read_features

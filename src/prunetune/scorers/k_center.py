@@ -1,8 +1,10 @@
 """k-Center Greedy: farthest-first picks, so that no image of a class is far from a picked one."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +17,9 @@ from prunetune.scorers.feature_source import SOURCES, read_features
 from prunetune.scorers.picks import check_depth, pick_scores
 from prunetune.scorers.published.features import collapsed_features
 from prunetune.signals.contract import Signals
+
+if TYPE_CHECKING:  # A scorer that is given tensors needs no network.
+    from prunetune.networks.backbone import Network
 
 BLOCK = 128  # Picks are made among this many candidates before all distances are updated.
 ROWS = 16384  # Distances of at most this many images to a block are held in memory at once.
@@ -54,6 +59,10 @@ class KCenter(Scorer):
     def uses_seed(self) -> bool:
         """The first image of each class is drawn."""
         return True
+
+    def check_network(self, network: Network) -> None:
+        if self.variant == "released":
+            network.check(network.forward_collapsed, "give one number for each image", "pass another scorer")
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         read = collapsed_features if self.variant == "released" else read_features

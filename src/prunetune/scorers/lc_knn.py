@@ -1,7 +1,9 @@
 """Learning complexity of the paper's first version: nearest neighbours at several layers of the network."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +13,9 @@ from prunetune.data.pool import Pool
 from prunetune.scorers.base import Scorer
 from prunetune.selection.neighbours import Neighbours, nearest
 from prunetune.signals.contract import Signals
+
+if TYPE_CHECKING:  # A scorer that is given tensors needs no network.
+    from prunetune.networks.backbone import Network
 
 SMALLEST_DISTANCE = 1e-6
 ROWS = 16384  # At most this many images are processed at once.
@@ -42,6 +47,9 @@ class LCKnn(Scorer):
     def __post_init__(self) -> None:
         checks.whole_number("scorer.neighbours", self.neighbours)
         super().__post_init__()
+
+    def check_network(self, network: Network) -> None:
+        network.check(network.forward_layers, "show the outputs of its layers", "use another backbone or scorer")
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         total, num_layers = torch.zeros(len(pool), dtype=torch.float64), 0

@@ -22,6 +22,7 @@ from prunetune.data.images.evaluation_views import EvaluationViews
 from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Network
 from prunetune.networks.frozen_pass import CPU_PIXELS, ImageAt, Passes, batches, embed, in_parts, training
+from prunetune.networks.maskable import USED_WEIGHTS, maskable
 from prunetune.networks.masking import MaskPath, masked_networks
 from prunetune.signals.contract import PLAIN, FeatureKind, Signals
 from prunetune.signals.proxy import (
@@ -182,6 +183,8 @@ class NetworkSignals(Signals):
         return self.charges[f"features {PLAIN}"]
 
     def masked_features(self, path: MaskPath, seed: int = 0, kind: FeatureKind = PLAIN) -> Iterator[Tensor]:
+        if path.masks_any:
+            self.network.maskable(path.modules)  # Refuse a network before the first pass.
         # A scorer may ask for these features between two levels, so they are computed before any weight is masked.
         self.features(kind)
         embedding, key = self.embedding, self._masked_key(path, seed, kind)
@@ -323,7 +326,8 @@ class NetworkSignals(Signals):
         return {"seconds": self.charges.pop(charge)}
 
     def _masked_key(self, path: MaskPath, seed: int, kind: FeatureKind) -> dict[str, Any]:
-        return {**self.embedding.key(self.pool), **asdict(kind), "path": path.key(seed)}
+        weights = {} if maskable(self.network.model, path.modules).is_plain else USED_WEIGHTS
+        return {**self.embedding.key(self.pool), **asdict(kind), "path": path.key(seed), **weights}
 
     def _charge(self, name: str, seconds: float, here: float) -> None:
         self.charges[name] = seconds

@@ -265,7 +265,8 @@ def with_head(network: Network, weight: Tensor, bias: Tensor) -> nn.Sequential:
     head = nn.Linear(weight.shape[1], len(weight))
     head.weight.data.copy_(weight)
     head.bias.data.copy_(bias)
-    return nn.Sequential(copy.deepcopy(network).cpu(), head).eval()
+    # Some networks keep what they have computed from their weights until they are trained again.
+    return nn.Sequential(copy.deepcopy(network).cpu(), head).train().eval()
 
 
 def moments(num_epochs: int) -> list[int]:
@@ -286,7 +287,9 @@ class Recorder:
         np.save(self.folder / f"logits_{epoch}.npy", logits.half().numpy())
         if epoch in self.moments:
             np.save(self.folder / f"features_{epoch}.npy", features.numpy())
-            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+            # Each tensor is a copy, since safetensors refuses tensors that share their memory, as tied weights do.
+            copies = {"memory_format": torch.contiguous_format}
+            weights = {name: tensor.detach().cpu().clone(**copies) for name, tensor in model.state_dict().items()}
             save_file(weights, self.folder / f"model_{epoch}.safetensors")
         self.seconds.append(time.perf_counter() - self._start)
 

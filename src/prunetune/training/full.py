@@ -17,6 +17,7 @@ from prunetune.data.images.decoded import ShownImages
 from prunetune.data.images.device_views import DeviceView, Source, free_share, sent
 from prunetune.networks.backbone import Network
 from prunetune.networks.frozen_pass import ImageAt, Passes, batches, evaluation, in_parts, training
+from prunetune.networks.gradients import ready_for_gradients
 from prunetune.training.recipe import Epoch, FinetuneResult, Recipe, check_loss
 from prunetune.training.sample_order import SampleOrder, Static, Walk
 
@@ -113,6 +114,7 @@ def train_epochs(
     """
     optimizer = _optimizer(model, recipe)
     micro_batch = MicroBatch(model, recipe.batch_size)
+    joins_single = has_batch_norm(model)
     device = hardware.device
 
     def look(indices: Tensor, targets: Tensor, logits: Tensor) -> None:
@@ -122,12 +124,13 @@ def train_epochs(
             walk.observe(indices, nn.functional.cross_entropy(logits, targets, reduction="none"))
 
     for epoch in range(1, recipe.epochs + 1):
+        ready_for_gradients(model, device)
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(epoch)
         view, total = view_of(epoch), torch.zeros((), dtype=torch.float64, device=device)
-        for indices, weights in walk.epoch():
+        for indices, weights in walk.epoch(joins_single):
             positions = shown.positions[indices.cpu()]
-            images = _batches(view, positions.tolist(), recipe.batch_size)
+            images = _batches(view, positions.tolist(), recipe.batch_size, joins_single)
             part = _Part(images, indices, sent(shown.pool.labels[positions], device), weights)
             total += _train_part(model, optimizer, part, micro_batch, hardware, look)
         loss = total.item() / walk.images_per_epoch  # This is the only place where an epoch waits for the GPU.
@@ -135,11 +138,18 @@ def train_epochs(
         yield epoch, loss
 
 
-def _batches(view: ImageAt | DeviceView, positions: list[int], batch_size: int) -> Iterator[Tensor]:
-    """Return batches [B, 3, S, S] uint8 of a view."""
-    if isinstance(view, DeviceView):
-        return view.batches(positions, batch_size)
-    return batches(view, positions, batch_size)
+def _batches(view: ImageAt | DeviceView, positions: list[int], batch_size: int, joins_single: bool) -> Iterator[Tensor]:
+    """Yield batches [B, 3, S, S] uint8 of a view.
+
+    joins_single: a last batch of one image joins the batch before it, since batch normalisation cannot normalise one
+    image whose map has a single pixel.
+    """
+    sizes = [(positions, batch_size)]
+    if joins_single and len(positions) > batch_size and len(positions) % batch_size == 1:
+        begun = len(positions) - batch_size - 1
+        sizes = [(positions[:begun], batch_size), (positions[begun:], batch_size + 1)]
+    for some, size in sizes:
+        yield from view.batches(some, size) if isinstance(view, DeviceView) else batches(view, some, size)
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
@@ -235,10 +245,11 @@ def _step(
         optimizer.zero_grad(set_to_none=True)
         try:
             total, seen = torch.zeros((), dtype=torch.float64, device=hardware.device), []
-            for first in range(0, len(batch.images), micro_batch.size):
-                part = batch.take(slice(first, first + micro_batch.size))
+            size = micro_batch.size if micro_batch.is_exact else len(batch.images)
+            for first in range(0, len(batch.images), size):
+                part = batch.take(slice(first, first + size))
                 with hardware.arithmetic():
-                    logits = model(part.images.to(hardware.device, non_blocking=True)).float()
+                    logits = _logits(model, part.images.to(hardware.device, non_blocking=True))
                 loss = _summed_loss(logits, part.labels, part.weights)
                 seen.append(logits.detach())
                 (loss / len(batch.images)).backward()
@@ -250,6 +261,23 @@ def _step(
         micro_batch.shrink()
     optimizer.step()
     return total, torch.cat(seen)
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the logits [B, C] float32 of images in training mode.
+
+    Raises:
+        InputError: one image alone cannot be normalised.
+    """
+    try:
+        return model(images).float()
+    except ValueError as error:
+        if len(images) > 1 or "more than 1 value per channel" not in str(error):
+            raise
+    raise InputError(
+        "the network normalises over the images of a batch and cannot be trained on one image alone; raise "
+        "finetune.batch_size (of a proxy proxy.batch_size) or ratio, or pass a larger backbone.input_size"
+    )
 
 
 def _summed_loss(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:

@@ -172,13 +172,22 @@ class Walk:
         self._at = min(self._at + count, len(self._indices))
         return self._indices[here], None if self._weights is None else self._weights[here]
 
-    def epoch(self) -> Iterator[Part]:
-        """Yield what is left of an epoch, M images in all, in as few pieces as there are parts in it."""
+    def epoch(self, joins_single: bool = False) -> Iterator[Part]:
+        """Yield what is left of an epoch, M images in all, in as few pieces as there are parts in it.
+
+        joins_single: no piece is a single image, unless the epoch has one image only. Such an image joins the part
+        after it or, at the end of the epoch, the one before it. That part or image is then drawn before the losses of
+        the batches in between are known.
+        """
         left = self.images_per_epoch
         while left:
-            indices, weights = self.draw(left)
-            left -= len(indices)
-            yield indices, weights
+            piece = self.draw(left)
+            left -= len(piece[0])
+            while joins_single and left and (left == 1 or len(piece[0]) == 1):
+                more = self.draw(left)
+                left -= len(more[0])
+                piece = _joined(piece, more)
+            yield piece
 
     def observe(self, indices: Tensor, losses: Tensor) -> None:
         """Record the unweighted losses [b] of images that have been shown; they date from before the update."""
@@ -189,3 +198,14 @@ class Walk:
         """Return how many times each image has been drawn, [n] int64."""
         ahead = torch.bincount(self._indices[self._at :].cpu(), minlength=len(self._begun))
         return self._begun - ahead
+
+
+def _joined(first: Part, second: Part) -> Part:
+    """Return two parts as one."""
+    indices = torch.cat([first[0], second[0]])
+    if first[1] is None and second[1] is None:
+        return indices, None
+    ones = [
+        torch.ones(len(some), device=some.device) if weights is None else weights for some, weights in (first, second)
+    ]
+    return indices, torch.cat(ones)

@@ -50,6 +50,9 @@ class TextSource(ScoreSource):
     def entry(self, prefix: str, key: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Path:
         return shared_entry(self.store, self.signals.processes, "scores", prefix, key, make)
 
+    def check(self, scorer: Scorer) -> None:
+        """Accept every scorer of text, since all language models give what these scorers read."""
+
     def wait(self) -> None:
         self.signals.processes.wait()
 

@@ -19,16 +19,19 @@ from prunetune.own.read.options import ReadOptions, leave_out
 
 TARGETS = ("targets", "labels", "_labels")  # The datasets of torchvision keep their labels under these names.
 TRANSFORMS = ("transforms", "transform")
+WAY_OUT = "update targets, or set them to None, and the labels of the items are read"
 
 
 def read_dataset(dataset: Any, options: ReadOptions) -> OwnData:
     """Return the images of a map-style dataset of (image, label), of dicts, or of images alone.
 
-    Transforms are switched off in a copy of the dataset. The labels come from its `targets` if it has them. Each item
-    is read once; the files of torchvision's ImageFolder are read as files.
+    Transforms are switched off in a copy of the dataset. The labels come from its `targets` if it has them; when an
+    item is read, its own label is compared with them. Each item is read once; the files of torchvision's ImageFolder
+    are read as files.
 
     Raises:
-        InputError: an item is neither a PIL image nor uint8, it cannot be read, or a label is wrong.
+        InputError: an item is neither a PIL image nor uint8, it cannot be read, a label is wrong, or `targets` are not
+            those of the items.
     """
     count = len(dataset)
     if count == 0:
@@ -38,7 +41,7 @@ def read_dataset(dataset: Any, options: ReadOptions) -> OwnData:
     if files is not None:
         return _of_files(dataset, opened, files, options)
     targets = known_labels(opened) if options.reads_labels else None
-    read = _Item(opened, options)
+    read = _Item(opened, options, targets)
     items = KeptItems(count, read, lambda row: f"item {row}", options.rule)
     left_out: dict[str, str] = {}
     rows = list(range(count))
@@ -117,6 +120,8 @@ def _files(dataset: Any) -> Files | None:
     if not is_plain or getattr(dataset, "target_transform", None) is not None:
         return None
     paths, labels = [path for path, _ in dataset.samples], [label for _, label in dataset.samples]
+    if dataset.targets is not None and list(dataset.targets) != labels:
+        raise InputError(f"the targets of the dataset differ from the labels of its samples; {WAY_OUT}")
     return Files(paths, labels, str(dataset.root)) if len(set(paths)) == len(paths) else None
 
 
@@ -162,6 +167,9 @@ def known_labels(dataset: Any) -> Sequence[Any] | None:
     if isinstance(dataset, torch_data.ConcatDataset):
         parts = [known_labels(part) for part in dataset.datasets]
         return None if None in parts else [label for part in parts for label in part]
+    targets = getattr(dataset, "targets", None)
+    if targets is not None and hasattr(targets, "__len__") and len(targets) != len(dataset):
+        raise InputError(f"the dataset has {len(dataset)} items, and its targets are {len(targets)}; {WAY_OUT}")
     for name in TARGETS:
         labels = getattr(dataset, name, None)
         if labels is not None and hasattr(labels, "__len__") and len(labels) == len(dataset):
@@ -185,12 +193,24 @@ def class_names(dataset: Any) -> list[str] | None:
 
 
 class _Item:
-    """Reads an item of a dataset as (image, label). has_labels: whether the last item had a label."""
+    """Reads an item of a dataset as (image, label). has_labels: whether the last item had a label.
 
-    def __init__(self, dataset: Any, options: ReadOptions) -> None:
-        self._dataset, self._options, self.has_labels = dataset, options, False
+    targets: the labels that the dataset has as a list; an item of another label is refused.
+    """
+
+    def __init__(self, dataset: Any, options: ReadOptions, targets: Sequence[Any] | None) -> None:
+        self._dataset, self._options, self.has_labels, self._targets = dataset, options, False, targets
 
     def __call__(self, row: int) -> tuple[Any, Any]:
+        image, label = self._read(row)
+        if self._targets is not None and label is not None and plain(label) != plain(self._targets[row]):
+            raise InputError(
+                f"item {row} of the dataset has the label {plain(label)}, and its targets say "
+                f"{plain(self._targets[row])}; {WAY_OUT}"
+            )
+        return image, label
+
+    def _read(self, row: int) -> tuple[Any, Any]:
         item = self._dataset[row]
         if isinstance(item, Mapping):
             return self._of_mapping(row, item)

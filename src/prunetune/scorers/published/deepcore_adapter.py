@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from prunetune.base.errors import InputError, suggestion
 from prunetune.base.seeding import seeded
 from prunetune.networks.backbone import Network
+from prunetune.networks.gradients import ready_for_gradients
 from prunetune.signals.contract import Signals
 from prunetune.signals.network import NetworkSignals
 
@@ -203,7 +204,7 @@ def select(package: ModuleType, signals: NetworkSignals, call: Call) -> Tensor:
     if not isinstance(signals, NetworkSignals):
         raise InputError("scorer=deepcore trains a network on images; pass a folder or a data set instead of tensors")
     images = PoolImages(signals, signals.embedding.network)
-    return positions(run_method(package, images, model_maker(package, signals.embedding.network, call.initial), call))
+    return positions(run_method(package, images, model_maker(package, signals.embedding.network, call), call))
 
 
 def positions(answer: Mapping[str, Any]) -> Tensor:
@@ -279,7 +280,7 @@ class PoolImages(torch.utils.data.Dataset):
         """Return the images of a batch, which torch's loaders ask for in one call."""
         rows = torch.tensor([int(position) for position in positions])
         images = torch.cat(list(self._signals.images(rows)))  # [B, 3, S, S] uint8
-        normalised = self._network.normalise(images.to(self._network.mean.device)).cpu()
+        normalised = self._network.normalise(images.to(self._network.mean.device)).cpu().contiguous()
         return list(zip(normalised, self.targets[rows].tolist(), strict=True))
 
 
@@ -303,10 +304,10 @@ class RecordingModel(nn.Module):
             return self.head(self.embedding_recorder(self.body(images)))
 
 
-def model_maker(package: ModuleType, network: Network, initial: str) -> Callable[..., nn.Module]:
+def model_maker(package: ModuleType, network: Network, call: Call) -> Callable[..., nn.Module]:
     """Return a function that makes our network with a fresh head; DeepCore calls it once per training.
 
-    initial: "random" draws fresh weights each time, from the seed that DeepCore has just set.
+    call: `initial` "random" draws fresh weights each time, from the seed that DeepCore has just set.
     """
 
     def make(
@@ -317,9 +318,11 @@ def model_maker(package: ModuleType, network: Network, initial: str) -> Callable
         no_grad: bool = False,
         pretrained: bool = False,
     ) -> nn.Module:
-        is_fresh = initial == "random" and not pretrained
+        is_fresh = call.initial == "random" and not pretrained
         source = network.origin.load_random("deepcore", torch.initial_seed()) if is_fresh else network
-        body = copy.deepcopy(source.model).cpu().requires_grad_(True)
+        copied = copy.deepcopy(source).cpu()
+        ready_for_gradients(copied, call.device)
+        body = copied.model.requires_grad_(True)
         recorder = package.nets.nets_utils.EmbeddingRecorder(record_embedding)
         return RecordingModel(body, nn.Linear(network.num_features, num_classes), recorder, no_grad)
 
