@@ -39,18 +39,21 @@ def remove_from(folder: Path) -> None:
             _remove(entry)
 
 
-def sweep(store: Path, trees: Iterable[Path] = ()) -> None:
-    """Remove the leftovers in a store and in folders of runs.
+def tidy(store: Path) -> None:
+    """Remove the leftovers that lie in a store or in the folder of a kind. These are few, so each run does this."""
+    for folder in (store, *_folders(store)):
+        remove_from(folder)
 
-    The folders of the store are listed each time, since they are few. The folders inside them, and those of runs, are
-    many: they are searched once a day, by whatever process comes first.
+
+def sweep(store: Path, trees: Iterable[Path] = ()) -> None:
+    """Remove the leftovers deep in a store and in folders of runs.
+
+    Many folders are listed, so this does nothing if some process has done it within a day.
 
     Args:
         store: the root of the store.
         trees: folders that are searched as a whole.
     """
-    for folder in (store, *_folders(store)):
-        remove_from(folder)
     mark = store / LAST
     with suppress(OSError):
         if time.time() - mark.stat().st_mtime < DAY:

@@ -57,6 +57,7 @@ def execute(grid: GridRun) -> None:
     log.info("%d runs, %d finished before", len(grid.cells), len(grid.cells) - len(todo), extra=SHOWN_ONLY)
     if not todo:
         return
+    leftovers.tidy(grid.results_dir / "store")
     leftovers.sweep(grid.results_dir / "store", [grid.results_dir / "runs", grid.results_dir / "grids"])
     with open_run(grid.wandb, "prunetune", grid.title, grid.record, grid.results_dir / "wandb") as tracker:
         results = run_cells(todo, tracker)

@@ -82,6 +82,7 @@ def take(run: Run, listing: Callable[[], str | None], opened: Callable[[], Steps
     Raises:
         InputError: the folder holds the result of another run or cannot be written, or a step cannot be taken.
     """
+    leftovers.tidy(run.results_dir / "store")
     if records.is_finished(out_dir, run.record, listing):
         return
     if run.until != "score":
