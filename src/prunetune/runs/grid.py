@@ -52,12 +52,12 @@ def execute(grid: GridRun) -> None:
     """
     for cell in grid.cells:
         image_run.check(cell.run)
+    leftovers.tidy(grid.results_dir / "store")
     listing = functools.cache(lambda: image_run.listing_of(grid.cells[0].run))  # All cells share the data set.
     todo = [cell for cell in grid.cells if not records.is_finished(cell.out_dir, cell.run.record, listing)]
     log.info("%d runs, %d finished before", len(grid.cells), len(grid.cells) - len(todo), extra=SHOWN_ONLY)
     if not todo:
         return
-    leftovers.tidy(grid.results_dir / "store")
     leftovers.sweep(grid.results_dir / "store", [grid.results_dir / "runs", grid.results_dir / "grids"])
     with open_run(grid.wandb, "prunetune", grid.title, grid.record, grid.results_dir / "wandb") as tracker:
         results = run_cells(todo, tracker)
