@@ -63,8 +63,10 @@ def sweep(store: Path, trees: Iterable[Path] = ()) -> None:
         mark.touch()
     except OSError:
         return  # A folder that cannot be written cannot be cleaned either.
-    for kind in NESTED:  # The complete entries of other kinds never change.
-        _remove_below(store / kind)
+    remove_from(store)
+    for kind in _folders(store):
+        # The complete entries of other kinds never change, so that their many folders need not be listed.
+        _remove_below(kind) if kind.name in NESTED else remove_from(kind)
     for tree in trees:
         _remove_below(tree)
 
