@@ -447,7 +447,7 @@ def test_backward_passes_go_to_the_device_of_the_signals(tmp_path, network, monk
     signals, moved = signals_in(tmp_path, network, FULL), []
     signals.proxy()
     monkeypatch.setattr(NetworkSignals, "device", "elsewhere")
-    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: moved.append(device) or self)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device=None, **layout: moved.append(device) or self)
     compute_scores(scorer, PartSignals(signals, torch.arange(23)), 0)
     assert "elsewhere" in moved
 
