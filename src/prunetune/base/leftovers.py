@@ -40,8 +40,9 @@ def remove_from(folder: Path) -> None:
 
 
 def tidy(store: Path) -> None:
-    """Remove the leftovers that lie in a store or in the folder of a kind. These are few, so each run does this."""
-    for folder in (store, *_folders(store)):
+    """Remove the leftovers in the folders of a store in which processes write. These are few, so each run does this."""
+    nested = (folder for kind in NESTED for folder in _folders(store / kind))
+    for folder in (store, *_folders(store), *nested):
         remove_from(folder)
 
 

@@ -83,6 +83,7 @@ def take(run: Run, listing: Callable[[], str | None], opened: Callable[[], Steps
         InputError: the folder holds the result of another run or cannot be written, or a step cannot be taken.
     """
     leftovers.tidy(run.results_dir / "store")
+    leftovers.remove_from(out_dir)
     if records.is_finished(out_dir, run.record, listing):
         return
     if run.until != "score":
