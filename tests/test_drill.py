@@ -32,6 +32,7 @@ def sample(tmp_path_factory):
     words = [sys.executable, "-m", "scripts.drill", "--sample", "--workers", "1", "--out", str(out)]
     environment = {**ONE_THREAD, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600)
+    assert (out / "drill.csv").is_file(), f"exit code {done.returncode}: {done.stdout}{done.stderr}"
     with (out / "drill.csv").open(newline="") as file:
         rows = {
             row.pop("kind of fault"): {key: int(value) for key, value in row.items()} for row in csv.DictReader(file)
