@@ -9,6 +9,7 @@ from made_data import make_image
 from own_inputs import CLASSES, SIZE, by_command, classes_of, in_classes, make_folders
 from prunetune.base.errors import InputError
 from prunetune.data.readers.image_folder import ImageFolder
+from prunetune.own.folder import OutFolder
 from prunetune.own.read import ReadOptions, read
 
 EACH = dict.fromkeys(CLASSES, 4)
@@ -155,6 +156,18 @@ def test_the_folder_that_is_written_to_is_not_read(tmp_path):
     assert (classes_of(data), data.left_out["pruned/"]) == (EACH, "the folder that is written to")
 
 
+def test_folders_that_an_earlier_prune_has_written_are_not_read(tmp_path):
+    folder = make_folders(tmp_path / "photos", *CLASSES)
+    for name in ("old", "crab/old", "val"):
+        OutFolder(folder / name, {}).write(read(folder), lambda partial: make_folders(partial, "images/crab"))
+    (folder / "owl" / "prune.json").write_text('{"tree": "plum"}')  # This is a file of the user.
+    data = by_command(folder)
+    reason = "folders that an earlier prune has written"
+    assert classes_of(data) == EACH
+    assert [name for name, why in data.left_out.items() if why == reason] == ["old/", "val/", "crab/old/"]
+    assert len(by_command(folder / "old").pool) == 4  # The user may ask for one of them.
+
+
 def test_rows_count_the_sorted_paths_and_files_are_named(tmp_path):
     data = read(str(make_folders(tmp_path, *CLASSES)))
     assert data.rows.tolist() == list(range(12))
@@ -190,7 +203,7 @@ def test_a_circle_of_links_ends_and_a_name_that_is_not_utf8_is_refused(tmp_path)
     [
         ("nowhere", "there is no file or folder .*nowhere; check the path, or write hf:"),
         ("empty", "is empty; expected images, or folders of them"),
-        ("texts", r"holds no images; 1 files and folders are left out, first: a\.txt \(no images\)"),
+        ("texts", r"holds no images; 1 left out, first: a\.txt \(no images\)"),
         ("a.zip", "is an archive; unpack it and give the folder"),
         ("a.npy", "holds arrays; give it as --embeddings"),
         ("a.doc", "is no folder and no table; tables end in .csv"),

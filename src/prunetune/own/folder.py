@@ -44,7 +44,7 @@ class OutFolder:
             raise InputError(f"{self.option}={self.path} holds the data themselves; give a folder that does not")
         if not self.path.is_dir():
             return
-        record = self._record()
+        record = _record_of(self.path)
         present = {path.relative_to(self.path).as_posix() for path in self._files()}
         strange = sorted(present - {RECORD} - set(record["files"] if record else ()))
         if strange:
@@ -56,7 +56,7 @@ class OutFolder:
 
     def is_finished(self, data: OwnData) -> bool:
         """Return whether the folder holds the files of the same command on the same data, unchanged."""
-        record = self._record()
+        record = _record_of(self.path)
         if record is None or record["asked"] != json.loads(json.dumps(self.asked)) or record["data"] != mark(data):
             return False
         return all(_size(self.path / name) == size for name, size in record["files"].items())
@@ -83,12 +83,18 @@ class OutFolder:
     def _files(self) -> list[Path]:
         return _walk(self.path)
 
-    def _record(self) -> dict[str, Any] | None:
-        try:
-            record = json.loads((self.path / RECORD).read_text(encoding="utf-8"))
-            return {"asked": record["asked"], "data": record["data"], "files": dict(record["files"])}
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+
+def is_outcome(folder: Path) -> bool:
+    """Return whether a folder was written by an earlier pruning: the file that marks such folders is in it."""
+    return _record_of(folder) is not None
+
+
+def _record_of(folder: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return {"asked": record["asked"], "data": record["data"], "files": dict(record["files"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def mark(data: OwnData) -> str:

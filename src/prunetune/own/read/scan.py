@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prunetune.base.errors import InputError
 from prunetune.data.images.rule import OWN_SUFFIXES
+from prunetune.own.folder import is_outcome
 
 # Operating systems, file servers and archives leave these folders and files beside people's own.
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"})
@@ -33,6 +34,8 @@ class Scan:
 
 def scan(folder: Path, leave_out: Path | None = None) -> Scan:
     """Return the images below a folder at any depth. Symbolic links are followed, each folder is read once.
+
+    Folders below it that an earlier pruning has written hold copies of images, so they are not read.
 
     Args:
         folder: where to look.
@@ -70,6 +73,8 @@ def _is_read(found: Scan, path: Path, hidden: str | None) -> bool:
         reason = "folders of the system"
     elif path.name.startswith("."):
         reason = "hidden folders"
+    elif is_outcome(found.folder / path):
+        reason = "folders that an earlier prune has written"
     if reason is not None:
         found.left_out[f"{path.as_posix()}/"] = reason
     return reason is None
