@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import ConcatDataset, IterableDataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset
 from torchvision import datasets as torchvision_datasets
 from torchvision.transforms import v2
 
@@ -14,7 +14,7 @@ from prunetune.base import words
 from prunetune.base.errors import InputError
 from prunetune.base.store import Store
 from prunetune.data.images.decode import UnreadableImages, decode_all
-from prunetune.own.read import ReadOptions, read, read_embeddings
+from prunetune.own.read import ReadOptions, read, read_embeddings, read_labelled
 from prunetune.own.read.unreadable import with_readable
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 9, 8, 3), dtype=np.uint8)
@@ -128,7 +128,10 @@ FLOATS.targets = [0.5] * 12
         ),
         (lambda: Items(lambda item: ("a.jpg", 0)), "item 0 should be a PIL image.* is str"),
         (lambda: Dicts(lambda item: (PIXELS[item], -1)), "item 0 has the label -1"),
-        (lambda: Items(damaged=(1, 4)), r"2 of 12 items cannot be read: item 1 \(image file is truncated\), item 4"),
+        (
+            lambda: Items(damaged=(1, 4)),
+            r"2 of 12 items cannot be read: item 1, item 4 \(image file is truncated\); repair",
+        ),
         (Stream, "an IterableDataset has no items by number; collect it into a list"),
     ],
 )
@@ -266,10 +269,10 @@ def test_a_class_of_one_row_is_named():
         ((FEATURES.astype(object), None), "embeddings must be numbers .N, D., got an array of object"),
         (([[1, 2], [3]], None), "their rows differ in length"),
         ((FEATURES[:0], None), r"one row for each sample, got \[0, 4\]"),
-        ((FEATURES[None], None), r"got \[1, 6, 4\]; images are given as data"),
+        ((FEATURES[None], None), r"got \[1, 6, 4\]; images are no embeddings, give them as data"),
         ((FEATURES, list("aab")), "there are 6 rows and 3 labels"),
         ((FEATURES, [0.0, 1.0] * 3), "row 0 has the label 0.0"),
-        ((FEATURES, ["a", None] * 3), r"3 of 6 rows cannot be read: row 1 \(it has no label\)"),
+        ((FEATURES, ["a", None] * 3), r"3 of 6 rows cannot be read: row 1, row 3, row 5 \(it has no label\); repair"),
         ((FEATURES, None, list("abcdea")), "the id 'a' is that of row 0 and of row 5"),
         ((FEATURES, None, ["a", None, *"cdef"]), "row 1 has no id"),
     ],
@@ -286,17 +289,66 @@ def test_embeddings_in_files(tmp_path):
     np.savez(tmp_path / "two.npz", a=FEATURES, b=FEATURES)
     (tmp_path / "y.txt").write_text("a\na\nb\nb\na\nb\n")
     (tmp_path / "text.npy").write_text("text")
+    torch.save(torch.ones(6, 4), tmp_path / "x.pt")
     options = ReadOptions(words=words.command)
     assert classes_of(read_embeddings(tmp_path / "x.npy", tmp_path / "y.npy", None, options)) == {"a": 3, "b": 3}
     assert classes_of(read_embeddings(tmp_path / "x.npy", tmp_path / "y.txt", None, options)) == {"a": 3, "b": 3}
     for labels, message in [
         ("objects.npy", "--labels .*objects.npy: the file holds Python objects, which are not loaded"),
         ("two.npz", "holds the arrays a, b; save one of them"),
-        ("text.npy", "Python objects|cannot be read"),
+        ("text.npy", "--labels .*text.npy: expected a file that np.save has written, or a text file .txt with one"),
+        ("x.pt", "expected a file that np.save has written"),
         ("gone.npy", "--labels .*gone.npy: there is no such file"),
     ]:
         with pytest.raises(InputError, match=message):
             read_embeddings(tmp_path / "x.npy", tmp_path / labels, None, options)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        (lambda: Items(), {"split": "train"}, r'ReadOptions\(split="train"\) is of no use for a dataset of torch'),
+        (
+            lambda: Items(),
+            {"label_column": "y"},
+            "the items of the dataset are no dicts with keys; leave .*label_column",
+        ),
+        (
+            lambda: (PIXELS, LABELS),
+            {"image_column": "x"},
+            "image_column.* is of no use for arrays of images; leave it out",
+        ),
+        (lambda: (PIXELS, LABELS), {"hold_out": 0.2}, "^hold_out=0.2 is of no use for arrays of images"),
+        (lambda: (PIXELS, LABELS), {"labels_from": "folders"}, "labels_from.* is of no use for arrays of images"),
+        (
+            lambda: [(PIXELS[0], 0), (PIXELS[1], 1)],
+            {"label_column": "y"},
+            "label_column.* is of no use for a list of images",
+        ),
+    ],
+)
+def test_an_option_that_the_data_have_no_use_for_is_refused(given, options, message):
+    with pytest.raises(InputError, match=message):
+        used(read(given(), ReadOptions(**options)))
+
+
+def test_options_that_embeddings_have_no_use_for_are_refused():
+    with pytest.raises(InputError, match="--split train is of no use for embeddings; leave it out"):
+        read_embeddings(FEATURES, options=ReadOptions(split="train", words=words.command))
+
+
+def test_labels_beside_images_and_never_beside_data_with_labels_of_their_own(tmp_path):
+    assert labels_by_row(read_labelled(PIXELS, LABELS)) == [str(label) for label in LABELS]
+    assert labels_by_row(read_labelled(list(PIXELS), list(LABELS))) == [str(label) for label in LABELS]
+    for data in (str(tmp_path), Items(), [(PIXELS[0], 0)] * 12):
+        with pytest.raises(InputError, match=r"labels may be given beside embeddings, .*such as this (str|Items|list)"):
+            read_labelled(data, LABELS)
+
+
+def test_images_and_labels_in_a_list_of_two_and_a_loader():
+    assert labels_by_row(read([PIXELS, LABELS])) == [str(label) for label in LABELS]
+    with pytest.raises(InputError, match="a DataLoader gives batches; give its dataset instead: loader.dataset"):
+        read(DataLoader(Items()))
 
 
 def write_tar(path, samples):
@@ -322,6 +374,7 @@ def test_archives_of_webdataset(tmp_path, contents, caplog):
     assert labels_by_row(one) == [str(i % 3) for i in range(12)]
     assert one.names[3] == "train-0000.tar/s03"
     assert len(by_command(f"{tmp_path}/train-{{0000..0001}}.tar").pool) == 24
+    assert len(read([tmp_path / "train-0000.tar", tmp_path / "train-0001.tar"]).pool) == 24
     (tmp_path / "photos").rename(tmp_path.parent / f"{tmp_path.name}_photos")
     both = by_command(tmp_path)
     assert (len(both.pool), len(both.others), both.left_out) == (24, 12, {"val (1 archives)": "another split"})

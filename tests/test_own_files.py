@@ -126,8 +126,23 @@ def test_a_saved_hugging_face_dataset_has_the_images_and_the_labels(tmp_path):
     assert saved[0]["image"].size == size_of(subset.kept_paths[0])
 
 
+def test_a_folder_gives_a_torch_dataset_of_the_kept_images_in_the_users_order(tmp_path):
+    subset = made(tmp_path)
+    kept = subset.as_torch(transform=lambda image: image.size)
+    sizes = [size_of(path) for path in subset.kept_paths]
+    assert [kept[row] for row in range(3)] == list(zip(sizes, [1, 0, 0], strict=True))
+    assert (kept.classes, kept.targets) == (["bark", "moss"], [1, 0, 0])
+    assert isinstance(subset.as_torch()[2][0], Image.Image)
+    [(sizes, labels)] = torch.utils.data.DataLoader(kept, batch_size=4)
+    assert (len(sizes[0]), labels.tolist()) == (3, [1, 0, 0])
+
+
 def test_the_kept_part_of_another_data_set_is_refused(tmp_path):
     subset = made(tmp_path)
     assert list(subset.as_torch(list(range(9)))) == [3, 4, 6]
     with pytest.raises(InputError, match="should have the 9 items, has 3"):
         subset.as_torch([1, 2, 3])
+    with pytest.raises(InputError, match="has the transform of the dataset"):
+        subset.as_torch(list(range(9)), transform=str)
+    with pytest.raises(InputError, match="dataset must be a map-style dataset, got int"):
+        subset.as_torch(3)

@@ -102,6 +102,9 @@ def test_an_outcome_inside_the_data_is_not_scanned(store, tmp_path):
         assert done.returncode == 0, done.stderr
         assert "12 images, 2 classes: bark 6, moss 6" in done.stderr
     assert len(list((photos / "pruned" / "images").rglob("*.jpg"))) == 6
+    other = command(photos, "--keep", "0.5", "--export", "copy", store=store, out=photos / "bark" / "again")
+    assert "12 images, 2 classes: bark 6, moss 6" in other.stderr
+    assert "1 left out (folders that an earlier prune has written): pruned/" in other.stderr
 
 
 def test_a_failure_leaves_no_half_written_folder(photos, store, tmp_path, monkeypatch):
@@ -134,6 +137,7 @@ def test_a_dry_run_writes_nothing(photos, tmp_path):
         (["--keep", "0.2", "--device", "tpu"], "device must be auto, cpu, cuda or mps, got 'tpu'"),
         (["--keep", "0.2", "--labels", "y.npy"], "--labels and --ids belong to --embeddings"),
         (["--keep", "0.2", "--labels-from", "none", "--scorer", "dlc"], "dlc reads labels, and these data have none"),
+        (["--keep", "0.2", "--label-column", "kind"], "--label-column kind is of no use for a folder of images"),
     ],
 )
 def test_a_mistake_is_one_line_in_the_words_of_the_command(photos, store, tmp_path, words, message):
@@ -214,9 +218,17 @@ def test_embeddings_are_pruned_in_the_callers_order_on_both_doors(store, tmp_pat
     assert done.returncode == 0, done.stderr
     subset = prune(embeddings=rows, labels=labels, keep=0.25)
     assert [int(row["row"]) for row in kept_rows(tmp_path / "out")] == subset.positions.tolist()
+    row, label = subset.as_torch()[3]
+    assert torch.equal(row, torch.from_numpy(rows[subset.positions[3]]))
+    assert "ab"[label] == labels[subset.positions[3]]
+    with pytest.raises(InputError, match="embeddings have no images to export"):
+        subset.as_hf()
     order = np.random.default_rng(1).permutation(40)
     moved = prune(embeddings=rows[order], labels=labels[order], keep=0.25)
     assert {int(order[position]) for position in moved.positions.tolist()} == set(subset.positions.tolist())
+    exported = prunetune_here("prune", *words, "--export", "copy", "--out", str(tmp_path / "images"))
+    assert exported.stderr.splitlines()[-1].startswith("error: embeddings have no images to export")
+    assert "kept in" not in exported.stderr  # It is said before anything is computed.
     with pytest.raises(InputError, match="reads features of 50 masked networks"):
         prune(embeddings=rows, labels=labels, keep=0.25, scorer="dlc_50")
 

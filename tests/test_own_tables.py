@@ -161,12 +161,14 @@ def test_a_column_of_splits_is_honoured(folder):
     assert len(table(folder, f"path,label,split\n{text}", split="all").pool) == 12
 
 
-def test_a_table_without_labels_says_so(folder):
+def test_a_table_without_labels_says_so(folder, caplog):
     data = table(folder, PLAIN.replace("label", "when"))
     assert not data.is_labelled
-    assert "no label column among when; the images are taken without labels" in data.described()[2]
+    assert "no label column among when; the images are taken without labels (--label-column" in caplog.text
+    caplog.clear()
     assert not table(folder, PLAIN, labels_from="none").is_labelled
     assert not table(folder, "file\n" + "".join(f"{path}\n" for path, _ in rows())).is_labelled
+    assert caplog.text == ""
 
 
 def test_an_image_that_is_listed_twice_is_counted_once(folder):
@@ -208,6 +210,7 @@ PATHS, LABELS = [path for path, _ in rows()], [label for _, label in rows()]
         lambda: (PATHS, LABELS),
         lambda: (np.array(PATHS), np.array(LABELS)),
         lambda: (pd.Series(PATHS), pd.Series(LABELS)),
+        lambda: (polars.Series(PATHS), polars.Series(LABELS)),
         lambda: [(Image.open(path), label) for path, label in rows()],
         lambda: pd.DataFrame({"image": [open(path, "rb").read() for path in PATHS], "label": LABELS}),
     ],
@@ -220,12 +223,18 @@ def test_frames_and_lists_are_read_in_their_order(in_folder, given):
     assert data.pool.images.decode(int(first)).shape == (3, 12, 16)
 
 
+@pytest.mark.parametrize("made", [pd.Series, polars.Series, np.array, tuple])
+def test_columns_of_paths_have_no_labels(in_folder, made):
+    data = read(made(PATHS))
+    assert (len(data.pool), data.is_labelled, data.names) == (12, False, tuple(PATHS))
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
         ([0.5 * i for i in range(12)], "row 0 has the label 0.0, a number with a decimal point.*ReadOptions"),
-        ([1.0, 0.0] * 6, r"convert them \(such as labels.astype\(int\)\)"),
-        ([0, 1, None] * 4, r"4 of 12 rows cannot be read: row 2 \(it has no label\), row 5"),
+        ([1.0, 0.0] * 6, r"convert them \(1, not 1\.0\)"),
+        ([0, 1, None] * 4, r"4 of 12 rows cannot be read: row 2, row 5, row 8, row 11 \(it has no label\); repair"),
         ([["a", "b"]] * 12, "row 0 has several labels in one field"),
         ([np.eye(3)[0]] * 12, "row 0 has several labels in one field"),
         (["a", 1] * 6, "row 0 has the label 'a' and row 1 1; give texts only or whole numbers only"),

@@ -20,7 +20,7 @@ from prunetune.own import keep as amounts
 from prunetune.own.advice import Advice, advise_data
 from prunetune.own.choose import DEFAULT_METHOD, NOT_HERE, Plan, choose, with_rounding
 from prunetune.own.data import OwnData
-from prunetune.own.read import ReadOptions, read, read_embeddings
+from prunetune.own.read import ReadOptions, read, read_embeddings, read_labelled
 from prunetune.own.subset import Subset
 from prunetune.samplers import Sampler
 from prunetune.samplers.budgets import ROUNDINGS
@@ -196,7 +196,7 @@ def _read(data: Any, embeddings: Any, labels: Any, ids: Any, options: ReadOption
         return read_embeddings(embeddings, labels, ids, options)
     if ids is not None:
         raise InputError("ids belong to embeddings; data bring their own")
-    return read(data if labels is None else (data, labels), options)
+    return read(data, options) if labels is None else read_labelled(data, labels, options)
 
 
 def _named(choice: Any, known: Mapping[str, Any], what: str, kind: type, without: Collection[str] = ()) -> Any:

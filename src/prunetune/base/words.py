@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 # Maps an option's name, such as "label_column", and a value to what the user types.
 Words = Callable[[str, str], str]
-OF_PRUNE = ("embeddings", "labels", "ids", "on_error")  # In Python these are arguments of prune() itself.
+OF_PRUNE = ("embeddings", "labels", "ids", "on_error", "hold_out")  # In Python these are arguments of prune() itself.
 
 
 def command(name: str, value: str) -> str:
@@ -16,7 +16,7 @@ def python(name: str, value: str) -> str:
     """Return an argument of `prune()`, such as `read_as=ReadOptions(label_column="kind")`."""
     if name == "checkpoint":
         return f'backbone=Backbone(model=..., checkpoint="{value}")'
-    argument = f'{name}="{value}"'
+    argument = f"{name}={value}" if name == "hold_out" else f'{name}="{value}"'
     return argument if name in OF_PRUNE else f"read_as=ReadOptions({argument})"
 
 

@@ -15,6 +15,7 @@ from prunetune.base.store import Store
 from prunetune.own.advice import advise_data
 from prunetune.own.choose import Chosen, Plan, choose
 from prunetune.own.data import OwnData
+from prunetune.own.export import check_export
 from prunetune.own.files import write_files
 from prunetune.own.folder import OutFolder
 from prunetune.own.keep import Keep
@@ -41,7 +42,7 @@ class Source:
             InputError: none or both are given, or the data cannot be read.
         """
         if (self.data is None) == (self.embeddings is None):
-            raise InputError("expected either DATA or --embeddings FILE; see `prunetune prune --help`")
+            raise InputError("expected either DATA or --embeddings FILE, see --help")
         if self.embeddings is not None:
             return read_embeddings(self.embeddings, self.labels, self.ids, self.options)
         if self.labels or self.ids:
@@ -97,6 +98,8 @@ def _run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
     data = source.read()
     for line in data.described():
         log.info("%s", line)
+    if output.export is not None:
+        check_export(data, output.export)
     if output.is_dry:
         log.info("nothing was scored or written, because of --dry-run")
         return

@@ -27,8 +27,9 @@ class OwnData:
     there is no file. features: [N, D] float32 in the order of the pool if the user gave embeddings; the pool then has
     no images. left_out: maps each row, file or folder that is no candidate to the reason. others: images of the other
     splits, which are no candidates and in which duplicates of candidates are looked for. layout: "folders", "flat",
-    "table", "dataset", "arrays", "embeddings", "parquet", "webdataset" or "hugging_face". source: the object that the
-    user gave. notes: what a reader of the first lines must know, such as the columns that were guessed.
+    "table", "list", "dataset", "arrays", "embeddings", "parquet", "webdataset" or "hugging_face". source: the object
+    that the user gave; for data of Hugging Face the Dataset whose rows are the user's rows. notes: what a reader of the
+    first lines must know, such as the columns that were guessed.
     """
 
     pool: Pool

@@ -12,6 +12,8 @@ from PIL import Image
 from prunetune.base.errors import InputError
 from prunetune.base.extra import needed
 from prunetune.base.publish import write_json
+from prunetune.own.data import OwnData
+from prunetune.own.kept_dataset import as_pil
 from prunetune.own.subset import Subset
 
 log = logging.getLogger(__name__)
@@ -33,14 +35,25 @@ def export(subset: Subset, folder: Path, form: str, images: str = IMAGES) -> Non
     Raises:
         InputError: embeddings have no images, or a library is missing.
     """
-    if subset.pool.images is None:
-        raise InputError("embeddings have no images to export; use kept.csv, which names the kept rows")
+    check_export(subset.data, form)
     if form == "hf":
         as_hf(subset).save_to_disk(str(folder / DATASET if images else folder))
         return
     names = write_images(subset, folder / images, "copy" if form == "copy" else "link")
     if form == "coco":
         write_json(folder / ANNOTATIONS, coco(subset, folder, [str(PurePosixPath(images, name)) for name in names]))
+
+
+def check_export(data: OwnData, form: str) -> None:
+    """Refuse an export that cannot be written, before anything is computed.
+
+    Raises:
+        InputError: embeddings have no images, or a library is missing.
+    """
+    if data.pool.images is None:
+        raise InputError("embeddings have no images to export; export the images yourself by the kept rows")
+    if form == "hf":
+        needed("datasets", "data", "Hugging Face datasets")
 
 
 def write_images(subset: Subset, folder: Path, form: str) -> list[str]:
@@ -57,8 +70,7 @@ def write_images(subset: Subset, folder: Path, form: str) -> list[str]:
         target.parent.mkdir(parents=True, exist_ok=True)
         source = subset.data.paths[position]
         if source is None:
-            pixels = subset.pool.images.decode(position).permute(1, 2, 0).numpy()  # [H, W, 3]
-            Image.fromarray(pixels).save(target)
+            as_pil(subset.pool.images, position).save(target)
         elif form == "copy" or not _linked(source, target):
             if form == "link":
                 form = "copy"
@@ -90,8 +102,9 @@ def as_hf(subset: Subset) -> Any:
     """Return the kept samples as a `datasets.Dataset`: the rows of the user's own one, or images with labels.
 
     Raises:
-        InputError: the extra `data` is not installed.
+        InputError: the extra `data` is not installed, or the data are embeddings.
     """
+    check_export(subset.data, "hf")
     datasets = needed("datasets", "data", "Hugging Face datasets")
     if isinstance(subset.data.source, datasets.Dataset):
         return subset.data.source.select(subset.positions.tolist())
@@ -150,6 +163,4 @@ def _safe(name: str) -> str:
 
 def _hf_image(subset: Subset, position: int) -> Any:
     path = subset.data.paths[position]
-    if path is not None:
-        return str(path)
-    return Image.fromarray(subset.pool.images.decode(position).permute(1, 2, 0).numpy())
+    return as_pil(subset.pool.images, position) if path is None else str(path)

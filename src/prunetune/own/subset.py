@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
 from prunetune.own.data import OwnData
 from prunetune.own.duplicates import Duplicates
+from prunetune.own.kept_dataset import KeptDataset
 from prunetune.runs.records import write_csv
 
 if TYPE_CHECKING:
@@ -122,6 +123,10 @@ class Subset:
         rows = zip(self.positions.tolist(), self.sample_ids, labels, [f"{w:.17g}" for w in weights], strict=True)
         write_csv(Path(path), ("position", "sample_id", "label", "weight"), rows, "pass another path")
 
+    @property
+    def _is_dataset(self) -> bool:
+        return self.data.layout in ("dataset", "hugging_face") and not isinstance(self.data.source, Pool)
+
     @cached_property
     def _kept_set(self) -> frozenset[int]:
         return frozenset(self.kept.tolist())
@@ -165,20 +170,38 @@ class Subset:
         return folder
 
     def as_hf(self) -> Any:
-        """Return the kept samples as a `datasets.Dataset`; needs the extra `data`."""
+        """Return the kept samples as a `datasets.Dataset`; needs the extra `data`.
+
+        Data of Hugging Face give their own rows with all columns. Other images have the columns image and label.
+
+        Raises:
+            InputError: the extra `data` is not installed, or the data are embeddings.
+        """
         from prunetune.own.export import as_hf
 
         return as_hf(self)
 
-    def as_torch(self, dataset: Sized | None = None) -> torch.utils.data.Subset:
-        """Return the kept part of a map-style dataset, by default of the one that was pruned.
+    def as_torch(
+        self, dataset: Sized | None = None, transform: Callable[[Any], Any] | None = None
+    ) -> torch.utils.data.Dataset:
+        """Return the kept samples as a map-style dataset of torch, in the order of `positions`.
+
+        Args:
+            dataset: a map-style dataset with the items of the pruned data, whose kept part is returned. By default it
+                is the dataset that was pruned, with its own transform. Other data (a folder, a table, arrays ...) then
+                give items (image, label), a PIL image and the index of the class; embeddings give (row, label).
+            transform: what is done with each image of such other data, such as a transform of torchvision.
 
         Raises:
-            InputError: the dataset has another number of items than the pruned data.
+            InputError: the dataset has another number of items than the pruned data, or has its own transform.
         """
+        if dataset is None and not self._is_dataset:
+            return KeptDataset(self.data, self.order, transform)
+        if transform is not None:
+            raise InputError("the kept part of a dataset has the transform of the dataset; leave transform out")
         dataset = self.data.source if dataset is None else dataset
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-            raise InputError("what was pruned is no map-style dataset; pass one: as_torch(dataset)")
+            raise InputError(f"dataset must be a map-style dataset, got {type(dataset).__name__}")
         if len(dataset) != self.data.num_rows:
             raise InputError(f"the dataset should have the {self.data.num_rows} items, has {len(dataset)}")
         return torch.utils.data.Subset(dataset, self.positions.tolist())

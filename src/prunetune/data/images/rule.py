@@ -37,7 +37,7 @@ class DecodeRule:
     its first frame.
 
     exif: turn the image as its EXIF orientation says. max_pixels: an image with more pixels is refused before memory is
-    allocated for it.
+    allocated for it, and also where the store has it from a call with another limit.
     """
 
     exif: bool = True
@@ -45,8 +45,9 @@ class DecodeRule:
 
     @property
     def mark(self) -> str:
-        """What the pixels depend on beside the file; `max_pixels` changes no pixel."""
-        return f"own images {VERSION}, exif {self.exif}"
+        """What the pixels depend on beside the file. A limit of one's own decides which images there are."""
+        limit = "" if self.max_pixels == DecodeRule.max_pixels else f", at most {self.max_pixels} pixels"
+        return f"own images {VERSION}, exif {self.exif}{limit}"
 
     def decode_file(self, path: Path) -> Tensor:
         """Return the image of a file, [3, height, width] uint8.

@@ -47,7 +47,7 @@ def choose_columns(names: Sequence[str], where: str, options: ReadOptions) -> Co
             f"{where} has no column with a usual name for the image; it has {_listed(names)}; name it with "
             f"{options.words('image_column', '<name>')}"
         )
-    return Columns(image, label, tuple(_notes(names, image, label, options)))
+    return Columns(image, label, tuple(_notes(image, label, options)))
 
 
 def usual(name: str, known: frozenset[str]) -> bool:
@@ -72,19 +72,30 @@ def _chosen(what: str, names: Sequence[str], known: frozenset[str], where: str, 
     return candidates[0] if candidates else None
 
 
-def _notes(names: Sequence[str], image: str, label: str | None, options: ReadOptions) -> list[str]:
+def _notes(image: str, label: str | None, options: ReadOptions) -> list[str]:
     notes = []
     if options.image_column is None:
         notes.append(f"image column: {image}")
     if label is not None and options.label_column is None:
         notes.append(f"label column: {label}")
-    others = [name for name in names if name != image]
-    if label is None and options.reads_labels and others:
-        notes.append(
-            f"no label column among {_listed(others)}; the images are taken without labels "
-            f"({options.words('label_column', '<name>')} names one)"
-        )
     return notes
+
+
+def without_labels(names: Sequence[str], columns: Columns, options: ReadOptions) -> str:
+    """Return a line that says that labels were looked for and not found, or an empty text.
+
+    Args:
+        names: the names of all columns.
+        columns: those that were chosen.
+        options: whether labels are wanted.
+    """
+    others = [name for name in names if name != columns.image]
+    if columns.label is not None or not options.reads_labels or not others:
+        return ""
+    return (
+        f"no label column among {_listed(others)}; the images are taken without labels "
+        f"({options.words('label_column', '<name>')} names one)"
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -39,6 +39,7 @@ def read_dataset(dataset: Any, options: ReadOptions) -> OwnData:
     opened = without_transforms(dataset)
     files = _files(opened)
     if files is not None:
+        _check_no_keys(options)
         return _of_files(dataset, opened, files, options)
     targets = known_labels(opened) if options.reads_labels else None
     read = _Item(opened, options, targets)
@@ -192,6 +193,14 @@ def class_names(dataset: Any) -> list[str] | None:
     return [name if isinstance(name, str) else str(name) for name in names]
 
 
+def _check_no_keys(options: ReadOptions) -> None:
+    """Refuse options that name keys of items which are no dicts."""
+    for name in ("image_column", "label_column"):
+        key = getattr(options, name)
+        if key is not None:
+            raise InputError(f"the items of the dataset are no dicts with keys; leave {options.words(name, key)} out")
+
+
 class _Item:
     """Reads an item of a dataset as (image, label). has_labels: whether the last item had a label.
 
@@ -214,6 +223,7 @@ class _Item:
         item = self._dataset[row]
         if isinstance(item, Mapping):
             return self._of_mapping(row, item)
+        _check_no_keys(self._options)
         if isinstance(item, tuple | list):
             if not item:
                 raise InputError(f"item {row} is empty; expected (image, label)")

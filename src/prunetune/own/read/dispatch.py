@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
@@ -18,7 +18,7 @@ from prunetune.own.read.dataset import read_dataset
 from prunetune.own.read.folder import read_folder, read_held_out
 from prunetune.own.read.frame import is_frame, read_dicts, read_frame, read_pairs, read_paths
 from prunetune.own.read.hugging_face import read_hub, read_hugging_face, read_saved
-from prunetune.own.read.options import ReadOptions
+from prunetune.own.read.options import ReadOptions, check_used
 from prunetune.own.read.table import SUFFIXES, read_table
 from prunetune.own.read.webdataset import expand, read_webdataset
 
@@ -44,7 +44,33 @@ def read(data: Any, options: ReadOptions | None = None) -> OwnData:
     Raises:
         InputError: the data cannot be read, or can be read in two ways. The message is one line.
     """
-    found = _read(data, options or ReadOptions())
+    return _checked(_read(_as_list(data), options or ReadOptions()), options)
+
+
+def read_labelled(images: Any, labels: Any, options: ReadOptions | None = None) -> OwnData:
+    """Return what arrays or a list of images, whose labels are given beside them, were understood to be.
+
+    Args:
+        images: an array of images, or a list of paths or of images.
+        labels: [N] texts or whole numbers.
+        options: how they are read.
+
+    Raises:
+        InputError: the images are of another form, or as in `read`.
+    """
+    images = _as_list(images)
+    is_bare = isinstance(images, list | tuple) and not (images and isinstance(images[0], tuple | list | Mapping))
+    if not (is_array(images) or is_bare):
+        raise InputError(
+            "labels may be given beside embeddings, arrays of images and lists of images; other data, such as this "
+            f"{type(images).__name__}, bring their labels themselves: leave labels out"
+        )
+    return _checked(_of_two((images, labels), options or ReadOptions()), options)
+
+
+def _checked(found: OwnData, options: ReadOptions | None) -> OwnData:
+    """Return the data; say what was left out, and refuse options that they have no use for."""
+    check_used(options or ReadOptions(), found.layout)
     for line in left_out_lines(found.left_out):
         log.warning("%s", line)
     return found
@@ -61,8 +87,8 @@ def _read(data: Any, options: ReadOptions) -> OwnData:
         return read_frame(data, options)
     if is_array(data):
         return read_arrays(data, None, options, data)
-    if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str | Path | tuple):
-        return _of_two(data, options)
+    if isinstance(data, tuple | list) and _are_columns(data):
+        return _of_two((data[0], data[1]), options)
     if isinstance(data, list | tuple):
         return _of_list(data, options)
     _check_map_style(data)
@@ -72,6 +98,8 @@ def _read(data: Any, options: ReadOptions) -> OwnData:
 def _check_map_style(data: Any) -> None:
     if isinstance(data, IterableDataset):
         raise InputError("an IterableDataset has no items by number; collect it into a list of (image, label) first")
+    if isinstance(data, DataLoader):
+        raise InputError("a DataLoader gives batches; give its dataset instead: loader.dataset")
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__") or isinstance(data, Mapping):
         raise InputError(f"{EXPECTED}, got {type(data).__name__}")
 
@@ -113,11 +141,18 @@ def _of_file(path: Path, options: ReadOptions) -> OwnData:
     )
 
 
+def _are_columns(data: Sequence[Any]) -> bool:
+    """Return whether these are (images, labels), and no two rows."""
+    if len(data) != 2:
+        return False
+    if isinstance(data, list):
+        return is_array(data[0]) and data[0].ndim == 4  # One image has three dimensions at most.
+    return not isinstance(data[0], str | Path | tuple)
+
+
 def _of_two(data: tuple[Any, Any], options: ReadOptions) -> OwnData:
     """Read (images, labels): arrays, or lists of paths or images."""
-    images, labels = data
-    if getattr(images, "ndim", 0) == 1 and hasattr(images, "tolist"):  # A column of a frame, or an array of paths.
-        images = images.tolist()
+    images, labels = _as_list(data[0]), data[1]
     if is_array(images):
         return read_arrays(images, labels, options, data)
     if not isinstance(images, Sequence) or not hasattr(labels, "__len__"):
@@ -127,9 +162,18 @@ def _of_two(data: tuple[Any, Any], options: ReadOptions) -> OwnData:
     return read_pairs(list(zip(images, labels, strict=True)), options)
 
 
+def _as_list(data: Any) -> Any:
+    """Return a column of a frame, or an array of one dimension, as a list; anything else as it is."""
+    if type(data).__name__ == "Series" and hasattr(data, "to_list"):
+        return data.to_list()
+    return data.tolist() if is_array(data) and data.ndim == 1 else data
+
+
 def _of_list(data: Sequence[Any], options: ReadOptions) -> OwnData:
     if not data:
         raise InputError("the list is empty; expected pairs (path, label)")
+    if all(isinstance(one, str | os.PathLike) and str(one).lower().endswith(".tar") for one in data):
+        return read_webdataset([Path(os.path.expanduser(one)) for one in data], options)
     if isinstance(data[0], Mapping):
         return read_dicts(data, options)
     if isinstance(data[0], str | os.PathLike):

@@ -1,6 +1,7 @@
 """Embeddings: features that users have already, with labels and ids in their own order."""
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from prunetune.own.data import OwnData
 from prunetune.own.read.arrays import check_length
 from prunetune.own.read.assemble import Found, assemble, numbered
 from prunetune.own.read.labels import is_empty, plain
-from prunetune.own.read.options import ReadOptions
+from prunetune.own.read.options import ReadOptions, check_used
+
+NPY = b"\x93NUMPY"  # A file of np.save begins so.
 
 
 def read_embeddings(
@@ -30,7 +33,8 @@ def read_embeddings(
         InputError: another shape or type, another number of labels or ids; the message names the row.
     """
     options = options or ReadOptions()
-    features = _features(_loaded(embeddings, "embeddings", options), options)
+    check_used(options, "embeddings")
+    features = _features(_loaded(embeddings, "embeddings", options))
     count = len(features)
     given = None if ids is None else _ids(check_length(_loaded(ids, "ids", options), count, "ids"))
     if labels is not None:
@@ -60,7 +64,12 @@ def _loaded(given: Any, what: str, options: ReadOptions) -> Any:
     try:
         if path.suffix.lower() == ".txt" and what != "embeddings":
             return path.read_text(encoding="utf-8-sig").splitlines()
+        if not _is_of_numpy(path):
+            lines = "" if what == "embeddings" else f", or a text file .txt with one of the {what} in each line"
+            raise InputError(f"{option}: expected a file that np.save has written{lines}")
         loaded = np.load(path, allow_pickle=False)
+    except InputError:  # It is a ValueError too.
+        raise
     except (FileNotFoundError, IsADirectoryError):
         raise InputError(f"{option}: there is no such file") from None
     except (OSError, ValueError, EOFError) as error:
@@ -75,7 +84,15 @@ def _loaded(given: Any, what: str, options: ReadOptions) -> Any:
     return loaded
 
 
-def _features(embeddings: Any, options: ReadOptions) -> torch.Tensor:
+def _is_of_numpy(path: Path) -> bool:
+    """Return whether a file has the form of np.save, or that of np.savez."""
+    if zipfile.is_zipfile(path):  # Files of torch.save have this form too.
+        return all(name.endswith(".npy") for name in zipfile.ZipFile(path).namelist())
+    with path.open("rb") as file:
+        return file.read(len(NPY)) == NPY
+
+
+def _features(embeddings: Any) -> torch.Tensor:
     """Return [N, D] float32."""
     if hasattr(embeddings, "to_numpy"):
         embeddings = embeddings.to_numpy()
@@ -88,7 +105,7 @@ def _features(embeddings: Any, options: ReadOptions) -> torch.Tensor:
     if values.dtype.kind not in "fiu":
         raise InputError(f"embeddings must be numbers [N, D], got an array of {values.dtype}; convert it to float32")
     if values.ndim != 2 or 0 in values.shape:
-        hint = "; images are given as data, with their labels: (X, y)" if values.ndim > 2 else ""
+        hint = "; images are no embeddings, give them as data" if values.ndim > 2 else ""
         raise InputError(f"embeddings must be [N, D], one row for each sample, got {list(values.shape)}{hint}")
     with np.errstate(over="ignore"):
         numbers = values.astype(np.float32)

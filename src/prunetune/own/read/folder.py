@@ -89,10 +89,7 @@ def _without_images(found: Scan, options: ReadOptions) -> OwnData:
     if not files:
         raise InputError(f"{found.folder} is empty; expected images, or folders of them")
     first = next(iter(found.left_out.items()), ("", ""))
-    raise InputError(
-        f"{found.folder} holds no images; {len(found.left_out)} files and folders are left out, first: {first[0]} "
-        f"({first[1]})"
-    )
+    raise InputError(f"{found.folder} holds no images; {len(found.left_out)} left out, first: {first[0]} ({first[1]})")
 
 
 def _of_shards(files: list[Path], folder: Path, options: ReadOptions) -> OwnData:

@@ -51,23 +51,24 @@ def read_pairs(rows: Sequence[Any], options: ReadOptions) -> OwnData:
             raise InputError(f"row {row} is no pair (path, label) like row 0; got {_short(pair)}")
     if not options.reads_labels:
         return read_paths([path for path, _ in rows], options)
-    records = _records(rows, ("image", "label"), lambda name: [pair[("image", "label").index(name)] for pair in rows])
+    names = ("image", "label")
+    records = _records(rows, names, lambda name: [pair[names.index(name)] for pair in rows], "list")
     return read_records(records, options, Columns("image", "label"))
 
 
 def read_paths(rows: Sequence[Any], options: ReadOptions) -> OwnData:
     """Return the images of a list of paths, which has no labels."""
-    return read_records(_records(rows, ("image",), lambda name: list(rows)), options, Columns("image", None))
+    return read_records(_records(rows, ("image",), lambda name: list(rows), "list"), options, Columns("image", None))
 
 
-def _records(rows: Sequence[Any], names: tuple[str, ...], column: Any) -> Records:
+def _records(rows: Sequence[Any], names: tuple[str, ...], column: Any, layout: str = "table") -> Records:
     return Records(
         names=names,
         column=column,
         count=len(rows),
         place=lambda row: f"row {row}",
         base=Path.cwd(),
-        layout="table",
+        layout=layout,
         source=rows,
         called="the list",
     )

@@ -16,37 +16,35 @@ from prunetune.own.read.splits import choose_splits
 
 def read_saved(folder: Path, options: ReadOptions) -> OwnData:
     """Return the images of a folder that `save_to_disk` has written."""
-    return read_hugging_face(open_saved(folder), options, folder)
+    return read_hugging_face(open_saved(folder), options)
 
 
 def read_hub(name: str, options: ReadOptions) -> OwnData:
     """Return the images of a dataset of the hub."""
-    return read_hugging_face(open_hub(name), options, f"hf:{name}")
+    return read_hugging_face(open_hub(name), options)
 
 
-def read_hugging_face(data: Any, options: ReadOptions, source: Any = None) -> OwnData:
+def read_hugging_face(data: Any, options: ReadOptions) -> OwnData:
     """Return the images of a Dataset, or of the chosen splits of a DatasetDict.
 
     Args:
         data: a Dataset or a DatasetDict.
         options: which splits and columns.
-        source: what the user gave, if it is not the dataset itself.
 
     Raises:
         InputError: a streamed dataset, several columns that could be meant, or see `read_records`.
     """
-    source = data if source is None else source
     if not isinstance(data, Mapping):
         if options.split is not None:
             raise InputError(f"the dataset has no splits; leave {options.words('split', '<name>')} out")
-        return _of_one(data, source, options)
+        return _of_one(data, options)
     splits = as_splits(data)
     if not splits:
         raise InputError("the dataset has no splits; expected one with images")
     chosen = choose_splits(list(splits), "the dataset", options)
-    found = _of_one(joined([splits[name] for name in chosen]), source, options)
+    found = _of_one(joined([splits[name] for name in chosen]), options)
     note = f"split: {', '.join(chosen)}" + ("; rows are counted through all of them" if chosen[1:] else "")
-    rest = {name: ImageRows.of(part) for name, part in splits.items() if name != chosen[0]}
+    rest = {name: ImageRows.of(part) for name, part in splits.items() if name not in chosen}
     left_out = {**found.left_out, **{f"{name} ({len(rows)} rows)": "another split" for name, rows in rest.items()}}
     columns = [(name, rows.column(rows.image_columns[0])) for name, rows in rest.items() if rows.image_columns]
     return dataclasses.replace(
@@ -54,9 +52,9 @@ def read_hugging_face(data: Any, options: ReadOptions, source: Any = None) -> Ow
     )
 
 
-def _of_one(dataset: Any, source: Any, options: ReadOptions) -> OwnData:
+def _of_one(dataset: Any, options: ReadOptions) -> OwnData:
     rows = ImageRows.of(dataset)
-    records = _records(rows, source)
+    records = _records(rows, dataset)
     return read_records(records, dataclasses.replace(options, split=None), _columns(rows, options))
 
 

@@ -84,9 +84,8 @@ def _single(value: Any, place: Callable[[int], str], row: int, options: ReadOpti
         return int(value)
     if isinstance(value, float | numbers.Real):
         raise InputError(
-            f"{place(row)} has the label {float(value)!r}, a number with a decimal point; classes must be texts "
-            "or whole "
-            f"numbers: convert them (such as labels.astype(int)) if they are, or score without labels with "
+            f"{place(row)} has the label {float(value)!r}, a number with a decimal point; classes must be texts or "
+            "whole numbers: convert them (1, not 1.0) if they are, or score without labels with "
             f"{options.without_labels()}"
         )
     if isinstance(value, Mapping) or hasattr(value, "__len__"):

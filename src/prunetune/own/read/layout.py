@@ -42,6 +42,11 @@ def understand(images: Sequence[Parts], where: str, options: ReadOptions) -> Lay
         InputError: the folders can be read in two ways; the message names both and the options that choose.
     """
     if options.labels_from == "folders":
+        if options.split is not None:
+            raise InputError(
+                f"with {options.words('labels_from', 'folders')} every folder of {where} is a class and none is a "
+                f"split; leave {options.words('split', options.split)} out"
+            )
         return _classes(images, (), where, options)
     prefix = _below_wrappers(images)
     folders = _children(images, len(prefix))

@@ -11,6 +11,21 @@ from prunetune.base.words import Words
 from prunetune.data.images.rule import DecodeRule
 
 log = logging.getLogger(__name__)
+OF_TABLES = ("split", "image_column", "label_column", "root")
+OF_SOME = (*OF_TABLES, "hold_out")  # Only some forms of data have a use for these options.
+# Maps each layout of `OwnData` to what such data are called, and to those of OF_SOME that they have a use for.
+USES = {
+    "folders": ("a folder of images without a list of labels", ("split", "hold_out")),
+    "flat": ("a folder of images without a list of labels", ("split",)),
+    "table": ("a table", OF_TABLES),
+    "list": ("a list of images", ("root",)),
+    "parquet": ("parquet files", OF_TABLES),
+    "webdataset": ("tar archives", ("split", "label_column")),
+    "hugging_face": ("a Hugging Face dataset", ("split", "image_column", "label_column")),
+    "dataset": ("a dataset of torch", ("image_column", "label_column")),
+    "arrays": ("arrays of images", ()),
+    "embeddings": ("embeddings", ()),
+}
 LABELS_FROM = ("auto", "folders", "column", "none")
 ON_ERROR = ("stop", "skip")
 MOST_NAMED = 50  # One message names at most this many rows or files. A WARNING each names the others.
@@ -70,6 +85,25 @@ class ReadOptions:
         return self.words("labels_from", "none")
 
 
+def check_used(options: ReadOptions, layout: str) -> None:
+    """Refuse an option that the data have no use for: the user expects something else of it, or of the data.
+
+    Args:
+        options: how the data were read.
+        layout: what the data are, as in `OwnData`.
+
+    Raises:
+        InputError: an option has no use. The message names it.
+    """
+    what, used = USES[layout]
+    unused = [name for name in OF_SOME if name not in used and getattr(options, name) is not None]
+    if options.labels_from == ("column" if layout in ("folders", "flat") else "folders"):
+        unused.append("labels_from")
+    if unused:
+        option = options.words(unused[0], str(getattr(options, unused[0])))
+        raise InputError(f"{option} is of no use for {what}; leave it out")
+
+
 def leave_out(bad: Mapping[str, str], total: int, what: str, options: ReadOptions) -> None:
     """Refuse data with bad rows or files, unless they are to be left out.
 
@@ -84,14 +118,20 @@ def leave_out(bad: Mapping[str, str], total: int, what: str, options: ReadOption
     """
     if not bad or options.on_error == "skip":
         return
-    named = [f"{name} ({reason})" for name, reason in bad.items()]
     more = ""
-    if len(named) > MOST_NAMED:
-        more = f" and {len(named) - MOST_NAMED} more, which the log names"
-        for name in named[MOST_NAMED:]:
-            log.warning("cannot read %s", name)
+    if len(bad) > MOST_NAMED:
+        more = f", and {len(bad) - MOST_NAMED} more, which the log names"
+        for name, reason in list(bad.items())[MOST_NAMED:]:
+            log.warning("cannot read %s (%s)", name, reason)
     raise InputError(
-        f"{len(bad)} of {total} {what} cannot be read: {', '.join(named[:MOST_NAMED])}{more}; repair or remove "
-        "them, or "
-        f"leave them out with {options.words('on_error', 'skip')}"
+        f"{len(bad)} of {total} {what} cannot be read: {by_reason(dict(list(bad.items())[:MOST_NAMED]))}{more}; repair "
+        f"or remove them, or leave them out with {options.words('on_error', 'skip')}"
     )
+
+
+def by_reason(bad: Mapping[str, str]) -> str:
+    """Return names with their reasons, each reason once: "a.jpg, b.jpg (no such file), c.jpg (it is a folder)"."""
+    names: dict[str, list[str]] = {}
+    for name, reason in bad.items():
+        names.setdefault(reason, []).append(name)
+    return ", ".join(f"{', '.join(same)} ({reason})" for reason, same in names.items())

@@ -1,5 +1,6 @@
 """Rows with named columns, wherever they come from: tables, frames, lists of dicts, Hugging Face datasets."""
 
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +19,12 @@ from prunetune.data.pool import Pool
 from prunetune.data.readers.hugging_face import content_of
 from prunetune.own.data import OwnData
 from prunetune.own.read.assemble import Found, assemble, numbered, other_splits
-from prunetune.own.read.columns import SPLIT_COLUMNS, Columns, choose_columns, usual
+from prunetune.own.read.columns import SPLIT_COLUMNS, Columns, choose_columns, usual, without_labels
 from prunetune.own.read.labels import is_empty, plain
 from prunetune.own.read.options import ReadOptions, leave_out
 from prunetune.own.read.splits import choose_splits, split_kind
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ def read_records(records: Records, options: ReadOptions, columns: Columns | None
     if records.count == 0:
         raise InputError(f"{records.called} has no rows; expected one for each image")
     columns = columns or choose_columns(records.names, records.called, options)
+    if line := without_labels(records.names, columns, options):
+        log.warning("%s", line)
     cells = records.column(columns.image)
     first = next((cell for cell in cells if not is_empty(cell)), None)
     found = _of_paths(records, cells, options) if isinstance(first, str | Path) else _of_images(records, cells, options)

@@ -12,7 +12,7 @@ from prunetune.base.publish import write_json
 from prunetune.base.store import Store
 from prunetune.data.images.decode import UnreadableImages
 from prunetune.own.data import OwnData
-from prunetune.own.read.options import ReadOptions, leave_out
+from prunetune.own.read.options import ReadOptions, by_reason, leave_out
 
 log = logging.getLogger(__name__)
 Outcome = TypeVar("Outcome")
@@ -60,7 +60,7 @@ def without(data: OwnData, failures: Mapping[int, str], options: ReadOptions) ->
     """
     named = {data.names[position]: reason for position, reason in sorted(failures.items())}
     leave_out(named, len(data.pool), "images", options)
-    listed = ", ".join(f"{name} ({reason})" for name, reason in named.items())
+    listed = by_reason(named)
     log.warning("%d of %d images cannot be read and are left out: %s", len(named), len(data.pool), listed)
     stay = torch.tensor([position for position in range(len(data.pool)) if position not in failures], dtype=torch.int64)
     return data.take(stay, named)

@@ -5,6 +5,7 @@ unpacked and no order is forced on the reader.
 """
 
 import json
+import logging
 import os
 import re
 import tarfile
@@ -23,6 +24,7 @@ from prunetune.own.read.columns import LABEL_NAMES, usual
 from prunetune.own.read.options import ReadOptions
 from prunetune.own.read.splits import choose_splits, split_kind
 
+log = logging.getLogger(__name__)
 LABEL_FILES = ("cls", "label", "class")  # A file of one of these endings holds the label as text.
 
 
@@ -191,7 +193,8 @@ def _labels(samples: Sequence[Sample], names: Sequence[str], options: ReadOption
         return _of_json(samples, names, options)
     if wanted is not None:
         raise InputError(f"no sample has a file .{wanted}; the endings are {', '.join(sorted(endings))}")
-    return None, f"no labels among {', '.join(sorted(endings))}; the images are taken without"
+    log.warning("no labels among %s; the images are taken without", ", ".join(sorted(endings)))
+    return None, ""
 
 
 def _text(member: Member | None) -> str | None:
@@ -219,5 +222,6 @@ def _of_json(samples: Sequence[Sample], names: Sequence[str], options: ReadOptio
             f"{options.words('label_column', found[0])}"
         )
     if not found:
-        return None, f"no label among the keys {', '.join(keys)} of .json; the images are taken without"
+        log.warning("no label among the keys %s of .json; the images are taken without", ", ".join(keys))
+        return None, ""
     return [content.get(found[0]) for content in contents], f"labels from {found[0]} in .json"
