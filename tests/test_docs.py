@@ -1,7 +1,8 @@
 """The pages of docs/ and the README: their commands run, their links resolve, and what repeats the code is up to date.
 
 Python blocks run in this process, one namespace for each page; shell blocks run in a subprocess, one folder for each
-page. Both find a small folder `my_photos`. The packaged network stands in for resnet18, whose weights are a download.
+page. Both find a small folder `my_photos`. The packaged network stands in for resnet18, whose weights are a download;
+where torchvision's own resnet18 is trained, it has random weights and small images.
 """
 
 import os
@@ -28,11 +29,15 @@ INSTEAD = {
     "backbone=resnet18": "backbone=micro",
     'backbone="resnet18"': 'backbone="micro"',
     "--backbone resnet18": "--backbone micro",
+    'weights="DEFAULT"': "weights=None",
+    "RandomResizedCrop(224)": "RandomResizedCrop(64)",
+    "input_size=(3, 224, 224)": "input_size=(3, 64, 64)",
 }
 NOT_RUN = {  # Maps the page and the first line of a block to the reason why it is not run here.
     "README.md: pip install -c constraints.txt -e .       # for instruction data: -e '.[instruct]'": "needs an index",
     "README.md: prunetune prepare dtd                             # download, check and arrange one of the five data "
     "sets": "a download",
+    "docs/recipes.md: import fiftyone as fo": "starts a database server",
     "docs/quickstart.md: git clone <address of this repository> prunetune": "needs a package index",
     "docs/text.md: pip install -c constraints.txt -e '.[instruct]'": "needs a package index",
     "docs/text.md: prunetune instruct corpus=local corpus.path=my_corpus.jsonl llm=local "
