@@ -44,8 +44,8 @@ demo-grid: $(VENV)/.base  ## grids on embedded data, offline, and from them ever
 	$(CLI) tables --allow-dirty --results $(RESULTS) --out $(RESULTS)/tables
 	$(CLI) figures --allow-dirty --results $(RESULTS) --out $(RESULTS)/figures
 
-test: $(VENV)/.dev  ## default tests, and data tests where PRUNETUNE_REAL_DATA is set
-	$(PY) -m pytest -m 'not slow and not slurm' -n $(WORKERS) --dist loadfile --durations=20 --budget 9
+test: $(VENV)/.dev  ## default tests, the notebook, and data tests where PRUNETUNE_REAL_DATA is set
+	$(PY) -m pytest --nbmake tests docs/prune_your_images.ipynb -m 'not slow and not slurm' -n $(WORKERS) --dist loadfile --durations=20 --budget 9
 
 test-slow: $(VENV)/.dev  ## the long tests
 	$(PY) -m pytest -m 'slow and not gpu and not slurm'

@@ -5,6 +5,7 @@ page. Both find a small folder `my_photos`. The packaged network stands in for r
 where torchvision's own resnet18 is trained, it has random weights and small images.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -132,6 +133,17 @@ def test_the_links_of_a_page_name_files_that_exist(page):
     text = BLOCK.sub("", PAGES[page].read_text())
     links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if not re.match(r"[a-z]+:", link)]
     assert [link for link in links if not (PAGES[page].parent / link).exists()] == []
+
+
+def test_the_notebook_is_committed_without_outputs_and_run_by_make_test():
+    [notebook] = ROOT.glob("docs/*.ipynb")
+    cells = json.loads(notebook.read_text())["cells"]
+    kept = [(cell["outputs"], cell["execution_count"]) for cell in cells if cell["cell_type"] == "code"]
+    assert kept == [([], None)] * len(kept)
+    links = re.findall(r"\]\(([^)#\s]+)", "".join(text for cell in cells for text in cell["source"]))
+    assert links
+    assert [link for link in links if not (DOCS / link).exists()] == []
+    assert f"--nbmake tests docs/{notebook.name}" in (ROOT / "Makefile").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES)

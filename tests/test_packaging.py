@@ -119,6 +119,7 @@ def test_every_declared_dependency_is_imported_or_a_tool():
         "apricot-select",
         "submodlib-py",
         "lightning",
+        "nbmake",
     }  # Pandas writes LaTeX with jinja2. Tests compare with two where they are installed, a page of docs imports one.
     homes = packages_distributions()
     modules = imports_of("src", "scripts", "run.py", "tests")
