@@ -109,6 +109,26 @@ def test_the_python_of_a_page_runs(page, folder, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore:`isinstance.treespec, LeafSpec.` is deprecated")
+def test_a_lightning_training_that_was_saved_with_the_last_batch_of_an_epoch_goes_on_recording(folder, monkeypatch):
+    page = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", page)
+    codes = blocks("docs/own_loop.md", "python")
+    for code in (codes[0], next(code for code in codes if "class RecordScores" in code)):
+        exec(compile(offline(code), "page", "exec"), page.__dict__)
+    saving = page.pl.callbacks.ModelCheckpoint(folder / "saved", every_n_train_steps=3)  # An epoch has three batches.
+    settings = {"accelerator": "cpu", "logger": False}
+    first, again = page.Recorder(45), page.Recorder(45)
+    trainer = page.pl.Trainer(max_steps=6, callbacks=[page.RecordScores(first), saving], **settings)
+    trainer.fit(page.Classifier(), page.loader)
+    longer = page.pl.Trainer(max_epochs=3, callbacks=[page.RecordScores(again)], enable_checkpointing=False, **settings)
+    longer.fit(page.Classifier(), page.loader, ckpt_path=saving.best_model_path)
+    assert (first.epoch, again.epoch) == (2, 3)
+    assert again.scores("aum").isfinite().all()
+    assert again.state_dict()["counts"].tolist() == [3] * 45
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("page", pages_with("sh"))
 def test_the_commands_of_a_page_run(page, folder, tmp_path_factory):
     programs = tmp_path_factory.mktemp("programs")

@@ -158,6 +158,22 @@ def test_a_resumed_training_has_the_scores_of_an_uninterrupted_one():
         assert torch.allclose(after.scores(name), whole.scores(name), rtol=0, atol=1e-12), name
 
 
+def test_an_interrupted_epoch_that_begins_again_counts_each_sample_once(caplog):
+    logits, labels = made_logits(), made_labels()
+    before = Recorder(IDS, scores=["aum"])
+    before.record(IDS[:4], logits[0, :4], labels[:4])
+    after = reloaded(before, Recorder(IDS, scores=["aum"]))
+    for part in (slice(2, NUM), slice(0, 2)):  # The loop shows the whole epoch again, in another order.
+        after.record(IDS[part], logits[0, part], labels[part])
+    after.end_epoch()
+    assert "epoch 1: samples that came twice and count once: 4" in caplog.text
+    whole = recorded(Recorder(IDS, scores=["aum"]), logits, labels, range(1))
+    assert torch.equal(after.scores("aum"), whole.scores("aum"))
+    after.record(IDS[:1], logits[1, :1], labels[:1])
+    with pytest.raises(InputError, match="came twice in epoch 2"):  # This epoch was not interrupted.
+        after.record(IDS[:1], logits[1, :1], labels[:1])
+
+
 def test_a_state_of_other_ids_scores_or_classes_is_refused():
     state = recorded(Recorder(IDS, scores=["aum"]), made_logits(1), made_labels()).state_dict()
     with pytest.raises(InputError, match="other ids"):

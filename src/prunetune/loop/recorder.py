@@ -45,7 +45,8 @@ class Recorder:
 
     In a training with several processes, each makes the same Recorder, calls `record` equally often (if need be with an
     empty batch) with its own samples, and then has the scores of all. A sample that comes twice in an epoch, because
-    a DistributedSampler fills up the last batch, counts the first time.
+    a DistributedSampler fills up the last batch, counts the first time. The same holds in an epoch that was interrupted
+    and goes on from a state: some loops begin such an epoch again, and its samples come in another order.
 
     Args:
         ids: the ids of all N training samples, texts or whole numbers, in the order in which scores are wanted; or
@@ -74,6 +75,7 @@ class Recorder:
         self._counts = torch.zeros(len(self.ids), dtype=torch.int64)
         self._in_epoch = torch.zeros(len(self.ids), dtype=torch.bool)
         self._num_repeated = 0
+        self._was_interrupted = False  # Whether this epoch goes on from a state that was saved within it.
 
     @torch.no_grad()
     def record(self, ids: Any, logits: Tensor, labels: Any) -> None:
@@ -85,8 +87,9 @@ class Recorder:
             labels: [B] whole numbers in 0 .. C - 1.
 
         Raises:
-            InputError: an id is unknown or was recorded in this epoch already (in one process), a label differs from
-                the one that the sample had, logits are not finite or have another width than before.
+            InputError: an id is unknown or was recorded in this epoch already (in one process, and in an epoch that
+                was not interrupted), a label differs from the one that the sample had, logits are not finite or have
+                another width than before.
         """
         parts = gathered(lambda: self._measured(ids, logits, labels))
         widths = sorted({part.num_classes for part in parts})
@@ -112,10 +115,11 @@ class Recorder:
                 *(self.epoch + 1, len(missing), len(self.ids), self.ids[int(missing[0])]),
             )
         if self._num_repeated and own_rank() == 0:
-            log.info("epoch %d: samples that came twice and count once: %d", self.epoch + 1, self._num_repeated)
+            level = logging.WARNING if self._was_interrupted else logging.INFO
+            log.log(level, "epoch %d: samples that came twice and count once: %d", self.epoch + 1, self._num_repeated)
         self.epoch += 1
         self._in_epoch.zero_()
-        self._num_repeated = 0
+        self._num_repeated, self._was_interrupted = 0, False
 
     def scores(self, name: str, missing: str = "raise") -> Tensor:
         """Return the scores of what has been recorded so far, [N] float64 in the order of the ids.
@@ -200,6 +204,7 @@ class Recorder:
         self.epoch, self._num_repeated = state["epoch"], state["num_repeated"]
         self._labels, self._counts = state["labels"].cpu().clone(), state["counts"].cpu().clone()
         self._in_epoch = state["in_epoch"].cpu().clone()
+        self._was_interrupted = bool(self._in_epoch.any())
         for name, parts in state["statistics"].items():
             self._statistics[name].state = {part: tensor.cpu().clone() for part, tensor in parts.items()}
 
@@ -247,6 +252,8 @@ class Recorder:
         is_repeated = torch.zeros(len(rows), dtype=torch.bool)
         is_repeated[order[1:]] = rows[order[1:]] == rows[order[:-1]]
         is_new = ~(is_repeated | self._in_epoch[rows])
+        if self._was_interrupted:
+            return is_new
         # A sampler of several processes repeats samples to fill up the last batch, which has new samples too.
         if not is_new.all() and (num_processes() == 1 or not is_new.any()):
             first = self.ids[int(rows[~is_new][0])]
