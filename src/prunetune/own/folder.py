@@ -90,6 +90,8 @@ def is_outcome(folder: Path) -> bool:
 
 
 def _record_of(folder: Path) -> dict[str, Any] | None:
+    if not (folder / RECORD).is_file():  # Reading a pipe of this name would wait for another program.
+        return None
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return {"asked": record["asked"], "data": record["data"], "files": dict(record["files"])}
