@@ -1,5 +1,7 @@
 """Datasets, arrays, embeddings and archives: each item is read once, rows are the caller's, wrong input is one line."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -286,6 +288,7 @@ def test_embeddings_in_files(tmp_path):
     np.savez(tmp_path / "two.npz", a=FEATURES, b=FEATURES)
     (tmp_path / "y.txt").write_text("a\na\nb\nb\na\nb\n")
     (tmp_path / "text.npy").write_text("text")
+    os.mkfifo(tmp_path / "pipe.npy")
     options = ReadOptions(words=words.command)
     assert classes_of(read_embeddings(tmp_path / "x.npy", tmp_path / "y.npy", None, options)) == {"a": 3, "b": 3}
     assert classes_of(read_embeddings(tmp_path / "x.npy", tmp_path / "y.txt", None, options)) == {"a": 3, "b": 3}
@@ -293,6 +296,7 @@ def test_embeddings_in_files(tmp_path):
         ("objects.npy", "--labels .*objects.npy: the file holds Python objects, which are not loaded"),
         ("two.npz", "holds the arrays a, b; save one of them"),
         ("text.npy", "Python objects|cannot be read"),
+        ("pipe.npy", "--labels .*pipe.npy: it is a pipe; pass a file"),
         ("gone.npy", "--labels .*gone.npy: there is no such file"),
     ]:
         with pytest.raises(InputError, match=message):

@@ -95,8 +95,8 @@ def _merged(place: Path, buckets: list[Tensor], found_seconds: float) -> Pass:
     missing = [index for index, part in enumerate(parts) if part is None]
     if missing:
         raise InputError(
-            f"{place}: the files of batches {missing[:5]} are missing, since another process has failed, or has finished "
-            "these scores and removed them; run the same command again"
+            f"{place}: the files of batches {missing[:5]} are missing, since another process has failed, or has "
+            "finished these scores and removed them; run the same command again"
         )
     values = torch.empty(sum(map(len, buckets)), parts[0][0].shape[1], dtype=torch.float64)
     for rows, (part, _) in zip(buckets, parts, strict=True):
