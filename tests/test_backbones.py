@@ -88,12 +88,13 @@ REAL = "stem.0.weight"
     [
         (lambda t: t.to(torch.int64), "should hold real numbers, holds whole ones"),
         (lambda t: t.bool(), "should hold real numbers, holds whole ones"),
+        (lambda t: t.to(torch.float8_e4m3fn), "should hold real numbers, holds eight-bit ones"),
         (lambda t: t.to(torch.complex64), "should hold real numbers, holds complex ones"),
         (lambda t: t.to_sparse(), "is a sparse, nested or quantized tensor"),
         (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "is a sparse, nested or quantized tensor"),
         (lambda t: t.double() * 1e200, "numbers beyond 32 bits"),
     ],
-    ids=["whole", "true and false", "complex", "sparse", "quantized", "too large"],
+    ids=["whole", "true and false", "eight bits", "complex", "sparse", "quantized", "too large"],
 )
 def test_tensors_of_another_kind_are_refused_and_never_converted(tmp_path, weights, change, message):
     path = saved(tmp_path / "w.pth", {**weights, REAL: change(weights[REAL])})

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,6 +113,32 @@ def test_a_log_that_cannot_be_written_is_said_once_and_does_not_stop_the_run(tmp
     path = tmp_path / "file" / "run.log"
     [line] = logged(path, "one", "two", "three")
     assert line == f"{path} could not be written (Not a directory: {path}); from here on its lines are only shown"
+
+
+def test_a_log_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "run.log")
+    [line] = logged(tmp_path / "run.log", "one", "two")
+    assert line.endswith("run.log could not be written (it is a pipe); from here on its lines are only shown")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (os.mkfifo, "a pipe"),
+        (lambda path: path.symlink_to("/dev/full"), "a device"),
+        (Path.touch, None),
+        (Path.mkdir, None),
+        (lambda path: None, None),
+    ],
+)
+def test_what_can_be_opened_without_waiting_is_told_from_the_rest(tmp_path, make, kind):
+    make(tmp_path / "product")
+    assert disk.special_kind(tmp_path / "product") == kind
+
+
+def test_a_long_word_of_a_message_is_cut_in_the_middle():
+    message = str(InputError(f"the list names {'a' * 5000}, which is missing"))
+    assert message == f"the list names {'a' * 120}...{'a' * 119}, which is missing"
 
 
 def test_a_log_that_breaks_ends_with_its_last_whole_line(tmp_path, monkeypatch):

@@ -1,11 +1,13 @@
 """A grid: a cell equals the same single run, finished cells are kept, and cells that do not fit are refused."""
 
+import socket
 from types import SimpleNamespace
 
 import pytest
 from hydra import initialize_config_dir
 from submitit.core.utils import UncompletedJobError
 
+from prunetune.base import leftovers
 from prunetune.base.errors import InputError
 from prunetune.config import cells
 from prunetune.runs import failures, grid, image_run
@@ -71,8 +73,12 @@ def test_finished_cells_keep_their_timestamps_and_the_missing_ones_appear(finish
 def test_a_finished_grid_computes_nothing(finished, monkeypatch):
     stamps = {path: path.stat().st_mtime_ns for path in (finished / "runs").rglob("*") if path.is_file()}
     monkeypatch.setattr(image_run, "open_task", None)
+    monkeypatch.setattr(leftovers, "is_alive", lambda pid: False)
+    left = next(iter(stamps)).parent / f".partial-{socket.gethostname()}-1-aaaaaaaa"  # A killed process left this.
+    left.touch()
     grid_here(finished, *GRID)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert not left.exists()
 
 
 def test_another_configuration_in_a_cells_folder_is_refused(finished):

@@ -12,7 +12,7 @@ from prunetune.config.build import build
 from prunetune.config.cells import compose_cell
 from prunetune.config.explain import UNREADABLE, explain, is_from_composing
 from prunetune.config.parse import parse_image_run
-from prunetune.config.words import arranged, check_choices
+from prunetune.config.words import arranged, check_choices, check_folders
 from prunetune.instruct.parse import parse_text_run
 from runs import SMALL, compose_here
 
@@ -46,7 +46,7 @@ IMAGES = {
     "gamma_search.grid=[nan]": "gamma_search.grid must be a list of gammas in (0, 1), got [nan]",
     "scorer.levels=1000000": "levels is the number of masked networks and must be a whole number in 1..10000",
     "dataset.size=nan": "dataset.size is the side in pixels and must be a whole number in 16..256, got nan",
-    "backbone.input_size=0": "backbone.input_size is in pixels and must be a whole number in 1..8192 or null, got 0",
+    "backbone.input_size=0": "backbone.input_size is in pixels and must be a whole number in 2..8192 or null, got 0",
     "backbone.pretrained=abc": "backbone.pretrained must be true or false, got 'abc'",
     "backbone.std=[0.5,0.5,0]": "backbone.std must be three numbers in (0, 1], got [0.5, 0.5, 0]",
     "scorer=null": "scorer=null chooses from the group scorer, which takes the name of a choice, got null",
@@ -92,6 +92,13 @@ def test_a_hostile_word_of_a_text_run_ends_in_one_line(tmp_path, word):
 def test_the_words_between_which_the_hostile_ones_stand_are_accepted(tmp_path):
     assert refusal(tmp_path, *SMALL, "batch_size=1000000000", "seed=-1") is None
     assert refusal(tmp_path, *TEXT, config="instruct") is None
+
+
+@pytest.mark.parametrize("word", ["hydra.run.dir=", "hydra.sweep.dir=''", 'hydra.run.dir=""'])
+def test_an_empty_folder_of_hydra_is_refused(word):
+    with pytest.raises(InputError, match="is empty, which would be the current folder"):
+        check_folders(["ratio=0.1", word])
+    check_folders(["hydra.run.dir=.", "--help", "tag="])
 
 
 def test_the_scoring_network_is_named_by_its_own_key(tmp_path):

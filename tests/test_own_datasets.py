@@ -1,5 +1,7 @@
 """Datasets, arrays, embeddings and archives: each item is read once, rows are the caller's, wrong input is one line."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -290,6 +292,7 @@ def test_embeddings_in_files(tmp_path):
     (tmp_path / "y.txt").write_text("a\na\nb\nb\na\nb\n")
     (tmp_path / "text.npy").write_text("text")
     torch.save(torch.ones(6, 4), tmp_path / "x.pt")
+    os.mkfifo(tmp_path / "pipe.npy")
     options = ReadOptions(words=words.command)
     assert classes_of(read_embeddings(tmp_path / "x.npy", tmp_path / "y.npy", None, options)) == {"a": 3, "b": 3}
     assert classes_of(read_embeddings(tmp_path / "x.npy", tmp_path / "y.txt", None, options)) == {"a": 3, "b": 3}
@@ -298,6 +301,7 @@ def test_embeddings_in_files(tmp_path):
         ("two.npz", "holds the arrays a, b; save one of them"),
         ("text.npy", "--labels .*text.npy: expected a file that np.save has written, or a text file .txt with one"),
         ("x.pt", "expected a file that np.save has written"),
+        ("pipe.npy", "--labels .*pipe.npy: it is a pipe; pass a file"),
         ("gone.npy", "--labels .*gone.npy: there is no such file"),
     ]:
         with pytest.raises(InputError, match=message):

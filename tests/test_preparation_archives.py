@@ -19,6 +19,7 @@ from made_data import cut_in_half
 from prunetune.base.errors import InputError
 from prunetune.data.prepare.archives import MOST_BYTES, MOST_HEADER_BYTES, extract, inside, member_names
 from prunetune.data.prepare.disk import explained, link_or_copy, staging
+from prunetune.data.prepare.official import require_files
 from prunetune.data.prepare.record import require_free
 
 Make = Callable[[Path, dict[str, bytes]], Path]
@@ -78,6 +79,18 @@ def test_a_name_that_leads_outside_refuses_the_archive(tmp_path: Path, make: Mak
     with pytest.raises(InputError, match="is refused: .* would be written outside"):
         extract(archive, out, as_it_is)
     assert not list(tmp_path.rglob("*evil"))
+
+
+def test_a_file_without_a_name_refuses_the_archive(tmp_path: Path) -> None:
+    archive = make_tar(tmp_path / "archive.tar.gz", {"good": b"", "": b"nameless"})
+    with pytest.raises(InputError, match="is refused: a file in it has no name"):
+        member_names(archive)
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "moss/../../other.jpg"])
+def test_a_list_that_leads_outside_refuses_the_archive(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="which is outside the images' folder"):
+        require_files(tmp_path, [name])
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil"])

@@ -15,6 +15,7 @@ from prunetune.base.store import Store, read_meta
 from prunetune.base.verification import SIZES
 from prunetune.config.identity import recorded
 from prunetune.config.sweeps import PlannedRun
+from prunetune.report.collect import collect
 from prunetune.runs import failures, image_run, records, status
 from runs import SMALL, compose_here, lasting, read_result, run_here
 
@@ -163,6 +164,22 @@ def test_a_damaged_result_is_named_and_the_run_is_made_again(results, finished, 
         run_here(results, *RUN)
     assert f"{file} is damaged and is made again" in caplog.text
     assert lasting(read_result(file.parent)) == lasting(whole)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"), [(os.mkfifo, "a pipe"), (lambda path: path.symlink_to("/dev/full"), "a device")]
+)
+def test_what_lies_where_a_run_keeps_its_records_is_not_waited_for(tmp_path, make, kind):
+    folder = tmp_path / "runs" / "a"
+    folder.mkdir(parents=True)
+    make(folder / "result.json")
+    make(folder / "failed.json")
+    with pytest.raises(records.DamagedError, match=f"result.json is {kind}$"):
+        records.read_result(folder)
+    assert failures.read(folder).error == f"failed.json is {kind}"
+    frame, [line] = collect(tmp_path)
+    assert len(frame) == 0
+    assert f"not a finished run's result (it is {kind})" in line
 
 
 def edit(file):

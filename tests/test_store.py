@@ -92,6 +92,18 @@ def test_the_second_writer_reads_the_entry_of_the_first(tmp_path):
     assert len(list((tmp_path / "features").iterdir())) == 1
 
 
+@pytest.mark.parametrize("error", [OSError("no such file"), InputError("the batches are missing")])
+def test_a_writer_whose_work_was_removed_by_the_first_reads_the_entry_of_the_first(tmp_path, error):
+    store = Store(tmp_path)
+
+    def robbed(folder):
+        store.entry("features", "words", KEY, write_one)
+        raise error
+
+    entry = store.entry("features", "words", KEY, robbed)
+    assert (entry / "product.txt").read_text() == "whole"
+
+
 def test_files_of_dead_processes_are_removed_and_those_of_running_ones_are_kept(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()

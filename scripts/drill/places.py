@@ -32,8 +32,8 @@ WORDS = (  # Each is refused.
     [f"dataset.name={LONG}"],
     ["-m", "seed=0,1", "hydra.sweep.dir=/proc/x"],
     ["-m", "seed=0,1", "results_dir=/proc/x"],
-    ["hydra.job_logging.handlers.file.filename=/proc/x/run.log"],
 )
+LOG = "hydra.job_logging.handlers.file.filename=/proc/x/run.log"
 FILE_AT = ("", "store", "store/scores", "runs", "<run>", "<run>/.hydra")
 FOLDER_AT = ("<run>/result.json", "<run>/subset.csv", "<run>/run.log", "<run>/failed.json")
 LINK_AT = ("", "store", "runs", "<run>/result.json")
@@ -134,6 +134,15 @@ def _given(*words: str) -> Callable[[Place], None]:
     return check
 
 
+def _unwritable_log(place: Place) -> None:
+    """A log that cannot be written is said in one line. It is no result, so the run goes on."""
+    ended = run([*_words(), in_folder(place.results), LOG], place.folder)
+    finished(ended)
+    if "run.log could not be written" not in ended.err:
+        raise Miss(WRONG, "nothing says that the log was not written", ended.words)
+    same_results(place.shared / "calm", place.results, ended)
+
+
 def _write_text(path: Path) -> None:
     path.write_text("in the way")
 
@@ -149,6 +158,7 @@ def checks() -> dict[str, Callable[[Place], None]]:
         "read-only for this user, with a run that was begun": _begun_read_only,
         "of another user, with the finished run": _of_another_user,
         "shared by a group": _for_a_group,
+        LOG: _unwritable_log,
     }
     for about, places, make in (
         ("a file", FILE_AT, _write_text),

@@ -23,7 +23,7 @@ from prunetune.base import disk
 from prunetune.base.errors import InputError
 from prunetune.base.publish import write_text
 from prunetune.config.explain import UNREADABLE, explain, is_from_composing
-from prunetune.config.words import arranged, check_choices
+from prunetune.config.words import arranged, check_choices, check_folders
 from prunetune.instruct import registration  # noqa: F401  registers the schema of text runs
 from prunetune.runs import failures
 
@@ -65,6 +65,7 @@ def start(program: str, words: Sequence[str]) -> None:
     with disk.one_line(_fix(words)):  # This is for standard output, which may be redirected to a full disk.
         try:
             check_choices(words)
+            check_folders(words)
             sys.argv = [program, *arranged(words)]  # Hydra reads its command line only from sys.argv.
             entry()
         except KeyboardInterrupt:

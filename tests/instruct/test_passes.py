@@ -126,7 +126,7 @@ def test_a_half_written_batch_is_no_batch(tmp_path, monkeypatch):
 
 def test_batches_are_shared_out_and_both_processes_get_all_values(tmp_path):
     second, first = Recorder(), Recorder()
-    with pytest.raises(RuntimeError, match="another process has failed"):  # The first process has not run yet.
+    with pytest.raises(InputError, match="another process has failed"):  # The first process has not run yet.
         run(tmp_path, second, InSequence(1, 2, "cpu"))
     outcome = run(tmp_path, first, InSequence(0, 2, "cpu"))
     assert torch.equal(outcome.values, expected())
@@ -136,7 +136,7 @@ def test_batches_are_shared_out_and_both_processes_get_all_values(tmp_path):
 
 
 def test_one_process_can_finish_what_two_processes_began(tmp_path):
-    with pytest.raises(RuntimeError, match="another process has failed"):
+    with pytest.raises(InputError, match="another process has failed"):
         run(tmp_path, Recorder(), InSequence(1, 2, "cpu"))
     alone = Recorder()
     assert torch.equal(run(tmp_path, alone).values, expected())

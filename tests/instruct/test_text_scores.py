@@ -207,7 +207,7 @@ def test_two_processes_give_the_scores_of_one(tmp_path):
     second, first = (signals_of(folder, model, processes=InSequence(rank, 2, "cpu")) for rank in (1, 0))
     # Each process computes its share, and continues only when the share of the other is stored.
     for process in (second, first, second):
-        with pytest.raises(RuntimeError, match="another process has failed"):
+        with pytest.raises(InputError, match="another process has failed"):
             stored(DLC(), process)
     scores = stored(DLC(), first)
     assert torch.equal(scores.values, alone.values)

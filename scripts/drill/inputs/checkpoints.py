@@ -102,10 +102,10 @@ TORCH: dict[str, tuple[str, Callable[[State], Any]]] = {
     "no tensor": (REFUSED, lambda weights: {}),
     "a list": (REFUSED, lambda weights: list(weights.values())),
     "a tensor alone": (REFUSED, lambda weights: weights[FIRST]),
-    "a number among the tensors": (REFUSED, lambda weights: weights | {"epoch": 3}),
+    "a number among the tensors": (SAME, lambda weights: weights | {"epoch": 3}),
     "numbers as names": (REFUSED, lambda weights: dict(enumerate(weights.values()))),
     "lists of numbers": (REFUSED, lambda weights: {n: t.tolist() for n, t in weights.items()}),
-    "nested four times": (REFUSED, lambda weights: {"a": {"b": {"c": {"d": weights}}}}),
+    "nested four times": (SAME, lambda weights: {"a": {"b": {"c": {"d": weights}}}}),
     "an object that runs a command": (REFUSED, lambda weights: weights | {"evil": Evil()}),
     "None": (REFUSED, lambda weights: None),
 }

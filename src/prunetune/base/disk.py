@@ -6,17 +6,18 @@ This module does not import torch, since the command line itself imports this mo
 import errno
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prunetune.base.errors import InputError
+from prunetune.base.errors import InputError, shortened
 
 ANOTHER_RESULTS_DIR = "pass results_dir=<folder>"
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-MOST_LETTERS = 240  # A longer path is cut in the middle, so that the line stays readable.
+KINDS = {stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device"}
 
 
 @contextmanager
@@ -58,6 +59,19 @@ def not_usable(error: OSError, fix: str, place: object = None) -> str:
     if error.errno in FULL:
         return f"{_words(error)}; {_remedy(error)} or {fix}"
     return f"{type(error).__name__}: {error}"
+
+
+def special_kind(path: Path) -> str | None:
+    """Return "a pipe", "a device" or "a socket" if a path leads to one, otherwise None.
+
+    Opening a pipe waits for another program, and reading a device may never end, so files that others put in place are
+    checked before they are opened.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return None
+    return next((word for test, word in KINDS.items() if test(mode)), None)
 
 
 def fault_of(error: BaseException) -> OSError | None:
@@ -128,6 +142,4 @@ def _remedy(error: OSError) -> str:
 
 
 def _shown(what: object) -> str:
-    text = os.fsdecode(what) if isinstance(what, bytes | Path) else str(what)
-    half = MOST_LETTERS // 2
-    return text if len(text) <= MOST_LETTERS else f"{text[:half]}...{text[-half:]}"
+    return shortened(os.fsdecode(what) if isinstance(what, bytes | Path) else str(what))

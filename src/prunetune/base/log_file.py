@@ -4,13 +4,15 @@ The file is opened at its first line. A disk that refuses the file ends the file
 result: what the run prints is the same.
 """
 
+import errno
 import logging
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TextIO
 
-from prunetune.base.disk import reason
+from prunetune.base.disk import reason, special_kind
 
 log = logging.getLogger(__name__)
 # A line with these extras is shown and not written, since a run that is finished changes nothing in its folder.
@@ -25,6 +27,9 @@ class LogFile(logging.FileHandler):
         self._is_over, self._size = False, 0
 
     def _open(self) -> TextIO:
+        kind = special_kind(Path(self.baseFilename))
+        if kind is not None:
+            raise OSError(errno.EINVAL, f"it is {kind}")
         stream = super()._open()
         self._size = stream.tell()  # An earlier attempt at the run may have written lines.
         return stream

@@ -76,6 +76,10 @@ class Store:
                 write_json(partial / "meta.json", sealed(partial, meta))
         except TakenError:
             pass  # Another process was faster, so its entry is read.
+        except Exception:
+            # The process that was faster may also have removed the unfinished work that both of them used.
+            if not self.is_sound(place, mapped):
+                raise
         return place
 
     def place(self, kind: str, prefix: str, key: Key) -> Path:

@@ -55,6 +55,18 @@ def check_choices(words: Iterable[str]) -> None:
             )
 
 
+def check_folders(words: Iterable[str]) -> None:
+    """Refuse an empty folder of Hydra, which would be the current folder.
+
+    Raises:
+        InputError: one of the words gives such a folder.
+    """
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in ("hydra.run.dir", "hydra.sweep.dir") and not value.strip("'\" "):
+            raise InputError(f"{key} is empty, which would be the current folder; pass {key}=<folder>, or leave it out")
+
+
 @functools.cache
 def _groups() -> frozenset[str]:
     """Return the names of the groups of this package; those of Hydra, such as hydra/launcher, are not among them."""

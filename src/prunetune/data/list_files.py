@@ -1,18 +1,17 @@
 """Read text files that list images or labels. A file that could block or fill the memory is refused at once."""
 
 import gzip
-import stat
 import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO
 
+from prunetune.base.disk import special_kind
 from prunetune.base.errors import InputError
 
 LONGEST_LINE = 2**16  # In bytes. The longest path of Linux has 4096.
 GZIP = b"\x1f\x8b"  # Every gzip file begins with these bytes.
-KINDS = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
 
 
 def read_text(path: Path) -> str:
@@ -31,7 +30,9 @@ def read_text(path: Path) -> str:
 def read_bytes(path: Path) -> bytes:
     """Return the content of a list file; see `read_text`."""
     try:
-        _require_regular(path)
+        kind = "a folder" if path.is_dir() else special_kind(path)
+        if kind is not None:
+            raise InputError(f"the list {path} cannot be read (it is {kind}); pass a text file with one image per line")
         with path.open("rb") as file:
             is_gzip = file.read(2) == GZIP
         with gzip.open(path) if is_gzip else path.open("rb") as file:
@@ -40,14 +41,6 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"the list {path} is not a readable .gz file ({error}); get it again") from None
     except OSError as error:
         raise InputError(f"the list {path} cannot be read ({error.strerror}); check its path") from None
-
-
-def _require_regular(path: Path) -> None:
-    """Refuse what is no file. Opening a pipe would wait for a writer, and reading a device may never end."""
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):
-        kind = next((word for test, word in KINDS.items() if test(mode)), "a device")
-        raise InputError(f"the list {path} cannot be read (it is {kind}); pass a text file with one image per line")
 
 
 def _lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:

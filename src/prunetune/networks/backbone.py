@@ -179,7 +179,8 @@ class Backbone:
     def __post_init__(self) -> None:
         checks.choice("backbone.normalization", self.normalization, ("checkpoint", "imagenet"))
         checks.choice("backbone.mask_modules", self.mask_modules, tuple(MODULES))
-        checks.whole_number("backbone.input_size", self.input_size, most=MOST_PIXELS, or_none=True, what="in pixels")
+        # torch cannot resize images to a single pixel.
+        checks.whole_number("backbone.input_size", self.input_size, 2, MOST_PIXELS, or_none=True, what="in pixels")
         for key, interval in (("mean", "[0, 1]"), ("std", "(0, 1]")):
             value = getattr(self, key)
             if value is not None and not checks.are_numbers(value, interval, count=3):

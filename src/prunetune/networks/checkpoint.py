@@ -238,8 +238,13 @@ def _check_kinds(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], 
 
 
 def _kind(tensor: Tensor) -> str:
-    """Return what numbers a tensor holds. Loading would convert between these kinds without a word."""
-    return "complex" if tensor.is_complex() else "real" if tensor.is_floating_point() else "whole"
+    """Return what numbers a tensor holds. Loading would convert between these kinds without a word.
+
+    Numbers of eight bits are a kind of their own, since they belong with scales that other tensors or files hold.
+    """
+    if tensor.is_floating_point():
+        return "real" if tensor.element_size() > 1 else "eight-bit"
+    return "complex" if tensor.is_complex() else "whole"
 
 
 def _check_finite(weights: Mapping[str, Tensor], source: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from prunetune.base.disk import special_kind
 from prunetune.base.errors import InputError
 from prunetune.config.identity import sampler_today
 from prunetune.report.output import write_csv
@@ -63,6 +64,8 @@ def collect(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
     rows, skipped = [], []
     for path in sorted((results_dir / "runs").rglob("result.json")):
         try:
+            if (kind := special_kind(path)) is not None:
+                raise ValueError(f"it is {kind}")
             rows.append(_row(json.loads(path.read_text(encoding="utf-8")), path.parent.relative_to(results_dir)))
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from prunetune.base.disk import special_kind
 from prunetune.base.publish import new_file, write_json
 
 NAME = "failed.json"
@@ -60,6 +61,9 @@ def forget(folder: Path) -> None:
 
 def read(folder: Path) -> Failure | None:
     """Return why the last attempt failed, or None if it did not fail."""
+    kind = special_kind(folder / NAME)
+    if kind is not None:
+        return Failure(f"{NAME} is {kind}", "unknown")
     try:
         content = json.loads((folder / NAME).read_text())
         return Failure(content["error"], content["time"])

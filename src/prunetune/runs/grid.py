@@ -53,6 +53,8 @@ def execute(grid: GridRun) -> None:
     for cell in grid.cells:
         image_run.check(cell.run)
     leftovers.tidy(grid.results_dir / "store")
+    for cell in grid.cells:
+        leftovers.remove_from(cell.out_dir)
     listing = functools.cache(lambda: image_run.listing_of(grid.cells[0].run))  # All cells share the data set.
     todo = [cell for cell in grid.cells if not records.is_finished(cell.out_dir, cell.run.record, listing)]
     log.info("%d runs, %d finished before", len(grid.cells), len(grid.cells) - len(todo), extra=SHOWN_ONLY)

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from prunetune.base.disk import ANOTHER_RESULTS_DIR, explained, not_usable
+from prunetune.base.disk import ANOTHER_RESULTS_DIR, explained, not_usable, special_kind
 from prunetune.base.errors import InputError
 from prunetune.base.hashes import file_hash
 from prunetune.base.log_file import SHOWN_ONLY
@@ -89,6 +89,9 @@ def read_result(out_dir: Path) -> dict[str, Any] | None:
         InputError: it may not be read.
     """
     file = out_dir / "result.json"
+    kind = special_kind(file)
+    if kind is not None:
+        raise DamagedError(f"{file} is {kind}")
     try:
         result = json.loads(file.read_text())
         if not isinstance(result["config"], dict) or not isinstance(result.get(HASHES, {}), dict):

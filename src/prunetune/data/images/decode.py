@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".t
 # The content of a file decides its format. EPS is left out because Pillow runs Ghostscript on it.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 UNREADABLE_NAMED = 20  # The log names at most this many files. The error counts all of them.
+# An image above Pillow's limit is refused below, so Pillow's own warning would say the same in another line.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class UnreadableImage(InputError):

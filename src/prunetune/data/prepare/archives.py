@@ -134,9 +134,10 @@ def _zip_members(archive: Path) -> Iterator[Member]:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise InputError(f"{archive} is refused: {member.filename!r} is a link or a device, not a file")
-            name = _safe(member.filename, archive)
+            is_folder = member.filename.endswith("/")
+            name = _safe(member.filename, archive, is_folder)
             _check_size(archive, name, member.file_size)
-            if not member.is_dir():
+            if not is_folder:
                 yield name, lambda member=member: file.open(member)
 
 
@@ -153,7 +154,7 @@ def _members_of(file: tarfile.TarFile, archive: Path) -> Iterator[Member]:
     for member in file:
         if not member.isfile() and not member.isdir():
             raise InputError(f"{archive} is refused: {member.name!r} is a link or a device, not a file")
-        name = _safe(member.name, archive)
+        name = _safe(member.name, archive, member.isdir())
         _check_size(archive, name, member.size)  # A pax header may have given another size than the member's own one.
         if member.isfile():
             yield name, lambda member=member: file.extractfile(member)
@@ -210,8 +211,10 @@ def _check_size(archive: Path, name: str, size: int, most: int = MOST_BYTES) -> 
         raise InputError(f"{archive} is refused: {name!r} has {size} bytes, and a member may have {most}")
 
 
-def _safe(name: str, archive: Path) -> str:
+def _safe(name: str, archive: Path, is_folder: bool = False) -> str:
     path = PurePosixPath(name)
+    if not path.parts and not is_folder:
+        raise InputError(f"{archive} is refused: a file in it has no name")
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or name[1:2] == ":":
         raise InputError(f"{archive} is refused: {name!r} would be written outside the folder it is extracted to")
     return str(path)

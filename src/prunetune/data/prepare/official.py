@@ -98,6 +98,9 @@ def read_list(path: Path) -> list[str]:
 
 def require_files(folder: Path, names: list[str]) -> None:
     """Raise InputError if a listed image is not below the folder."""
+    outside = [name for name in names if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:
+        raise InputError(f"a list names {outside[0]}, which is outside the images' folder; fetch the archive again")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{len(missing)} of {len(names)} listed images are missing, first {missing[0]}")

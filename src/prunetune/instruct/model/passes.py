@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from prunetune.base.disk import explained
+from prunetune.base.errors import InputError
 from prunetune.base.progress import track
 from prunetune.base.publish import new_file, write_json
 from prunetune.instruct.model.processes import Processes
@@ -65,7 +66,7 @@ def run_pass(
         processes: the processes that share the batches.
 
     Raises:
-        InputError: the folder is not writable.
+        InputError: the folder is not writable, or files of another process are missing.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     place = folder / f"{name}-{digest}"
@@ -93,7 +94,10 @@ def _merged(place: Path, buckets: list[Tensor], found_seconds: float) -> Pass:
     parts = [_read(place, index, rows) for index, rows in enumerate(buckets)]
     missing = [index for index, part in enumerate(parts) if part is None]
     if missing:
-        raise RuntimeError(f"{place.name}: batches {missing[:5]} are missing: another process has failed")
+        raise InputError(
+            f"{place}: the files of batches {missing[:5]} are missing, since another process has failed, or has "
+            "finished these scores and removed them; run the same command again"
+        )
     values = torch.empty(sum(map(len, buckets)), parts[0][0].shape[1], dtype=torch.float64)
     for rows, (part, _) in zip(buckets, parts, strict=True):
         values[rows] = part

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from prunetune.base.disk import special_kind
 from prunetune.base.errors import InputError
 from prunetune.own.data import OwnData
 from prunetune.own.read.arrays import check_length
@@ -61,6 +62,9 @@ def _loaded(given: Any, what: str, options: ReadOptions) -> Any:
     if not isinstance(given, str | Path):
         return given
     path, option = Path(os.path.expanduser(given)), options.words(what, str(given))
+    kind = special_kind(path)
+    if kind is not None:
+        raise InputError(f"{option}: it is {kind}; pass a file")
     try:
         if path.suffix.lower() == ".txt" and what != "embeddings":
             return path.read_text(encoding="utf-8-sig").splitlines()
