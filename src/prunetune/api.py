@@ -61,7 +61,7 @@ def prune(
 
     Args:
         data: a folder, a table, a map-style dataset, a list of (path, label), arrays (images, labels), a pandas frame,
-            a Hugging Face dataset, or a Pool. docs/images.md lists all forms.
+            a Hugging Face dataset, or a Pool. docs/own_data.md lists all forms.
         keep: how much is kept. A number with a decimal point, or a text with %, is the fraction of each class, in
             (0, 1]. A whole number is the number that is kept in all.
         scorer: a name of `list(prunetune.api.SCORERS)` or a Scorer.
