@@ -62,8 +62,8 @@ def test_a_run_writes_the_files_that_its_readers_expect(finished):
     assert result["num_test"] == result["evaluations"][0]["num_questions"] == 9
     assert result["tokens_per_second"] > 0
     assert result["score_peak_memory_bytes"] > 0
-    linear = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)  # Of two layers; 64 units of each of five norms remain.
-    assert result["maskable_share"] == linear / (linear + 5 * 64)
+    linear = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64  # Of one layer of width 32. Three norms of 32 weights remain.
+    assert result["maskable_share"] == linear / (linear + 3 * 32)
     assert result["corpus_report"]["read"] == 48
     assert result["finetune_steps"] == 3
     kept = [row["sample_id"] for row in read_rows(folder / "subset.csv")]
