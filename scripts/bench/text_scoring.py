@@ -32,6 +32,7 @@ from prunetune.base.peak_memory import measured
 from prunetune.base.seeding import seeded, stream
 from prunetune.data.pool import Pool
 from prunetune.instruct import LanguageModel
+from prunetune.instruct.corpus.chats import Answer
 from prunetune.instruct.corpus.encoding import Encoded, Report, fingerprint
 from prunetune.instruct.extra import needed
 from prunetune.instruct.model.batches import Batch, bucketed, collate
@@ -112,7 +113,9 @@ def made_samples(count: int, vocabulary: int, max_length: int) -> Encoded:
     names = tuple(f"{row:06d}" for row in range(count))
     pool = Pool("random", torch.zeros(count, dtype=torch.int64), names, ("train",) * count, ("text",))
     report = Report(count, 0, 0, 0, 0, 0, count)
-    return Encoded(pool, ("random",) * count, tuple(ids), tuple(marks), names, report, fingerprint(pool, ids, marks))
+    answers = tuple((Answer(0, 0, 0, int(own.int().argmax()), len(own)),) for own in marks)
+    tokens = (tuple(ids), tuple(marks), answers)
+    return Encoded(pool, ("random",) * count, *tokens, names, report, fingerprint(pool, ids, marks))
 
 
 def plain_pass(model: nn.Module, batches: list[Batch], device: str) -> float:

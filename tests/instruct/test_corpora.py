@@ -299,7 +299,7 @@ def test_a_local_corpus_needs_a_file(path):
     [
         (
             {"template": "alpca"},
-            "corpus.template must be one of alpaca, released, chat, got 'alpca'. Did you mean 'alpaca'",
+            "corpus.template must be one of alpaca, stanford, none, released, chat, got 'alpca'. Did you mean 'alpaca'",
         ),
         ({"template": None}, "corpus.template must be one of"),
         ({"max_length": 1}, "corpus.max_length is a number of tokens and must be a whole number of at least 2, got 1"),

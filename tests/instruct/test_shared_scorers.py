@@ -181,10 +181,16 @@ RECORDED = {
         ("dlc_released", {**DLC, "schedule": "released", "mask_lm_head": True}, None, {}),
         ("lc_dropout", {"scorer": "LCDropout", "version": 1, "rates": RATES}, 0, {}),
         ("perplexity_low", {"scorer": "Perplexity", "version": 1, "keep": "low", "tokens": "response"}, None, {}),
-        ("ifd_ppl", {"scorer": "IFD", "version": 1, "ratio_of": "perplexities"}, None, {}),
+        ("ifd_loss", {"scorer": "IFD", "version": 2, "ratio_of": "losses", "heading": True, "end": False}, None, {}),
+        (
+            "ifd_ppl",
+            {"scorer": "IFD", "version": 2, "ratio_of": "perplexities", "heading": False, "end": False},
+            None,
+            {},
+        ),
         (
             "s2l",
-            {"scorer": "S2L", "version": 1, "clusters": 100},
+            {"scorer": "S2L", "version": 2, "clusters": 100},
             0,
             {"trajectory": {"checkpoints": 8, "seed": 0, "sft": RECORDED}},
         ),

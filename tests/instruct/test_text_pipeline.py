@@ -62,6 +62,8 @@ def test_a_run_writes_the_files_that_its_readers_expect(finished):
     assert result["num_test"] == result["evaluations"][0]["num_questions"] == 9
     assert result["tokens_per_second"] > 0
     assert result["score_peak_memory_bytes"] > 0
+    linear = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64  # Of one layer of width 32. Three norms of 32 weights remain.
+    assert result["maskable_share"] == linear / (linear + 3 * 32)
     assert result["corpus_report"]["read"] == 48
     assert result["finetune_steps"] == 3
     kept = [row["sample_id"] for row in read_rows(folder / "subset.csv")]
@@ -187,6 +189,7 @@ def test_the_base_model_is_evaluated_without_training(tmp_path, monkeypatch):
     result = read_result(run_text(tmp_path, "sft=none", "text_scorer=random", "ratio=1", "held_out=0.25"))
     assert result["versions"]["transformers"]
     assert (result["num_kept"], result["finetune_steps"], result["num_trainable"]) == (36, 0, 0)
+    assert result["maskable_share"] is None  # This scorer masks nothing.
     assert result["held_out_loss"] == result["held_out_loss_before"]
 
 
@@ -368,7 +371,8 @@ def test_a_gated_model_is_explained(tmp_path, monkeypatch):
         raise OSError("You are trying to access a gated repo.") from GatedRepoError("403")
 
     transformers = pytest.importorskip("transformers")
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", refuse)
+    for part in (transformers.AutoConfig, transformers.AutoTokenizer):
+        monkeypatch.setattr(part, "from_pretrained", refuse)
     assert language_model.LanguageModel(model="meta/one").model
     with pytest.raises(InputError, match="gated|licence|access") as caught:
         run_text(tmp_path, "llm=llama3_8b", base=CORPUS)

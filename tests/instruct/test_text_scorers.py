@@ -36,6 +36,7 @@ from prunetune.instruct.scorers.base import equal_draws, in_pick_order
 from prunetune.instruct.scorers.ifd import below_one_first
 from prunetune.instruct.scorers.perplexity import distance_from_middle
 from prunetune.instruct.scorers.rds_plus import round_robin
+from prunetune.instruct.scorers.s2l import shared_by_clusters
 from prunetune.instruct.scorers.signals import TextSignals
 from prunetune.instruct.scorers.text_source import TextSource
 from prunetune.runs.scores import compute_scores
@@ -171,17 +172,26 @@ def test_the_middle_of_the_ranking_by_hand():
     assert distance_from_middle(torch.tensor([3.0, 1.0, 9.0, 7.0])).tolist() == [0.5, 1.5, 1.5, 0.5]
 
 
+def reference_ratio(model: nn.Module, row: int, ratio_of: str, heading: bool, end: bool) -> float:
+    """Return the IFD of one sample by its definition. Its text is tokenized anew without the prompt."""
+    ids, marks, answer, text = (part[row] for part in (ENCODED.ids, ENCODED.responses, ENCODED.answers, ENCODED.texts))
+    [answer] = answer
+    begins = answer.heading if heading else answer.start
+    own = torch.tensor(tiny.tokenizer()(text[begins : answer.end])["input_ids"] + [2] * end)
+    is_answer = torch.arange(len(own)) > answer.start - begins  # Every byte is a token, and <s> precedes them.
+    in_context = marks if end else marks & (torch.arange(len(ids)) < len(ids) - 1)
+    prompted, alone = reference_loss(model, ids, in_context), reference_loss(model, own, is_answer)
+    return prompted / alone if ratio_of == "losses" else math.exp(prompted) / math.exp(alone)
+
+
 @every_model
 @pytest.mark.parametrize("ratio_of", ["losses", "perplexities"])
 def test_ifd_is_the_ratio_with_and_without_the_prompt(tmp_path, architecture, tied, ratio_of):
-    model = tiny.model(architecture, tied)
-    expected = []
-    for ids, marks in zip(ENCODED.ids, ENCODED.responses, strict=True):
-        own = torch.cat([torch.tensor([1]).int(), ids[marks]])
-        prompted, alone = reference_loss(model, ids, marks), reference_loss(model, own, torch.ones(len(own)))
-        ratio = prompted / alone if ratio_of == "losses" else math.exp(prompted) / math.exp(alone)
-        expected.append(ratio if ratio < 1 else -ratio)
-    found = compute_scores(IFD(ratio_of=ratio_of), signals_of(tmp_path, model), 0)
+    model, heading = tiny.model(architecture, tied), ratio_of == "losses"
+    expected = [reference_ratio(model, row, ratio_of, heading, end=not heading) for row in range(12)]
+    expected = [ratio if ratio < 1 else -ratio for ratio in expected]
+    scorer = IFD(ratio_of=ratio_of, heading=heading, end=not heading)
+    found = compute_scores(scorer, signals_of(tmp_path, model), 0)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=1e-3, rtol=0)
 
 
@@ -190,17 +200,6 @@ def test_a_ratio_of_one_or_more_ranks_last():
     scores = below_one_first(ratios)
     assert scores.isfinite().all()
     assert scores.argsort(descending=True, stable=True).tolist() == [2, 0, 7, 1, 6, 4, 3, 5]
-
-
-def test_ifd_begins_a_response_with_eos_where_there_is_no_bos(tmp_path):
-    model, seen = tiny.model(), []
-    model.model.register_forward_pre_hook(lambda module, a, k: seen.append(k["input_ids"][:, 0]), with_kwargs=True)
-    signals_of(tmp_path / "eos", model, tokens=tiny.tokenizer(bos=False)).unprompted_losses()
-    assert set(torch.cat(seen).tolist()) == {2}
-    bare = tiny.tokenizer(bos=False)
-    bare.eos_token = None
-    with pytest.raises(InputError, match="neither BOS nor EOS to begin a response with"):
-        signals_of(tmp_path / "none", tokens=bare).unprompted_losses()
 
 
 def test_longest_counts_response_tokens(tmp_path):
@@ -281,13 +280,12 @@ class Recorded:
         return {"checkpoints": 4}
 
 
-def test_s2l_draws_equally_from_its_clusters_and_takes_small_ones_whole(tmp_path):
+def test_s2l_draws_equally_from_its_clusters_the_larger_first_and_from_the_smallest_last(tmp_path):
     signals = signals_of(tmp_path, trajectory=Recorded())
     scores = compute_scores(S2L(clusters=3), signals, 0)
     order = scores.argsort(descending=True).tolist()
     kinds = [[0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2][row] for row in order]
-    assert [sorted(kinds[:3]), sorted(kinds[3:6]), sorted(kinds[6:8])] == [[0, 1, 2], [0, 1, 2], [0, 1]]
-    assert kinds[8:] == [0, 0, 0, 0]
+    assert kinds == [0, 1, 0, 1, 0, 1, 0, 0, 0, 0, 2, 2]  # The cluster of two samples comes last.
     assert not torch.equal(scores, compute_scores(S2L(clusters=3), signals, 1))
     assert key_of(S2L(), signals)["trajectory"] == {"checkpoints": 4}
     assert signals.charges["trajectory"] == 60  # The cost is also charged if the trajectory was recorded before.
@@ -301,6 +299,27 @@ def test_s2l_without_a_trajectory_or_with_a_broken_one_gives_a_one_line_error(tm
     broken.__class__ = type("Broken", (Recorded,), {"__call__": lambda self: (torch.full((4, 12), torch.nan), 1.0)})
     with pytest.raises(InputError, match="of which 48 are not finite"):
         compute_scores(S2L(), signals_of(tmp_path, trajectory=broken), 0)
+
+
+def shares_of_s2l(sizes: dict[int, int], budget: int) -> dict[int, int]:
+    """Return how many samples of each cluster the published rule takes, written from its description."""
+    shares, left = dict.fromkeys(sizes, 0), budget
+    large = sorted((group for group in sizes if sizes[group] > 2), key=sizes.__getitem__)  # A stable sort, as theirs.
+    for place, group in enumerate(large):
+        shares[group] = min(sizes[group], left // (len(large) - place))
+        left -= shares[group]
+    return {**shares, None: left}  # What is left is drawn from all small clusters together.
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(0, 3), st.integers(0, 40))
+def test_every_budget_of_s2l_is_shared_as_in_its_code(groups, seed, budget):
+    order = shared_by_clusters(torch.tensor(groups), torch.Generator().manual_seed(seed)).tolist()
+    assert sorted(order) == list(range(len(groups)))
+    budget = min(budget, len(groups))
+    sizes = {group: groups.count(group) for group in sorted(set(groups))}
+    drawn = [groups[row] for row in order[:budget]]
+    found = {group: drawn.count(group) if size > 2 else 0 for group, size in sizes.items()}
+    assert {**found, None: budget - sum(found.values())} == shares_of_s2l(sizes, budget)
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(0, 3), st.integers(0, 40))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from prunetune.base.seeding import seeded, stream
 from prunetune.data.pool import Pool
+from prunetune.instruct.corpus.chats import Answer
 from prunetune.instruct.corpus.encoding import Encoded, Report, fingerprint
 from prunetune.instruct.model.language_model import byte_tokenizer
 from prunetune.instruct.model.processes import Processes
@@ -89,6 +90,9 @@ class Loaded:
         self.times += 1
         return self.network.to(device, {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype])
 
+    def skeleton(self) -> nn.Module:
+        return self.network
+
     def identity(self) -> dict[str, str]:
         return {"model": self.name}
 
@@ -119,10 +123,23 @@ def of_tokens(ids: list[Tensor], responses: list[Tensor], sources: list[str]) ->
         sources=tuple(sources),
         ids=tuple(ids),
         responses=tuple(responses),
-        texts=tuple(" ".join(map(str, sample.tolist())) for sample in ids),
+        answers=tuple((answer_of(*sample),) for sample in zip(ids, responses, strict=True)),
+        texts=tuple(map(text_of, ids)),
         report=Report(**{**counts, "read": len(ids), "kept": len(ids)}),
         fingerprint=fingerprint(pool, ids, responses),
     )
+
+
+def text_of(ids: Tensor) -> str:
+    """Return a text for tokens that are no text: their numbers."""
+    return " ".join(map(str, ids.tolist()))
+
+
+def answer_of(ids: Tensor, response: Tensor) -> Answer:
+    """Return the answer of a sample of one turn. Its heading is the token before it, and its last token ends it."""
+    first, stop = int(response.int().argmax()), len(ids) - 1
+    heading, start, end = (len(text_of(ids[:place])) for place in (first - 1, first, stop))
+    return Answer(heading, start, end, first, stop)
 
 
 def reader(llm: Any, samples: Encoded) -> Reader:

@@ -67,8 +67,9 @@ def open_task(run: TextRun) -> TextTask:
 
 
 def _reader(llm: LanguageModel, corpus: Corpus) -> Reader:
+    context = llm.context_length()  # A model that is not a causal language model is refused here, before the corpus.
     tokenizer = llm.tokenizer()
-    encoded, context = encode(corpus, tokenizer), llm.context_length()
+    encoded = encode(corpus, tokenizer)
     longest = int(encoded.lengths.max())
     if context is not None and longest > context:
         raise InputError(

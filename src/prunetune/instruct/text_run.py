@@ -196,7 +196,7 @@ def choose(run: TextRun, task: TextTask, scores: Scores) -> sampler_search.Choic
 
 def describe(run: TextRun, task: TextTask, pruned: Pruned, outcome: Outcome) -> dict[str, Any]:
     """Return the contents of result.json. Units are fractions, seconds, bytes and nats per token."""
-    choice = pruned.choice
+    choice, masks = pruned.choice, run.scorer.masks(score_source(run, task).signals)
     return {
         "kind": "text",
         **{field.name: getattr(run.names, field.name) for field in fields(run.names)},
@@ -208,6 +208,7 @@ def describe(run: TextRun, task: TextTask, pruned: Pruned, outcome: Outcome) -> 
         "selection_rule": choice.rule if run.ratio < 1 else None,
         "search": choice.record(),
         "precision": outcome.tuned.key["dtype"],
+        "maskable_share": None if masks is None else masks.share,
         "num_classes": len(task.pool.classes),
         "num_pool": len(task.pool),
         "num_kept": len(pruned.subset),

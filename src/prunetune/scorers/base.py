@@ -12,8 +12,7 @@ from torch import Tensor
 from prunetune.base import checks
 from prunetune.data.pool import Pool
 
-if TYPE_CHECKING:  # A scorer of text or tensors needs no image network.
-    from prunetune.networks.backbone import Network
+if TYPE_CHECKING:  # A scorer of tensors needs no network.
     from prunetune.networks.maskable import Maskable
 
 # The variant "fixed" is the correct method. The other variants reproduce published code.
@@ -64,16 +63,20 @@ class Scorer(ABC):
         """Whether the scores mean nothing without labels. Without labels, all samples count as one class."""
         return self.uses_proxy
 
-    def masks(self, network: Network) -> Maskable | None:
-        """Return the weights of an image network that the scorer masks; None if it masks none.
+    def masks(self, network: Any) -> Maskable | None:
+        """Return the weights of a network that the scorer masks; None if it masks none.
+
+        network: an image network (`Network`), or the `TextSignals` of a language model.
 
         Raises:
             InputError: too small a part of the network can be masked.
         """
         return None
 
-    def check_network(self, network: Network) -> None:
-        """Refuse an image network that cannot give what the scorer reads. It is called before any pass over images.
+    def check_network(self, network: Any) -> None:
+        """Refuse a network that cannot give what the scorer reads. It is called before any pass over the samples.
+
+        network: an image network (`Network`), or the `TextSignals` of a language model.
 
         Raises:
             InputError: the network lacks something that the scorer needs.

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
@@ -25,6 +25,23 @@ ROLES = {
     "bot": "assistant",
     "model": "assistant",
 }
+
+
+class Answer(NamedTuple):
+    """A response in a text, without the token that ends it.
+
+    start, end: its characters [start, end). heading: the character at which its heading begins, such as
+    "### Response:", which ends at start; start if it has no heading. first, stop: its tokens [first, stop), or 0 before
+    the text is tokenized.
+    """
+
+    heading: int
+    start: int
+    end: int
+    first: int = 0
+    stop: int = 0
+
+
 CUTS: tuple[Callable[[str], str], ...] = (lambda text: text, str.strip, str.lstrip, str.rstrip)
 # Some templates write today's date, but a run must not depend on the day. This macro replaces the function of the same
 # name. The empty expression after it protects a line break at the start of the template, which would otherwise vanish.
@@ -114,6 +131,35 @@ class ChatTemplate:
             if is_ended := ending is not None:
                 spans.append(ending.span(1))
         return text, tuple(spans), is_ended
+
+    def answers(self, text: str, spans: Sequence[Span]) -> tuple[Answer, ...]:
+        """Return the responses with their headings, for the text and the spans that `write` has returned.
+
+        The heading is what the template writes if it is asked for an answer, such as "<|im_start|>assistant". Some
+        templates write none, and some write more between the heading and a response, such as an empty thought.
+        """
+        found: list[Answer] = []
+        before = 0
+        for start, end in spans:
+            if not found or not self._ending.fullmatch(text, before, end):
+                heading = text.rfind(self._heading, before, start) if self._heading else -1
+                found.append(Answer(start if heading < 0 else heading, start, end))
+            before = end
+        return tuple(found)
+
+    @cached_property
+    def _heading(self) -> str:
+        asked = [{"role": "user", "content": "a"}]
+        try:
+            with_heading, without = (
+                self.tokenizer.apply_chat_template(
+                    asked, chat_template=self._template, tokenize=False, add_generation_prompt=is_asked
+                )
+                for is_asked in (True, False)
+            )
+        except TemplateError:
+            return ""
+        return with_heading.removeprefix(without) if with_heading.startswith(without) else ""
 
     @cached_property
     def _template(self) -> str:

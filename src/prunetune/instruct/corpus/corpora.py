@@ -19,7 +19,7 @@ from prunetune.instruct.corpus.files import (
 )
 from prunetune.instruct.corpus.prompts import carries_template
 
-TEMPLATES = ("alpaca", "released", "chat")
+TEMPLATES = ("alpaca", "stanford", "none", "released", "chat")
 EMBEDDED = Path(__file__).with_name("embedded.jsonl")
 CHAT_COLUMNS = ("messages", "conversations")
 PROMPT_COLUMNS = (("instruction", "output"), ("instruction", "response"), ("prompt", "response"))
@@ -49,8 +49,8 @@ class Example:
 class Corpus(ABC):
     """A named corpus, and how its samples become text. Subclasses add where the rows are.
 
-    template: "alpaca", "released" or "chat" (see `templates`). max_length: longer samples are cut after so many tokens.
-    limit: use only so many rows, the first ones; None for all.
+    template: "alpaca", "stanford", "none", "released" or "chat" (see `templates`). max_length: longer samples are cut
+    after so many tokens. limit: use only so many rows, the first ones; None for all.
     """
 
     name: str | None = None

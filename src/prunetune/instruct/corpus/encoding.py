@@ -14,12 +14,13 @@ from torch import Tensor
 
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
-from prunetune.instruct.corpus.chats import ChatTemplate, Span
+from prunetune.instruct.corpus.chats import Answer, ChatTemplate, Span
 from prunetune.instruct.corpus.corpora import Corpus, Example
 from prunetune.instruct.corpus.templates import Rendered, prompt_of, render, response_of
 
 log = logging.getLogger(__name__)
 
+Sample = tuple[np.ndarray, np.ndarray, tuple[Answer, ...]]  # Ids [L] int32, response tokens [L] bool, answers.
 CHUNK = 1000  # Number of texts that are tokenized in one call.
 
 
@@ -48,14 +49,16 @@ class Encoded:
 
     pool: one class, no images. sources: [N]. ids: N tensors [L_i] int32, with BOS if the tokenizer adds it, and EOS
     after the response. responses: N tensors [L_i] bool, True for a token that belongs to a response. The first token is
-    always False, since no token precedes it. texts: [N], for inspection only. report: that of the whole corpus.
-    fingerprint: SHA-256 of tokens, response tokens and sample_ids.
+    always False, since no token precedes it. answers: the responses of each sample, one for each
+    turn, as characters of its text and as tokens. In a sample that is cut, the tokens of the last one go beyond its
+    end. texts: [N]. report: that of the whole corpus. fingerprint: SHA-256 of tokens, response tokens and sample_ids.
     """
 
     pool: Pool
     sources: tuple[str, ...]
     ids: tuple[Tensor, ...]
     responses: tuple[Tensor, ...]
+    answers: tuple[tuple[Answer, ...], ...]
     texts: tuple[str, ...]
     report: Report
     fingerprint: str
@@ -76,9 +79,8 @@ class Encoded:
     def take(self, positions: Sequence[int] | Tensor) -> "Encoded":
         """Return the samples at these positions in ascending order. A repeated position counts once."""
         chosen = sorted(int(position) for position in positions)
-        parts = {
-            name: tuple(getattr(self, name)[i] for i in chosen) for name in ("sources", "ids", "responses", "texts")
-        }
+        names = ("sources", "ids", "responses", "answers", "texts")
+        parts = {name: tuple(getattr(self, name)[i] for i in chosen) for name in names}
         pool = self.pool.take(chosen)
         return replace(self, pool=pool, **parts, fingerprint=fingerprint(pool, parts["ids"], parts["responses"]))
 
@@ -106,8 +108,8 @@ def encode(corpus: Corpus, tokenizer: Any) -> Encoded:
     _check_ids(corpus, examples)
     counts: Counter[str] = Counter(read=len(examples))
     rendered = _rendered(corpus, examples, tokenizer, counts)
-    ids, responses, kept = [], [], []
-    for position, (tokens, mask) in enumerate(_tokens([text for _, text in rendered], tokenizer)):
+    ids, responses, answers, kept = [], [], [], []
+    for position, (tokens, mask, turns) in enumerate(_tokens([text for _, text in rendered], tokenizer)):
         tokens, mask, is_cut = tokens[: corpus.max_length], mask[: corpus.max_length], len(tokens) > corpus.max_length
         if not mask.any():
             counts["response_removed"] += 1
@@ -115,6 +117,7 @@ def encode(corpus: Corpus, tokenizer: Any) -> Encoded:
         counts["over_long"] += is_cut
         ids.append(torch.from_numpy(tokens))
         responses.append(torch.from_numpy(mask))
+        answers.append(turns)
         kept.append(position)
     report = _report(corpus, counts, len(kept))
     pool = _pool(corpus.resolved_name, [rendered[i][0].sample_id for i in kept])
@@ -123,6 +126,7 @@ def encode(corpus: Corpus, tokenizer: Any) -> Encoded:
         sources=tuple(rendered[i][0].source for i in kept),
         ids=tuple(ids),
         responses=tuple(responses),
+        answers=tuple(answers),
         texts=tuple(rendered[i][1].text for i in kept),
         report=report,
         fingerprint=fingerprint(pool, ids, responses),
@@ -169,6 +173,22 @@ def response_tokens(offsets: np.ndarray, spans: Sequence[Span]) -> np.ndarray:
     return mask
 
 
+def answer_tokens(offsets: np.ndarray, answers: Sequence[Answer]) -> tuple[Answer, ...]:
+    """Return answers with their tokens. The first token never belongs to a response.
+
+    Args:
+        offsets: [L, 2], see `response_tokens`.
+        answers: in characters only.
+    """
+    reached = np.maximum.accumulate(offsets[:, 1])
+    firsts = np.searchsorted(reached, [answer.start for answer in answers], side="right").tolist()
+    lasts = np.searchsorted(reached, [answer.end for answer in answers]).tolist()
+    return tuple(
+        answer._replace(first=max(1, first), stop=min(last + 1, len(offsets)))
+        for answer, first, last in zip(answers, firsts, lasts, strict=True)
+    )
+
+
 def _check(tokenizer: Any) -> None:
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(
@@ -208,11 +228,11 @@ def _rendered(
     return rendered
 
 
-def _tokens(rendered: Sequence[Rendered], tokenizer: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield ids [L] int32 and response tokens [L] bool of each text, with EOS if it is added."""
+def _tokens(rendered: Sequence[Rendered], tokenizer: Any) -> Iterator[Sample]:
+    """Yield ids [L] int32, response tokens [L] bool and answers of each text, with EOS if it is added."""
     for start in range(0, len(rendered), CHUNK):
         chunk = rendered[start : start + CHUNK]
-        done: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        done: dict[int, Sample] = {}
         for adds_special in (True, False):
             places = [place for place, written in enumerate(chunk) if written.adds_special == adds_special]
             if not places:
@@ -228,19 +248,17 @@ def _tokens(rendered: Sequence[Rendered], tokenizer: Any) -> Iterator[tuple[np.n
         yield from (done[place] for place in range(len(chunk)))
 
 
-def _sample(
-    written: Rendered, ids: Sequence[int], offsets: Sequence[Span], tokenizer: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    tokens = np.array(ids, dtype=np.int32)
-    mask = response_tokens(np.array(offsets, dtype=np.int64).reshape(-1, 2), written.responses)
+def _sample(written: Rendered, ids: Sequence[int], offsets: Sequence[Span], tokenizer: Any) -> Sample:
+    tokens, places = np.array(ids, dtype=np.int32), np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    mask, answers = response_tokens(places, written.responses), answer_tokens(places, written.answers)
     if not written.adds_eos or not mask.any():
-        return tokens, mask
+        return tokens, mask, answers
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no EOS token to end a response; set its eos_token in tokenizer_config.json")
     if tokens[-1] == tokenizer.eos_token_id and tuple(offsets[-1]) == (0, 0):  # The tokenizer has already added EOS.
         mask[-1] = True
-        return tokens, mask
-    return np.append(tokens, np.int32(tokenizer.eos_token_id)), np.append(mask, True)
+        return tokens, mask, answers
+    return np.append(tokens, np.int32(tokenizer.eos_token_id)), np.append(mask, True), answers
 
 
 def _report(corpus: Corpus, counts: Counter[str], kept: int) -> Report:

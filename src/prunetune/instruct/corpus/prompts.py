@@ -34,6 +34,20 @@ def released_prompt(instruction: str, context: str) -> str:
     return f"\n{INDENT}".join([*lines, RESPONSE, ""])
 
 
+def plain_prompt(instruction: str, context: str) -> str:
+    """Return the instruction and the context, a line break after each. A blank context is left out.
+
+    Source: the default prompt of tianyi-lab/Superfiltering.
+    """
+    return f"{instruction}\n{context}\n" if context.strip() else f"{instruction}\n"
+
+
+def heading_of(prompt: str) -> int:
+    """Return the character at which the last heading Response of a prompt begins; its end if it has no heading."""
+    found = prompt.rfind(RESPONSE)
+    return len(prompt) if found < 0 else found
+
+
 def carries_template(prompt: str) -> bool:
     """Return whether a prompt already has the Alpaca template: a preamble, an instruction, and the heading Response."""
     text = prompt.strip()

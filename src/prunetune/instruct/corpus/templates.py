@@ -1,29 +1,39 @@
 """Templates turn an example into the text that the model reads, with the positions of its responses.
 
 alpaca (default): the template of Stanford Alpaca. A blank input is left out, and a prompt that already has the template
-is not changed. released: the version of the released code (`prompts.released_prompt`). It adds a second template to
-such a prompt and ends without EOS. chat: the chat template of the tokenizer. Chats of several turns always use the chat
-template, since no other template separates turns. Chats of one turn are treated as instruction and response.
+is not changed. stanford: the same without the line break between the heading Response and the response, as in the code
+of Stanford Alpaca and of Cherry (IFD). none: instruction and input without headings, as Superfiltering reads them.
+released: the version of the released code (`prompts.released_prompt`). It adds a second template to a prompt that has
+one and ends without EOS. chat: the chat template of the tokenizer. Chats of several turns always use the chat template,
+since no other template separates turns. Chats of one turn are treated as instruction and response.
 """
 
 from dataclasses import dataclass
 
 from prunetune.base.errors import InputError
-from prunetune.instruct.corpus.chats import ChatTemplate, Messages, Span, as_single_turn, up_to_last_response
+from prunetune.instruct.corpus.chats import Answer, ChatTemplate, Messages, Span, as_single_turn, up_to_last_response
 from prunetune.instruct.corpus.corpora import Example
-from prunetune.instruct.corpus.prompts import alpaca_prompt, bare_instruction, released_prompt
+from prunetune.instruct.corpus.prompts import (
+    alpaca_prompt,
+    bare_instruction,
+    heading_of,
+    plain_prompt,
+    released_prompt,
+)
 
 
 @dataclass(frozen=True)
 class Rendered:
     """The text of one example.
 
-    responses: characters [start, end) of the responses, ascending. adds_special: whether the tokenizer adds its special
+    responses: characters [start, end) of the responses, ascending. answers: the same responses with their headings and
+    without the tokens that end them. adds_special: whether the tokenizer adds its special
     tokens (BOS); a chat template writes them itself. adds_eos: whether EOS is added after the text.
     """
 
     text: str
     responses: tuple[Span, ...]
+    answers: tuple[Answer, ...]
     adds_special: bool
     adds_eos: bool
 
@@ -58,14 +68,21 @@ def render(example: Example, template: str, chat: ChatTemplate | None) -> Render
     instruction, response = turn or (example.instruction, example.response)
     if template == "released":
         return _prompted(released_prompt(instruction, example.input), response, adds_eos=False)
+    if template == "none":
+        bare = bare_instruction(instruction) if example.is_templated else instruction
+        return _prompted(plain_prompt(bare, example.input), response, has_heading=False)
+    if template == "stanford":
+        prompt = instruction if example.is_templated else alpaca_prompt(instruction, example.input).removesuffix("\n")
+        return _prompted(prompt, response)
     if example.is_templated:
         return _prompted(_as_it_is(instruction), response)
     return _prompted(alpaca_prompt(instruction, example.input), response)
 
 
-def _prompted(prompt: str, response: str, adds_eos: bool = True) -> Rendered:
-    spans = ((len(prompt), len(prompt) + len(response)),)
-    return Rendered(prompt + response, spans, adds_special=True, adds_eos=adds_eos)
+def _prompted(prompt: str, response: str, adds_eos: bool = True, has_heading: bool = True) -> Rendered:
+    start, end = len(prompt), len(prompt) + len(response)
+    answer = Answer(heading_of(prompt) if has_heading else start, start, end)
+    return Rendered(prompt + response, ((start, end),), (answer,), adds_special=True, adds_eos=adds_eos)
 
 
 def _as_it_is(prompt: str) -> str:
@@ -87,4 +104,4 @@ def _chat(example: Example, messages: Messages, template: str, chat: ChatTemplat
             "or a corpus of single turns with corpus.template=alpaca"
         )
     text, spans, is_ended = chat.write(messages, example.sample_id)
-    return Rendered(text, spans, adds_special=False, adds_eos=not is_ended)
+    return Rendered(text, spans, chat.answers(text, spans), adds_special=False, adds_eos=not is_ended)

@@ -21,6 +21,14 @@ class Tokens(Protocol):
 
 
 @dataclass(frozen=True)
+class Part:
+    """Other tokens than those of the corpus, for N samples. ids: [L_i] int32 each. responses: [L_i] bool each."""
+
+    ids: tuple[Tensor, ...]
+    responses: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
 class Batch:
     """B samples padded on the right.
 

@@ -28,6 +28,11 @@ UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, Safetens
 TINY_CONTEXT = 2048  # The context length in tokens.
 MOST_TINY = 4096  # A tiny model with more layers or a larger width than this is a slip of the pen.
 UNREACHABLE = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "ConnectError", "ConnectTimeout")
+NEEDED = (
+    "but scores need a causal language model, which predicts each token from the tokens before it; pass llm.model=<a "
+    "decoder-only model, such as Llama or GPT-2>"
+)
+PROBE = 16  # The number of tokens of the text that shows whether a model is causal.
 CHAT = (  # The chat template of the tiny model. Its form does not matter, since the model is untrained.
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
@@ -87,6 +92,7 @@ class LanguageModel:
         with self._explained():
             if self._is_folder:
                 _require_real_weights(Path(self._source))
+            self._config()
             model, loading = _transformers().AutoModelForCausalLM.from_pretrained(
                 self._source,
                 revision=self._revision,
@@ -98,7 +104,20 @@ class LanguageModel:
         if loading["missing_keys"]:  # transformers would use random weights instead.
             missing = sorted(loading["missing_keys"])
             raise InputError(f"{self.model} lacks {len(missing)} weights, first: {missing[0]}; fetch it again")
-        return _frozen(model, self.gradient_checkpointing)
+        model = _frozen(model, self.gradient_checkpointing)
+        check_causal(model, self.model)
+        return model
+
+    def skeleton(self) -> nn.Module:
+        """Return the model without values, on the device "meta", which shows its layers in a second and no memory.
+
+        Raises:
+            InputError: the configuration cannot be read, or is not that of a causal language model.
+        """
+        with self._explained():
+            config = self._config()
+            with torch.device("meta"):
+                return _transformers().AutoModelForCausalLM.from_config(config)
 
     def identity(self) -> dict[str, Any]:
         """Return what results depend on: hub id and commit or the SHA-256 of a folder's files, and quantisation."""
@@ -106,15 +125,29 @@ class LanguageModel:
             if self._is_folder:
                 origin = {"sha256": _folder_hash(self._source)}
             else:
-                config = _transformers().AutoConfig.from_pretrained(self._source, revision=self._revision)
+                config = self._config()
                 origin = {"model": self.model, "commit": getattr(config, "_commit_hash", None) or self.revision}
         return {**origin, "quantization": self.quantization}
 
     def context_length(self) -> int | None:
-        """Return the largest number of tokens that the model accepts, or None if its configuration has none."""
+        """Return the largest number of tokens that the model accepts, or None if its configuration has none.
+
+        Raises:
+            InputError: the configuration cannot be read, or is not that of a causal language model.
+        """
         with self._explained():
-            config = _transformers().AutoConfig.from_pretrained(self._source, revision=self._revision)
-        return getattr(config, "max_position_embeddings", None)
+            return getattr(self._config(), "max_position_embeddings", None)
+
+    def _config(self) -> Any:
+        """Return the configuration, and refuse the kinds of models that cannot be causal language models."""
+        library = _transformers()
+        config = library.AutoConfig.from_pretrained(self._source, revision=self._revision)
+        if getattr(config, "is_encoder_decoder", False):
+            raise InputError(f"{self.model} is an encoder-decoder ({config.model_type}), {NEEDED}")
+        own_code = getattr(config, "auto_map", None) or {}
+        if type(config) not in library.MODEL_FOR_CAUSAL_LM_MAPPING and "AutoModelForCausalLM" not in own_code:
+            raise InputError(f"{self.model} is a model of type {config.model_type}, {NEEDED}")
+        return config
 
     @property
     def _is_folder(self) -> bool:
@@ -216,6 +249,11 @@ class TinyLanguageModel:
         """Return the model in eval mode, without gradients. Its weights are the same on every machine."""
         return _frozen(self._made().to(device, DTYPES[dtype]), self.gradient_checkpointing)
 
+    def skeleton(self) -> nn.Module:
+        """Return the model without values, on the device "meta"."""
+        with torch.device("meta"):
+            return _transformers().LlamaForCausalLM(self._configuration())
+
     def identity(self) -> dict[str, Any]:
         """Return what results depend on."""
         settings = {key: value for key, value in asdict(self).items() if key in ("layers", "width", "seed")}
@@ -226,8 +264,12 @@ class TinyLanguageModel:
         return TINY_CONTEXT
 
     def _made(self) -> nn.Module:
-        library, tokenizer = _transformers(), byte_tokenizer()
-        config = library.LlamaConfig(
+        with seeded("tiny language model", self.seed):
+            return _transformers().LlamaForCausalLM(self._configuration())
+
+    def _configuration(self) -> Any:
+        tokenizer = byte_tokenizer()
+        return _transformers().LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=self.width,
             intermediate_size=2 * self.width,
@@ -241,8 +283,6 @@ class TinyLanguageModel:
             eos_token_id=tokenizer.eos_token_id,
             tie_word_embeddings=False,
         )
-        with seeded("tiny language model", self.seed):
-            return library.LlamaForCausalLM(config)
 
 
 def byte_tokenizer() -> Any:
@@ -265,6 +305,30 @@ def byte_tokenizer() -> Any:
 def is_quantised(model: nn.Module) -> bool:
     """Return whether weights are stored in 8 or 4 bits."""
     return bool(getattr(model, "is_quantized", False))
+
+
+def check_causal(model: nn.Module, name: str) -> None:
+    """Refuse a model whose predictions depend on later tokens, such as BERT, which AutoModelForCausalLM loads too.
+
+    The model reads two short texts that differ in their second half only. In the first half a causal model predicts
+    the same for both, and a model that reads later tokens predicts something else at every position.
+
+    Raises:
+        InputError: the predictions differ at all positions of the first half.
+    """
+    half = PROBE // 2
+    texts = torch.arange(PROBE).repeat(2, 1) % (model.config.get_text_config().vocab_size - 1)
+    texts[1, half:] += 1
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        logits = model(input_ids=texts.to(device), use_cache=False).logits  # [2, PROBE, V]
+    first, second = logits[:, :half].float()
+    change = (first - second).abs().amax(dim=1)  # [half]
+    # Roundings differ between the rows of a batch if experts read other numbers of tokens. At some positions a token
+    # may even reach another expert, but not at all of them.
+    rounding = max(1e-5, 4 * torch.finfo(logits.dtype).eps) * logits.abs().max()
+    if change.min() > rounding:
+        raise InputError(f"{name} ({type(model).__name__}) predicts a token from later ones too, {NEEDED}")
 
 
 def _frozen(model: nn.Module, gradient_checkpointing: bool) -> nn.Module:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import derive_seed, stream
-from prunetune.instruct.model.language_model import is_quantised
+from prunetune.instruct.model.layers import enough_linear, enough_maskable, input_size, linear_layers
 from prunetune.networks.masking import MaskPath
 
 
@@ -22,7 +22,9 @@ from prunetune.networks.masking import MaskPath
 class TextMaskPath:
     """How many weights of each linear layer are zero at each of T levels.
 
-    schedule: with "compound", level k masks the fraction 1 - (1 - step)^k of a layer's weights. With "released", every
+    schedule: with "compound", level k masks the fraction 1 - (1 - step)^k of a layer's weights. The counts are rounded
+    level by level, n_k = n_{k-1} + round(step * (P - n_{k-1})), so that of P = 4096 weights 0, 819 and 1474 are masked,
+    and not round(0.36 * 4096) = 1475. With "released", every
     level after the first masks the same fraction `step`: the released code masks the smallest 20 % again, and these are
     zero already. mask_lm_head: whether to mask the output head too, which includes the embedding if both share their
     weights.
@@ -58,31 +60,20 @@ class TextMaskPath:
         return {"masked": {**asdict(self), "schedule": "compound", "levels": level + 1, "level": level}}
 
 
-def linear_weights(model: nn.Module, with_head: bool = False) -> dict[str, nn.Parameter]:
-    """Return the weights of the linear layers by name, without bias, norm and embedding.
+def linear_weights(model: nn.Module, with_head: bool = False) -> dict[str, Tensor]:
+    """Return the weights that are masked by name: those of linear layers, and of each expert of a mixture.
 
     with_head: whether to include the output head. If it shares its weights with the embedding, masking it also masks
     the embedding.
 
     Raises:
-        InputError: the model is quantised or has no such layers.
+        InputError: the model is quantised, or too small a part of it can be masked.
     """
-    if is_quantised(model):
-        raise InputError("weights stored in 8 or 4 bits cannot be masked; pass llm.quantization=none")
-    head = model.get_output_embeddings()
-    weights = {
-        f"{name}.weight": module.weight
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and (with_head or module is not head)
-    }
-    if not weights:
-        raise InputError(f"{type(model).__name__} has no linear layers to mask; use another model")
-    if any(not weight.is_floating_point() for weight in weights.values()):
-        raise InputError("weights stored in 8 or 4 bits cannot be masked; pass llm.quantization=none")
-    return weights
+    found = enough_maskable(model, type(model).__name__, with_head)
+    return {name: weight.tensor for name, weight in found.weights.items()}
 
 
-def _check_distinct(weights: list[nn.Parameter], path: TextMaskPath) -> None:
+def _check_distinct(weights: list[Tensor], path: TextMaskPath) -> None:
     """Refuse a compound path with two equal networks, which can happen if layers are very small."""
     totals = [sum(counts) for counts in zip(*(path.counts(weight.numel()) for weight in weights), strict=True)]
     if path.schedule == "compound" and len(set(totals)) < len(totals):
@@ -153,23 +144,24 @@ def with_dropout(model: nn.Module, rate: float, seed: int) -> Iterator[nn.Module
     v1 of the paper does not say where its dropout acts. Here it acts on the input of every linear layer of the blocks
     and scales by 1 / (1 - rate) as usual. Units are drawn once per layer, not once per token. So the same smaller
     network reads every token of every sample, and a score does not depend on batches or order. A unit that is dropped
-    at one rate is also dropped at every higher rate.
+    at one rate is also dropped at every higher rate. A layer whose weight the model reads without calling the layer,
+    as in Mamba (dt_proj), keeps its units.
 
     Args:
         model: a causal language model.
         rate: probability that a unit is dropped, in [0, 1).
         seed: the seed of the draws, which also depend on the name of the layer.
+
+    Raises:
+        InputError: too small a part of the model belongs to linear layers, as in a mixture of experts.
     """
-    head = model.get_output_embeddings()
+    enough_linear(model, type(model).__name__)
     hooks = []
     try:
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Linear) and module is not head:
-                draws = torch.rand(module.in_features, generator=stream("dropout", seed, name))
-                scale = ((draws >= rate) / (1 - rate)).to(module.weight.device)  # [in_features]
-                hooks.append(module.register_forward_pre_hook(_scaled_by(scale)))
-        if not hooks:
-            raise InputError(f"{type(model).__name__} has no linear layers whose units could be dropped")
+        for name, layer in linear_layers(model).items():
+            draws = torch.rand(input_size(layer), generator=stream("dropout", seed, name))
+            scale = ((draws >= rate) / (1 - rate)).to(layer.weight.device)  # [inputs]
+            hooks.append(layer.register_forward_pre_hook(_scaled_by(scale)))
         yield model
     finally:
         for hook in hooks:

@@ -9,14 +9,19 @@ from torch import Tensor
 from prunetune.base import checks
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
+from prunetune.instruct.model.layers import enough_linear, enough_maskable
 from prunetune.instruct.model.weight_masking import TextMaskPath
 from prunetune.instruct.scorers.signals import TextSignals
+from prunetune.networks.maskable import Maskable
 from prunetune.scorers.base import Scorer
 
 
 @dataclass(frozen=True, kw_only=True)
 class DLC(Scorer):
     """The mean response-token loss, averaged over networks with 0, 20 and 36 % of each layer's weights set to zero.
+
+    Layers are the linear layers, and in a mixture of experts the matrices of each expert; its routers are not masked.
+    Counts are rounded level by level: of 4096 weights 0, 819 and 1474 are zero, not round(0.36 * 4096) = 1475.
 
     Source: arXiv 2402.05356 (text); layerwise, smallest absolute values first.
     Differs from the released code, unless schedule is "released": it masks 0, 20 and 36 % instead of 0, 20 and 20 %,
@@ -41,6 +46,9 @@ class DLC(Scorer):
         self._path()
         super().__post_init__()
 
+    def masks(self, network: TextSignals) -> Maskable:
+        return enough_maskable(network.skeleton, network.title, self.mask_lm_head)
+
     def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:
         losses = signals.masked_losses(self._path())  # [T, N]
         signals.keep("losses", losses)
@@ -56,7 +64,8 @@ class LCDropout(Scorer):
 
     Source: arXiv 2402.05356v1, where the score is the mean itself and large means easy, for dropout rates .1 to .9. It
     does not give the number of networks or where the dropout acts; here there are nine networks, see `with_dropout`.
-    The paper keeps the easiest samples, as the sampler `topk_easiest` does.
+    The paper keeps the easiest samples, as the sampler `topk_easiest` does. A mixture of experts is refused, since
+    the units of its experts cannot be dropped.
     Cost: one forward pass per rate.
 
     rates: the dropout rate of each network, in [0, 1).
@@ -80,6 +89,9 @@ class LCDropout(Scorer):
     def uses_seed(self) -> bool:
         """True, since the dropped units are drawn at random."""
         return True
+
+    def check_network(self, network: TextSignals) -> None:
+        enough_linear(network.skeleton, network.title)
 
     def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:
         losses = signals.dropout_losses(self.rates, generator.initial_seed())  # [T, N]

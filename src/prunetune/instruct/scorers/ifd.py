@@ -22,19 +22,28 @@ class IFD(Scorer):
     last, in ascending order.
 
     Source: arXiv 2308.12032 ("Cherry", ratio of losses) and 2402.00530 ("Superfiltering", ratio of perplexities, by
-    GPT-2).
-    Differs from their code: response tokens are found in one tokenisation of the whole sample, and the response without
-    prompt begins with BOS (or EOS if there is none), so that both losses are means over the same tokens.
+    GPT-2). The defaults are those of Cherry's code: the response alone follows its heading, such as "### Response:",
+    and the token that ends it does not count. Superfiltering's code gives the response alone, which is
+    heading=false, and its prompts have no headings, which is corpus.template=none.
+    Differs from their code: response tokens are found in one tokenisation of the whole sample, so that both losses are
+    means over the same tokens. Samples of 1 and above are ranked instead of dropped. The template of a corpus has a
+    line break after the heading, Cherry's has none. Without BOS and heading, a response begins with EOS;
+    Superfiltering leaves its first token out. Both read one turn. Here every answer of a chat is read with all that
+    precedes it and with nothing but the heading that the chat template writes, and the means are over the tokens of
+    all answers.
     Cost: two forward passes, the second over the responses alone.
 
-    ratio_of: losses | perplexities.
+    ratio_of: losses | perplexities. heading: whether the response alone follows its heading. end: whether the token
+    that ends a response, such as EOS, counts too.
     """
 
     ratio_of: str = "losses"
+    heading: bool = True
+    end: bool = False
 
     name: ClassVar[str] = "ifd"
     higher_means: ClassVar[str] = "picked earlier"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     in_runs: ClassVar[dict[str, Any]] = {"name": "ifd_loss"}
 
     def __post_init__(self) -> None:
@@ -42,9 +51,9 @@ class IFD(Scorer):
         super().__post_init__()
 
     def score(self, pool: Pool, signals: TextSignals, generator: torch.Generator) -> Tensor:
-        prompted, alone = signals.response_losses("prompted"), signals.unprompted_losses()
-        signals.keep("losses", torch.stack([prompted, alone]))
-        ratios = prompted / alone if self.ratio_of == "losses" else torch.exp(prompted - alone)
+        prompted, direct = signals.answer_losses(self.end), signals.direct_losses(self.heading, self.end)
+        signals.keep("losses", torch.stack([prompted, direct]))
+        ratios = prompted / direct if self.ratio_of == "losses" else torch.exp(prompted - direct)
         return below_one_first(ratios)
 
 

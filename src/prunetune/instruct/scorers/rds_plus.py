@@ -22,6 +22,9 @@ class RDSPlus(Scorer):
 
     Source: RDS+, arXiv 2503.01807: mean of the last hidden states weighted by position, cosine similarity, maximum over
     the queries of a task, round robin over tasks.
+    Differs from the code: with one task, its queries take turns there; a source_column that names every query does the
+    same. A task whose next sample is already taken loses its turn there, and takes the one after it here. The code
+    reads every sample as a chat in a format of its own; here corpus and queries keep their templates.
     Cost: one forward pass over the corpus and one over the queries.
 
     queries: a json, jsonl or parquet file of samples with prompt and response, in a form that `LocalCorpus` reads.

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
 from prunetune.instruct.corpus.encoding import Encoded
-from prunetune.instruct.model.batches import Batch, Tokens, bucketed, collate
+from prunetune.instruct.model.batches import Batch, Part, Tokens, bucketed, collate
 from prunetune.instruct.model.forward import mean_losses, pooled_states
 from prunetune.instruct.model.language_model import LanguageModel, TinyLanguageModel
 from prunetune.instruct.model.passes import run_pass
 from prunetune.instruct.model.processes import Processes
 from prunetune.instruct.model.reader import Reader
 from prunetune.instruct.model.weight_masking import TextMaskPath, check_path, dropout_key, masked, with_dropout
+from prunetune.instruct.scorers.answers import alone, in_context
 
 log = logging.getLogger(__name__)
 Forward = Callable[[nn.Module, Batch], Tensor]  # -> [B, W]
@@ -57,14 +58,6 @@ class Level:
     def of_dropout(cls, rate: float, seed: int) -> "Level":
         """Return the network without this fraction of its units."""
         return cls(dropout_key(rate, seed), lambda model: with_dropout(model, rate, seed))
-
-
-@dataclass(frozen=True)
-class Part:
-    """Other tokens than those of the corpus, for N samples. ids: [L_i] int32 each. responses: [L_i] bool each."""
-
-    ids: tuple[Tensor, ...]
-    responses: tuple[Tensor, ...]
 
 
 class TextSignals:
@@ -119,6 +112,11 @@ class TextSignals:
         return self.reader.llm
 
     @property
+    def title(self) -> str:
+        """The name of the language model in messages."""
+        return getattr(self.llm, "model", None) or self.llm.name
+
+    @property
     def tokenizer(self) -> Any:
         """The tokenizer of the language model."""
         return self.reader.tokenizer
@@ -137,6 +135,11 @@ class TextSignals:
     def model(self) -> nn.Module:
         """The language model. It is loaded at the first use."""
         return self._shared.model
+
+    @property
+    def skeleton(self) -> nn.Module:
+        """The language model without the values of its weights, to look at its layers."""
+        return self._shared.skeleton
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -187,7 +190,8 @@ class TextSignals:
         Levels with the same network, as on the released path, share one pass.
 
         Raises:
-            InputError: the model is quantised, or so small that two networks would be equal.
+            InputError: the model is quantised, has too few weights that can be masked, or is so small that two networks
+                would be equal.
         """
         if self.llm.quantization != "none":
             raise InputError(f"weights stored in {self.llm.quantization} cannot be masked; pass llm.quantization=none")
@@ -205,22 +209,27 @@ class TextSignals:
         every = tuple(torch.arange(len(ids)) > 0 for ids in self.encoded.ids)
         return self.response_losses("token_losses", part=Part(tuple(self.encoded.ids), every))
 
-    def unprompted_losses(self) -> Tensor:
-        """Return each sample's mean response loss without its prompt, [N] float64 nats.
+    def answer_losses(self, with_end: bool) -> Tensor:
+        """Return each sample's mean loss over its answers, with all that precedes them, [N] float64 nats.
 
-        The response is put after the token that begins a text: BOS, or EOS if the tokenizer has no BOS, since EOS ends
-        the text before. So every response token is predicted, as it is with the prompt.
+        with_end: whether the tokens that end an answer count too.
+        """
+        return self.response_losses("prompted", part=in_context(self.encoded, with_end))
+
+    def direct_losses(self, with_heading: bool, with_end: bool) -> Tensor:
+        """Return each sample's mean loss over its answers without what precedes them, [N] float64 nats.
+
+        The same tokens count as in `answer_losses`. Each answer of a chat is a text of its own.
+
+        Args:
+            with_heading: whether an answer follows its heading, such as "### Response:".
+            with_end: whether the tokens that end an answer count too.
 
         Raises:
-            InputError: the tokenizer has neither BOS nor EOS.
+            InputError: the tokenizer has neither BOS nor EOS to begin an answer without heading with.
         """
-        first = self._first_token()
-        ids = tuple(
-            torch.cat([torch.tensor([first], dtype=sample.dtype), sample[marks]])
-            for sample, marks in zip(self.encoded.ids, self.encoded.responses, strict=True)
-        )
-        part = Part(ids, tuple(torch.arange(len(sample)) > 0 for sample in ids))
-        return self.response_losses("unprompted", part=part)
+        answers = alone(self.encoded, self.tokenizer, with_heading, with_end)
+        return answers.means(self.response_losses("direct", part=answers.part), len(self.encoded))
 
     def query_states(self, queries: Encoded) -> Tensor:
         """Return the pooled hidden states of Q queries, [Q, D] float32, at unit length."""
@@ -295,12 +304,6 @@ class TextSignals:
         log.info("%s: %d samples, %.0f tokens a second", name, len(lengths), num_tokens / self.charges[name])
         return outcome.values
 
-    def _first_token(self) -> int:
-        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return int(token)
-        raise InputError("the tokenizer has neither BOS nor EOS to begin a response with; use another scorer than ifd")
-
 
 class _SharedModel:
     """The model that several signals share, so that it is loaded once."""
@@ -308,6 +311,10 @@ class _SharedModel:
     def __init__(self, llm: LanguageModel | TinyLanguageModel, device: str, dtype: str) -> None:
         self._llm, self._device, self._dtype = llm, device, dtype
         self._model: nn.Module | None = None
+
+    @cached_property
+    def skeleton(self) -> nn.Module:
+        return self._llm.skeleton()
 
     @property
     def model(self) -> nn.Module:

@@ -1,5 +1,6 @@
 """How scores of text are stored: their key, the processes that compute them, and the entries of their meta.json."""
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import Any
 from prunetune.base.store import Store
 from prunetune.instruct.model.processes import shared_entry
 from prunetune.instruct.scorers.signals import TextSignals
+from prunetune.networks.maskable import USED_WEIGHTS
 from prunetune.runs.scores import ScoreSource
 from prunetune.scorers.base import Scorer
 from prunetune.scorers.from_file import FromFile
+
+log = logging.getLogger(__name__)
 
 
 class TextSource(ScoreSource):
@@ -30,6 +34,10 @@ class TextSource(ScoreSource):
         key = {"text_scorer": own, "seed": seed, "corpus": self.signals.encoded.fingerprint}
         for part in scorer.reads:
             key |= self._parts[part]()
+        scorer.check_network(self.signals)  # Stored scores of a language model that is refused are not used either.
+        masks = scorer.masks(self.signals)
+        if masks is not None and not masks.is_plain:
+            key |= USED_WEIGHTS
         return key
 
     def alone(self, place: Path) -> "TextSource":
@@ -51,7 +59,10 @@ class TextSource(ScoreSource):
         return shared_entry(self.store, self.signals.processes, "scores", prefix, key, make)
 
     def check(self, scorer: Scorer) -> None:
-        """Accept every scorer of text, since all language models give what these scorers read."""
+        """Log how large a part of the language model the scorer can mask. The key has refused too small a part."""
+        masks = scorer.masks(self.signals)
+        if masks is not None:
+            log.info("%s can mask %.1f %% of the parameters of %s", scorer.name, 100 * masks.share, self.signals.title)
 
     def wait(self) -> None:
         self.signals.processes.wait()
