@@ -89,7 +89,7 @@ def test_distances_are_clamped_at_a_millionth_and_not_before():
         prototype_losses(image, torch.tensor([[near], [far]], dtype=torch.float64), second).item()
         for near, far in ((1e-7, 5e-7), (1e-4, 1 / 9999))
     ]
-    # The logits are 1e6 twice in the first case, and 10000 and 9999 in the second.
+    # The logits of the two images are (1e6, 1e6) and (10000, 9999). Their exponentials are beyond float32.
     assert losses == pytest.approx([math.log(2), math.log(1 + math.e)], abs=1e-6)
 
 

@@ -127,7 +127,7 @@ class OneNode:
         return [pid for pid in _pids() if _is_task(pid, number)]
 
     def _start_munge(self) -> None:
-        # Without --force, munge insists on a system user of its own.
+        # Without --force, munged refuses to start unless it runs as a system user made for it.
         words = [f"--{name}={self.folder}/munge.{name.split('-')[0]}" for name in ("key-file", "socket", "pid-file")]
         self._spawn("munged", "--foreground", "--force", *words, f"--log-file={self.folder}/munged.log")
         wait_for((self.folder / "munge.socket").exists, 20, self._what_went_wrong)

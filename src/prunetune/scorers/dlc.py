@@ -39,7 +39,7 @@ class DLC(Scorer):
     include_unmasked: bool = True
     # With "l1" the smallest weights are masked first. With "random" the order is drawn from the seed.
     masking: str = "l1"
-    # The value null takes the default of the backbone. The others are "conv2d", "linear" and "all".
+    # Which layers are masked: "conv2d", "linear" or "all". None (null in a configuration) takes the backbone's default.
     mask_modules: str | None = None
     # The value "backbone" takes the pre-logits feature.
     # The value "token_collapse" takes one number per image of a ViT, as the released code does.

@@ -17,7 +17,8 @@ from prunetune.selection.last_layer_gradients import LastLayerGradients, best_fi
 from prunetune.signals.contract import Signals
 from prunetune.signals.proxy import Proxy
 
-# Inner products are stored only if there are at most this many (256 MiB). Otherwise they are computed when needed.
+# The columns of inner products of a class are stored if they have at most this many numbers in all (256 MiB).
+# Otherwise each column is computed when it is needed.
 COLUMNS = 2**25
 LONGEST_COLUMN = 2**13
 # At most this many images of one class are picked. The inverse matrix [picks, picks] then takes 3.2 GB.

@@ -47,7 +47,7 @@ class TextSource(ScoreSource):
     def cost(self, seconds: float) -> dict[str, Any]:
         signals = self.signals
         return {
-            # An earlier, killed process may have computed some batches. The cost counts them too.
+            # An earlier process that was killed may have computed some batches. Their seconds count too.
             "seconds": seconds + signals.found_seconds,
             "signals": signals.charges,
             "tokens_per_second": signals.tokens_per_second,
