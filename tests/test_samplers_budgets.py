@@ -64,7 +64,7 @@ def test_equal_budgets_by_hand(sizes, ratio, expected):
         ((50, 50, 100), 0.6, [0.5, 1.0, 0.0], [24, 1, 95]),
         ((50, 50), 0.2, [1.0, 1.0], [10, 10]),  # Both recalls are 1, so the budget is divided by class size.
         ((10, 30), 0.5, [1.0, 1.0], [5, 15]),
-        # The rest of 36 - 10 is divided in the ratio 10 : 20 by class size.
+        # The remaining 36 - 10 = 26 are divided in the ratio 10 : 20, by class size.
         ((10, 10, 20), 0.9, [0.0, 1.0, 1.0], [10, 9, 17]),
     ],
 )

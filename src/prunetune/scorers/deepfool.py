@@ -134,7 +134,7 @@ def _step(
         columns = least[rows].argmin(1)
         chosen = margins.gather(1, columns.unsqueeze(1)).sum()
         (slopes,) = torch.autograd.grad(chosen, some, retain_graph=True)
-        # Slopes of other images are ignored, so that the step of an image does not depend on its batch.
+        # Only images whose class has not changed yet take a step. The slopes of the others in the batch are ignored.
         asked = is_open[rows]
         images, columns, slopes = rows[asked], columns[asked], slopes[asked]
         lengths = slopes.flatten(1).norm(dim=1).clamp_min(SMALLEST_NORM)

@@ -86,7 +86,7 @@ def assemble(found: Found, name: str, options: ReadOptions) -> OwnData:
         found.notes.extend(read.notes)
     splits = tuple(found.splits or ("train",) * len(found.rows))
     order = torch.tensor(sorted(range(len(found.rows)), key=found.sample_ids.__getitem__), dtype=torch.int64)
-    # The pool is given its order, since it would warn of tensors that it cannot sort.
+    # The rows are sorted here. A pool that sorts them itself warns that it cannot sort what belongs to them.
     in_order = order.tolist()
     pool = Pool(
         name=name,
