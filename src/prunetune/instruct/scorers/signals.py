@@ -134,6 +134,11 @@ class TextSignals:
         return self.encoded.pool
 
     @property
+    def rows(self) -> tuple[int, ...] | None:
+        """[N] the number of each sample in the user's file, from 0; None if the samples come from no file."""
+        return self.encoded.rows
+
+    @property
     def model(self) -> nn.Module:
         """The language model. It is loaded at the first use."""
         return self._shared.model
