@@ -252,27 +252,52 @@ def _tokens(rendered: Sequence[Rendered], tokenizer: Any) -> Iterator[tuple[np.n
             batch = tokenizer(
                 [chunk[place].text for place in places],
                 add_special_tokens=adds_special,
-                return_offsets_mapping=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
                 verbose=False,  # Do not warn about texts longer than the model's context, since they are cut later.
             )
-            for place, ids, offsets in zip(places, batch["input_ids"], batch["offset_mapping"], strict=True):
-                done[place] = _sample(chunk[place], ids, offsets, tokenizer)
+            for place, ids, encoding in zip(places, batch["input_ids"], batch.encodings, strict=True):
+                done[place] = _sample(chunk[place], ids, encoding, tokenizer)
         yield from (done[place] for place in range(len(chunk)))
 
 
-def _sample(
-    written: Rendered, ids: Sequence[int], offsets: Sequence[Span], tokenizer: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    tokens = np.array(ids, dtype=np.int32)
-    mask = response_tokens(np.array(offsets, dtype=np.int64).reshape(-1, 2), written.responses)
-    if not written.adds_eos or not mask.any():
-        return tokens, mask
-    if tokenizer.eos_token_id is None:
-        raise InputError("the tokenizer has no EOS token to end a response; set its eos_token in tokenizer_config.json")
-    if tokens[-1] == tokenizer.eos_token_id and tuple(offsets[-1]) == (0, 0):  # The tokenizer has already added EOS.
-        mask[-1] = True
-        return tokens, mask
-    return np.append(tokens, np.int32(tokenizer.eos_token_id)), np.append(mask, True)
+def _sample(written: Rendered, ids: list[int], encoding: Any, tokenizer: Any) -> tuple[np.ndarray, np.ndarray]:
+    mask = _response_mask(encoding, len(ids), written.responses)
+    if written.adds_eos and mask.any():
+        eos = tokenizer.eos_token_id
+        if eos is None:
+            raise InputError(
+                "the tokenizer has no EOS token to end a response; set its eos_token in tokenizer_config.json"
+            )
+        if ids[-1] == eos and encoding.offsets[-1] == (0, 0):  # The tokenizer has already added EOS.
+            mask[-1] = True
+        else:
+            ids, mask = [*ids, eos], np.append(mask, True)
+    return np.array(ids, dtype=np.int32), mask
+
+
+def _response_mask(encoding: Any, length: int, spans: Sequence[Span]) -> np.ndarray:
+    """Return what `response_tokens` returns, [L] bool, without a list of all offsets, which takes much time to make.
+
+    The tokens of a span reach from the first one that contains its first character to the last one that contains its
+    last character. For a character that no token contains, such as a blank that is left out of the offsets, all of them
+    are read.
+    """
+    mask = np.zeros(length, dtype=bool)
+    for start, end in spans:
+        first = encoding.char_to_token(start) if start < end else None
+        last = encoding.char_to_token(end - 1) if start < end else None
+        if first is None or last is None:
+            return response_tokens(np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2), spans)
+        while last + 1 < length and _contains(encoding.token_to_chars(last + 1), end - 1):
+            last += 1  # Several tokens of bytes can share a character.
+        mask[first : last + 1] = True
+    mask[:1] = False
+    return mask
+
+
+def _contains(span: Span | None, place: int) -> bool:
+    return span is not None and span[0] <= place < span[1]
 
 
 def _report(corpus: Corpus, read: int, outcomes: Mapping[int, str], ignored: Counter[str]) -> Report:
@@ -295,7 +320,7 @@ def _report(corpus: Corpus, read: int, outcomes: Mapping[int, str], ignored: Cou
     log.info("%s: %s", corpus.resolved_name, line)
     if report.response_removed:
         log.warning(
-            "%s: %d samples dropped, because their prompt alone fills corpus.max_length=%d tokens",
+            "%s: %d samples dropped, because their prompt alone fills the %d tokens at which samples are cut",
             corpus.resolved_name,
             report.response_removed,
             corpus.max_length,

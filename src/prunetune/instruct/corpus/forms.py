@@ -121,12 +121,7 @@ class RowReader:
                         f"{at} has no column {own!r}, which {self.option} names; it has "
                         f"{', '.join(map(str, keys)) or 'none'}"
                     )
-            lowered = {str(key).strip().lower(): key for key in reversed(keys)}
-            exact = {key: key for key in keys if isinstance(key, str)}
-            taken = set(self.columns.values())
-            names = {name: exact.get(name, lowered.get(name)) for name in KNOWN}
-            found = {name: own for name, own in names.items() if own is not None and own not in taken}
-            self._names[keys] = {**found, **self.columns}
+            self._names[keys] = known_columns(keys, self.columns)
         return self._names[keys]
 
     def _form_of(self, cells: "_Cells", position: int) -> Form:
@@ -136,10 +131,8 @@ class RowReader:
         filled = [form for form in forms if _is_filled(cells, form)]
         if not forms:
             raise InputError(
-                f"{cells.at} has the columns {', '.join(map(str, cells.row)) or 'none'}; expected {EXPECTED}, or "
-                f"{self.option} to name them"
-                if self._is_strict
-                else f"{cells.at} has the columns {', '.join(map(str, cells.row)) or 'none'}; expected {EXPECTED}"
+                f"{cells.at} has the columns {', '.join(map(str, cells.row)) or 'none'}; expected {EXPECTED}"
+                + (f", or {self.option} to name them" if self._is_strict else "")
             )
         form = (filled or forms)[0]
         self.form = self.form or form
@@ -167,11 +160,7 @@ class RowReader:
         prompt, completion = (cells.get(name) for name in form.needed)
         if isinstance(prompt, list | tuple) or isinstance(completion, list | tuple):
             return self._of_prompt_chat(cells, prompt, completion)
-        fields = self._of_texts(cells, cells.text("prompt"), "", cells.text("completion"))
-        details = fields.get("details", NO_DETAILS)
-        if fields.get("messages") or details.system:
-            return fields
-        return {**fields, "details": replace(details, is_plain=True)}
+        return _continued(self._of_texts(cells, cells.text("prompt"), "", cells.text("completion")))
 
     def _text(self, cells: "_Cells", form: Form) -> dict[str, Any]:
         return {"response": cells.text("text"), "details": Details(is_plain=True)}
@@ -188,7 +177,8 @@ class RowReader:
             prompt = from_json(cells.get(name))
             if not isinstance(prompt, list | tuple):
                 context = next((text for text in texts if text.strip()), "")
-                return self._of_texts(cells, cells.text(name), context, answer or "")
+                fields = self._of_texts(cells, cells.text(name), context, answer or "")
+                return _continued(fields) if name == "prompt" else fields
             return self._of_prompt_chat(cells, prompt, answer)
         answer = [answer] if isinstance(answer, Mapping) else answer
         messages, details = read_chat(answer, cells.at, self.ignored)
@@ -233,6 +223,20 @@ class RowReader:
             "is_templated": carries_template(instruction) and not context.strip(),
         }
         return {**fields, "details": Details(system=system)} if system.strip() else fields
+
+
+def known_columns(keys: Sequence[Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """Return the user's name of each column of KNOWN that is among the keys of a row.
+
+    Args:
+        keys: the user's names of the columns.
+        columns: maps names of KNOWN to the user's, where these differ in more than their case.
+    """
+    lowered = {str(key).strip().lower(): key for key in reversed(keys)}
+    exact = {key: key for key in keys if isinstance(key, str)}
+    taken = set(columns.values())
+    names = {name: exact.get(name, lowered.get(name)) for name in KNOWN}
+    return {**{name: own for name, own in names.items() if own is not None and own not in taken}, **columns}
 
 
 class _Cells:
@@ -308,6 +312,13 @@ def _with_system(system: str, messages: Messages, details: Details) -> tuple[Mes
     extras = ({}, *details.extras) if details.extras else ()
     silent = frozenset(turn + 1 for turn in details.silent)
     return (("system", system), *messages), replace(details, extras=extras, silent=silent)
+
+
+def _continued(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a prompt that is continued as it is, unless a system prompt or a history comes before it."""
+    if fields.get("messages") or "details" in fields:
+        return fields
+    return {**fields, "details": Details(is_plain=True)}
 
 
 def _of_chat(messages: Messages, details: Details) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def render(example: Example, template: str, chat: ChatTemplate | None) -> Render
         return _prompted(example.instruction, example.response)
     if template == "auto":
         template = "alpaca" if chat is None else "chat"
-    messages = up_to_last_response(example.messages, details)
+    messages = up_to_last_response(example.messages, details) if example.messages else ()
     turn = as_single_turn(messages) if messages and not details.needs_chat else None
     if template == "chat" or details.needs_chat or (messages and turn is None):
         return _chat(example, messages or _as_chat(example), template, chat)

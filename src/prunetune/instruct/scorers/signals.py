@@ -232,6 +232,10 @@ class TextSignals:
         key = {"of": "states", "queries": queries.fingerprint}
         return self._pass("queries", key, queries, Level(), pooled_states).float()
 
+    def states(self) -> Tensor:
+        """Return the pooled hidden states of the samples, [N, D] float32, at unit length."""
+        return self._pass("states", {"of": "states"}, self.encoded, Level(), pooled_states).float()
+
     def similarities(self, queries: Encoded, tasks: Sequence[str]) -> Tensor:
         """Return each sample's largest cosine similarity to the queries of each task, [N, len(tasks)] float64.
 
