@@ -478,7 +478,8 @@ def test_the_fast_marking_of_responses_equals_that_by_all_offsets(monkeypatch, t
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated", "ignore:'pin_memory' argument is set")
 def test_trl_trains_on_the_kept_rows(here):
-    trl = pytest.importorskip("trl")
+    import trl  # The import takes seconds, so that only this test pays for it.
+
     rows = [
         {"messages": [{"role": "user", "content": f"Say {i}."}, {"role": "assistant", "content": f"{i}."}]}
         for i in range(8)
