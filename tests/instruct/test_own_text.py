@@ -326,14 +326,15 @@ def test_coverage_reads_the_hidden_states_of_each_stratum(sampler):
     subset = prune_text(rows, None, SMALL, "longest", sampler, per_stratum=2, strata="cluster", clusters=3)
     counts = subset.pool.labels[subset.kept].bincount(minlength=3).tolist()
     assert counts == [min(2, size) for size in subset.pool.class_counts.tolist()]
-    if sampler == "k_center":
-        return
     states = _states(subset)
     for label in range(3):
         members = torch.nonzero(subset.pool.labels == label).flatten()
         chosen = [position for position in subset.kept.tolist() if position in members.tolist()]
-        first = _first_pick(states[members], sampler)
-        assert int(members[first]) in chosen
+        if sampler != "k_center":
+            assert int(members[_first_pick(states[members], sampler)]) in chosen
+        elif len(chosen) == 2:  # The first centre is drawn, and the second one is the farthest from it.
+            farthest = [int(members[(states[members] - states[one]).norm(dim=1).argmax()]) for one in chosen]
+            assert farthest[0] == chosen[1] or farthest[1] == chosen[0]
 
 
 def _states(subset):

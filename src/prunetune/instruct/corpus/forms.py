@@ -77,7 +77,7 @@ class RowReader:
         self.ignored: Counter[str] = Counter()
         self.form: Form | None = None  # The form of the first row.
         self._beside, self._is_strict = frozenset(beside), is_strict
-        self._names: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._layouts: dict[tuple[Any, ...], tuple[dict[str, Any], list[Form]]] = {}
         for name in self.columns.keys() - set(KNOWN):
             raise InputError(
                 f"{option} maps names that prunetune knows to your columns, and it does not know {name!r}; known: "
@@ -98,8 +98,9 @@ class RowReader:
         at = f"{self.where}: row {position + 1}"
         if not isinstance(row, Mapping):
             raise InputError(f"{at} must be an object with named columns, got {row!r:.60}")
-        cells = _Cells(row, self._columns_of(row, at), at, self.ignored)
-        form = self._form_of(cells, position)
+        names, forms = self._layout_of(row, at)
+        cells = _Cells(row, names, at, self.ignored)
+        form = self._form_of(cells, forms)
         fields = getattr(self, f"_{form.kind}")(cells, form)
         if tools := from_json(cells.get("tools")):
             fields["details"] = replace(fields.get("details", NO_DETAILS), tools=tools)
@@ -111,33 +112,33 @@ class RowReader:
         if self.ignored:
             log.warning("%s", ignored_line(self.where, self.ignored))
 
-    def _columns_of(self, row: Mapping[str, Any], at: str) -> dict[str, Any]:
-        """Return the user's name of each known column that the row has."""
+    def _layout_of(self, row: Mapping[str, Any], at: str) -> tuple[dict[str, Any], list[Form]]:
+        """Return the user's name of each known column that the row has, and the forms whose columns it has."""
         keys = tuple(row)
-        if keys not in self._names:
+        if keys not in self._layouts:
             for own in self.columns.values():
                 if own not in row:
                     raise InputError(
                         f"{at} has no column {own!r}, which {self.option} names; it has "
                         f"{', '.join(map(str, keys)) or 'none'}"
                     )
-            self._names[keys] = known_columns(keys, self.columns)
-        return self._names[keys]
+            names = known_columns(keys, self.columns)
+            forms = [form for form in FORMS if set(form.needed) <= names.keys()]
+            forms.sort(key=lambda form: -len(self.columns.keys() & set(form.needed)))  # What is named comes first.
+            self._layouts[keys] = names, forms
+        return self._layouts[keys]
 
-    def _form_of(self, cells: "_Cells", position: int) -> Form:
-        mapped = set(self.columns)
-        forms = [form for form in FORMS if all(map(cells.has, form.needed))]
-        forms.sort(key=lambda form: -len(mapped & set(form.needed)))  # What the user names comes first.
-        filled = [form for form in forms if _is_filled(cells, form)]
+    def _form_of(self, cells: "_Cells", forms: list[Form]) -> Form:
         if not forms:
             raise InputError(
                 f"{cells.at} has the columns {', '.join(map(str, cells.row)) or 'none'}; expected {EXPECTED}"
                 + (f", or {self.option} to name them" if self._is_strict else "")
             )
-        form = (filled or forms)[0]
+        filled = next((form for form in forms if _is_filled(cells, form)), None)
+        form = filled or forms[0]
         self.form = self.form or form
         if self._is_strict and form != self.form:
-            if self.form in forms and not filled:
+            if self.form in forms and filled is None:
                 return self.form
             raise InputError(
                 f"{cells.at} has {form.name}, and the rows before have {self.form.name}; put rows of one form into "
