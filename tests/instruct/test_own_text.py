@@ -212,6 +212,30 @@ def test_what_the_template_does_not_write_is_counted_and_a_chat_of_tool_calls_al
         encode(RowsCorpus(name="my", rows=[{"messages": CALLS}], template="auto"), made.tokenizer())
 
 
+def test_an_answer_that_is_json_stays_text_and_chats_in_a_csv_file_are_read(here):
+    rows = [{"prompt": "A list?", "chosen": '{"a": [1]}', "rejected": "[2]"}]
+    [example] = RowsCorpus(rows=rows).examples()
+    assert (example.instruction, example.response) == ("A list?", '{"a": [1]}')
+    write_csv(here / "my.csv", [{"messages": json.dumps(CALLS), "tools": "[]"}])
+    [example] = RowsCorpus(rows=read_rows("my.csv", Reading(python)).rows).examples()
+    assert [role for role, _ in example.messages] == ["user", "assistant", "tool", "assistant"]
+    assert example.details.extra(1)["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": [{"role": "user", "content": "a", "weight": "none"}]}, "a message's weight must be a number"),
+        ({"messages": [], "tools": "add"}, "tools must be a list of objects, got 'add'"),
+        ({"messages": [{"role": "user", "content": 1}]}, "a message's content must be text or a list of parts"),
+        ({"chosen": 1, "rejected": 2}, "a chat must be a list of messages, got 1"),
+    ],
+)
+def test_a_cell_of_another_type_names_its_row(row, message):
+    with pytest.raises(InputError, match=f"my: row 1: {message}"):
+        RowsCorpus(where="my", rows=[row]).examples()
+
+
 def test_half_of_a_surrogate_pair_names_its_row():
     rows = [{"text": "good"}, {"text": "bad \ud83d"}]
     with pytest.raises(InputError, match=r"my: row 2 \(sample 000001\) holds '\\ud83d', half of a surrogate pair"):
@@ -360,6 +384,8 @@ def test_near_duplicates_are_those_whose_shingles_agree():
     found = by_minhash(texts, 0.8)
     assert found.groups == ((0, 1), (3, 4))
     assert by_minhash(texts, 0.99).groups == ((3, 4),)
+    chain = [" ".join(words[start : start + 36]) for start in range(4)]  # Neighbours agree in 33 of 35 shingles.
+    assert by_minhash([*chain, "other words here", *chain], 0.94).groups == ((0, 1, 2, 3, 5, 6, 7, 8),)
     states = torch.eye(4)[[0, 1, 0, 2, 3]] + torch.tensor([[0.0], [0.0], [0.01], [0.0], [0.0]])
     assert by_states(states, 0.9).groups == ((0, 2),)
 

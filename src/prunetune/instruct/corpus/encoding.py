@@ -206,7 +206,7 @@ def _rendered(
     """Return the samples with their texts, and what the chat template does not write; note what is dropped."""
     chat = ChatTemplate(tokenizer) if getattr(tokenizer, "chat_template", None) else None
     seen: dict[str, int] = {}
-    rendered = []
+    rendered, ignored = [], Counter()
     for example in examples:
         if not asks(example):
             outcomes[example.row] = EMPTY
@@ -220,8 +220,10 @@ def _rendered(
         if first != example.row:
             outcomes[example.row] = f"{DUPLICATE} of row {first}"
             continue
+        if written.adds_special:  # No chat template was used, which alone writes these fields.
+            ignored.update(f"{key} of messages" for extra in example.details.extras for key in extra)
         rendered.append((example, written))
-    ignored = Counter() if chat is None else chat.ignored
+    ignored.update({} if chat is None else chat.ignored)
     if ignored:
         log.warning("%s", ignored_line(corpus.resolved_name, ignored))
     return rendered, ignored

@@ -11,7 +11,7 @@ from os.path import commonprefix
 from typing import Any
 
 from prunetune.base.errors import InputError, suggestion
-from prunetune.instruct.corpus.messages import NO_DETAILS, Details, Messages, from_json, read_chat
+from prunetune.instruct.corpus.messages import NO_DETAILS, Details, Messages, chat_or_text, from_json, read_chat
 from prunetune.instruct.corpus.prompts import carries_template
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class RowReader:
         cells = _Cells(row, names, at, self.ignored)
         form = self._form_of(cells, forms)
         fields = getattr(self, f"_{form.kind}")(cells, form)
-        if tools := from_json(cells.get("tools")):
+        if tools := _tools(cells):
             fields["details"] = replace(fields.get("details", NO_DETAILS), tools=tools)
         cells.count_ignored(self._beside)
         return fields
@@ -169,13 +169,13 @@ class RowReader:
     def _pair(self, cells: "_Cells", form: Form) -> dict[str, Any]:
         cells.get("chosen")
         cells.get("rejected")  # Both count as read, whichever is scored.
-        answer = from_json(cells.get(self.side))
+        answer = chat_or_text(cells.get(self.side))
         name = next((name for name in PROMPTS if cells.has(name)), None)
         if isinstance(answer, str | None):
             if name is None:
                 return self._of_whole_texts(cells)
             texts = [cells.text(one) for one in INPUTS if cells.has(one)]
-            prompt = from_json(cells.get(name))
+            prompt = chat_or_text(cells.get(name))
             if not isinstance(prompt, list | tuple):
                 context = next((text for text in texts if text.strip()), "")
                 fields = self._of_texts(cells, cells.text(name), context, answer or "")
@@ -198,7 +198,7 @@ class RowReader:
         """Read a prompt and an answer, messages or texts. Responses within the prompt are not scored or trained on."""
         parts = []
         for value, role in ((prompt, "user"), (answer, "assistant")):
-            turns = from_json(value) if isinstance(value, str) else value
+            turns = chat_or_text(value)
             if isinstance(turns, str | None):
                 turns = [{"role": role, "content": value}] if value else []
             parts.append(read_chat(turns, cells.at, self.ignored))
@@ -291,6 +291,15 @@ def _is_empty(value: Any) -> bool:
     if value is None or (isinstance(value, float) and value != value):
         return True
     return not value.strip() if isinstance(value, str) else isinstance(value, list | tuple | dict) and not value
+
+
+def _tools(cells: _Cells) -> list[Any] | None:
+    tools = from_json(cells.get("tools"))
+    if tools is None or isinstance(tools, list | tuple):
+        return list(tools or ()) or None
+    if isinstance(tools, str) and not tools.strip():
+        return None
+    raise InputError(f"{cells.at}: tools must be a list of objects, got {tools!r:.60}")
 
 
 def _history(value: Any, where: str) -> Messages:

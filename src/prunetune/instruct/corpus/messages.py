@@ -54,7 +54,7 @@ class Details:
     @property
     def needs_chat(self) -> bool:
         """Whether only a chat template can write the sample completely."""
-        return bool(self.tools) or any(self.extras)
+        return bool(self.tools) or any(map(is_rich, self.extras))
 
 
 NO_DETAILS = Details()
@@ -118,6 +118,14 @@ def from_json(value: Any) -> Any:
     return value
 
 
+def chat_or_text(value: Any) -> Any:
+    """Return the messages of a JSON text, as a csv file holds them, and any other value as it is."""
+    found = from_json(value)
+    turns = found if isinstance(found, list) else [found]
+    is_chat = bool(turns) and all(isinstance(turn, Mapping) and {"role", "from"} & set(turn) for turn in turns)
+    return found if is_chat else value
+
+
 def _message(turn: Any, where: str, ignored: Counter[str]) -> tuple[str, str, dict[str, Any], bool]:
     """Return role, content, further fields, and whether the message has weight 0."""
     names = next((pair for pair in NAMES if isinstance(turn, Mapping) and set(pair) <= set(turn)), None)
@@ -135,11 +143,18 @@ def _message(turn: Any, where: str, ignored: Counter[str]) -> tuple[str, str, di
         content, extra = _called(content, extra)
     if "tool_calls" in extra:
         extra["tool_calls"] = _tool_calls(extra["tool_calls"], where)
-    weight = turn.get("weight")
     for key in turn:
         if key not in (*names, *EXTRAS, "weight") and not _is_empty(turn[key]):
             ignored[f"{key} of messages"] += 1
-    return ROLES[role], content, extra, weight is not None and float(weight) == 0
+    return ROLES[role], content, extra, _is_silent(turn.get("weight"), where)
+
+
+def _is_silent(weight: Any, where: str) -> bool:
+    """Return whether a message has weight 0; it may have none."""
+    try:
+        return weight is not None and float(weight) == 0
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: a message's weight must be a number, got {weight!r:.60}") from None
 
 
 def _content(content: Any, where: str, ignored: Counter[str]) -> str:

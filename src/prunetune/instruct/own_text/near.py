@@ -29,15 +29,30 @@ def by_minhash(texts: Sequence[str], threshold: float) -> Duplicates:
         threshold: the least Jaccard similarity, in (0, 1].
     """
     sketches = needed("datasketch")
-    shingles = [_shingles(text) for text in texts]
     index = sketches.MinHashLSH(min(threshold, HIGHEST), PERMUTATIONS, weights=WEIGHTS)
     pairs: list[tuple[int, int]] = []
-    for position, own in enumerate(track(shingles, "near-duplicates", len(shingles))):
+    first = list(range(len(texts)))  # Leads from each text to the first one of its group.
+    for position, text in enumerate(track(texts, "near-duplicates", len(texts))):
+        own = _shingles(text)  # Those of all texts would need gigabytes, so that those of a candidate are made again.
         sketch = sketches.MinHash(num_perm=PERMUTATIONS, seed=1)
         sketch.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in own])
-        pairs += [(other, position) for other in index.query(sketch) if _jaccard(own, shingles[other]) >= threshold]
+        for other in sorted(index.query(sketch)):
+            group = _first_of(other, first)
+            # A text is compared with each group until it belongs to it, so that a thousand equal texts are no million
+            # pairs.
+            if group != _first_of(position, first) and _jaccard(own, _shingles(texts[other])) >= threshold:
+                pairs.append((other, position))
+                low, high = sorted((group, _first_of(position, first)))
+                first[high] = low
         index.insert(position, sketch)
     return Duplicates(groups_of(pairs))
+
+
+def _first_of(position: int, first: list[int]) -> int:
+    while first[position] != position:
+        first[position] = first[first[position]]
+        position = first[position]
+    return position
 
 
 def by_states(states: Tensor, threshold: float) -> Duplicates:
