@@ -120,7 +120,15 @@ class Tokenizer:
     def get_chat_template(self) -> str:
         return TEMPLATE
 
-    def apply_chat_template(self, messages: Any, *, tools: Any, chat_template: str, tokenize: bool) -> str:
+    def apply_chat_template(
+        self,
+        messages: Any,
+        *,
+        chat_template: str,
+        tokenize: bool,
+        tools: Any = None,
+        add_generation_prompt: bool = False,
+    ) -> str:
         from jinja2 import Environment
 
         environment = Environment(trim_blocks=True, lstrip_blocks=True)
