@@ -41,6 +41,8 @@ NOT_RUN = {  # Maps the page and the first line of a block to the reason why it 
     "docs/recipes.md: import fiftyone as fo": "starts a database server",
     "docs/quickstart.md: git clone <address of this repository> prunetune": "needs a package index",
     "docs/text.md: pip install -c constraints.txt -e '.[instruct]'": "needs a package index",
+    "docs/text.md: prunetune prune-text my.jsonl --model <folder or hub name> --scorer dlc --keep 0.1 "
+    "--out kept": "needs a language model",
     "docs/text.md: prunetune instruct corpus=local corpus.path=my_corpus.jsonl llm=local "
     "llm.model=<folder or hub name> \\": "needs a language model",
     "docs/reproduce.md: prunetune prepare dtd": "downloads data sets",

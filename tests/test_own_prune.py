@@ -160,7 +160,7 @@ def test_of_copies_one_is_kept_and_the_rest_is_named(store, tmp_path):
     assert len(kept) == 11
     assert len({row["duplicate_group"] for row in kept}) == 11
     done = command(photos, "--keep", "0.5", store=store, out=tmp_path / "out")
-    assert "6 fewer are kept than asked for, since copies of one image count once" in done.stderr
+    assert "6 fewer are kept than asked for, since copies of one sample count once" in done.stderr
     assert command(photos, "--keep", "0.5", "--duplicates", "all", store=store, out=tmp_path / "out").returncode == 0
     assert len(kept_rows(tmp_path / "out")) == 18
 

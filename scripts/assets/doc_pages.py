@@ -22,6 +22,7 @@ from scripts.assets.doc_measured import measured_page
 from scripts.assets.doc_parity import parity_page
 from scripts.assets.doc_sweeps import sweeps_page
 from scripts.assets.doc_text import escaped, page, table
+from scripts.assets.doc_text_forms import text_forms_page
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -42,6 +43,7 @@ def pages() -> dict[str, Callable[[], str]]:
         "measured.md": lambda: measured_page(ROOT / "results" / "tables" / "baselines.csv"),
         "parity.md": lambda: parity_page(ROOT / "results" / "parity" / "methods.csv"),
         "commands.md": commands_page,
+        "text_forms.md": text_forms_page,
     }
 
 

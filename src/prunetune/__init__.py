@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prunetune.api import Subset, advise, prune
     from prunetune.data.pool import Pool
+    from prunetune.instruct.own_text.api import prune_text
     from prunetune.loop.recorder import Recorder
     from prunetune.loop.samplers import InfoBatchSampler, RS2Sampler
     from prunetune.networks.backbone import Backbone
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "advise": "prunetune.api",
     "prune": "prunetune.api",
+    "prune_text": "prunetune.instruct.own_text.api",
     "Subset": "prunetune.api",
     "Backbone": "prunetune.networks.backbone",
     "ReadOptions": "prunetune.own.read",
@@ -48,6 +50,7 @@ __all__ = [
     "TensorSignals",
     "advise",
     "prune",
+    "prune_text",
 ]
 
 

@@ -9,7 +9,7 @@ import typer
 
 from prunetune.base import disk
 from prunetune.base.errors import InputError
-from prunetune.commands import hydra_words, listing, prepare, prune, results
+from prunetune.commands import hydra_words, listing, prepare, prune, prune_text, results
 
 OWN, RUNS, DATA, RESULTS, ABOUT = "Your own data", "Runs", "Data", "Results", "About"
 PROGRAM = "prunetune"
@@ -43,6 +43,7 @@ def instruct(context: typer.Context) -> None:
 
 
 app.command(rich_help_panel=OWN)(prune.prune)
+app.command("prune-text", rich_help_panel=OWN)(prune_text.prune_text)
 app.command(rich_help_panel=OWN)(prune.advise)
 app.command(rich_help_panel=RUNS)(results.status)
 app.add_typer(prepare.app, name="prepare", rich_help_panel=DATA)

@@ -248,7 +248,7 @@ def test_local_ids_names_limit_and_identity(local):
 @pytest.mark.parametrize(
     ("rows", "settings", "words"),
     [
-        ([{"text": "a"}], {}, "row 1 has the columns text; expected instruction and output, prompt and response"),
+        ([{"words": "a"}], {}, "row 1 has the columns words; expected instruction and output, prompt and response"),
         (
             [{"instruction": "a", "output": "b"}, {"instruction": "a"}],
             {},
@@ -274,7 +274,11 @@ def test_local_rows_of_another_form_give_a_one_line_error(local, rows, settings,
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("rows.csv", b"a,b", "must be a file .json, .jsonl, .ndjson, .parquet, got .csv"),
+        ("rows.xlsx", b"a,b", "must be a file .json, .jsonl, .ndjson, .csv, .tsv, .parquet, got .xlsx"),
+        ("rows.csv", b"text,text\na,b\n", "has the column 'text' twice"),
+        ("rows.csv", b"text\na,b\n", "row 1 has 2 fields and the header 1"),
+        ("rows.csv", b"text\n", "must hold a list of samples, found none"),
+        ("rows.jsonl.gz", b"{}", "is not a readable text file"),
         ("rows.json", b'[{"a": ', "is not valid json"),
         ("rows.jsonl", b'{"a": 1}\n{"a": ', "line 2 is not valid json"),
         ("rows.jsonl", b"\xff\xfe\x00", "is not a readable text file"),
@@ -290,7 +294,7 @@ def test_a_local_file_that_cannot_be_read_gives_a_one_line_error(tmp_path, name,
 
 @pytest.mark.parametrize("path", [None, "", "no/such/file.json"])
 def test_a_local_corpus_needs_a_file(path):
-    with pytest.raises(InputError, match="corpus.path must be a json, jsonl or parquet file"):
+    with pytest.raises(InputError, match="corpus.path must be a json, jsonl, csv or parquet file"):
         LocalCorpus(path=path).examples()
 
 
@@ -299,7 +303,7 @@ def test_a_local_corpus_needs_a_file(path):
     [
         (
             {"template": "alpca"},
-            "corpus.template must be one of alpaca, stanford, none, released, chat, got 'alpca'. Did you mean 'alpaca'",
+            "corpus.template must be one of alpaca, stanford, none, released, chat, auto, got 'alpca'. Did you mean",
         ),
         ({"template": None}, "corpus.template must be one of"),
         ({"max_length": 1}, "corpus.max_length is a number of tokens and must be a whole number of at least 2, got 1"),

@@ -134,7 +134,7 @@ def test_a_sample_whose_response_is_cut_away_is_dropped_with_a_line(corpus, capl
     assert encoded.pool.sample_ids == ("000001",)
     assert (encoded.report.response_removed, encoded.report.over_long) == (1, 0)
     assert [record.getMessage() for record in caplog.records] == [
-        "rows: 1 samples dropped, because their prompt alone fills corpus.max_length=200 tokens"
+        "rows: 1 samples dropped, because their prompt alone fills the 200 tokens at which samples are cut"
     ]
 
 

@@ -4,8 +4,9 @@ import pytest
 
 import made_tokenizers as made
 from prunetune.base.errors import InputError
-from prunetune.instruct.corpus.chats import ChatTemplate, alternating, as_messages, as_single_turn, up_to_last_response
+from prunetune.instruct.corpus.chats import ChatTemplate, as_single_turn, up_to_last_response
 from prunetune.instruct.corpus.corpora import Example
+from prunetune.instruct.corpus.messages import alternating, as_messages
 from prunetune.instruct.corpus.prompts import bare_instruction, carries_template
 from prunetune.instruct.corpus.templates import Rendered, prompt_of, render, response_of
 
@@ -199,10 +200,12 @@ def test_chats_are_read_from_messages_of_either_form_and_from_alternating_texts(
     ("turns", "words"),
     [
         ("hello", "must be a list of messages"),
-        ([{"role": "tool", "content": "a"}], "role must be one of system, user.*got 'tool'"),
+        ([{"role": "robot", "content": "a"}], "role must be one of system, developer, user.*got 'robot'"),
         ([{"text": "a"}], "must have role and content, or from and value"),
         (["a"], "must have role and content"),
-        ([{"role": "user", "content": ["a"]}], "content must be text"),
+        ([{"role": "user", "content": 3}], "content must be text or a list of parts"),
+        ([{"role": "user", "content": [3]}], "a part of a message must be text or an object"),
+        ([{"role": "assistant", "tool_calls": "f()"}], "tool_calls must be a list of objects"),
     ],
 )
 def test_a_chat_of_another_form_gives_a_one_line_error(turns, words):

@@ -45,5 +45,7 @@ def test_scores_of_the_earlier_layout_are_found_in_the_store(results, monkeypatc
     pruned = run_text(results, "until=prune")
     old = next(BEFORE.rglob("result.json")).parent
     assert pruned.relative_to(results) == old.relative_to(BEFORE)
-    assert (pruned / "subset.csv").read_bytes() == (old / "subset.csv").read_bytes()
+    # The column `row` is newer than these results.
+    lines = [line.rpartition(",")[0] for line in (pruned / "subset.csv").read_text().splitlines()]
+    assert lines == (old / "subset.csv").read_text().splitlines()
     assert len(list((results / "store" / "scores").iterdir())) == 1

@@ -113,7 +113,8 @@ def test_until_stops_after_each_step_and_the_next_command_continues(tmp_path, mo
     assert list(store.glob("scores/*/scores.csv"))
     assert not folder.exists()
     run_text(tmp_path, "until=prune")
-    assert {path.name for path in folder.iterdir()} == {"subset.csv"}
+    assert {path.name for path in folder.iterdir()} == {"subset.csv", "corpus_report.json"}
+    assert json.loads((folder / "corpus_report.json").read_text())["read"] == 48
     assert not (store / "adapters").exists()
     monkeypatch.setattr(passes, "_write", forbidden)
     run_text(tmp_path, "until=finetune")
@@ -338,8 +339,8 @@ def test_tasks_are_checked_before_anything_is_computed(tmp_path, monkeypatch):
 
 
 def test_wrong_columns_are_said_in_one_line(tmp_path):
-    (tmp_path / "rows.json").write_text(json.dumps([{"question": "a", "answer": "b"}]))
-    with pytest.raises(InputError, match="question") as caught:
+    (tmp_path / "rows.json").write_text(json.dumps([{"topic": "a", "answer": "b"}]))
+    with pytest.raises(InputError, match="topic") as caught:
         run_text(tmp_path, "corpus=local", f"corpus.path={tmp_path / 'rows.json'}", "~corpus.limit")
     assert "\n" not in str(caught.value)
 

@@ -23,7 +23,8 @@ class Export(StrEnum):
     coco = "coco"
 
 
-def _option(*names: str, panel: str, help: str, metavar: str | None = None) -> typer.models.OptionInfo:
+def option(*names: str, panel: str, help: str, metavar: str | None = None) -> typer.models.OptionInfo:
+    """Return an option below a heading of the help."""
     return typer.Option(*names, rich_help_panel=panel, help=help, metavar=metavar)
 
 
@@ -45,48 +46,48 @@ PerClass = Annotated[
 Out = Annotated[
     Path, typer.Option("--out", metavar="FOLDER", help="The folder to write. It must be new, empty, or ours.")
 ]
-Scorer = Annotated[str, _option("--scorer", panel=METHOD, help="`prunetune list scorers` shows all.")]
-Sampler = Annotated[str, _option("--sampler", panel=METHOD, help="auto: the scorer's own.")]
-Backbone = Annotated[str, _option("--backbone", panel=METHOD, help="The network: a short name or a timm name.")]
+Scorer = Annotated[str, option("--scorer", panel=METHOD, help="`prunetune list scorers` shows all.")]
+Sampler = Annotated[str, option("--sampler", panel=METHOD, help="auto: the scorer's own.")]
+Backbone = Annotated[str, option("--backbone", panel=METHOD, help="The network: a short name or a timm name.")]
 Checkpoint = Annotated[
-    Path | None, _option("--checkpoint", panel=METHOD, metavar="FILE", help="Local weights, instead of a download.")
+    Path | None, option("--checkpoint", panel=METHOD, metavar="FILE", help="Local weights, instead of a download.")
 ]
-Proxy = Annotated[str, _option("--proxy", panel=METHOD, help="For scorers that read a training: full or linear_probe.")]
+Proxy = Annotated[str, option("--proxy", panel=METHOD, help="For scorers that read a training: full or linear_probe.")]
 Rounding = Annotated[
-    str, _option("--rounding", panel=METHOD, help="How a fraction of a class becomes a number: or half_even.")
+    str, option("--rounding", panel=METHOD, help="How a fraction of a class becomes a number: or half_even.")
 ]
-Seed = Annotated[int, _option("--seed", panel=METHOD, help="The seed of all random draws.")]
+Seed = Annotated[int, option("--seed", panel=METHOD, help="The seed of all random draws.")]
 Split = Annotated[
-    str | None, _option("--split", panel=READING, metavar="NAME", help="The candidates: train, or train,val, or all.")
+    str | None, option("--split", panel=READING, metavar="NAME", help="The candidates: train, or train,val, or all.")
 ]
-ImageColumn = Annotated[str | None, _option("--image-column", panel=READING, help="The column of image paths.")]
-LabelColumn = Annotated[str | None, _option("--label-column", panel=READING, help="The column of labels.")]
+ImageColumn = Annotated[str | None, option("--image-column", panel=READING, help="The column of image paths.")]
+LabelColumn = Annotated[str | None, option("--label-column", panel=READING, help="The column of labels.")]
 Root = Annotated[
-    Path | None, _option("--root", panel=READING, metavar="FOLDER", help="The folder that paths of a table start from.")
+    Path | None, option("--root", panel=READING, metavar="FOLDER", help="The folder that paths of a table start from.")
 ]
 LabelsFrom = Annotated[
-    str, _option("--labels-from", panel=READING, help="auto, folders, column or none (prune without labels).")
+    str, option("--labels-from", panel=READING, help="auto, folders, column or none (prune without labels).")
 ]
 Embeddings = Annotated[
-    Path | None, _option("--embeddings", panel=READING, metavar="FILE", help="[N, D] numbers (.npy), instead of DATA.")
+    Path | None, option("--embeddings", panel=READING, metavar="FILE", help="[N, D] numbers (.npy), instead of DATA.")
 ]
 Labels = Annotated[
-    Path | None, _option("--labels", panel=READING, metavar="FILE", help="The labels of the embeddings (.npy, .txt).")
+    Path | None, option("--labels", panel=READING, metavar="FILE", help="The labels of the embeddings (.npy, .txt).")
 ]
 Ids = Annotated[
-    Path | None, _option("--ids", panel=READING, metavar="FILE", help="The names of the embeddings, one a line.")
+    Path | None, option("--ids", panel=READING, metavar="FILE", help="The names of the embeddings, one a line.")
 ]
-NoExif = Annotated[bool, _option("--no-exif", panel=READING, help="Do not turn images as their EXIF data say.")]
+NoExif = Annotated[bool, option("--no-exif", panel=READING, help="Do not turn images as their EXIF data say.")]
 MaxPixels = Annotated[
-    int | None, _option("--max-pixels", panel=READING, help="Refuse an image with more pixels than this.")
+    int | None, option("--max-pixels", panel=READING, help="Refuse an image with more pixels than this.")
 ]
-OnError = Annotated[str, _option("--on-error", panel=READING, help="stop at what cannot be read, or skip it.")]
+OnError = Annotated[str, option("--on-error", panel=READING, help="stop at what cannot be read, or skip it.")]
 Duplicates = Annotated[
     str,
-    _option("--duplicates", panel=READING, help="one: keep at most one of equal images; all: treat each by itself."),
+    option("--duplicates", panel=READING, help="one: keep at most one of equal images; all: treat each by itself."),
 ]
 Exports = Annotated[
-    Export | None, _option("--export", panel=OUTPUT, help="Also write the kept images as a folder or data set.")
+    Export | None, option("--export", panel=OUTPUT, help="Also write the kept images as a folder or data set.")
 ]
 StoreFolder = Annotated[
     Path | None,
@@ -98,10 +99,10 @@ StoreFolder = Annotated[
         show_default="the user's cache folder",
     ),
 ]
-DryRun = Annotated[bool, _option("--dry-run", panel=OUTPUT, help="Print what was understood, and stop.")]
-Device = Annotated[str, _option("--device", panel=MACHINE, help="auto, cpu, cuda or mps.")]
-Precision = Annotated[str, _option("--precision", panel=MACHINE, help="auto, fp32 or bf16.")]
-BatchSize = Annotated[int, _option("--batch-size", panel=MACHINE, help="Images per forward pass.")]
+DryRun = Annotated[bool, option("--dry-run", panel=OUTPUT, help="Print what was understood, and stop.")]
+Device = Annotated[str, option("--device", panel=MACHINE, help="auto, cpu, cuda or mps.")]
+Precision = Annotated[str, option("--precision", panel=MACHINE, help="auto, fp32 or bf16.")]
+BatchSize = Annotated[int, option("--batch-size", panel=MACHINE, help="Images per forward pass.")]
 
 
 def prune(

@@ -18,7 +18,7 @@ from prunetune.data.pool import Pool
 from prunetune.instruct.corpus.corpora import Corpus
 from prunetune.instruct.corpus.encoding import Encoded, encode
 from prunetune.instruct.corpus.strata import stratified
-from prunetune.instruct.model.language_model import LanguageModel
+from prunetune.instruct.model.language_model import LanguageModel, TinyLanguageModel
 from prunetune.instruct.model.processes import Processes, shared_entry
 from prunetune.instruct.model.reader import Reader
 from prunetune.instruct.parse import TextRun
@@ -54,8 +54,8 @@ class TextTask:
 def open_task(run: TextRun) -> TextTask:
     """Read the corpus with the tokenizers, and set the held-out samples aside."""
     processes = Processes.current(resolve_device(run.device))
-    tuned = _reader(run.llm, run.corpus)
-    scoring = tuned if run.scoring_llm is None else _reader(run.scoring_llm, run.corpus)
+    tuned = open_reader(run.llm, run.corpus)
+    scoring = tuned if run.scoring_llm is None else open_reader(run.scoring_llm, run.corpus)
     report = asdict(tuned.encoded.report)
     if scoring is not tuned:
         tuned, scoring = _shared(tuned, scoring), _shared(scoring, tuned)
@@ -66,7 +66,12 @@ def open_task(run: TextRun) -> TextTask:
     return TextTask(tuned, scoring, pool, held_out, report, Store(run.results_dir / "store"), processes)
 
 
-def _reader(llm: LanguageModel, corpus: Corpus) -> Reader:
+def open_reader(llm: LanguageModel | TinyLanguageModel, corpus: Corpus) -> Reader:
+    """Read a corpus with the tokenizer of a language model, which is not loaded.
+
+    Raises:
+        InputError: the corpus or the tokenizer cannot be read, or a sample is longer than the model's context.
+    """
     context = llm.context_length()  # A model that is not a causal language model is refused here, before the corpus.
     tokenizer = llm.tokenizer()
     encoded = encode(corpus, tokenizer)

@@ -16,7 +16,9 @@ import numpy as np
 from torch import Tensor
 
 from prunetune.base.devices import describe_device
+from prunetune.base.disk import explained
 from prunetune.base.errors import InputError
+from prunetune.base.publish import new_file, write_json
 from prunetune.base.seeding import seeded
 from prunetune.base.store import read_meta
 from prunetune.instruct.corpus.corpora import Corpus
@@ -96,7 +98,12 @@ class TextSteps(steps.Steps[Pruned, Tuned]):
         return prune(self.run, self.task, scores)
 
     def write_subset(self, pruned: Pruned, out_dir: Path) -> None:
-        records.write_subset(out_dir / "subset.csv", self.task.pool, pruned.subset)
+        """Write subset.csv, and the report of the corpus, which says why rows of the file are missing in it."""
+        rows = self.task.tuned.encoded.rows
+        records.write_subset(out_dir / "subset.csv", self.task.pool, pruned.subset, file_rows=rows)
+        file = out_dir / "corpus_report.json"
+        with explained(file), new_file(file) as partial:
+            write_json(partial, self.task.report)
 
     def finetune(self, pruned: Pruned) -> Tuned:
         return Tuned(self.task, self.run.sft, pruned.subset, self.run.seed)

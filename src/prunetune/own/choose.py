@@ -257,7 +257,7 @@ def _at_most(budgets: dict[int, int], labels: Tensor) -> dict[int, int]:
     sizes = labels.bincount(minlength=max(budgets) + 1).tolist()
     possible = {label: min(budget, sizes[label]) for label, budget in budgets.items()}
     if missing := sum(budgets.values()) - sum(possible.values()):
-        log.warning("%d fewer are kept than asked for, since copies of one image count once", missing)
+        log.warning("%d fewer are kept than asked for, since copies of one sample count once", missing)
     return possible
 
 

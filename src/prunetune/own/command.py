@@ -1,28 +1,25 @@
 """What `prunetune prune` and `prunetune advise` do, step by step."""
 
 import logging
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_path
-
 from prunetune.base.errors import InputError
-from prunetune.base.store import Store
 from prunetune.own.advice import advise_data
 from prunetune.own.choose import Chosen, Plan, choose
+from prunetune.own.console import open_store, print_paths, told
 from prunetune.own.data import OwnData
 from prunetune.own.export import check_export
 from prunetune.own.files import write_files
-from prunetune.own.folder import OutFolder
+from prunetune.own.folder import OutFolder, mark
 from prunetune.own.keep import Keep
 from prunetune.own.page import write_page
 from prunetune.own.read import ReadOptions, read, read_embeddings
 
 log = logging.getLogger(__name__)
+WRITTEN = ("kept.txt", "kept.csv", "all.csv", "report.html")
 
 
 @dataclass(frozen=True)
@@ -73,10 +70,10 @@ def run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
     Raises:
         InputError: the input is wrong; `--out` is then unchanged.
     """
-    with _told():
+    with told():
         _run(source, keep, plan, output)
     if not output.is_dry:
-        _print_paths(output.folder)
+        print_paths(output.folder, WRITTEN)
 
 
 def advise(source: Source, plan: Plan, store: Path | None) -> None:
@@ -85,11 +82,11 @@ def advise(source: Source, plan: Plan, store: Path | None) -> None:
     Raises:
         InputError: the data cannot be read, or are too small for an estimate.
     """
-    with _told():
+    with told():
         data = source.read()
         for line in data.described():
             log.info("%s", line)
-        print(advise_data(data, plan, _store(store), source.options))
+        print(advise_data(data, plan, open_store(store), source.options))
 
 
 def _run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
@@ -103,41 +100,14 @@ def _run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
     if output.is_dry:
         log.info("nothing was scored or written, because of --dry-run")
         return
-    if folder.is_finished(data):
+    if folder.is_finished(mark(data)):
         log.info("finished before: the same command on the same data")
         return
-    chosen = choose(data, keep, plan, _store(output.store), source.options)
+    chosen = choose(data, keep, plan, open_store(output.store), source.options)
     log.info("kept %d of %d by %s", len(chosen.subset), len(chosen.subset.pool), chosen.subset.method)
-    folder.write(data, lambda partial: _write(chosen, partial, output.export))
-
-
-def _store(folder: Path | None) -> Store:
-    """Return the store in a folder, by default in the user's cache folder, and say where it is."""
-    folder = folder or user_cache_path("prunetune", appauthor=False)
-    log.info("features and scores are kept in %s", folder)
-    return Store(folder, "give --store another folder")
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Show the messages of the package on standard error, as plain lines."""
-    package, handler = logging.getLogger("prunetune"), logging.StreamHandler(sys.stderr)
-    level = package.level
-    package.addHandler(handler)
-    package.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        package.removeHandler(handler)
-        package.setLevel(level)
+    folder.write(mark(data), lambda partial: _write(chosen, partial, output.export))
 
 
 def _write(chosen: Chosen, folder: Path, form: str | None) -> None:
     write_files(chosen.subset, folder, form)
     write_page(folder / "report.html", chosen.subset, chosen.signals.features(), chosen.pixels)
-
-
-def _print_paths(folder: Path) -> None:
-    for name in ("kept.txt", "kept.csv", "all.csv", "report.html"):
-        if (folder / name).is_file():
-            print(folder / name)

@@ -99,14 +99,14 @@ def find_duplicates(own: Prints, others: Prints | None = None) -> Duplicates:
     pairs = set(_identical(digests)) | set(_near(parts))
     # A group is a set of pairs of candidates. Through an image of another split two candidates can also be equal.
     leaks = sorted(pair for pair in pairs if pair[0] < num_own <= pair[1])
-    groups = _groups([pair for pair in pairs if pair[1] < num_own])
+    groups = groups_of([pair for pair in pairs if pair[1] < num_own])
     return Duplicates(groups, tuple((first, second - num_own) for first, second in leaks))
 
 
 def identical_rows(features: Tensor) -> Duplicates:
     """Return the groups of equal rows of embeddings [N, D]."""
     digests = [row.tobytes() for row in features.numpy()]
-    return Duplicates(_groups(list(_identical(digests))))
+    return Duplicates(groups_of(list(_identical(digests))))
 
 
 def _hash_and_colours(image: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +175,7 @@ def _candidates(hashes: np.ndarray, num_own: int) -> Iterator[np.ndarray]:
             yield np.stack([first, second], axis=1)[is_close & (first < num_own)]
 
 
-def _groups(pairs: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], ...]:
+def groups_of(pairs: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], ...]:
     """Return the connected groups of pairs, each ascending, in the order of their first members."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

@@ -54,15 +54,18 @@ class OutFolder:
                 "empty folder"
             )
 
-    def is_finished(self, data: OwnData) -> bool:
-        """Return whether the folder holds the files of the same command on the same data, unchanged."""
+    def is_finished(self, data_mark: str) -> bool:
+        """Return whether the folder holds the files of the same command on the same data, unchanged.
+
+        data_mark: a hash that changes when the data do, such as `mark` returns.
+        """
         record = _record_of(self.path)
-        if record is None or record["asked"] != json.loads(json.dumps(self.asked)) or record["data"] != mark(data):
+        if record is None or record["asked"] != json.loads(json.dumps(self.asked)) or record["data"] != data_mark:
             return False
         return all(_size(self.path / name) == size for name, size in record["files"].items())
 
-    def write(self, data: OwnData, fill: Callable[[Path], None]) -> None:
-        """Let `fill(folder)` write the files, and put them into place at once.
+    def write(self, data_mark: str, fill: Callable[[Path], None]) -> None:
+        """Let `fill(folder)` write the files, and put them into place at once; data_mark: as for `is_finished`.
 
         Raises:
             InputError: the disk is full or not writable. The folder is then what it was before.
@@ -73,7 +76,7 @@ class OutFolder:
                 partial.mkdir(parents=True)
                 fill(partial)
                 sizes = {path.relative_to(partial).as_posix(): _size(path) for path in sorted(_walk(partial))}
-                write_json(partial / RECORD, {"asked": self.asked, "data": mark(data), "files": sizes})
+                write_json(partial / RECORD, {"asked": self.asked, "data": data_mark, "files": sizes})
                 if self.path.is_dir():
                     remove(self.path)
                 os.rename(partial, self.path)

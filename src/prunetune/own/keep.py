@@ -15,7 +15,7 @@ from prunetune.base.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-EXAMPLES = "a fraction such as 0.2 or 20%, or a number of images such as 500"
+EXAMPLES = "a fraction such as 0.2 or 20%, or a number of {things} such as 500"
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,24 @@ class Keep:
     """How much is kept; exactly one of the three is set.
 
     fraction: of each class, in (0, 1]. count: in all, distributed over the classes by their size. per_class: of each
-    class; a smaller class is kept whole.
+    class; a smaller class is kept whole. things, group: what samples and classes are called; group is "" if there
+    are no classes.
     """
 
     fraction: float | None = None
     count: int | None = None
     per_class: int | None = None
+    things: str = "images"
+    group: str = "class"
 
     def __str__(self) -> str:
+        each = f"of each {self.group}" if self.group else f"of the {self.things}"
         if self.fraction is not None:
-            return f"keep {100 * self.fraction:g} % of each class"
+            return f"keep {100 * self.fraction:g} % {each}"
         if self.count is not None:
-            return f"keep {self.count} in all, distributed over the classes by their size"
-        return f"keep {self.per_class} of each class"
+            plural = {"class": "classes", "stratum": "strata"}.get(self.group)
+            return f"keep {self.count} in all" + (f", distributed over the {plural} by their size" if plural else "")
+        return f"keep {self.per_class} {each}"
 
     def budgets(self, labels: Tensor, rounding: str = "largest_remainder") -> dict[int, int]:
         """Return how many samples each class keeps, for the classes that occur in labels [N].
@@ -59,7 +64,14 @@ class Keep:
         return whole_shares(sizes, shares, self.count, least=int(self.count >= len(sizes)))
 
 
-def understood(keep: Any, ratio: Any = None, per_class: Any = None, words: tuple[str, str, str] | None = None) -> Keep:
+def understood(
+    keep: Any,
+    ratio: Any = None,
+    per_class: Any = None,
+    words: tuple[str, str, str] | None = None,
+    things: str = "images",
+    group: str = "class",
+) -> Keep:
     """Return what was asked for: exactly one of the three.
 
     A value with a % or a decimal point is a fraction in (0, 1]. A whole number is a count.
@@ -69,6 +81,8 @@ def understood(keep: Any, ratio: Any = None, per_class: Any = None, words: tuple
         ratio: a fraction, the other name of `keep`.
         per_class: a count for each class.
         words: how the user writes these three; by default as in Python.
+        things: what the samples are called, in the plural.
+        group: what a class is called, "class" or "stratum"; "" if there are no classes.
 
     Raises:
         InputError: none or several are given, or the value is no such number.
@@ -78,23 +92,24 @@ def understood(keep: Any, ratio: Any = None, per_class: Any = None, words: tuple
     if len(given) != 1:
         what = f"got {' and '.join(given)}" if given else "got none"
         raise InputError(
-            f"exactly one of {', '.join(names)} says how much is kept, {what}; {names[0]} takes {EXAMPLES}"
+            f"exactly one of {', '.join(names)} says how much is kept, {what}; {names[0]} takes "
+            f"{EXAMPLES.format(things=things)}"
         )
     if per_class is not None:
-        return Keep(per_class=_count(per_class, names[2]))
+        return Keep(per_class=_count(per_class, names[2]), things=things, group=group)
     value, name = (keep, names[0]) if keep is not None else (ratio, names[1])
-    is_fraction, number = _parsed(value, name)
+    is_fraction, number = _parsed(value, name, EXAMPLES.format(things=things))
     if not is_fraction and ratio is None:
-        return Keep(count=_count(number, name))
+        return Keep(count=_count(number, name), things=things, group=group)
     if not 0 < number <= 1:
         hint = ""
         if number > 1 and number == int(number) and name == names[0]:
-            hint = f"; for a number of images write {number:g} without a decimal point"
+            hint = f"; for a number of {things} write {number:g} without a decimal point"
         raise InputError(f"{name} as a fraction must be above 0 % and at most 100 %, got {_shown(value)}{hint}")
-    return Keep(fraction=float(number))
+    return Keep(fraction=float(number), things=things, group=group)
 
 
-def _parsed(value: Any, name: str) -> tuple[bool, float | int]:
+def _parsed(value: Any, name: str, examples: str) -> tuple[bool, float | int]:
     """Return whether a value is a fraction, and the number."""
     number = checks.plain(value)
     if isinstance(number, str):
@@ -104,11 +119,11 @@ def _parsed(value: Any, name: str) -> tuple[bool, float | int]:
             number = int(digits) if digits.lstrip("+-").isdecimal() else float(digits)
         except ValueError:
             comma = "; write a decimal point, not a comma" if "," in text else ""
-            raise InputError(f"{name} must be {EXAMPLES}, got {_shown(value)}{comma}") from None
+            raise InputError(f"{name} must be {examples}, got {_shown(value)}{comma}") from None
         if text.endswith("%"):
             return True, number / 100
     if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-        raise InputError(f"{name} must be {EXAMPLES}, got {_shown(value)}")
+        raise InputError(f"{name} must be {examples}, got {_shown(value)}")
     return isinstance(number, float), number
 
 

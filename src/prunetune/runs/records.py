@@ -166,15 +166,33 @@ def check_configuration(out_dir: Path, result: Mapping[str, Any], now: Mapping[s
 
 
 def write_subset(
-    path: Path, pool: Pool, subset: Tensor, weights: Tensor | None = None, fix: str = ANOTHER_RESULTS_DIR
+    path: Path,
+    pool: Pool,
+    subset: Tensor,
+    weights: Tensor | None = None,
+    fix: str = ANOTHER_RESULTS_DIR,
+    file_rows: Sequence[int] | None = None,
 ) -> None:
     """Write a subset.csv: position, sample_id, label, weight (17 significant digits), positions ascending.
+
+    Args:
+        path: the file.
+        pool: N samples.
+        subset: [M] int64 positions that are kept, ascending.
+        weights: [M]; None gives every sample weight 1.
+        fix: the end of the message about a full disk.
+        file_rows: [N] the number of each sample in the user's file, from 0, which becomes the column `row`. A position
+            is no such number where rows were dropped. None leaves the column out.
 
     Raises:
         InputError: the disk is full or not writable. Its message ends with `fix`.
     """
-    rows = ((*row, f"{weight:.17g}") for *row, weight in subset_rows(pool, subset, weights))
-    write_csv(path, ("position", "sample_id", "label", "weight"), rows, fix)
+    columns: tuple[str, ...] = ("position", "sample_id", "label", "weight")
+    rows = [(*row, f"{weight:.17g}") for *row, weight in subset_rows(pool, subset, weights)]
+    if file_rows is not None:
+        columns = (*columns, "row")
+        rows = [(*row, file_rows[row[0]]) for row in rows]
+    write_csv(path, columns, rows, fix)
 
 
 def subset_rows(pool: Pool, subset: Tensor, weights: Tensor | None = None) -> list[tuple[int, str, int, float]]:

@@ -24,8 +24,10 @@ class FromFile(Scorer):
     Cost: unknown.
 
     path: of the file; its stem is the name of the scorer in a run, unless scorer.name is set. A sample_id of the file
-    is that of a sample, or its row number: the position in the pool as in scores.csv and subset.csv, or, if the
-    sample_ids are numbers themselves, that number. Numbers have a decimal point; a decimal comma is refused.
+    is that of a sample, or its row number. Of text, this is the number of the row in the corpus, from 0, as in the
+    column row of subset.csv; rows that were dropped may have scores too. Of images, it is the position in the pool as
+    in scores.csv and subset.csv, or, if the sample_ids are numbers themselves, that number. Numbers have a decimal
+    point; a decimal comma is refused.
     """
 
     path: str = ""
@@ -45,7 +47,8 @@ class FromFile(Scorer):
             )
 
     def score(self, pool: Pool, signals: Any, generator: torch.Generator) -> Tensor:
-        return torch.tensor(scores_of(self._file, pool.sample_ids), dtype=torch.float64)
+        rows = getattr(signals, "rows", None)  # Only the samples of a corpus of text have them.
+        return torch.tensor(scores_of(self._file, pool.sample_ids, rows), dtype=torch.float64)
 
     @property
     def suffix(self) -> str:

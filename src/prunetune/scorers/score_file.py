@@ -56,17 +56,19 @@ def read_score_file(path: Path) -> dict[str, float]:
         ) from None
 
 
-def scores_of(path: Path, sample_ids: Sequence[str]) -> list[float]:
+def scores_of(path: Path, sample_ids: Sequence[str], rows: Sequence[int] | None = None) -> list[float]:
     """Return one finite score for each sample of a pool, from a file of scores.
 
     The sample_ids of the file are compared with those of the pool. If the file has row numbers instead, they are
     understood in two cases. If the sample_ids of the pool are numbers themselves, as in a corpus of text, they are
-    compared as numbers, so that 7 means 000007. Otherwise the row numbers must be 0 to N - 1. Row number i then is
-    position i of the pool, which is sorted by sample_id: the column `position` of scores.csv and subset.csv.
+    compared as numbers, so that 7 means 000007. If the samples have rows, row number i is that of the sample of row i.
+    Otherwise the row numbers must be 0 to N - 1. Row number i then is position i of the pool, which is sorted by
+    sample_id: the column `position` of scores.csv and subset.csv.
 
     Args:
         path: the file.
         sample_ids: [N], in the order of the pool.
+        rows: [N] the row of each sample in the user's file, from 0; None if the samples come from no such file.
 
     Raises:
         InputError: as `read_score_file`; or a sample has no score, or one that is not finite.
@@ -74,7 +76,7 @@ def scores_of(path: Path, sample_ids: Sequence[str]) -> list[float]:
     scores = read_score_file(path)
     places = list(sample_ids)
     if any(place not in scores for place in places) and scores and all(map(_is_row_number, scores)):
-        scores, places = _by_row_number(path, scores, places)
+        scores, places = _by_row_number(path, scores, places, rows)
     missing = [sample_id for sample_id, place in zip(sample_ids, places, strict=True) if place not in scores]
     if missing:
         raise InputError(
@@ -87,7 +89,9 @@ def scores_of(path: Path, sample_ids: Sequence[str]) -> list[float]:
     return values
 
 
-def _by_row_number(path: Path, scores: dict[str, float], sample_ids: list[str]) -> tuple[dict[Any, float], list[Any]]:
+def _by_row_number(
+    path: Path, scores: dict[str, float], sample_ids: list[str], rows: Sequence[int] | None
+) -> tuple[dict[Any, float], list[Any]]:
     """Return the scores by row number, and the row number of each sample.
 
     Raises:
@@ -98,6 +102,8 @@ def _by_row_number(path: Path, scores: dict[str, float], sample_ids: list[str]) 
         raise InputError(f"{path}: two sample_ids are the same row number; give each sample one score")
     if all(map(_is_row_number, sample_ids)):
         return by_number, [int(sample_id) for sample_id in sample_ids]
+    if rows is not None:
+        return by_number, list(rows)
     last = len(sample_ids) - 1
     if by_number.keys() != set(range(last + 1)):
         raise InputError(

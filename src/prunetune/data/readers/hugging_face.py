@@ -57,7 +57,7 @@ def open_hub(name: str, part: str | None = None, revision: str | None = None) ->
     """
     datasets = library()
     try:
-        with _offline_if_unreachable(datasets):
+        with offline_if_unreachable(datasets):
             return datasets.load_dataset(name, part, revision=revision)
     except Exception as error:  # The library and the libraries below it raise many types of errors.
         raise InputError(
@@ -68,7 +68,7 @@ def open_hub(name: str, part: str | None = None, revision: str | None = None) ->
 
 
 @contextmanager
-def _offline_if_unreachable(datasets: ModuleType) -> Iterator[None]:
+def offline_if_unreachable(datasets: ModuleType) -> Iterator[None]:
     """Read the library's cache only if the hub does not answer; the library itself would try for half a minute."""
     hub = needed("huggingface_hub.constants", "data", "Hugging Face datasets")
     places = [(datasets.config, "HF_HUB_OFFLINE"), (hub, "HF_HUB_OFFLINE")]

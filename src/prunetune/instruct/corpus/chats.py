@@ -1,30 +1,20 @@
-"""Chats: read their messages, and find the responses in the text of a chat template."""
+"""Chats: find the responses in the text of a chat template."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from os.path import commonprefix
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
 from prunetune.base.errors import InputError
+from prunetune.instruct.corpus.messages import NO_DETAILS, Details, Messages, answers, is_rich
 
-Messages = tuple[tuple[str, str], ...]  # Pairs (role, content).
 Span = tuple[int, int]  # The characters [start, end) of a text.
-# The numbers of the messages that a template writes, and the text of the template before, between and after them.
-Skeleton = tuple[tuple[int, ...], tuple[str, ...]]
-
-ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-}
 
 
 class Answer(NamedTuple):
@@ -43,6 +33,8 @@ class Answer(NamedTuple):
 
 
 CUTS: tuple[Callable[[str], str], ...] = (lambda text: text, str.strip, str.lstrip, str.rstrip)
+# A chat template is a program. It raises these errors for messages that it does not expect.
+REFUSALS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)
 # Some templates write today's date, but a run must not depend on the day. This macro replaces the function of the same
 # name. The empty expression after it protects a line break at the start of the template, which would otherwise vanish.
 FIXED_DATE = (
@@ -50,41 +42,23 @@ FIXED_DATE = (
 )
 
 
-def as_messages(turns: Any, where: str) -> Messages:
-    """Return the messages of a list of {role, content} or {from, value}.
+@dataclass(frozen=True)
+class Skeleton:
+    """The text of a template around messages.
 
-    Raises:
-        InputError: the value is not such a list, or a role is not one of `ROLES`.
+    turns: the numbers of the messages whose place is known, ascending. around: the text before, between and after
+    them. inside: maps the number of a message that calls tools or reasons to (part, start, end): its response is
+    around[part][start:end].
     """
-    if not isinstance(turns, list | tuple):
-        raise InputError(f"{where}: a chat must be a list of messages, got {turns!r:.60}")
-    return tuple(_message(turn, where) for turn in turns)
+
+    turns: tuple[int, ...]
+    around: tuple[str, ...]
+    inside: Mapping[int, tuple[int, int, int]]
 
 
-def _message(turn: Any, where: str) -> tuple[str, str]:
-    for role_key, content_key in (("role", "content"), ("from", "value")):
-        if isinstance(turn, dict) and {role_key, content_key} <= set(turn):
-            role, content = turn[role_key], turn[content_key]
-            break
-    else:
-        raise InputError(f"{where}: a message must have role and content, or from and value, got {turn!r:.60}")
-    if role not in ROLES:
-        raise InputError(f"{where}: a message's role must be one of {', '.join(ROLES)}, got {role!r}")
-    if content is not None and not isinstance(content, str):
-        raise InputError(f"{where}: a message's content must be text, got {content!r:.60}")
-    return ROLES[role], content or ""
-
-
-def alternating(texts: Any, where: str) -> Messages:
-    """Return the messages of a list of texts. The user writes the first one, and then user and assistant alternate."""
-    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"{where}: a chat must be a list of texts, got {texts!r:.60}")
-    return tuple((("user", "assistant")[turn % 2], text) for turn, text in enumerate(texts))
-
-
-def up_to_last_response(messages: Messages) -> Messages:
+def up_to_last_response(messages: Messages, details: Details = NO_DETAILS) -> Messages:
     """Remove the messages after the assistant's last response, since they cannot influence any response token."""
-    answered = [turn for turn, (role, text) in enumerate(messages) if role == "assistant" and text.strip()]
+    answered = answers(messages, details)
     return messages[: answered[-1] + 1] if answered else messages
 
 
@@ -111,18 +85,24 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
+        self.ignored: Counter[str] = Counter()
         self._skeletons: dict[tuple[str, ...], Skeleton | None] = {}
 
-    def write(self, messages: Messages, sample_id: str) -> tuple[str, tuple[Span, ...], bool]:
+    def write(
+        self, messages: Messages, sample_id: str, details: Details = NO_DETAILS
+    ) -> tuple[str, tuple[Span, ...], bool]:
         """Return the text of a chat, the characters of its responses, and whether a special token ends the last one.
 
-        A special token after a response belongs to the response, since the model has to learn to write it.
+        A special token after a response belongs to the response, since the model has to learn to write it. Messages
+        of weight 0 are in the text, but their responses are not among these. What the template does not write is
+        counted in `ignored`. A chat whose assistant only calls tools has no responses if the template writes no calls.
 
         Raises:
             InputError: the template refuses the chat, or a response is not found in its text.
         """
-        text = self._write(messages, sample_id)
-        contents = self._contents(text, messages, sample_id)
+        messages, details = self._understood(messages, details)
+        text = self._write(messages, sample_id, details)
+        contents = self._contents(text, messages, sample_id, details)
         spans: list[Span] = []
         is_ended = False
         for start, end in contents:
@@ -178,37 +158,108 @@ class ChatTemplate:
         words = "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True)) or "(?!)"
         return re.compile(rf"\s*({words})")
 
-    def _write(self, messages: Messages, sample_id: str) -> str:
-        turns = [{"role": role, "content": text} for role, text in messages]
+    def _understood(self, messages: Messages, details: Details) -> tuple[Messages, Details]:
+        """Return the messages as this template reads them. A field that it does not name is counted as ignored."""
+        template = self._template
+        if "developer" not in template:  # The role is OpenAI's newer name of "system".
+            messages = tuple(("system" if role == "developer" else role, text) for role, text in messages)
+        if details is NO_DETAILS:
+            return messages, details
+        unknown = {key for extra in details.extras for key in extra if key not in template}
+        for extra in details.extras[: len(messages)]:
+            self.ignored.update(f"{key} of messages" for key in unknown & set(extra))
+        known = tuple({key: value for key, value in extra.items() if key not in unknown} for extra in details.extras)
+        tools = details.tools
+        if tools and "tools" not in template:
+            self.ignored["tools"] += 1
+            tools = None
+        return messages, Details(extras=known if any(known) else (), silent=details.silent, tools=tools)
+
+    def _write(self, messages: Messages, sample_id: str, details: Details = NO_DETAILS) -> str:
+        turns = [{"role": role, "content": text, **details.extra(turn)} for turn, (role, text) in enumerate(messages)]
         try:
-            return self.tokenizer.apply_chat_template(turns, chat_template=self._template, tokenize=False)
-        except TemplateError as error:
+            return self.tokenizer.apply_chat_template(
+                turns, tools=details.tools or None, chat_template=self._template, tokenize=False
+            )
+        except REFUSALS as error:
             roles = ", ".join(role for role, _ in messages)
             raise InputError(
                 f"the tokenizer's chat template refuses sample {sample_id} with the roles {roles} ({error}); "
                 "remove it or change its roles"
             ) from None
 
-    def _contents(self, text: str, messages: Messages, sample_id: str) -> list[Span]:
-        skeleton = self._skeleton(messages, sample_id)
+    def _contents(self, text: str, messages: Messages, sample_id: str, details: Details) -> list[Span]:
+        scored = answers(messages, details)
+        if not scored:
+            return []
+        skeleton = self._skeleton(messages, sample_id, details)
         spans = (_assembled(skeleton, text, messages) or _matched(skeleton, text)) if skeleton else None
         if spans is None:
             raise InputError(
                 f"the responses of sample {sample_id} cannot be found in the text of the tokenizer's chat template; "
                 "remove the sample or use corpus.template=alpaca"
             )
-        return [spans[turn] for turn, (role, words) in enumerate(messages) if role == "assistant" and words.strip()]
+        for turn, (role, words) in enumerate(messages):
+            if turn not in spans and turn not in skeleton.inside and words.strip():
+                self.ignored[f"messages of the role {role}, which the chat template does not write"] += 1
+        spans = {**spans, **_inside(skeleton, spans)}
+        return [spans[turn] for turn in scored]
 
-    def _skeleton(self, messages: Messages, sample_id: str) -> Skeleton | None:
+    def _skeleton(self, messages: Messages, sample_id: str, details: Details) -> Skeleton | None:
         roles = tuple(role for role, _ in messages)
+        if details.extras or details.tools:
+            return self._rich_skeleton(messages, sample_id, details)
         if roles not in self._skeletons:
-            marked = tuple((role, f"\ue000{turn}\ue001") for turn, role in enumerate(roles))
-            parts = re.split("\ue000([0-9]+)\ue001", self._write(marked, sample_id))
-            turns = tuple(int(turn) for turn in parts[1::2])
-            answers = {turn for turn, role in enumerate(roles) if role == "assistant"}
-            is_plain = list(turns) == sorted(set(turns)) and answers <= set(turns)
-            self._skeletons[roles] = (turns, tuple(parts[::2])) if is_plain else None
+            self._skeletons[roles] = self._marked(_marks(messages), sample_id, NO_DETAILS, roles, ())
         return self._skeletons[roles]
+
+    def _rich_skeleton(self, messages: Messages, sample_id: str, details: Details) -> Skeleton | None:
+        """Return the skeleton of messages of which some call tools or reason.
+
+        What the assistant writes in such a message is not only its content. So it is written as it is, and its
+        borders are found by comparing with the same message without these fields, which is a mark.
+        """
+        roles = tuple(role for role, _ in messages)
+        rich = tuple(turn for turn in range(len(messages)) if is_rich(details.extra(turn)))
+        poor = tuple({} if turn in rich else details.extra(turn) for turn in range(len(messages)))
+        plain = self._marked(_marks(messages), sample_id, Details(extras=poor, tools=details.tools), roles, ())
+        mixed = tuple(messages[turn] if turn in rich else mark for turn, mark in enumerate(_marks(messages)))
+        found = self._marked(mixed, sample_id, details, roles, rich)
+        if plain is None or found is None:
+            return None
+        inside = {}
+        for turn in rich:
+            part = sum(other < turn for other in found.turns)
+            at, region = plain.turns.index(turn), found.around[part]
+            start = len(commonprefix([region, plain.around[at]]))
+            rest = region[start:]
+            end = len(region) - len(commonprefix([rest[::-1], plain.around[at + 1][::-1]]))
+            inside[turn] = (part, start, end)
+        return Skeleton(found.turns, found.around, inside)
+
+    def _marked(
+        self, marked: Messages, sample_id: str, details: Details, roles: tuple[str, ...], rich: tuple[int, ...]
+    ) -> Skeleton | None:
+        """Return the skeleton of messages that are marks, all but those of `rich`."""
+        parts = re.split("\ue000([0-9]+)\ue001", self._write(marked, sample_id, details))
+        turns = tuple(int(turn) for turn in parts[1::2])
+        needed = {turn for turn, role in enumerate(roles) if role == "assistant" and turn not in rich}
+        is_plain = list(turns) == sorted(set(turns)) and needed <= set(turns)
+        return Skeleton(turns, tuple(parts[::2]), {}) if is_plain else None
+
+
+def _marks(messages: Messages) -> Messages:
+    """Return the messages with marks in the place of their contents."""
+    return tuple((role, f"\ue000{turn}\ue001") for turn, (role, _) in enumerate(messages))
+
+
+def _inside(skeleton: Skeleton, spans: Mapping[int, Span]) -> dict[int, Span]:
+    """Return the positions of the responses inside the text around the messages, given those of the messages."""
+    found = {}
+    for turn, (part, start, end) in skeleton.inside.items():
+        base = spans[skeleton.turns[part - 1]][1] if part else 0
+        found[turn] = (base + start, base + end)
+    return found
 
 
 def _assembled(skeleton: Skeleton, text: str, messages: Messages) -> dict[int, Span] | None:
@@ -222,7 +273,7 @@ def _assembled(skeleton: Skeleton, text: str, messages: Messages) -> dict[int, S
 
 
 def _assemble(skeleton: Skeleton, contents: Sequence[str]) -> tuple[str, dict[int, Span]]:
-    turns, around = skeleton
+    turns, around = skeleton.turns, skeleton.around
     text, spans = around[0], {}
     for turn, behind in zip(turns, around[1:], strict=True):
         spans[turn] = (len(text), len(text) + len(contents[turn]))
@@ -232,7 +283,7 @@ def _assemble(skeleton: Skeleton, contents: Sequence[str]) -> tuple[str, dict[in
 
 def _matched(skeleton: Skeleton, text: str) -> dict[int, Span] | None:
     """Return the positions between the parts of the skeleton, even if the template has changed the messages."""
-    turns, around = skeleton
+    turns, around = skeleton.turns, skeleton.around
     if not all(around[1:-1]):  # Two messages follow each other directly, so their border cannot be found.
         return None
     match = re.fullmatch("(.*?)".join(re.escape(part) for part in around), text, flags=re.DOTALL)

@@ -1,13 +1,13 @@
 """The instruction corpora. Each class reads one layout of files."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from prunetune.base import checks
 from prunetune.base.errors import InputError
-from prunetune.instruct.corpus.chats import Messages, alternating, as_messages
 from prunetune.instruct.corpus.files import (
     content_digest,
     file_digest,
@@ -15,15 +15,12 @@ from prunetune.instruct.corpus.files import (
     hub_rows,
     local_rows,
     require_columns,
-    text_of,
 )
-from prunetune.instruct.corpus.prompts import carries_template
+from prunetune.instruct.corpus.forms import RowReader
+from prunetune.instruct.corpus.messages import NO_DETAILS, Details, Messages, alternating, as_messages
 
-TEMPLATES = ("alpaca", "stanford", "none", "released", "chat")
+TEMPLATES = ("alpaca", "stanford", "none", "released", "chat", "auto")
 EMBEDDED = Path(__file__).with_name("embedded.jsonl")
-CHAT_COLUMNS = ("messages", "conversations")
-PROMPT_COLUMNS = (("instruction", "output"), ("instruction", "response"), ("prompt", "response"))
-INPUT_COLUMNS = ("input", "context")
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Example:
     sample_id: unique in the corpus. source: the stratum of the sample; if rows have none, the name of the corpus. A
     chat has messages, which are pairs of a role ("system", "user" or "assistant") and a content. Any other sample has
     instruction, input and response, and no messages. is_templated: whether the instruction is a whole prompt that
-    already has the Alpaca template.
+    already has the Alpaca template. details: what else it has. row: its number in the file, from 0.
     """
 
     sample_id: str
@@ -43,14 +40,17 @@ class Example:
     input: str = ""
     response: str = ""
     is_templated: bool = False
+    # The identity of the embedded corpus is made of the fields above, so that these two are left out of repr().
+    details: Details = field(default=NO_DETAILS, repr=False)
+    row: int = field(default=0, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus(ABC):
     """A named corpus, and how its samples become text. Subclasses add where the rows are.
 
-    template: "alpaca", "stanford", "none", "released" or "chat" (see `templates`). max_length: longer samples are cut
-    after so many tokens. limit: use only so many rows, the first ones; None for all.
+    template: "alpaca", "stanford", "none", "released", "chat" or "auto" (see `templates`). max_length: longer samples
+    are cut after so many tokens. limit: use only so many rows, the first ones; None for all.
     """
 
     name: str | None = None
@@ -97,13 +97,13 @@ class HubCorpus(Corpus):
     split: str = "train"
 
     def fields(self, row: dict[str, Any], position: int) -> dict[str, Any]:
-        """Return the fields of an Example from a row, without id and source. The default is the form of Alpaca."""
-        return _alpaca_fields(row, position, self.name)
+        """Return the fields of an Example from a row, without id, source and row, for rows with prompt and response."""
+        return RowReader(self.name).read(row, position)
 
     def examples(self) -> list[Example]:
         rows = hub_rows(self, self.columns)
         return [
-            Example(row_id(position, len(rows)), self.name, **self.fields(row, position))
+            Example(row_id(position, len(rows)), self.name, **self.fields(row, position), row=position)
             for position, row in enumerate(rows)
         ]
 
@@ -175,11 +175,11 @@ class UltraChat(HubCorpus):
 
 @dataclass(frozen=True, kw_only=True)
 class LocalCorpus(Corpus):
-    """Your own samples: a json file (a list of objects), a jsonl file or a parquet file.
+    """Your own samples: a json file (a list of objects), a jsonl, csv, tsv or parquet file; text may be gzipped.
 
     A row is a chat with the column `messages` or `conversations` (a list of role and content, or of from and value), or
-    it has the columns instruction and output, instruction and response, or prompt and response, and optionally input or
-    context. Ids are row numbers unless `id_column` names a column. `source_column` names the column of the strata.
+    it has the columns instruction and output, prompt and response, or others of `forms.FORMS`. Ids are row numbers
+    unless `id_column` names a column. `source_column` names the column of the strata.
     """
 
     path: str | None = None
@@ -191,19 +191,14 @@ class LocalCorpus(Corpus):
         return self.name or Path(self.path or "corpus").stem
 
     def examples(self) -> list[Example]:
-        rows = local_rows(self._file())[: self.limit]
+        rows = local_rows(self._file(), self.limit)
         where = Path(self.path or "").name
         named = [column for column in (self.id_column, self.source_column) if column is not None]
         require_columns(where, rows, named)
-        source = self.resolved_name
-        return [
-            Example(
-                sample_id=str(row[self.id_column]) if self.id_column else row_id(position, len(rows)),
-                source=str(row[self.source_column]) if self.source_column else source,
-                **_fields(row, position, where),
-            )
-            for position, row in enumerate(rows)
-        ]
+        reader = RowReader(where, beside=named)
+        found = read_examples(rows, reader, self.resolved_name, self.id_column, self.source_column)
+        reader.warn()
+        return found
 
     def identity(self) -> dict[str, Any]:
         return {"sha256": file_digest(self._file()), "limit": self.limit}
@@ -211,7 +206,7 @@ class LocalCorpus(Corpus):
     def _file(self) -> Path:
         path = Path(self.path or "").expanduser()
         if not self.path or not path.is_file():
-            raise InputError(f"corpus.path must be a json, jsonl or parquet file, got {self.path!r}")
+            raise InputError(f"corpus.path must be a json, jsonl, csv or parquet file, got {self.path!r}")
         return path
 
 
@@ -229,10 +224,7 @@ class EmbeddedCorpus(Corpus):
 
     def examples(self) -> list[Example]:
         rows = [row for row in local_rows(EMBEDDED) if self.chats or "messages" not in row][: self.limit]
-        return [
-            Example(row["id"], row["source"], **_fields(row, position, EMBEDDED.name))
-            for position, row in enumerate(rows)
-        ]
+        return read_examples(rows, RowReader(EMBEDDED.name), self.name, "id", "source")
 
     def identity(self) -> dict[str, Any]:
         return {"sha256": content_digest(self.examples())}
@@ -243,33 +235,24 @@ def row_id(position: int, num_rows: int) -> str:
     return str(position).zfill(max(6, len(str(num_rows - 1))))
 
 
-def _fields(row: dict[str, Any], position: int, where: str) -> dict[str, Any]:
-    for column in CHAT_COLUMNS:
-        if row.get(column) is not None:
-            return {"messages": as_messages(row[column], f"{where}: row {position + 1}")}
-    return _alpaca_fields(row, position, where)
+def read_examples(
+    rows: Sequence[Any], reader: RowReader, name: str, id_column: str | None = None, source_column: str | None = None
+) -> list[Example]:
+    """Return the examples of rows, in their order.
 
-
-def _alpaca_fields(row: dict[str, Any], position: int, where: str) -> dict[str, Any]:
-    prompt_column, response_column = _prompt_columns(row, position, where)
-    at = f"{where}: row {position + 1}"
-    instruction = text_of(row, prompt_column, at)
-    contexts = [text_of(row, column, at) for column in INPUT_COLUMNS if column in row]
-    context = next((text for text in contexts if text.strip()), "")
-    return {
-        "instruction": instruction,
-        "input": context,
-        "response": text_of(row, response_column, at),
-        # A templated prompt is not changed, so an input beside it would be lost.
-        "is_templated": carries_template(instruction) and not context.strip(),
-    }
-
-
-def _prompt_columns(row: dict[str, Any], position: int, where: str) -> tuple[str, str]:
-    for columns in PROMPT_COLUMNS:
-        if set(columns) <= set(row):
-            return columns
-    raise InputError(
-        f"{where}: row {position + 1} has the columns {', '.join(map(str, row)) or 'none'}; expected instruction and "
-        "output, prompt and response, messages, or conversations"
-    )
+    Args:
+        rows: objects with named columns, of which those named here are present.
+        reader: reads the other fields.
+        name: the source of all rows if there is no column for it.
+        id_column: the column of the sample_ids; None takes the row numbers.
+        source_column: the column of the sources.
+    """
+    return [
+        Example(
+            sample_id=str(row[id_column]) if id_column else row_id(position, len(rows)),
+            source=str(row[source_column]) if source_column else name,
+            **reader.read(row, position),
+            row=position,
+        )
+        for position, row in enumerate(rows)
+    ]

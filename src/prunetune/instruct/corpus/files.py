@@ -1,8 +1,12 @@
-"""Read the rows of a corpus from the Hugging Face hub, or from a json, jsonl or parquet file."""
+"""Read the rows of a corpus from the Hugging Face hub, or from a json, jsonl, csv, tsv or parquet file."""
 
+import csv
+import gzip
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +14,8 @@ from prunetune.base.errors import InputError
 from prunetune.instruct.extra import needed
 
 Rows = list[dict[str, Any]]
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
+LINES, TABLES = (".jsonl", ".ndjson"), {".csv": ",", ".tsv": "\t"}
+SUFFIXES = (".json", *LINES, *TABLES, ".parquet")
 
 
 class OnHub(Protocol):
@@ -70,15 +75,22 @@ def hub_identity(corpus: OnHub) -> dict[str, Any]:
     return {**identity, "hub": None, "sha256": content_digest(_load(corpus))}
 
 
-def local_rows(path: Path) -> Rows:
-    """Return the rows of a json, jsonl or parquet file.
+def local_rows(path: Path, limit: int | None = None) -> Rows:
+    """Return the rows of a json, jsonl, csv, tsv or parquet file, at most `limit` ones.
+
+    Text files may be compressed: rows.jsonl.gz. With a limit, the rest of the file is not read; a json file that is one
+    list is read whole, but its later rows are not parsed.
 
     Raises:
-        InputError: the suffix is unknown, the file cannot be read, or a row is not an object.
+        InputError: the suffix is unknown, the file cannot be read, has no rows, or a row is not an object.
     """
-    if path.suffix not in SUFFIXES:
+    suffix = file_suffix(path)
+    if suffix not in SUFFIXES:
         raise InputError(f"{path} must be a file {', '.join(SUFFIXES)}, got {path.suffix or 'no suffix'}")
-    rows = _parquet(path) if path.suffix == ".parquet" else _json(path)
+    if suffix == ".parquet":
+        rows = _parquet(path, limit)
+    else:
+        rows = _text_rows(path, suffix, limit)
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{path} must hold a list of samples, found {'none' if rows == [] else type(rows).__name__}")
     for position, row in enumerate(rows):
@@ -87,34 +99,93 @@ def local_rows(path: Path) -> Rows:
     return rows
 
 
-def _parquet(path: Path) -> Rows:
+def file_suffix(path: Path) -> str:
+    """Return the suffix that tells the format, such as .jsonl for rows.jsonl.gz."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return suffixes[-2] if suffixes[-1:] == [".gz"] and suffixes[1:] else "".join(suffixes[-1:])
+
+
+def _parquet(path: Path, limit: int | None) -> Rows:
     parquet = needed("pyarrow.parquet")
     try:
-        return parquet.read_table(path).to_pylist()
+        if limit is None:
+            return parquet.read_table(path).to_pylist()
+        rows: Rows = []
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(min(limit, 10_000)):
+                rows += batch.to_pylist()
+                if len(rows) >= limit:
+                    break
+        return rows[:limit]
     except (OSError, ValueError) as error:  # The errors of pyarrow are ValueErrors.
         raise InputError(f"{path} is not a readable parquet file ({str(error).splitlines()[0]})") from None
 
 
-def _json(path: Path) -> Any:
+def _text_rows(path: Path, suffix: str, limit: int | None) -> Any:
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        with opened(path, "rt", encoding="utf-8-sig", newline="" if suffix in TABLES else "\n") as file:
+            if suffix in TABLES:
+                return list(islice(_table(path, file, TABLES[suffix]), limit))
+            if suffix == ".json":
+                return _json(path, file.read(), limit)
+            return list(islice(_lines(path, file), limit))
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a readable text file ({error})") from None
-    if path.suffix == ".json":
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            # "Extra data" means one value per line, which .json files of the hub can have.
-            if error.msg != "Extra data":
-                raise InputError(f"{path} is not valid json ({error})") from None
-    return [_line(path, number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
-def _line(path: Path, number: int, line: str) -> Any:
+def _json(path: Path, text: str, limit: int | None) -> Any:
+    """Return the value of a json file, or its values if there is one per line, as in .json files of the hub."""
     try:
-        return json.loads(line)
+        if limit is not None and text.lstrip()[:1] == "[":
+            return list(islice(_items(text), limit))
+        return json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}: line {number} is not valid json ({error})") from None
+        if error.msg != "Extra data":
+            raise InputError(f"{path} is not valid json ({error})") from None
+    return list(islice(_lines(path, text.split("\n")), limit))
+
+
+def _items(text: str) -> Iterator[Any]:
+    """Yield the values of a JSON list one by one."""
+    decoder, blanks = json.JSONDecoder(), json.decoder.WHITESPACE
+    at = blanks.match(text, text.index("[") + 1).end()
+    while text[at : at + 1] != "]":
+        value, at = decoder.raw_decode(text, at)
+        yield value
+        at = blanks.match(text, at).end()
+        if text[at : at + 1] == ",":
+            at = blanks.match(text, at + 1).end()
+        elif text[at : at + 1] != "]":
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
+
+
+def _lines(path: Path, lines: Iterable[str]) -> Iterator[Any]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{path}: line {number} is not valid json ({error})") from None
+
+
+def _table(path: Path, file: Iterable[str], separator: str) -> Iterator[dict[str, str]]:
+    csv.field_size_limit(2**31 - 1)  # A cell may hold a whole document.
+    reader = csv.reader(file, delimiter=separator, strict=True)
+    try:
+        header = next(reader, [])
+        if len(set(header)) < len(header):
+            twice = next(name for name in header if header.count(name) > 1)
+            raise InputError(f"{path} has the column {twice!r} twice; give each column a name of its own")
+        for number, cells in enumerate((cells for cells in reader if cells), start=1):
+            if len(cells) != len(header):
+                raise InputError(
+                    f"{path}: row {number} has {len(cells)} fields and the header {len(header)}; write texts with "
+                    "separators in double quotes"
+                )
+            yield dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{path}: line {reader.line_num} cannot be read ({error})") from None
 
 
 def require_columns(where: str, rows: Rows, columns: Iterable[str]) -> None:
@@ -125,16 +196,6 @@ def require_columns(where: str, rows: Rows, columns: Iterable[str]) -> None:
                 raise InputError(
                     f"{where}: row {position + 1} has no {column!r}; it has {', '.join(map(str, row)) or 'nothing'}"
                 )
-
-
-def text_of(row: Mapping[str, Any], column: str, where: str) -> str:
-    """Return a text column. A missing value becomes an empty text, and a value of another type is refused."""
-    value = row[column]
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InputError(f"{where}: {column} must be text, got {value!r:.60}")
-    return value
 
 
 def file_digest(path: Path) -> str:

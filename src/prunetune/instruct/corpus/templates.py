@@ -4,15 +4,18 @@ alpaca (default): the template of Stanford Alpaca. A blank input is left out, an
 is not changed. stanford: the same without the line break between the heading Response and the response, as in the code
 of Stanford Alpaca and of Cherry (IFD). none: instruction and input without headings, as Superfiltering reads them.
 released: the version of the released code (`prompts.released_prompt`). It adds a second template to a prompt that has
-one and ends without EOS. chat: the chat template of the tokenizer. Chats of several turns always use the chat template,
-since no other template separates turns. Chats of one turn are treated as instruction and response.
+one and ends without EOS. chat: the chat template of the tokenizer. auto: the chat template if the tokenizer has one,
+else alpaca; text that is to be continued as it is (`Details.is_plain`) has no template. Chats of several turns, with
+tools or with reasoning always use the chat template, since no other template separates turns. Other chats of one turn
+are treated as instruction and response.
 """
 
 from dataclasses import dataclass
 
 from prunetune.base.errors import InputError
-from prunetune.instruct.corpus.chats import Answer, ChatTemplate, Messages, Span, as_single_turn, up_to_last_response
+from prunetune.instruct.corpus.chats import Answer, ChatTemplate, Span, as_single_turn, up_to_last_response
 from prunetune.instruct.corpus.corpora import Example
+from prunetune.instruct.corpus.messages import Messages, answers
 from prunetune.instruct.corpus.prompts import (
     alpaca_prompt,
     bare_instruction,
@@ -38,6 +41,18 @@ class Rendered:
     adds_eos: bool
 
 
+def asks(example: Example) -> bool:
+    """Return whether a sample has a prompt, or is text without one."""
+    return example.details.is_plain or bool(prompt_of(example).strip())
+
+
+def answered(example: Example) -> bool:
+    """Return whether a sample has a response that is scored."""
+    if example.messages:
+        return bool(answers(example.messages, example.details))
+    return bool(example.response.strip())
+
+
 def prompt_of(example: Example) -> str:
     """Return the text of all prompts without any template. It is blank if the sample asks nothing."""
     if example.messages:
@@ -61,11 +76,16 @@ def render(example: Example, template: str, chat: ChatTemplate | None) -> Render
     Raises:
         InputError: the example needs a chat template, and the tokenizer has none or its template refuses the example.
     """
-    messages = up_to_last_response(example.messages)
-    turn = as_single_turn(messages) if messages else None
-    if template == "chat" or (messages and turn is None):
+    details = example.details
+    if details.is_plain and (template == "auto" or not example.instruction):
+        return _prompted(example.instruction, example.response, has_heading=False)
+    if template == "auto":
+        template = "alpaca" if chat is None else "chat"
+    messages = up_to_last_response(example.messages, details) if example.messages else ()
+    turn = as_single_turn(messages) if messages and not details.needs_chat else None
+    if template == "chat" or details.needs_chat or (messages and turn is None):
         return _chat(example, messages or _as_chat(example), template, chat)
-    instruction, response = turn or (example.instruction, example.response)
+    instruction, response = turn or (_with_system(example), example.response)
     if template == "released":
         return _prompted(released_prompt(instruction, example.input), response, adds_eos=False)
     if template == "none":
@@ -93,15 +113,23 @@ def _as_it_is(prompt: str) -> str:
 def _as_chat(example: Example) -> Messages:
     instruction = bare_instruction(example.instruction) if example.is_templated else example.instruction
     question = "\n\n".join(text for text in (instruction, example.input) if text.strip())
-    return (("user", question), ("assistant", example.response))
+    system = (("system", example.details.system),) if example.details.system.strip() else ()
+    return (*system, ("user", question), ("assistant", example.response))
+
+
+def _with_system(example: Example) -> str:
+    """Return the instruction, with the system prompt before it as in `as_single_turn`."""
+    system = example.details.system
+    return f"{system}\n\n{example.instruction}" if system.strip() else example.instruction
 
 
 def _chat(example: Example, messages: Messages, template: str, chat: ChatTemplate | None) -> Rendered:
     if chat is None:
-        what = "corpus.template=chat" if template == "chat" else f"sample {example.sample_id}, a chat of several turns,"
+        kind = "a chat with tools" if example.details.needs_chat else "a chat of several turns"
+        what = "corpus.template=chat" if template == "chat" else f"sample {example.sample_id}, {kind},"
         raise InputError(
             f"{what} needs a tokenizer with a chat template, and this one has none; use the tokenizer of a chat model, "
             "or a corpus of single turns with corpus.template=alpaca"
         )
-    text, spans, is_ended = chat.write(messages, example.sample_id)
+    text, spans, is_ended = chat.write(messages, example.sample_id, example.details)
     return Rendered(text, spans, chat.answers(text, spans), adds_special=False, adds_eos=not is_ended)

@@ -210,7 +210,7 @@ class LanguageModel:
                 f"{called} is not a folder, is not in the Hugging Face cache, and the hub cannot be reached; "
                 "download it once (`hf download <id>`) or pass llm=local llm.model=<folder>"
             )
-        return f"{called} could not be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        return f"{called} could not be read ({type(error).__name__}: {_sentence(str(error))})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,6 +362,13 @@ def _kinds(error: BaseException | None) -> set[str]:
         kinds |= {base.__name__ for base in type(error).__mro__}
         error = error.__cause__ or error.__context__
     return kinds
+
+
+def _sentence(text: str) -> str:
+    """Return the beginning of a message in one line: whole sentences, about 200 characters."""
+    whole = " ".join(text.split())
+    end = whole.find(". ", 100)
+    return whole if len(whole) <= 200 or end < 0 else whole[: end + 1]
 
 
 def _require_real_weights(folder: Path) -> None:

@@ -132,6 +132,11 @@ class TextSignals:
         return self.encoded.pool
 
     @property
+    def rows(self) -> tuple[int, ...] | None:
+        """[N] the number of each sample in the user's file, from 0; None if the samples come from no file."""
+        return self.encoded.rows
+
+    @property
     def model(self) -> nn.Module:
         """The language model. It is loaded at the first use."""
         return self._shared.model
@@ -235,6 +240,10 @@ class TextSignals:
         """Return the pooled hidden states of Q queries, [Q, D] float32, at unit length."""
         key = {"of": "states", "queries": queries.fingerprint}
         return self._pass("queries", key, queries, Level(), pooled_states).float()
+
+    def states(self) -> Tensor:
+        """Return the pooled hidden states of the samples, [N, D] float32, at unit length."""
+        return self._pass("states", {"of": "states"}, self.encoded, Level(), pooled_states).float()
 
     def similarities(self, queries: Encoded, tasks: Sequence[str]) -> Tensor:
         """Return each sample's largest cosine similarity to the queries of each task, [N, len(tasks)] float64.

@@ -17,6 +17,7 @@ from prunetune.base import checks
 from prunetune.base.errors import InputError, suggestion
 from prunetune.base.progress import SECONDS_BETWEEN_LINES
 from prunetune.base.seeding import seeded
+from prunetune.data.readers.hugging_face import offline_if_unreachable
 from prunetune.instruct.extra import needed
 
 log = logging.getLogger(__name__)
@@ -254,14 +255,14 @@ def _indexed(library: Any, folder: str | None, digest: str, everything: bool) ->
 
 def _load(manager: Any, settings: EvaluationSettings, folder: Path | None) -> dict[str, Any]:
     try:
-        with contextlib.chdir(folder or "."):  # Relative data_files are relative to this folder.
-            return manager.load(list(settings.tasks))
+        with contextlib.chdir(folder or "."), offline_if_unreachable(needed("datasets")):
+            return manager.load(list(settings.tasks))  # Relative data_files are relative to the folder.
     except Exception as error:  # Five libraries can fail here, and their errors share no base class.
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(
             f"the data of {', '.join(settings.tasks)} could not be loaded ({reason}); run once with a network so "
-            "that it is in the Hugging Face cache (HF_HOME), or name tasks of your own: "
-            "evaluation.tasks=[<task>] evaluation.tasks_folder=<folder>"
+            "that it is in the Hugging Face cache (HF_HOME), name tasks of your own: "
+            "evaluation.tasks=[<task>] evaluation.tasks_folder=<folder>, or stop before the evaluation: until=prune"
         ) from error
 
 
