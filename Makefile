@@ -9,7 +9,7 @@ WORKERS ?= 2
 REAL = $(if $(DATA),--data $(DATA))
 .DEFAULT_GOAL := help
 TABLES := main weakly transfer time ablation-path ablation-masking ablation-sampler ablation-gamma v1-depths v1-paradigms instruction v1-llm
-.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-gpu drill lint status report collect tables figures wandb real paper baselines bench bench-scale parity docs
+.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-gpu drill lint status report collect tables figures wandb real paper baselines bench bench-scale backbones parity docs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -47,8 +47,8 @@ demo-grid: $(VENV)/.base  ## grids on embedded data, offline, and from them ever
 test: $(VENV)/.dev  ## default tests, the notebook, and data tests where PRUNETUNE_REAL_DATA is set
 	$(PY) -m pytest --nbmake tests docs/prune_your_images.ipynb -m 'not slow and not slurm' -n $(WORKERS) --dist loadfile --durations=20 --budget 9
 
-test-slow: $(VENV)/.dev  ## the long tests
-	$(PY) -m pytest -m 'slow and not gpu and not slurm'
+test-slow: $(VENV)/.dev  ## the long tests, half an hour
+	$(PY) -m pytest -m 'slow and not gpu and not slurm' -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=20
 
 test-data: $(VENV)/.dev  ## tests on real images and weights below PRUNETUNE_REAL_DATA
 	$(PY) -m pytest -m data
@@ -108,6 +108,9 @@ bench: $(VENV)/.base  ## speed as ratios against named alternatives; DATA=<folde
 
 bench-scale: $(VENV)/.base  ## time and memory of scorers and samplers up to a million images; hours
 	$(PY) -m scripts.bench.scale
+
+backbones: $(VENV)/.base  ## try one network of every family of timm: results/backbones.csv; half an hour
+	$(PY) -m scripts.survey.backbones
 
 $(VENV)/.parity: $(VENV)/.base
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[parity]' && touch $@

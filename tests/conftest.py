@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from budget import over_budget
 
 STARTED = pytest.StashKey[float]()
+SAID = "said"
 # The tests of tracking and of the command line turn it on where they need it.
 os.environ.setdefault("WANDB_MODE", "disabled")
 torch.set_num_threads(1)  # Tensors are small, so a second thread would mostly wait.
@@ -27,7 +29,11 @@ def pytest_configure(config):
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter, config):
-    yield  # The reports of pytest itself come first, so that this line stands at the end.
+    yield  # The reports of pytest itself come first, so that these lines stand at the end.
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, line in report.user_properties:
+            if name == SAID:
+                terminalreporter.write_line(line, bold=True)
     minutes = config.getoption("budget")
     line = over_budget(time.monotonic() - config.stash[STARTED], minutes) if minutes else None
     if line:  # Workers of pytest-xdist have no terminal, so the line is printed only once.
@@ -44,6 +50,12 @@ def _no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture
+def say(record_property) -> Callable[[str], None]:
+    """Return a function that takes a line, which is printed after all tests, also if the test passes."""
+    return lambda line: record_property(SAID, line)
 
 
 @pytest.fixture(scope="session")

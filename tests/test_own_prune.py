@@ -249,6 +249,22 @@ def test_a_module_of_ones_own_gives_the_features(photos):
         prune(photos, 0.3, backbone=nn.Identity())
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "error: --checkpoint: .*weights.pth is not a file; pass a .safetensors file or a torch file of weights"),
+        ({"stem.0.bias": torch.zeros(2)}, "error: .* does not fit the model: .*; check --backbone"),
+    ],
+)
+def test_wrong_weights_are_one_line_in_the_words_of_the_command(photos, store, tmp_path, content, message):
+    if content is not None:
+        torch.save(content, tmp_path / "weights.pth")
+    words = ("--keep", "0.5", "--checkpoint", str(tmp_path / "weights.pth"))
+    done = command(photos, *words, store=store, out=tmp_path / "out")
+    assert done.returncode == 1
+    assert re.fullmatch(message, done.stderr.splitlines()[-1])
+
+
 def test_missing_weights_without_a_network_are_one_line_that_names_the_checkpoint(photos, store, tmp_path, monkeypatch):
     monkeypatch.setattr("prunetune.base.hub.is_reachable", lambda: False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))

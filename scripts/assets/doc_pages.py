@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from prunetune.config.catalogue import Entry, entries
 from prunetune.instruct import registration  # noqa: F401  adds the text scorers and methods to the catalogue
+from scripts.assets.doc_backbones import backbones_page
 from scripts.assets.doc_commands import commands_page
 from scripts.assets.doc_measured import measured_page
 from scripts.assets.doc_parity import parity_page
@@ -42,6 +43,7 @@ def pages() -> dict[str, Callable[[], str]]:
         "sweeps.md": lambda: sweeps_page(ROOT / "configs" / "sweep"),
         "measured.md": lambda: measured_page(ROOT / "results" / "tables" / "baselines.csv"),
         "parity.md": lambda: parity_page(ROOT / "results" / "parity" / "methods.csv"),
+        "backbones.md": lambda: backbones_page(ROOT / "results" / "backbones.csv"),
         "commands.md": commands_page,
         "text_forms.md": text_forms_page,
     }

@@ -21,9 +21,9 @@ from scripts.parity.agreement import RATIOS, Material, Remarks, Row, compare, ma
 from scripts.parity.checkouts import load_file
 
 CLUSTERS = "both got the same clusters and unit features, and neighbours came from an exact search in place of faiss"
-PAPER = (
-    "ours follows the paper, where each cluster gives an image; theirs skips clusters of up to 5 images and takes "
-    "several from others (typiclust_released follows theirs)"
+ONE_OF_EACH = (
+    "ours takes an image of each cluster; theirs skips clusters of up to 5 images and takes several from others "
+    "(typiclust_released follows theirs)"
 )
 FAILS = "theirs ends with an error in a class whose clusters of more than 5 images are used up, and ours goes on"
 BATCH = "its batch was set to the class, since it leaves out the images of a last, shorter batch"
@@ -36,7 +36,7 @@ def rows(checkout: Path) -> Iterator[Row]:
     material, folder = made_material(), checkout / "deep-al" / "pycls" / "al"
     for name, sampler, cause in (
         ("typiclust_released", TypiClustReleased(min_per_class=0), ""),
-        ("typiclust", TypiClust(min_per_class=0), PAPER),
+        ("typiclust", TypiClust(min_per_class=0), ONE_OF_EACH),
     ):
         for ratio in (0.05, *RATIOS):
             yield _typiclust_row(folder, material, name, sampler, ratio, cause)

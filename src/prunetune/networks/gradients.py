@@ -22,6 +22,7 @@ def ready_for_gradients(model: nn.Module, device: str) -> None:
 def thaw(model: nn.Module) -> None:
     """Copy the tensors that modules have kept from a pass in inference mode, since autograd refuses them."""
     for module in model.modules():
-        kept = [name for name, value in vars(module).items() if isinstance(value, Tensor) and value.is_inference()]
-        for name in kept:
-            setattr(module, name, getattr(module, name).clone())
+        values = {**vars(module), **dict(module.named_buffers(recurse=False))}
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.is_inference():
+                setattr(module, name, value.clone())

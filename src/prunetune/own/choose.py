@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunetune.base import checks
+from prunetune.base import checks, words
 from prunetune.base.devices import resolve_device, resolve_precision, training_precision
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import seeded
@@ -36,6 +36,8 @@ from prunetune.signals.proxy import FULL_PROXY, ProxyRecipe
 from prunetune.signals.tensors import TensorSignals
 
 log = logging.getLogger(__name__)
+# How `prunetune prune` writes what messages about a network's weights call by the keys of a run.
+OPTIONS = {"backbone.model and backbone.model_args": "--backbone", "backbone.checkpoint": "--checkpoint"}
 # The method for data that nothing is known about: one forward pass, and on the sets that were measured the best of its
 # cost (docs/which_method.md). `prunetune prune` and `prune()` both take it from here.
 DEFAULT_METHOD = "herding"
@@ -165,13 +167,15 @@ def read_signals(data: OwnData, plan: Plan, store: Store, options: ReadOptions) 
 
 
 def _network(plan: Plan, options: ReadOptions) -> Network:
-    """Return the network, or say in the words of the door how to bring weights."""
+    """Return the network. A message about its weights names the options of the door."""
     try:
         return as_network(plan.backbone)
     except InputError as error:
-        raise InputError(
-            str(error).replace("backbone.checkpoint=<file>", options.words("checkpoint", "FILE"))
-        ) from None
+        text = str(error).replace("backbone.checkpoint=<file>", options.words("checkpoint", "FILE"))
+        if options.words is words.command:  # In Python the keys of a run are arguments of Backbone.
+            for key, option in OPTIONS.items():
+                text = text.replace(key, option)
+        raise InputError(text) from None
 
 
 def score(signals: Signals, positions: Tensor, plan: Plan) -> Scored:

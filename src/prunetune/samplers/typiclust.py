@@ -20,7 +20,7 @@ class TypiClust(Sampler):
     """The image of each of B k-means clusters that is nearest to its neighbours. Reads no score.
 
     Source: arXiv 2202.02794: typicality is 1 / (mean distance to the 20 nearest neighbours in the cluster).
-    Differs: a class is clustered by itself, since labels are known; there are always B clusters (the paper stops at
+    Differs: a class is clustered by itself, since labels are known; there are always B clusters (its code stops at
     500) and every one gives an image; features are the pretrained network's, of unit length.
     Reads: features. Cost: k-means of the class, n B D operations a round; if n B is above 8 million, it starts from
     drawn images and takes at most 10 rounds.

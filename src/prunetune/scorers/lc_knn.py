@@ -27,9 +27,9 @@ class LCKnn(Scorer):
 
     Source: arXiv 2402.05356v1, whose score is the share itself, high = easy. It does not say which layers, how they
     are pooled, whether an image is its own neighbour, or how many neighbours (chosen on validation): here the last
-    four stages of a convolutional network or blocks 1/4 to 4/4 of a transformer, map average or class token, without
-    the image itself, 20 neighbours in the whole pool, distances of at least 1e-6. v1 keeps the
-    easiest images of every cluster, as the sampler `easy_diverse` does.
+    four stages of a convolutional network or blocks 1/4 to 4/4 of a transformer, map average or class token (where
+    timm shows it for every block), without the image itself, 20 neighbours in the whole pool, distances of at least
+    1e-6. v1 keeps the easiest images of every cluster, as the sampler `easy_diverse` does.
     Direction: larger is harder.
     Cost: one forward pass over the pool and the neighbour search in each layer, exact up to 100,000 images.
 

@@ -1,0 +1,1 @@
+"""Tables of what prunetune works with."""
