@@ -9,7 +9,7 @@ from made_data import make_image
 from own_inputs import CLASSES, SIZE, by_command, classes_of, in_classes, make_folders
 from prunetune.base.errors import InputError
 from prunetune.data.readers.image_folder import ImageFolder
-from prunetune.own.folder import OutFolder
+from prunetune.own.folder import OutFolder, mark
 from prunetune.own.read import ReadOptions, read
 
 EACH = dict.fromkeys(CLASSES, 4)
@@ -159,7 +159,7 @@ def test_the_folder_that_is_written_to_is_not_read(tmp_path):
 def test_folders_that_an_earlier_prune_has_written_are_not_read(tmp_path):
     folder = make_folders(tmp_path / "photos", *CLASSES)
     for name in ("old", "crab/old", "val"):
-        OutFolder(folder / name, {}).write(read(folder), lambda partial: make_folders(partial, "images/crab"))
+        OutFolder(folder / name, {}).write(mark(read(folder)), lambda partial: make_folders(partial, "images/crab"))
     (folder / "owl" / "prune.json").write_text('{"tree": "plum"}')  # This is a file of the user.
     data = by_command(folder)
     reason = "folders that an earlier prune has written"
