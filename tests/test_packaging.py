@@ -25,6 +25,7 @@ OWN_DATA = [Requirement(line) for extra in ("data", "heif") for line in PROJECT[
 INSTRUCT = [Requirement(line) for line in PROJECT["optional-dependencies"]["instruct"]]
 EXTRAS = [Requirement(line) for lines in PROJECT["optional-dependencies"].values() for line in lines]
 DATA_FILES = (
+    "py.typed",
     "networks/weights/micro.safetensors",
     "networks/weights/micro.json",
     "data/prepare/sources.csv",
@@ -119,6 +120,9 @@ def test_every_declared_dependency_is_imported_or_a_tool():
         "apricot-select",
         "submodlib-py",
         "lightning",
+        "cleanlab",
+        "mypy",
+        "playwright",
     }  # Pandas writes LaTeX with jinja2. Tests compare with two where they are installed, a page of docs imports one.
     homes = packages_distributions()
     modules = imports_of("src", "scripts", "run.py", "tests")
