@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ from platformdirs import user_cache_path
 
 from prunetune.base.errors import InputError
 from prunetune.base.store import Store
-from prunetune.own.advice import advise_data
+from prunetune.base.verification import key_digest
+from prunetune.own.advice import Advice
 from prunetune.own.choose import Chosen, Plan, choose
 from prunetune.own.data import OwnData
 from prunetune.own.files import write_files
 from prunetune.own.folder import OutFolder
 from prunetune.own.keep import Keep
-from prunetune.own.page import write_page
+from prunetune.own.page import write_advice_page, write_page
 from prunetune.own.read import ReadOptions, read, read_embeddings
+from prunetune.own.stored_advice import keep_advice, key_of, stored_advice
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +59,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Output:
-    """What is written: the folder, the options that its files depend on, the form of export, and the store."""
+    """What is written: the folder, the options that its files depend on, the form of export, and the store.
 
-    folder: Path
+    folder: None for advice that is only printed.
+    """
+
+    folder: Path | None
     asked: Mapping[str, Any]
-    export: str | None
-    store: Path | None
-    is_dry: bool
+    export: str | None = None
+    store: Path | None = None
+    is_dry: bool = False
 
 
 def run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
@@ -78,34 +83,50 @@ def run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
         _print_paths(output.folder)
 
 
-def advise(source: Source, plan: Plan, store: Path | None) -> None:
-    """Print the advice for the data.
+def advise(source: Source, plan: Plan, output: Output) -> None:
+    """Print the advice for the data, and write its report if there is a folder for it.
 
     Raises:
-        InputError: the data cannot be read, or are too small for an estimate.
+        InputError: the data cannot be read, or are too small for an estimate; `--out` is then unchanged.
     """
     with _told():
-        data = source.read()
-        for line in data.described():
-            log.info("%s", line)
-        print(advise_data(data, plan, _store(store), source.options))
+        folder = None if output.folder is None else OutFolder(output.folder, output.asked, command="advise")
+        if folder is not None:
+            folder.check(source.place)
+        data = _read(source)
+        advice = keep_advice(_store(output.store), data, plan, source.options)
+        print(advice)
+        if folder is not None:
+            folder.write(data, lambda partial: write_advice_page(partial / "report.html", data, advice))
+            _print_paths(folder.path)
 
 
 def _run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
     folder = OutFolder(output.folder, output.asked)
     folder.check(source.place)
-    data = source.read()
-    for line in data.described():
-        log.info("%s", line)
+    data = _read(source)
     if output.is_dry:
         log.info("nothing was scored or written, because of --dry-run")
         return
+    store = _store(output.store)
+    # Advice that was asked for after an earlier call goes into the report too.
+    advice = stored_advice(store, data, plan, source.options)
+    advised = None if advice is None else key_digest(key_of(data, plan, source.options))
+    folder = replace(folder, asked={**output.asked, "advice": advised})
     if folder.is_finished(data):
         log.info("finished before: the same command on the same data")
         return
-    chosen = choose(data, keep, plan, _store(output.store), source.options)
+    chosen = choose(data, keep, plan, store, source.options)
     log.info("kept %d of %d by %s", len(chosen.subset), len(chosen.subset.pool), chosen.subset.method)
-    folder.write(data, lambda partial: _write(chosen, partial, output.export))
+    folder.write(data, lambda partial: _write(chosen, advice, partial, output.export))
+
+
+def _read(source: Source) -> OwnData:
+    """Return the candidates, and say what was understood."""
+    data = source.read()
+    for line in data.described():
+        log.info("%s", line)
+    return data
 
 
 def _store(folder: Path | None) -> Store:
@@ -129,9 +150,10 @@ def _told() -> Iterator[None]:
         package.setLevel(level)
 
 
-def _write(chosen: Chosen, folder: Path, form: str | None) -> None:
-    write_files(chosen.subset, folder, form)
-    write_page(folder / "report.html", chosen.subset, chosen.signals.features(), chosen.pixels)
+def _write(chosen: Chosen, advice: Advice | None, folder: Path, form: str | None) -> None:
+    suspects, _ = chosen.suspects
+    write_files(chosen.subset, folder, form, suspects)
+    write_page(folder / "report.html", chosen, advice)
 
 
 def _print_paths(folder: Path) -> None:

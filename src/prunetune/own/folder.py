@@ -22,12 +22,13 @@ class OutFolder:
     """The folder that the files of one pruning go to.
 
     path: the folder. asked: everything that the files depend on, beside the data, as JSON values. option: how the user
-    names the folder, such as "--out".
+    names the folder, such as "--out". command: prune or advise; neither replaces the files of the other.
     """
 
     path: Path
     asked: Mapping[str, Any]
     option: str = "--out"
+    command: str = "prune"
 
     def check(self, data_root: Path | None) -> None:
         """Refuse a folder that may not be written, before anything is computed.
@@ -50,8 +51,8 @@ class OutFolder:
         if strange:
             others = f" and {len(strange) - 1} more" if strange[1:] else ""
             raise InputError(
-                f"{self.option}={self.path} holds {strange[0]}{others}, which prunetune has not written; give a new or "
-                "empty folder"
+                f"{self.option}={self.path} holds {strange[0]}{others}, which `prunetune {self.command}` has not "
+                "written; give a new or empty folder"
             )
 
     def is_finished(self, data: OwnData) -> bool:
@@ -73,7 +74,8 @@ class OutFolder:
                 partial.mkdir(parents=True)
                 fill(partial)
                 sizes = {path.relative_to(partial).as_posix(): _size(path) for path in sorted(_walk(partial))}
-                write_json(partial / RECORD, {"asked": self.asked, "data": mark(data), "files": sizes})
+                record = {"command": self.command, "asked": self.asked, "data": mark(data), "files": sizes}
+                write_json(partial / RECORD, record)
                 if self.path.is_dir():
                     remove(self.path)
                 os.rename(partial, self.path)
@@ -86,8 +88,9 @@ class OutFolder:
     def _record(self) -> dict[str, Any] | None:
         try:
             record = json.loads((self.path / RECORD).read_text(encoding="utf-8"))
-            return {"asked": record["asked"], "data": record["data"], "files": dict(record["files"])}
-        except (OSError, ValueError, KeyError, TypeError):
+            found = {"asked": record["asked"], "data": record["data"], "files": dict(record["files"])}
+            return found if record.get("command", "prune") == self.command else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
 

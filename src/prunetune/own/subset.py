@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -133,7 +132,7 @@ class Subset:
         return paths
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a line about each candidate as a data frame, with the columns of all.csv."""
+        """Return a line about each candidate as a data frame: the columns of all.csv, without suspect labels."""
         import pandas as pd
 
         from prunetune.own.files import COLUMNS, described
@@ -170,7 +169,7 @@ class Subset:
 
         return as_hf(self)
 
-    def as_torch(self, dataset: Sized | None = None) -> torch.utils.data.Subset:
+    def as_torch(self, dataset: Any = None) -> torch.utils.data.Subset[Any]:
         """Return the kept part of a map-style dataset, by default of the one that was pruned.
 
         Raises:
