@@ -41,6 +41,19 @@ def test_a_split_holds_out_a_tenth_of_each_class_and_at_least_one_sample():
     assert held_out(labels, 0, 4)[1].tolist() != judges.tolist()
 
 
+def test_as_many_are_kept_as_the_fraction_of_all_samples_makes():
+    features, labels = clouds(15)
+    kept = []
+
+    def select(features, labels, fraction, seed):
+        kept.append(fraction * len(labels))
+        return first_ones(features, labels, fraction, seed)
+
+    curve = learning_curve(features, labels, select, fractions=(0.2, 0.7, 1.0))
+    assert kept == pytest.approx([9.0] * 20 + [31.5] * 20)
+    assert curve.counts[-1] == 39
+
+
 def test_the_interval_is_that_of_nadeau_and_bengio():
     found = interval(np.array([0.01, 0.03, 0.02, 0.04]))
     half = 3.182446 * 0.012909944 * np.sqrt(1 / 4 + 1 / 9)
@@ -50,7 +63,7 @@ def test_the_interval_is_that_of_nadeau_and_bengio():
 def test_all_samples_are_trained_on_at_the_end_and_the_same_seed_gives_the_same_curve():
     features, labels = clouds()
     curve, again = (learning_curve(features, labels, first_ones, fractions=(0.1, 1.0)) for _ in range(2))
-    assert curve.counts == (15, 162)
+    assert curve.counts == (18, 162)
     assert np.array_equal(curve.chosen[-1], curve.drawn[-1])
     assert np.array_equal(curve.chosen, again.chosen)
     assert curve.chosen[0].mean() < curve.chosen[1].mean()
@@ -159,4 +172,5 @@ def test_data_without_labels_are_refused_in_one_line(tmp_path):
     photos = make_image_folder(tmp_path / "photos", {"bark": 6, "moss": 6})
     done = prunetune_here("advise", str(photos), "--labels-from", "none", "--backbone", "micro")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1] == "error: advice is an accuracy by label, and these data have no labels"
+    reason = "error: advice is an accuracy by label, and these data have no labels; give labels too"
+    assert done.stderr.splitlines()[-1] == reason

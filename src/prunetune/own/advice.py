@@ -91,7 +91,7 @@ def advise_data(data: OwnData, plan: Plan, store: Store, options: ReadOptions) -
             method needs more than features.
     """
     if not data.is_labelled:
-        raise InputError("advice is an accuracy by label, and these data have no labels")
+        raise InputError("advice is an accuracy by label, and these data have no labels; give labels too")
     check_plan(data, Keep(fraction=1.0), plan)
     learning_curve.check(data.pool.labels)
     data, signals = read_signals(data, plan, store, options)

@@ -43,7 +43,7 @@ class Source:
             InputError: none or both are given, or the data cannot be read.
         """
         if (self.data is None) == (self.embeddings is None):
-            raise InputError("expected either DATA or --embeddings FILE; see `prunetune prune --help`")
+            raise InputError("expected either DATA or --embeddings FILE; see --help")
         if self.embeddings is not None:
             return read_embeddings(self.embeddings, self.labels, self.ids, self.options)
         if self.labels or self.ids:

@@ -144,11 +144,25 @@ def learning_curve(
         probes = [
             _probe(features, labels, pool, judges, kept, number)
             for number, (pool, judges) in enumerate(splits)
-            for kept in _both(features[pool], labels[pool], select, fraction, derive_seed("advise", seed, number))
+            for kept in _both(features[pool], labels[pool], select, share(fraction, labels, pool), seed, number)
         ]
         counts.append(len(probes[0].rows))
         reached[:, row] = np.array(accuracies(features, probes, num_classes, device)).reshape(SPLITS, 2).T
     return Curve(tuple(fractions), tuple(counts), reached[0], reached[1])
+
+
+def share(fraction: float, labels: Tensor, pool: Tensor) -> float:
+    """Return the fraction of the samples of a split that is as many as a fraction of all samples.
+
+    Without this, a curve would be that of a smaller set: of 15 samples of a class 10 % are one or two, and of the 13
+    that are not held out always one.
+
+    Args:
+        fraction: of all samples.
+        labels: [N] int64.
+        pool: [n] the positions that are not held out.
+    """
+    return min(fraction * len(labels) / len(pool), 1.0)
 
 
 def accuracies(features: Tensor, probes: Sequence[Probe], num_classes: int, device: str) -> list[float]:
@@ -247,8 +261,11 @@ def verdict(curve: Curve, method: str) -> list[str]:
     return lines
 
 
-def _both(features: Tensor, labels: Tensor, select: Select, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Return what the method keeps, and as many random samples of each class."""
+def _both(
+    features: Tensor, labels: Tensor, select: Select, fraction: float, seed: int, number: int
+) -> tuple[Tensor, Tensor]:
+    """Return what the method keeps on a split, and as many random samples of each class."""
+    seed = derive_seed("advise", seed, number)
     if fraction == 1:
         everything = torch.arange(len(labels))
         return everything, everything
