@@ -63,8 +63,8 @@ test-gpu: $(VENV)/.dev  ## tests that need a CUDA device
 drill: $(VENV)/.dev  ## kills, full disks, damaged stores and hostile inputs, a table of the outcomes in results/drill; up to an hour
 	$(PY) -m scripts.drill --workers $(WORKERS)
 
-lint: $(VENV)/.dev  ## ruff check and format check, and the layers of the package
-	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/lint-imports
+lint: $(VENV)/.dev  ## ruff check and format check, the layers of the package, and the types of the public names
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/lint-imports && $(VENV)/bin/mypy
 
 status: $(VENV)/.base  ## what is done, failed and missing of SWEEP=<preset>, with ARGS='<the command's overrides>'
 	@test -n "$(SWEEP)" || { echo "error: pass SWEEP=<preset>, one of:" $(basename $(notdir $(wildcard configs/sweep/*.yaml))); exit 2; }

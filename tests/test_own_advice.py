@@ -9,6 +9,7 @@ import torch
 from made_data import make_image_folder
 from prunetune import advise
 from prunetune.base.errors import InputError
+from prunetune.own.advice import Advice
 from prunetune.own.learning_curve import Curve, held_out, interval, learning_curve, power_law, verdict
 from runs import prunetune_here
 
@@ -40,6 +41,19 @@ def test_a_split_holds_out_a_tenth_of_each_class_and_at_least_one_sample():
     assert held_out(labels, 0, 4)[1].tolist() != judges.tolist()
 
 
+def test_as_many_are_kept_as_the_fraction_of_all_samples_makes():
+    features, labels = clouds(15)
+    kept = []
+
+    def select(features, labels, fraction, seed):
+        kept.append(fraction * len(labels))
+        return first_ones(features, labels, fraction, seed)
+
+    curve = learning_curve(features, labels, select, fractions=(0.2, 0.7, 1.0))
+    assert kept == pytest.approx([9.0] * 20 + [31.5] * 20)
+    assert curve.counts[-1] == 39
+
+
 def test_the_interval_is_that_of_nadeau_and_bengio():
     found = interval(np.array([0.01, 0.03, 0.02, 0.04]))
     half = 3.182446 * 0.012909944 * np.sqrt(1 / 4 + 1 / 9)
@@ -49,7 +63,7 @@ def test_the_interval_is_that_of_nadeau_and_bengio():
 def test_all_samples_are_trained_on_at_the_end_and_the_same_seed_gives_the_same_curve():
     features, labels = clouds()
     curve, again = (learning_curve(features, labels, first_ones, fractions=(0.1, 1.0)) for _ in range(2))
-    assert curve.counts == (15, 162)
+    assert curve.counts == (18, 162)
     assert np.array_equal(curve.chosen[-1], curve.drawn[-1])
     assert np.array_equal(curve.chosen, again.chosen)
     assert curve.chosen[0].mean() < curve.chosen[1].mean()
@@ -92,7 +106,26 @@ def test_a_power_law_is_found_again():
         )
     )
     assert (law.floor, law.scale, law.exponent) == pytest.approx((0.1, 2, 0.7), rel=1e-2)
+    assert law.exponents == pytest.approx((0.7, 0.7), rel=1e-2)
+    assert law.error(100) == pytest.approx(0.1 + 2 * 100**-0.7, rel=1e-3)
     assert law.doubled.mean == pytest.approx(2 * (100**-0.7 - 200**-0.7), rel=1e-2)
+
+
+def test_what_a_pruning_costs_is_told_from_the_fractions_around_it():
+    advice = Advice(made_curve([0.70, 0.75, 0.79, 0.80], [0.6, 0.7, 0.75, 0.8]), 100, "herding", "herding with topk")
+    assert advice.at(0.302).startswith("This pruning keeps 30%: expect a loss of 5.")
+    assert re.match(
+        r"This pruning keeps 20%: expect a loss below that at 10%, .* and above that at 30%, ", advice.at(0.2)
+    )
+    assert re.match(r"This pruning keeps 2%: expect a loss above that at 10%, [^%]*95% interval[^%]*$", advice.at(0.02))
+    assert re.match(r"This pruning keeps 80%: expect a loss below that at 50%, [^%]*95% interval[^%]*$", advice.at(0.8))
+    assert advice.at(1.0) == ""
+
+
+def test_every_accuracy_and_loss_of_the_table_has_its_interval():
+    advice = Advice(made_curve([0.70, 0.75, 0.79, 0.80], [0.6, 0.7, 0.75, 0.8]), 100, "herding", "herding with topk")
+    numbers = [re.findall(r"[-0-9.]+ \[[-0-9.]+, [-0-9.]+\]", line) for line in advice.table()[1:]]
+    assert [len(found) for found in numbers] == [3, 3, 3, 2]
 
 
 @pytest.mark.parametrize(
@@ -115,8 +148,29 @@ def test_the_command_and_the_function_give_the_same_advice(tmp_path):
     assert "Twice as many samples" in done.stdout
 
 
+def test_the_same_question_is_answered_from_the_store_and_another_one_is_not(tmp_path, monkeypatch):
+    photos = make_image_folder(tmp_path / "photos", {"bark": 10, "moss": 10})
+    words = [str(photos), "--backbone", "micro", "--store", str(tmp_path / "store")]
+    done = prunetune_here("advise", *words)
+    monkeypatch.setattr("prunetune.own.stored_advice.advise_data", None)
+    assert prunetune_here("advise", *words).stdout == done.stdout
+    with pytest.raises(TypeError):
+        prunetune_here("advise", *words, "--seed", "1")
+
+
+def test_a_folder_of_prune_is_not_overwritten_by_advice(tmp_path):
+    photos = make_image_folder(tmp_path / "photos", {"bark": 6, "moss": 6})
+    words = [str(photos), "--backbone", "micro", "--store", str(tmp_path / "store"), "--out", str(tmp_path / "out")]
+    assert prunetune_here("prune", *words, "--keep", "0.5").returncode == 0
+    done = prunetune_here("advise", *words)
+    assert done.returncode == 1
+    assert "holds all.csv and 3 more, which `prunetune advise` has not written" in done.stderr
+    assert (tmp_path / "out" / "kept.txt").is_file()
+
+
 def test_data_without_labels_are_refused_in_one_line(tmp_path):
     photos = make_image_folder(tmp_path / "photos", {"bark": 6, "moss": 6})
     done = prunetune_here("advise", str(photos), "--labels-from", "none", "--backbone", "micro")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1] == "error: advice is an accuracy by label, and these data have no labels"
+    reason = "error: advice is an accuracy by label, and these data have no labels; give labels too"
+    assert done.stderr.splitlines()[-1] == reason

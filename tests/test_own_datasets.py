@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 
 from made_data import cut_in_half
 from own_inputs import CLASSES, by_command, classes_of, labels_by_row, make_folders, rows
+from prunetune import prune
 from prunetune.base import words
 from prunetune.base.errors import InputError
 from prunetune.base.store import Store
@@ -65,6 +66,12 @@ def test_each_item_is_read_once(kind, has_targets):
     assert dataset.read == list(range(12))
     assert labels_by_row(data) == [str(item % 3) for item in range(12)]
     assert torch.equal(data.pool.images.decode(5), torch.from_numpy(PIXELS[5]).permute(2, 0, 1))
+
+
+def test_prune_reads_each_item_once():
+    dataset = Items()
+    assert len(prune(dataset, keep=6, backbone="micro")) == 6
+    assert dataset.read == list(range(12))
 
 
 @pytest.mark.parametrize("label", ["ab", [np.array([0]), np.array([1])], torch.tensor([0, 1]), np.array([0, 1])])

@@ -12,6 +12,7 @@ from prunetune.base.errors import InputError
 from prunetune.data.images.decode import ImageArrays
 from prunetune.data.pool import Pool
 from prunetune.data.readers.textures import Textures
+from prunetune.own.draw import stratified
 from prunetune.own.duplicates import Duplicates, find_duplicates, identical_rows, prints_of
 from prunetune.own.suspects import suspect_labels
 from prunetune.testing import made_signals
@@ -92,6 +93,24 @@ def test_flipped_labels_are_the_most_suspect():
     assert roc_auc_score(is_wrong.numpy(), -found.agreement.numpy()) > 0.95
     assert found.ranking[:10].tolist() == [p for p in found.ranking[:10].tolist() if is_wrong[p]]
     assert (found.suggested[is_wrong] == labels[is_wrong]).double().mean() > 0.8
+
+
+def test_large_data_are_checked_by_classifiers_of_a_part_of_them(monkeypatch):
+    labels = torch.arange(4).repeat_interleave(50)
+    features = made_signals(labels, width=16).features() + 2 * torch.eye(16)[labels]
+    whole = suspect_labels(features, labels)
+    monkeypatch.setattr("prunetune.own.suspects.MOST_TRAINED", 80)
+    part = suspect_labels(features, labels)
+    assert not torch.equal(part.agreement, whole.agreement)
+    assert (part.suggested == labels).double().mean() > 0.9
+
+
+def test_a_stratified_part_has_the_same_fraction_of_each_class_and_all_of_a_small_one():
+    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 4)
+    rows = stratified(labels, 31, torch.Generator().manual_seed(0))
+    assert labels[rows].bincount().tolist() == [20, 10, 4]
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    assert stratified(labels, 94, torch.Generator()).tolist() == list(range(94))
 
 
 @pytest.mark.parametrize("labels", [[0] * 10, [0] * 10 + [1] * 4])

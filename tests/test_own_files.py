@@ -17,6 +17,7 @@ from prunetune.own.data import OwnData
 from prunetune.own.duplicates import Duplicates
 from prunetune.own.files import class_percentiles, write_files
 from prunetune.own.subset import Subset
+from prunetune.own.suspects import Suspects
 
 
 def made(folder, names=None, layout="folders"):
@@ -71,6 +72,18 @@ def test_the_tables_say_why_each_sample_is_kept_or_not(tmp_path):
     assert all(row["path"].startswith(str(tmp_path)) for row in everything[:8])
     frame = subset.to_frame()
     assert frame["kept"].tolist() == [False, False, False, True, True, False, True, False]
+
+
+def test_the_tables_name_the_class_that_a_suspect_sample_looks_like(tmp_path):
+    subset = made(tmp_path)
+    is_suspect = torch.tensor([False] * 3 + [True] + [False] * 4)
+    suspects = Suspects(torch.linspace(0, 1, 8), torch.ones(8, dtype=torch.int64), is_suspect)
+    (tmp_path / "out").mkdir()
+    write_files(subset, tmp_path / "out", suspects=suspects)
+    named = {row["name"]: row["suspect_label"] for row in rows(tmp_path / "out" / "all.csv")}
+    assert [name for name, label in named.items() if label] == [subset.data.names[3]]
+    assert named[subset.data.names[3]] == "moss"
+    assert [row["suspect_label"] for row in rows(tmp_path / "out" / "kept.csv")].count("moss") == 1
 
 
 def test_percentiles_count_equal_scores_as_not_larger():

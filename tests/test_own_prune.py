@@ -85,7 +85,7 @@ def test_a_folder_that_something_else_has_written_is_refused_and_stays(photos, s
     (tmp_path / "out" / "thesis.tex").write_text("words")
     done = command(photos, "--keep", "0.2", store=store, out=tmp_path / "out")
     assert done.returncode == 1
-    assert "holds thesis.tex, which prunetune has not written; give a new or empty folder" in done.stderr
+    assert "holds thesis.tex, which `prunetune prune` has not written; give a new or empty folder" in done.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 

@@ -159,10 +159,10 @@ def in_turn(procedures: Mapping[str, Callable[[], Row]], repeats: int, about: st
             runs[name].append(row)
             shown = f"{row['seconds']:.2f} s" if "seconds" in row else row.get("outcome", "")
             print(f"{about}{name} ({repeat + 1} of {repeats}): {shown}", flush=True)
-    return {name: _median(rows) for name, rows in runs.items()}
+    return {name: median_of(rows) for name, rows in runs.items()}
 
 
-def _median(rows: list[Row]) -> Row:
+def median_of(rows: list[Row]) -> Row:
     last = rows[-1]
     if "seconds" not in last:
         return last

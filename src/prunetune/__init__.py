@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from prunetune.loop.samplers import InfoBatchSampler, RS2Sampler
     from prunetune.networks.backbone import Backbone
     from prunetune.own.read import ReadOptions
-    from prunetune.samplers import FlexRand
-    from prunetune.scorers import DLC
+    from prunetune.samplers.flexrand import FlexRand
+    from prunetune.scorers.dlc import DLC
     from prunetune.signals.contract import Signals
     from prunetune.signals.tensors import TensorSignals
 

@@ -99,6 +99,12 @@ StoreFolder = Annotated[
         show_default="the user's cache folder",
     ),
 ]
+AdviceOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="FOLDER", help="Also write report.html into this folder. It must be new, empty, or ours."
+    ),
+]
 DryRun = Annotated[bool, option("--dry-run", panel=OUTPUT, help="Print what was understood, and stop.")]
 Device = Annotated[str, option("--device", panel=MACHINE, help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, option("--precision", panel=MACHINE, help="auto, fp32 or bf16.")]
@@ -154,13 +160,14 @@ def prune(
     network = _network(backbone, checkpoint)
     plan = make_plan(scorer, sampler, network, seed, proxy=proxy, rounding=rounding, duplicates=duplicates)
     plan = replace(plan, device=device, precision=precision, batch_size=batch_size)
-    asked = {name: str(value) for name, value in context.params.items() if name not in NOT_ASKED}
-    output = command.Output(out, asked, export, store, dry_run)
+    output = command.Output(out, _asked(context), export, store, dry_run)
     command.run(command.Source(data, embeddings, labels, ids, options), amount, plan, output)
 
 
 def advise(
+    context: typer.Context,
     data: Data = None,
+    out: AdviceOut = None,
     backbone: Backbone = "resnet18",
     checkpoint: Checkpoint = None,
     seed: Seed = 0,
@@ -183,17 +190,24 @@ def advise(
     """Estimate how much of your own data to keep: `prunetune advise my_photos`.
 
     One pass of the network gives features. Then linear probes on parts of the data are judged by samples that were held
-    out, again and again. The estimate is about the default method and such a probe.
+    out, again and again. The estimate is about the default method and such a probe. The report of a later `prunetune
+    prune` on the same data and network shows it.
     """
     print("estimating the accuracy by fraction kept", file=sys.stderr, flush=True)
     from prunetune.api import make_plan
     from prunetune.own import command
     from prunetune.own.choose import DEFAULT_METHOD
 
-    options = _reading(split, image_column, label_column, root, labels_from, no_exif, max_pixels, on_error, None)
+    options = _reading(split, image_column, label_column, root, labels_from, no_exif, max_pixels, on_error, out)
     plan = make_plan(DEFAULT_METHOD, "auto", _network(backbone, checkpoint), seed)
     plan = replace(plan, device=device, precision=precision, batch_size=batch_size)
-    command.advise(command.Source(data, embeddings, labels, ids, options), plan, store)
+    output = command.Output(out, _asked(context), store=store)
+    command.advise(command.Source(data, embeddings, labels, ids, options), plan, output)
+
+
+def _asked(context: typer.Context) -> dict[str, str]:
+    """Return the options that the files of --out depend on."""
+    return {name: str(value) for name, value in context.params.items() if name not in NOT_ASKED}
 
 
 def _network(backbone: str, checkpoint: Path | None) -> Any:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -60,8 +61,7 @@ class Pool:
         if len(sizes) > 1:
             raise InputError(f"{self.name}: labels, sample_ids, splits and images differ in length: {sorted(sizes)}")
         if len(set(self.sample_ids)) != num_ids:
-            seen: set[str] = set()
-            twice = next(name for name in self.sample_ids if name in seen or seen.add(name))
+            twice = next(name for name, count in Counter(self.sample_ids).items() if count > 1)
             raise InputError(f"{self.name}: sample_id {twice!r} occurs twice; every image needs an id of its own")
         try:
             labels = torch.as_tensor(self.labels)

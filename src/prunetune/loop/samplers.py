@@ -42,17 +42,19 @@ class EpochSampler(Sampler[int]):
         self._next: Part | None = None  # What the next epoch will show, if it has been asked for.
 
     def __iter__(self) -> Iterator[int]:
-        if not self._is_again:
-            self._current, self._next = self._coming(), None
+        part = self._current
+        if part is None or not self._is_again:
+            part = self._current = self._coming()
+            self._next = None
             self._begun += 1
         self._is_again = self._is_over = False
-        yield from self._share(self._current[0]).tolist()
+        yield from self._share(part[0]).tolist()
         self._is_over = True
 
     def __len__(self) -> int:
         """Return how many samples this process shows in the epoch that is going on, or else in the next one."""
-        order, _ = self._coming() if self._is_over else self._current
-        return -(-len(order) // self.num_replicas)
+        part = self._coming() if self._current is None or self._is_over else self._current
+        return -(-len(part[0]) // self.num_replicas)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state: tensors, numbers and texts, which torch.save can write.
@@ -83,8 +85,8 @@ class EpochSampler(Sampler[int]):
                     "make it with the arguments of the interrupted training"
                 )
         self._begun, self._is_over, self._is_again = state["begun"], state["is_over"], not state["is_over"]
-        parts = [None if state[name] is None else state[name].cpu().clone() for name in ("order", "weights")]
-        self._current, self._next = None if parts[0] is None else tuple(parts), None
+        order, weights = (None if state[name] is None else state[name].cpu().clone() for name in ("order", "weights"))
+        self._current, self._next = None if order is None else (order, weights), None
         self._rewind()
 
     @abstractmethod

@@ -32,12 +32,16 @@ class Network(nn.Module):
     It normalises by itself, so that decoded images and views do not depend on the checkpoint they are shown to.
     """
 
+    model: Any  # torch's type of a module does not know the attributes of timm's models.
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float], input_size: int) -> None:
         super().__init__()
         self.set_model(model)
         self.input_size = input_size
         # This is the width of the pre-logits features.
-        self.num_features: int = getattr(model, "head_hidden_size", model.num_features)
+        self.num_features: int = getattr(self.model, "head_hidden_size", self.model.num_features)
         self.mask_modules = "all"
         self.identity: dict[str, Any] = {}  # Stored products depend on this: the model, its weights and the statistics.
         self.origin: Backbone | None = None  # This backbone loaded the network.
@@ -47,7 +51,7 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features [B, D] of images [B, 3, S, S] uint8."""
-        features = self.model(self.normalise(images))  # [B, D]
+        features: Tensor = self.model(self.normalise(images))  # [B, D]
         if features.ndim != 2 or features.shape[1] != self.num_features:
             raise InputError(
                 f"the backbone should give [{len(images)}, {self.num_features}] features, gave {list(features.shape)}"
@@ -100,7 +104,8 @@ class Network(nn.Module):
         """Return the map [B, D_l, H, W] of every stage or block, with the tokens in front of it if asked for."""
         if hasattr(self.model, "forward_intermediates"):
             tokens = {"return_prefix_tokens": True} if with_tokens else {}
-            return self.model.forward_intermediates(normalised, intermediates_only=True, **tokens)
+            outputs: list[Any] = self.model.forward_intermediates(normalised, intermediates_only=True, **tokens)
+            return outputs
         if not hasattr(self.model, "stages"):
             raise InputError(f"{self.title} does not show the outputs of its layers; use another backbone")
         maps = [self.model.stem(normalised)]
@@ -133,7 +138,7 @@ class Network(nn.Module):
     @property
     def title(self) -> str:
         """The name of the network in messages."""
-        return self.identity.get("model", type(self.model).__name__)
+        return str(self.identity.get("model", type(self.model).__name__))
 
     def maskable(self, modules: str) -> Maskable:
         """Return the weights that may be masked; modules: "conv2d", "linear" or "all".
@@ -213,7 +218,7 @@ class Backbone:
     def _load(self, arguments: Mapping[str, Any]) -> Network:
         """Make the network with these arguments of timm and load its weights."""
         file = self.checkpoint or (PACKAGED.get(self.model) if self.pretrained else None)
-        model = self._create(arguments, download=self.pretrained and file is None)
+        model: Any = self._create(arguments, download=self.pretrained and file is None)
         statistics = model.pretrained_cfg
         if file is not None:
             classifier = statistics.get("classifier") or ()

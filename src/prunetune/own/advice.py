@@ -1,6 +1,7 @@
 """`prunetune advise`: how much of a user's data to keep, and whether the method matters."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,37 +18,63 @@ from prunetune.own.read import ReadOptions
 from prunetune.runs.scores import compute_scores
 from prunetune.signals.tensors import TensorSignals
 
+SAME = 0.005  # Fractions that differ by at most this are one fraction of the curve.
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Advice:
     """An estimate for one user's data.
 
-    verdict: sentences, the recommendation first. curve: the accuracies behind them. law: what more data would bring.
-    num_samples: the samples that the estimate used, without copies. method: the method in words.
+    curve: accuracies by fraction kept. num_samples: the samples that the estimate used, without copies. scorer: the
+    name of the scorer. method: the method in words.
     """
 
-    verdict: tuple[str, ...]
     curve: Curve
-    law: PowerLaw
     num_samples: int
+    scorer: str
     method: str
 
+    @cached_property
+    def verdict(self) -> tuple[str, ...]:
+        """Sentences, the recommendation first."""
+        return tuple(learning_curve.verdict(self.curve, self.scorer))
+
+    @cached_property
+    def law(self) -> PowerLaw:
+        """What more data would bring."""
+        return learning_curve.power_law(self.curve)
+
     def table(self) -> list[str]:
-        """Return the curve as lines of text."""
-        lines = [f"{'kept':>6} {'samples':>8} {'accuracy':>9} {'random':>8}   loss against all samples, in points"]
+        """Return the curve as lines of text; each number has its interval."""
+        lines = [f"{'kept':>5} {'samples':>8} {'accuracy, %':>19} {'random, %':>19} {'loss in points':>18}"]
         for row, (fraction, count) in enumerate(zip(self.curve.fractions, self.curve.counts, strict=True)):
-            chosen, drawn = 100 * self.curve.chosen[row].mean(), 100 * self.curve.drawn[row].mean()
-            loss = self.curve.loss(row)
-            interval = f"{100 * loss.mean:5.1f} [{100 * loss.low:.1f}, {100 * loss.high:.1f}]" if fraction < 1 else ""
-            lines.append(f"{fraction:>6.0%} {count:>8} {chosen:>8.1f}% {drawn:>7.1f}%   {interval}".rstrip())
+            chosen, drawn = self.curve.reached(row), self.curve.reached_by_random(row)
+            loss = f" {self.curve.loss(row).short:>18}" if fraction < 1 else ""
+            lines.append(f"{fraction:>5.0%} {count:>8} {chosen.short:>19} {drawn.short:>19}{loss}")
         return lines
 
     def __str__(self) -> str:
-        return "\n".join([*self.verdict, "", *self.table(), "", self.more_data()])
+        return "\n".join([*self.verdict, "", *self.table(), "", *self.more_data()])
 
-    def more_data(self) -> str:
-        """Return what twice as much data would bring, by the power law."""
-        return f"Twice as many samples of this kind would gain about {self.law.doubled}, if the power law holds on."
+    def more_data(self) -> list[str]:
+        """Return what twice as much data would bring, by the power law, and the law itself."""
+        return [
+            f"Twice as many samples of this kind would gain about {self.law.doubled}, if the power law holds on.",
+            f"Power law: {self.law}.",
+        ]
+
+    def at(self, fraction: float) -> str:
+        """Return what it costs to keep a fraction of the samples, in a sentence; empty if all are kept."""
+        costs = {each: self.curve.loss(row) for row, each in enumerate(self.curve.fractions[:-1])}
+        for each, loss in costs.items():
+            if abs(each - fraction) <= SAME:
+                return f"This pruning keeps {each:.0%}: expect a loss of {loss}."
+        if fraction > 1 - SAME:
+            return ""
+        smaller, larger = [each for each in costs if each < fraction], [each for each in costs if each > fraction]
+        bounds = [f"below that at {each:.0%}, {costs[each]}" for each in smaller[-1:]]
+        bounds += [f"above that at {each:.0%}, {costs[each]}" for each in larger[:1]]
+        return f"This pruning keeps {100 * fraction:.3g}%: expect a loss {' and '.join(bounds)}."
 
 
 def advise_data(data: OwnData, plan: Plan, store: Store, options: ReadOptions) -> Advice:
@@ -64,19 +91,18 @@ def advise_data(data: OwnData, plan: Plan, store: Store, options: ReadOptions) -
             method needs more than features.
     """
     if not data.is_labelled:
-        raise InputError("advice is an accuracy by label, and these data have no labels")
+        raise InputError("advice is an accuracy by label, and these data have no labels; give labels too")
     check_plan(data, Keep(fraction=1.0), plan)
     learning_curve.check(data.pool.labels)
     data, signals = read_signals(data, plan, store, options)
     # Copies in both parts of a split would make the estimate too good.
     alone = duplicates_of(data, signals).alone(len(data.pool))
     features, labels = signals.features()[alone], data.pool.labels[alone]
-    curve = learning_curve.learning_curve(features, labels, _selection(plan), plan.seed, device=signals.device)
-    sentences = tuple(learning_curve.verdict(curve, plan.scorer.name))
-    return Advice(sentences, curve, learning_curve.power_law(curve), len(alone), plan.method)
+    curve = learning_curve.learning_curve(features, labels, selection_of(plan), plan.seed, device=signals.device)
+    return Advice(curve, len(alone), plan.scorer.name, plan.method)
 
 
-def _selection(plan: Plan) -> learning_curve.Select:
+def selection_of(plan: Plan) -> learning_curve.Select:
     """Return the plan's method as a function of features [n, D], labels [n], a fraction and a seed."""
 
     def select(features: Tensor, labels: Tensor, fraction: float, seed: int) -> Tensor:
@@ -84,6 +110,7 @@ def _selection(plan: Plan) -> learning_curve.Select:
         classes = tuple(map(str, range(int(labels.max()) + 1)))
         signals = TensorSignals(features, pool=Pool("part", labels, ids, ("train",) * len(ids), classes))
         scores = compute_scores(plan.scorer, signals, seed)
-        return plan.sampler.select(scores, labels, fraction, torch.Generator().manual_seed(seed), signals)
+        kept: Tensor = plan.sampler.select(scores, labels, fraction, torch.Generator().manual_seed(seed), signals)
+        return kept
 
     return select

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from prunetune.own.keep import Keep
 from prunetune.own.read import ReadOptions
 from prunetune.own.read.unreadable import with_readable
 from prunetune.own.subset import Subset
+from prunetune.own.suspects import Suspects, suspect_labels
 from prunetune.runs.scores import ImageSource, check_fit, compute_scores, stored_scores
 from prunetune.runs.weights import weigh
 from prunetune.samplers import Sampler, TopK
@@ -93,6 +95,17 @@ class Chosen:
 
     subset: Subset
     signals: Signals
+
+    @cached_property
+    def suspects(self) -> tuple[Suspects | None, str]:
+        """How well labels and features agree; or None, and why that cannot be said."""
+        data = self.subset.data
+        if not data.is_labelled:
+            return None, "the data have no labels"
+        try:
+            return suspect_labels(self.signals.features(), data.pool.labels), ""
+        except InputError as error:
+            return None, str(error)
 
     @property
     def pixels(self) -> Decoded | None:

@@ -10,24 +10,28 @@ from torch import Tensor
 from prunetune.base.publish import write_text
 from prunetune.own.export import export
 from prunetune.own.subset import Subset
+from prunetune.own.suspects import Suspects
 from prunetune.runs.records import write_csv
 
 COLUMNS = ("row", "name", "path", "class", "score", "percentile", "kept", "weight", "reason", "duplicate_group")
+SUSPECT = "suspect_label"
 
 
-def write_files(subset: Subset, folder: Path, form: str | None = None) -> None:
+def write_files(subset: Subset, folder: Path, form: str | None = None, suspects: Suspects | None = None) -> None:
     """Write kept.txt, kept.csv and all.csv into a folder, and with a form the kept images, as `own.export` says.
 
     kept.txt has the name of each kept sample as the user gave it, one a line. The tables have the columns of COLUMNS:
     the row in the user's data, the name, the absolute path, the class, the score, the percentage of the class whose
     score is not larger, whether the sample is kept and with which weight, the reason, and the number of its group of
-    duplicates. all.csv ends with what was no candidate.
+    duplicates; and suspect_label, the class that a sample with a suspect label looks like. all.csv ends with what was
+    no candidate.
     """
-    lines = list(described(subset))
+    lines = _with_suspects(list(described(subset)), subset, suspects)
     kept = [line for line in lines if line["kept"]]
     write_text(folder / "kept.txt", "".join(f"{line['name']}\n" for line in kept))
     for name, chosen in (("kept.csv", kept), ("all.csv", [*lines, *_left_out(subset)])):
-        write_csv(folder / name, COLUMNS, ([_text(line[column]) for column in COLUMNS] for line in chosen))
+        columns = (*COLUMNS, SUSPECT)
+        write_csv(folder / name, columns, ([_text(line.get(column)) for column in columns] for line in chosen))
     if form is not None:
         export(subset, folder, form)
 
@@ -54,6 +58,16 @@ def described(subset: Subset) -> Iterator[dict[str, Any]]:
             "reason": subset.reason(position),
             "duplicate_group": subset.duplicates.group_of.get(position),
         }
+
+
+def _with_suspects(lines: list[dict[str, Any]], subset: Subset, suspects: Suspects | None) -> list[dict[str, Any]]:
+    """Add to each line with a suspect label the class that is suggested."""
+    at = subset.data.rows.argsort().tolist()  # The position in the pool that each line is about.
+    suggestions = {} if suspects is None else suspects.suggestions()
+    for position, line in zip(at, lines, strict=True):
+        if position in suggestions:
+            line[SUSPECT] = subset.pool.classes[suggestions[position]]
+    return lines
 
 
 def class_percentiles(scores: Tensor, labels: Tensor) -> Tensor:

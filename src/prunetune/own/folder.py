@@ -22,12 +22,13 @@ class OutFolder:
     """The folder that the files of one pruning go to.
 
     path: the folder. asked: everything that the files depend on, beside the data, as JSON values. option: how the user
-    names the folder, such as "--out".
+    names the folder, such as "--out". command: prune, prune-text or advise; none replaces the files of another.
     """
 
     path: Path
     asked: Mapping[str, Any]
     option: str = "--out"
+    command: str = "prune"
 
     def check(self, data_root: Path | None) -> None:
         """Refuse a folder that may not be written, before anything is computed.
@@ -44,14 +45,14 @@ class OutFolder:
             raise InputError(f"{self.option}={self.path} holds the data themselves; give a folder that does not")
         if not self.path.is_dir():
             return
-        record = _record_of(self.path)
+        record = _record_of(self.path, self.command)
         present = {path.relative_to(self.path).as_posix() for path in self._files()}
         strange = sorted(present - {RECORD} - set(record["files"] if record else ()))
         if strange:
             others = f" and {len(strange) - 1} more" if strange[1:] else ""
             raise InputError(
-                f"{self.option}={self.path} holds {strange[0]}{others}, which prunetune has not written; give a new or "
-                "empty folder"
+                f"{self.option}={self.path} holds {strange[0]}{others}, which `prunetune {self.command}` has not "
+                "written; give a new or empty folder"
             )
 
     def is_finished(self, data_mark: str) -> bool:
@@ -59,7 +60,7 @@ class OutFolder:
 
         data_mark: a hash that changes when the data do, such as `mark` returns.
         """
-        record = _record_of(self.path)
+        record = _record_of(self.path, self.command)
         if record is None or record["asked"] != json.loads(json.dumps(self.asked)) or record["data"] != data_mark:
             return False
         return all(_size(self.path / name) == size for name, size in record["files"].items())
@@ -76,7 +77,8 @@ class OutFolder:
                 partial.mkdir(parents=True)
                 fill(partial)
                 sizes = {path.relative_to(partial).as_posix(): _size(path) for path in sorted(_walk(partial))}
-                write_json(partial / RECORD, {"asked": self.asked, "data": data_mark, "files": sizes})
+                record = {"command": self.command, "asked": self.asked, "data": data_mark, "files": sizes}
+                write_json(partial / RECORD, record)
                 if self.path.is_dir():
                     remove(self.path)
                 os.rename(partial, self.path)
@@ -88,17 +90,19 @@ class OutFolder:
 
 
 def is_outcome(folder: Path) -> bool:
-    """Return whether a folder was written by an earlier pruning: the file that marks such folders is in it."""
+    """Return whether a folder was written by an earlier command: the file that marks such folders is in it."""
     return _record_of(folder) is not None
 
 
-def _record_of(folder: Path) -> dict[str, Any] | None:
+def _record_of(folder: Path, command: str | None = None) -> dict[str, Any] | None:
+    """Return the record of a folder that a command, by default any of them, has written, or None."""
     if not (folder / RECORD).is_file():  # Reading a pipe of this name would wait for another program.
         return None
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return {"asked": record["asked"], "data": record["data"], "files": dict(record["files"])}
-    except (OSError, ValueError, KeyError, TypeError):
+        found = {"asked": record["asked"], "data": record["data"], "files": dict(record["files"])}
+        return found if command in (None, record.get("command", "prune")) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import derive_seed, stream
+from prunetune.own.draw import LEAST_PER_CLASS, stratified
 from prunetune.training.linear_probe import Probe, train_probes
 from prunetune.training.recipe import Recipe
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 SPLITS = 20
 HELD_OUT = 0.1
-LEAST_PER_CLASS = 5
 MOST_SAMPLES = 20_000  # Of larger data this many are drawn, since the curve of more would take longer than a pass.
 WITHIN = 0.01  # The recommended fraction loses at most this much accuracy, at the upper end of its interval.
 CONFIDENCE = 0.95
@@ -40,6 +40,11 @@ class Estimate:
     low: float
     high: float
 
+    @property
+    def short(self) -> str:
+        """The mean and the interval in percent or in points, without words."""
+        return f"{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
     def __str__(self) -> str:
         return f"{100 * self.mean:.1f} points, {CONFIDENCE:.0%} interval [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
@@ -56,6 +61,14 @@ class Curve:
     counts: tuple[int, ...]
     chosen: np.ndarray
     drawn: np.ndarray
+
+    def reached(self, row: int) -> Estimate:
+        """Return the accuracy of the method at a fraction."""
+        return interval(self.chosen[row])
+
+    def reached_by_random(self, row: int) -> Estimate:
+        """Return the accuracy of as many random samples."""
+        return interval(self.drawn[row])
 
     def loss(self, row: int) -> Estimate:
         """Return how much accuracy the method loses at a fraction, against all samples."""
@@ -78,13 +91,26 @@ class Curve:
 class PowerLaw:
     """error = floor + scale * count ** -exponent, fitted to the accuracies of random samples.
 
-    doubled: how much more accurate twice as many samples would be, by the fits to the single splits.
+    exponents: the 5th and the 95th percentile of the exponent over fits to the single splits. doubled: how much more
+    accurate twice as many samples would be, by the fits to the single splits.
     """
 
     floor: float
     scale: float
     exponent: float
+    exponents: tuple[float, float]
     doubled: Estimate
+
+    def error(self, count: float) -> float:
+        """Return the error, a fraction of 1, that random samples of this number have."""
+        return float(self.floor + self.scale * count**-self.exponent)
+
+    def __str__(self) -> str:
+        low, high = self.exponents
+        return (
+            f"error = {self.floor:.3g} + {self.scale:.3g} / samples^{self.exponent:.2g}, for random samples; nine in "
+            f"ten fits to single splits have an exponent from {low:.2g} to {high:.2g}"
+        )
 
 
 def learning_curve(
@@ -109,23 +135,48 @@ def learning_curve(
         InputError: there are fewer than two classes, or a class has fewer than five samples.
     """
     check(labels)
-    features, labels = _at_most(features, labels, seed)
-    num_classes, bank = int(labels.max()) + 1, features.unsqueeze(0)
+    rows = stratified(labels, MOST_SAMPLES, stream("advise sample", seed))
+    features, labels = features[rows], labels[rows]
+    num_classes, reached = int(labels.max()) + 1, np.zeros((2, len(fractions), SPLITS))
     splits = [held_out(labels, seed, number) for number in range(SPLITS)]
-    accuracies = np.zeros((2, len(fractions), SPLITS))
     counts = []
     for row, fraction in enumerate(fractions):
         probes = [
             _probe(features, labels, pool, judges, kept, number)
             for number, (pool, judges) in enumerate(splits)
-            for kept in _both(features[pool], labels[pool], select, fraction, derive_seed("advise", seed, number))
+            for kept in _both(features[pool], labels[pool], select, share(fraction, labels, pool), seed, number)
         ]
         counts.append(len(probes[0].rows))
-        recipe = Recipe("linear_probe", views=0, evaluate_every=50, batch_size=_balanced(counts[-1]))
-        results = train_probes(bank, probes, num_classes, recipe, device)
-        right = [float((r.predictions == p.test_labels).double().mean()) for r, p in zip(results, probes, strict=True)]
-        accuracies[:, row] = np.array(right).reshape(SPLITS, 2).T
-    return Curve(tuple(fractions), tuple(counts), accuracies[0], accuracies[1])
+        reached[:, row] = np.array(accuracies(features, probes, num_classes, device)).reshape(SPLITS, 2).T
+    return Curve(tuple(fractions), tuple(counts), reached[0], reached[1])
+
+
+def share(fraction: float, labels: Tensor, pool: Tensor) -> float:
+    """Return the fraction of the samples of a split that is as many as a fraction of all samples.
+
+    Without this, a curve would be that of a smaller set: of 15 samples of a class 10 % are one or two, and of the 13
+    that are not held out always one.
+
+    Args:
+        fraction: of all samples.
+        labels: [N] int64.
+        pool: [n] the positions that are not held out.
+    """
+    return min(fraction * len(labels) / len(pool), 1.0)
+
+
+def accuracies(features: Tensor, probes: Sequence[Probe], num_classes: int, device: str) -> list[float]:
+    """Train probes on about equally many samples each, and return the accuracy of each on its test samples.
+
+    Args:
+        features: [N, D] float32, which the rows of the probes belong to.
+        probes: the heads to train.
+        num_classes: C.
+        device: the device on which they are trained.
+    """
+    recipe = Recipe("linear_probe", views=0, evaluate_every=50, batch_size=_balanced(len(probes[0].rows)))
+    results = train_probes(features.unsqueeze(0), probes, num_classes, recipe, device)
+    return [float((r.predictions == p.test_labels).double().mean()) for r, p in zip(results, probes, strict=True)]
 
 
 def check(labels: Tensor) -> None:
@@ -174,11 +225,13 @@ def power_law(curve: Curve) -> PowerLaw:
     """Return the power law of the errors of random samples."""
     counts = np.array(curve.counts, dtype=float)
     floor, scale, exponent = _fitted(counts, 1 - curve.drawn.mean(axis=1))
-    gains = []
+    gains, exponents = [], []
     for errors in (1 - curve.drawn).T:
-        a, b, c = _fitted(counts, errors)
+        _, b, c = _fitted(counts, errors)
         gains.append(b * counts[-1] ** -c - b * (2 * counts[-1]) ** -c)
-    return PowerLaw(floor, scale, exponent, interval(np.array(gains)))
+        exponents.append(c)
+    low, high = np.quantile(exponents, (0.05, 0.95))
+    return PowerLaw(floor, scale, exponent, (float(low), float(high)), interval(np.array(gains)))
 
 
 def verdict(curve: Curve, method: str) -> list[str]:
@@ -208,8 +261,11 @@ def verdict(curve: Curve, method: str) -> list[str]:
     return lines
 
 
-def _both(features: Tensor, labels: Tensor, select: Select, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Return what the method keeps, and as many random samples of each class."""
+def _both(
+    features: Tensor, labels: Tensor, select: Select, fraction: float, seed: int, number: int
+) -> tuple[Tensor, Tensor]:
+    """Return what the method keeps on a split, and as many random samples of each class."""
+    seed = derive_seed("advise", seed, number)
     if fraction == 1:
         everything = torch.arange(len(labels))
         return everything, everything
@@ -232,25 +288,14 @@ def _balanced(count: int) -> int:
     return math.ceil(count / math.ceil(count / BATCH))
 
 
-def _at_most(features: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    if len(labels) <= MOST_SAMPLES:
-        return features, labels
-    share, generator, drawn = MOST_SAMPLES / len(labels), stream("advise sample", seed), []
-    for label in labels.unique().tolist():
-        members = torch.nonzero(labels == label).flatten()
-        count = min(max(round(share * len(members)), LEAST_PER_CLASS), len(members))
-        drawn.append(members[torch.randperm(len(members), generator=generator)[:count]])
-    rows = torch.cat(drawn).sort().values
-    return features[rows], labels[rows]
-
-
 def _fitted(counts: np.ndarray, errors: np.ndarray) -> tuple[float, float, float]:
     """Return floor, scale and exponent of the least-squares power law."""
     from scipy.optimize import least_squares
 
     def residuals(parameters: np.ndarray) -> np.ndarray:
-        floor, log_scale, exponent = parameters
-        return floor + np.exp(log_scale) * counts**-exponent - errors
+        floor, log_scale, exponent = parameters.tolist()
+        fitted: np.ndarray = floor + math.exp(log_scale) * counts**-exponent
+        return fitted - errors
 
     start = [0.5 * errors.min(), math.log(max(errors.max(), 1e-3)) + 0.5 * math.log(counts[0]), 0.5]
     found = least_squares(residuals, start, bounds=([0, -20, 0.01], [1, 20, 3]))

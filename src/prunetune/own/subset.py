@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -138,7 +138,7 @@ class Subset:
         return paths
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a line about each candidate as a data frame, with the columns of all.csv."""
+        """Return a line about each candidate as a data frame: the columns of all.csv, without suspect labels."""
         import pandas as pd
 
         from prunetune.own.files import COLUMNS, described
@@ -182,8 +182,8 @@ class Subset:
         return as_hf(self)
 
     def as_torch(
-        self, dataset: Sized | None = None, transform: Callable[[Any], Any] | None = None
-    ) -> torch.utils.data.Dataset:
+        self, dataset: Any = None, transform: Callable[[Any], Any] | None = None
+    ) -> torch.utils.data.Dataset[Any]:
         """Return the kept samples as a map-style dataset of torch, in the order of `positions`.
 
         Args:

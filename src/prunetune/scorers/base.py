@@ -107,4 +107,5 @@ class Scorer(ABC):
 
     def key(self) -> dict[str, Any]:
         """Return what stored scores depend on beside the samples, the network and the seed."""
-        return {"scorer": type(self).__name__, "version": self.version, **dataclasses.asdict(self)}
+        settings = dataclasses.asdict(self)  # type: ignore[call-overload]  # Every subclass is a dataclass.
+        return {"scorer": type(self).__name__, "version": self.version, **settings}

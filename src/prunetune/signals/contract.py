@@ -42,7 +42,7 @@ PLAIN = FeatureKind()
 class Signals(ABC):
     """Features of the N images of one pool, computed when asked for and charged in `seconds`."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool | None) -> None:
         self.pool = pool
         self.products: dict[str, Tensor] = {}  # These tensors of a scorer are stored beside its scores.
         # Each value is the time in seconds that a signal cost when it was computed, in any run.
@@ -103,7 +103,9 @@ class Signals(ABC):
         Raises:
             InputError: these signals came as tensors and have no images.
         """
-        return function(self.images(), torch.arange(len(self.pool)))
+        images = self.images()
+        assert self.pool is not None  # Signals without a pool have no images either.
+        return function(images, torch.arange(len(self.pool)))
 
     def layer_features(self) -> Iterator[Tensor]:
         """Yield features of four layers of growing depth, [N, D_l] float32 CPU each, one at a time.

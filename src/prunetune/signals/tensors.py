@@ -80,7 +80,7 @@ class TensorSignals(Signals):
         return iter([self._features])
 
 
-def _matrix(values: Tensor, name: str, shape: tuple[int, int] | None) -> Tensor:
+def _matrix(values: Tensor, name: str, shape: Sequence[int] | None) -> Tensor:
     """Return [N, D] float32; refuse another shape (-1: any width) and numbers that are not finite."""
     matrix = torch.as_tensor(values)
     rows, width = shape or (-1, -1)

@@ -42,7 +42,7 @@ def run(data: str, reading: Reading, keep: Keep, plan: TextPlan, output: TextOut
 
 
 def _run(data: str, reading: Reading, keep: Keep, plan: TextPlan, output: TextOutput) -> None:
-    folder = OutFolder(output.folder, output.asked)
+    folder = OutFolder(output.folder, output.asked, command="prune-text")
     place = Path(data.removeprefix(HUB)).expanduser()
     folder.check(place if place.exists() else None)
     rows = read_rows(data, reading)
