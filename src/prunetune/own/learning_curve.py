@@ -294,8 +294,8 @@ def _fitted(counts: np.ndarray, errors: np.ndarray) -> tuple[float, float, float
 
     def residuals(parameters: np.ndarray) -> np.ndarray:
         floor, log_scale, exponent = parameters.tolist()
-        fitted: np.ndarray = floor + math.exp(log_scale) * counts**-exponent
-        return fitted - errors
+        off: np.ndarray = floor + math.exp(log_scale) * counts**-exponent - errors
+        return off
 
     start = [0.5 * errors.min(), math.log(max(errors.max(), 1e-3)) + 0.5 * math.log(counts[0]), 0.5]
     found = least_squares(residuals, start, bounds=([0, -20, 0.01], [1, 20, 3]))
