@@ -105,6 +105,7 @@ bench: $(VENV)/.base  ## speed as ratios against named alternatives; DATA=<folde
 	$(PY) -m scripts.bench.probe_grid $(REAL) --repeats $(REPEATS) --views 8 1
 	$(PY) -m scripts.bench.finetune $(REAL) --repeats $(REPEATS)
 	$(PY) -m scripts.bench.verification $(REAL) --repeats $(REPEATS)
+	$(PY) -m scripts.bench.own_images $(REAL) --images 500 --repeats $(REPEATS)
 
 bench-scale: $(VENV)/.base  ## time and memory of scorers and samplers up to a million images; hours
 	$(PY) -m scripts.bench.scale

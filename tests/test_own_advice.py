@@ -1,5 +1,6 @@
 """The learning curve, its intervals, the power law and the sentences that follow from them."""
 
+import json
 import re
 
 import numpy as np
@@ -10,7 +11,9 @@ from made_data import make_image_folder
 from prunetune import advise
 from prunetune.base.errors import InputError
 from prunetune.own.advice import Advice
-from prunetune.own.learning_curve import Curve, held_out, interval, learning_curve, power_law, verdict
+from prunetune.own.estimate import interval
+from prunetune.own.learning_curve import Curve, held_out, judging_variance, learning_curve, verdict
+from prunetune.own.power_law import fit_power_law
 from runs import prunetune_here
 
 
@@ -26,11 +29,11 @@ def clouds(count=60, width=8, spread=3.0):
     return torch.eye(3, width)[labels] * 3 + spread * torch.randn(len(labels), width, generator=generator), labels
 
 
-def made_curve(chosen, drawn, splits=20):
+def made_curve(chosen, drawn, splits=20, judging=1.0):
     noise = np.random.default_rng(0).normal(0, 0.002, (2, len(chosen), splits))
     fractions = (0.1, 0.3, 0.5, 1.0)
     accuracies = [np.array(values)[:, None] + part for values, part in zip((chosen, drawn), noise, strict=True)]
-    return Curve(fractions, (10, 30, 50, 100), *accuracies)
+    return Curve(fractions, (10, 30, 50, 100), 100, *accuracies, np.full((4, splits), judging))
 
 
 def test_a_split_holds_out_a_tenth_of_each_class_and_at_least_one_sample():
@@ -60,6 +63,35 @@ def test_the_interval_is_that_of_nadeau_and_bengio():
     assert (found.mean, found.high - found.mean) == pytest.approx((0.025, half), rel=1e-5)
 
 
+def test_the_interval_of_a_loss_is_about_one_training():
+    curve, exact = (made_curve([0.7, 0.75, 0.79, 0.8], [0.6] * 4, judging=judging) for judging in (1.0, 0.0))
+    losses = curve.chosen[-1] - curve.chosen[0]
+    assert curve.loss(0) == interval(losses)  # The judges vary more than the losses, so nothing is left for training.
+    assert exact.loss(0) == interval(losses, losses.var(ddof=1))
+    assert exact.loss(0).high - exact.loss(0).mean > 2 * (curve.loss(0).high - curve.loss(0).mean)
+
+
+def test_the_variance_by_judges_is_that_within_classes():
+    losses, labels = np.array([1.0, 0, 0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    within = np.array([losses[labels == label].var(ddof=1) for label in (0, 1)])
+    assert judging_variance(losses, labels) == pytest.approx(within.mean() / 8)
+    assert judging_variance(losses[:2], np.array([0, 1])) == pytest.approx(0.25 / 2)
+
+
+def test_a_loss_is_against_all_samples_and_not_those_that_are_not_held_out():
+    counts = np.array([10.0, 30, 50, 90])
+    accuracies = (0.9 - 2 * counts**-0.7)[:, None] * np.ones(20)
+    curve = Curve((0.1, 0.3, 0.5, 1.0), (10, 30, 50, 90), 100, accuracies, accuracies, np.zeros((4, 20)))
+    assert curve.loss(1).mean == pytest.approx(2 * 30**-0.7 - 2 * 100**-0.7, rel=1e-2)
+
+
+def test_a_curve_is_written_and_read_again():
+    curve = made_curve([0.7, 0.75, 0.79, 0.8], [0.6] * 4)
+    again = Curve.from_json(json.loads(json.dumps(curve.as_json())))
+    assert (again.fractions, again.counts) == (curve.fractions, curve.counts)
+    assert all(np.array_equal(getattr(again, name), getattr(curve, name)) for name in ("chosen", "drawn", "judging"))
+
+
 def test_all_samples_are_trained_on_at_the_end_and_the_same_seed_gives_the_same_curve():
     features, labels = clouds()
     curve, again = (learning_curve(features, labels, first_ones, fractions=(0.1, 1.0)) for _ in range(2))
@@ -67,7 +99,9 @@ def test_all_samples_are_trained_on_at_the_end_and_the_same_seed_gives_the_same_
     assert np.array_equal(curve.chosen[-1], curve.drawn[-1])
     assert np.array_equal(curve.chosen, again.chosen)
     assert curve.chosen[0].mean() < curve.chosen[1].mean()
-    assert curve.loss(1).mean == 0
+    assert curve.num_samples == 180
+    assert curve.loss(1).mean == pytest.approx(curve.beyond)
+    assert curve.beyond > 0
 
 
 def test_a_method_that_is_no_better_than_random_samples_does_not_matter():
@@ -97,14 +131,7 @@ def test_where_no_fraction_is_safe_all_are_kept_and_the_likely_one_is_named():
 def test_a_power_law_is_found_again():
     counts = np.array([10.0, 30, 50, 100])
     accuracies = 1 - (0.1 + 2 * counts**-0.7)
-    law = power_law(
-        Curve(
-            (0.1, 0.3, 0.5, 1.0),
-            (10, 30, 50, 100),
-            accuracies[:, None] * np.ones(20),
-            accuracies[:, None] * np.ones(20),
-        )
-    )
+    law = fit_power_law((10, 30, 50, 100), 1 - accuracies[:, None] * np.ones(20), 100)
     assert (law.floor, law.scale, law.exponent) == pytest.approx((0.1, 2, 0.7), rel=1e-2)
     assert law.exponents == pytest.approx((0.7, 0.7), rel=1e-2)
     assert law.error(100) == pytest.approx(0.1 + 2 * 100**-0.7, rel=1e-3)

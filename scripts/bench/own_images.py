@@ -22,7 +22,7 @@ from PIL import Image
 
 from prunetune import advise, prune
 from prunetune.api import make_plan
-from prunetune.base.devices import Hardware, resolve_device
+from prunetune.base.devices import Hardware, resolve_device, resolve_precision
 from prunetune.config.build import build
 from prunetune.data.images.decode import ImageFiles
 from prunetune.data.images.transforms import evaluation_view
@@ -100,7 +100,7 @@ def measured(pairs: Pairs, backbone: Backbone, repeats: int) -> list[Row]:
         for name, row in _one_round(pairs, backbone):
             runs.setdefault(name, []).append(row)
             print(f"{name} ({repeat + 1} of {repeats}): {row['cpu_seconds']:.2f} CPU s", flush=True)
-    return [_row(name, found, runs[PLAIN]) for name, found in runs.items()]
+    return [row_of(name, found, runs[PLAIN]) for name, found in runs.items()]
 
 
 def _one_round(pairs: Pairs, backbone: Backbone) -> Iterator[tuple[str, Row]]:
@@ -125,7 +125,7 @@ def plain_pass(pairs: Pairs, backbone: Backbone) -> torch.Tensor:
     """Return the features [N, D] of files that are decoded once and not kept."""
     pool, network, device = read(pairs).pool, backbone.load(), resolve_device("auto")
     size = network.input_size
-    passes = Passes(64, Hardware(device))
+    passes = Passes(64, Hardware(device, resolve_precision("auto", device, network)))
     return embed(
         network.to(device),
         lambda position: evaluation_view(pool.images.decode(position), size),
@@ -144,7 +144,7 @@ def by_command(pairs: Pairs, backbone: Backbone, folder: Path, keep: float) -> N
     command.run(source, Keep(fraction=keep), make_plan("herding", "auto", backbone, 0), output)
 
 
-def _row(name: str, found: Sequence[Row], plain: Sequence[Row]) -> Row:
+def row_of(name: str, found: Sequence[Row], plain: Sequence[Row]) -> Row:
     """Return the medians of one procedure, and its ratio to the plain pass of the same round."""
     ratios = [row["cpu_seconds"] / base["cpu_seconds"] for row, base in zip(found, plain, strict=True)]
     return {

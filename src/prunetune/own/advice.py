@@ -13,7 +13,8 @@ from prunetune.own import learning_curve
 from prunetune.own.choose import Plan, check_plan, duplicates_of, read_signals
 from prunetune.own.data import OwnData
 from prunetune.own.keep import Keep
-from prunetune.own.learning_curve import Curve, PowerLaw
+from prunetune.own.learning_curve import Curve
+from prunetune.own.power_law import PowerLaw
 from prunetune.own.read import ReadOptions
 from prunetune.runs.scores import compute_scores
 from prunetune.signals.tensors import TensorSignals
@@ -39,10 +40,10 @@ class Advice:
         """Sentences, the recommendation first."""
         return tuple(learning_curve.verdict(self.curve, self.scorer))
 
-    @cached_property
+    @property
     def law(self) -> PowerLaw:
         """What more data would bring."""
-        return learning_curve.power_law(self.curve)
+        return self.curve.law
 
     def table(self) -> list[str]:
         """Return the curve as lines of text; each number has its interval."""
@@ -57,8 +58,11 @@ class Advice:
         return "\n".join([*self.verdict, "", *self.table(), "", *self.more_data()])
 
     def more_data(self) -> list[str]:
-        """Return what twice as much data would bring, by the power law, and the law itself."""
+        """Return what the losses are measured against, what twice as much data would bring, and the power law."""
+        used = self.curve.num_samples
+        drawn = f" The estimate is about {used} of {self.num_samples} samples." if used < self.num_samples else ""
         return [
+            f"The losses are against all {used} samples, whose accuracy follows from the power law.{drawn}",
             f"Twice as many samples of this kind would gain about {self.law.doubled}, if the power law holds on.",
             f"Power law: {self.law}.",
         ]

@@ -6,8 +6,10 @@ the data are pruned afterwards, all samples are candidates.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +18,15 @@ from torch import Tensor
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import derive_seed, stream
 from prunetune.own.draw import LEAST_PER_CLASS, stratified
+from prunetune.own.estimate import HELD_OUT, Estimate, interval
+from prunetune.own.power_law import PowerLaw, fit_power_law
 from prunetune.training.linear_probe import Probe, train_probes
 from prunetune.training.recipe import Recipe
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 SPLITS = 20
-HELD_OUT = 0.1
 MOST_SAMPLES = 20_000  # Of larger data this many are drawn, since the curve of more would take longer than a pass.
 WITHIN = 0.01  # The recommended fraction loses at most this much accuracy, at the upper end of its interval.
-CONFIDENCE = 0.95
 BATCH = 128
 # Below the smallest of these fractions a method is hardly told apart, and above the largest all methods agree.
 COMPARED = (0.05, 0.5)
@@ -33,34 +35,31 @@ Select = Callable[[Tensor, Tensor, float, int], Tensor]  # Maps features, labels
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean over splits with its interval; all three are fractions of 1."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def short(self) -> str:
-        """The mean and the interval in percent or in points, without words."""
-        return f"{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
-
-    def __str__(self) -> str:
-        return f"{100 * self.mean:.1f} points, {CONFIDENCE:.0%} interval [{100 * self.low:.1f}, {100 * self.high:.1f}]"
-
-
-@dataclass(frozen=True)
 class Curve:
     """Accuracies on held-out samples.
 
-    fractions: R fractions, the last one 1. counts: R numbers of samples that probes were trained on. chosen, drawn:
-    [R, J] accuracy of the method and of random samples on each of J splits.
+    fractions: R fractions, the last one 1. counts: R numbers of samples that probes were trained on; the last one is
+    smaller than num_samples, since some samples are held out. chosen, drawn: [R, J] accuracy of the method and of
+    random samples on each of J splits. judging: [R, J] the variance of the loss on each split that comes from the draw
+    of its judges.
     """
 
     fractions: tuple[float, ...]
     counts: tuple[int, ...]
+    num_samples: int
     chosen: np.ndarray
     drawn: np.ndarray
+    judging: np.ndarray
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the curve as plain JSON values."""
+        return {field.name: np.asarray(getattr(self, field.name)).tolist() for field in fields(self)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Curve":
+        """Return the curve that `as_json` has written."""
+        arrays = {name: np.array(content[name]) for name in ("chosen", "drawn", "judging")}
+        return cls(tuple(content["fractions"]), tuple(content["counts"]), content["num_samples"], **arrays)
 
     def reached(self, row: int) -> Estimate:
         """Return the accuracy of the method at a fraction."""
@@ -71,8 +70,22 @@ class Curve:
         return interval(self.drawn[row])
 
     def loss(self, row: int) -> Estimate:
-        """Return how much accuracy the method loses at a fraction, against all samples."""
-        return interval(self.chosen[-1] - self.chosen[row])
+        """Return how much accuracy a training on what the method keeps loses, against one on all samples.
+
+        The interval is about one such training, not about the mean of many.
+        """
+        losses = self.chosen[-1] + self.beyond - self.chosen[row]
+        return interval(losses, max(float(losses.var(ddof=1) - self.judging[row].mean()), 0.0))
+
+    @cached_property
+    def law(self) -> PowerLaw:
+        """The power law of the errors of random samples."""
+        return fit_power_law(self.counts, 1 - self.drawn, self.num_samples)
+
+    @cached_property
+    def beyond(self) -> float:
+        """How much more accurate all samples are than those that are not held out, by the power law."""
+        return self.law.error(self.counts[-1]) - self.law.error(self.num_samples)
 
     @property
     def gain(self) -> Estimate:
@@ -85,32 +98,6 @@ class Curve:
         """The row of the smallest fraction that loses at most `WITHIN`, at the upper end of its interval."""
         rows = range(len(self.fractions) - 1)
         return next((row for row in rows if self.loss(row).high <= WITHIN), len(self.fractions) - 1)
-
-
-@dataclass(frozen=True)
-class PowerLaw:
-    """error = floor + scale * count ** -exponent, fitted to the accuracies of random samples.
-
-    exponents: the 5th and the 95th percentile of the exponent over fits to the single splits. doubled: how much more
-    accurate twice as many samples would be, by the fits to the single splits.
-    """
-
-    floor: float
-    scale: float
-    exponent: float
-    exponents: tuple[float, float]
-    doubled: Estimate
-
-    def error(self, count: float) -> float:
-        """Return the error, a fraction of 1, that random samples of this number have."""
-        return float(self.floor + self.scale * count**-self.exponent)
-
-    def __str__(self) -> str:
-        low, high = self.exponents
-        return (
-            f"error = {self.floor:.3g} + {self.scale:.3g} / samples^{self.exponent:.2g}, for random samples; nine in "
-            f"ten fits to single splits have an exponent from {low:.2g} to {high:.2g}"
-        )
 
 
 def learning_curve(
@@ -137,25 +124,64 @@ def learning_curve(
     check(labels)
     rows = stratified(labels, MOST_SAMPLES, stream("advise sample", seed))
     features, labels = features[rows], labels[rows]
-    num_classes, reached = int(labels.max()) + 1, np.zeros((2, len(fractions), SPLITS))
-    splits = [held_out(labels, seed, number) for number in range(SPLITS)]
-    counts = []
-    for row, fraction in enumerate(fractions):
+    num_classes, splits = int(labels.max()) + 1, [held_out(labels, seed, number) for number in range(SPLITS)]
+    counts, right = [], []  # right: for each fraction and split two arrays, whether each judge is right.
+    for fraction in fractions:
         probes = [
             _probe(features, labels, pool, judges, kept, number)
             for number, (pool, judges) in enumerate(splits)
             for kept in _both(features[pool], labels[pool], select, share(fraction, labels, pool), seed, number)
         ]
         counts.append(len(probes[0].rows))
-        reached[:, row] = np.array(accuracies(features, probes, num_classes, device)).reshape(SPLITS, 2).T
-    return Curve(tuple(fractions), tuple(counts), reached[0], reached[1])
+        found = judged(features, probes, num_classes, device)
+        right.append(list(zip(found[::2], found[1::2], strict=True)))
+    reached = np.array([[[each.mean() for each in pair] for pair in row] for row in right])  # [R, J, 2]
+    judging = [
+        [
+            judging_variance(whole.astype(float) - part, labels[judges].numpy())
+            for (part, _), (whole, _), (_, judges) in zip(row, right[-1], splits, strict=True)
+        ]
+        for row in right
+    ]
+    return Curve(tuple(fractions), tuple(counts), len(labels), reached[..., 0], reached[..., 1], np.array(judging))
+
+
+def judged(features: Tensor, probes: Sequence[Probe], num_classes: int, device: str) -> list[np.ndarray]:
+    """Train probes on about equally many samples each, and return whether each of their test samples is right.
+
+    Args:
+        features: [N, D] float32, which the rows of the probes belong to.
+        probes: the heads to train.
+        num_classes: C.
+        device: the device on which they are trained.
+    """
+    recipe = Recipe("linear_probe", views=0, evaluate_every=50, batch_size=_balanced(len(probes[0].rows)))
+    results = train_probes(features.unsqueeze(0), probes, num_classes, recipe, device)
+    return [(r.predictions == p.test_labels).numpy() for r, p in zip(results, probes, strict=True)]
+
+
+def judging_variance(losses: np.ndarray, labels: np.ndarray) -> float:
+    """Return the variance of a mean loss that comes from the draw of the samples that judge.
+
+    Each class judges with a fixed number of samples, so that only the variance within classes counts.
+
+    Args:
+        losses: [m] the loss on each judge: 1, 0 or -1.
+        labels: [m] int64.
+    """
+    counts = np.bincount(labels)
+    means = np.bincount(labels, losses) / np.maximum(counts, 1)
+    degrees = int(np.maximum(counts - 1, 0).sum())
+    if degrees == 0:  # Each class has one judge.
+        return float(losses.var()) / len(losses)
+    return float(((losses - means[labels]) ** 2).sum()) / degrees / len(losses)
 
 
 def share(fraction: float, labels: Tensor, pool: Tensor) -> float:
     """Return the fraction of the samples of a split that is as many as a fraction of all samples.
 
-    Without this, a curve would be that of a smaller set: of 15 samples of a class 10 % are one or two, and of the 13
-    that are not held out always one.
+    Without this a curve would be that of a smaller set: 10 % of 1000 samples are 100, and of the 900 that are not held
+    out only 90. Where the curve is steep, that costs accuracy.
 
     Args:
         fraction: of all samples.
@@ -204,34 +230,6 @@ def held_out(labels: Tensor, seed: int, number: int) -> tuple[Tensor, Tensor]:
         order = torch.randperm(len(members), generator=generator)
         judges[members[order[: max(round(HELD_OUT * len(members)), 1)]]] = True
     return torch.nonzero(~judges).flatten(), torch.nonzero(judges).flatten()
-
-
-def interval(differences: np.ndarray) -> Estimate:
-    """Return the mean of differences on J splits with its interval.
-
-    The splits share samples, so that their differences are not independent: the variance of the mean is enlarged as by
-    Nadeau and Bengio (Inference for the generalization error, Machine Learning 2003, section 4).
-    """
-    from scipy.stats import t
-
-    count = len(differences)
-    spread = differences.std(ddof=1) * math.sqrt(1 / count + HELD_OUT / (1 - HELD_OUT))
-    half = float(t.ppf((1 + CONFIDENCE) / 2, count - 1) * spread)
-    mean = float(differences.mean())
-    return Estimate(mean, mean - half, mean + half)
-
-
-def power_law(curve: Curve) -> PowerLaw:
-    """Return the power law of the errors of random samples."""
-    counts = np.array(curve.counts, dtype=float)
-    floor, scale, exponent = _fitted(counts, 1 - curve.drawn.mean(axis=1))
-    gains, exponents = [], []
-    for errors in (1 - curve.drawn).T:
-        _, b, c = _fitted(counts, errors)
-        gains.append(b * counts[-1] ** -c - b * (2 * counts[-1]) ** -c)
-        exponents.append(c)
-    low, high = np.quantile(exponents, (0.05, 0.95))
-    return PowerLaw(floor, scale, exponent, (float(low), float(high)), interval(np.array(gains)))
 
 
 def verdict(curve: Curve, method: str) -> list[str]:
@@ -286,18 +284,3 @@ def _probe(features: Tensor, labels: Tensor, pool: Tensor, judges: Tensor, kept:
 def _balanced(count: int) -> int:
     """Return the batch size that divides `count` samples into batches of nearly one size: a short one distorts."""
     return math.ceil(count / math.ceil(count / BATCH))
-
-
-def _fitted(counts: np.ndarray, errors: np.ndarray) -> tuple[float, float, float]:
-    """Return floor, scale and exponent of the least-squares power law."""
-    from scipy.optimize import least_squares
-
-    def residuals(parameters: np.ndarray) -> np.ndarray:
-        floor, log_scale, exponent = parameters.tolist()
-        off: np.ndarray = floor + math.exp(log_scale) * counts**-exponent - errors
-        return off
-
-    start = [0.5 * errors.min(), math.log(max(errors.max(), 1e-3)) + 0.5 * math.log(counts[0]), 0.5]
-    found = least_squares(residuals, start, bounds=([0, -20, 0.01], [1, 20, 3]))
-    floor, log_scale, exponent = found.x
-    return float(floor), float(np.exp(log_scale)), float(exponent)

@@ -12,6 +12,7 @@ from prunetune.own.advice import Advice
 from prunetune.own.cards import Card, Cards
 from prunetune.own.choose import DEFAULT_METHOD, Chosen
 from prunetune.own.data import OwnData
+from prunetune.own.estimate import CONFIDENCE
 from prunetune.own.plots import curve_plot, map_plot
 from prunetune.own.subset import Subset
 
@@ -74,7 +75,7 @@ def _advised(advice: Advice) -> dict[str, Any]:
         }
         for row, (fraction, count) in enumerate(zip(curve.fractions, curve.counts, strict=True))
     ]
-    confidence = f"{learning_curve.CONFIDENCE:.0%}"
+    confidence = f"{CONFIDENCE:.0%}"
     return {"advice": advice, "curve": curve_plot(advice), "curve_rows": rows, "confidence": confidence}
 
 

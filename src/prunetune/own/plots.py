@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prunetune.own.advice import Advice
-from prunetune.own.learning_curve import Estimate
+from prunetune.own.estimate import Estimate
 from prunetune.own.subset import Subset
 
 MOST_POINTS = 3000  # Points on the map. Of more samples that many are drawn evenly.

@@ -10,8 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from prunetune.base.publish import write_json
 from prunetune.base.store import Store
 from prunetune.networks.backbone import Backbone
@@ -22,7 +20,7 @@ from prunetune.own.folder import mark
 from prunetune.own.learning_curve import Curve
 from prunetune.own.read import ReadOptions
 
-VERSION = 1  # It is raised when the same data get other advice.
+VERSION = 2  # It is raised when the same data get other advice.
 KIND, FILE = "advice", "advice.json"
 
 
@@ -68,14 +66,11 @@ def keep_advice(store: Store, data: OwnData, plan: Plan, options: ReadOptions) -
 
 def _write(folder: Path, data: OwnData, plan: Plan, store: Store, options: ReadOptions) -> dict[str, Any]:
     start, advice = time.perf_counter(), advise_data(data, plan, store, options)
-    curve = {name: np.asarray(values).tolist() for name, values in vars(advice.curve).items()}
-    rest = {"num_samples": advice.num_samples, "scorer": advice.scorer, "method": advice.method}
-    write_json(folder / FILE, {"curve": curve, **rest})
+    content = {"num_samples": advice.num_samples, "scorer": advice.scorer, "method": advice.method}
+    write_json(folder / FILE, {"curve": advice.curve.as_json(), **content})
     return {"seconds": time.perf_counter() - start}
 
 
 def _read(entry: Path) -> Advice:
     content = json.loads((entry / FILE).read_text(encoding="utf-8"))
-    curve = content.pop("curve")
-    arrays = {name: np.array(curve.pop(name)) for name in ("chosen", "drawn")}
-    return Advice(Curve(**{name: tuple(values) for name, values in curve.items()}, **arrays), **content)
+    return Advice(**{**content, "curve": Curve.from_json(content["curve"])})

@@ -1,7 +1,9 @@
 """Labels that are probably wrong: samples that a classifier of the features, trained on the others, disagrees with.
 
-The ranking is that of confident learning by self-confidence (Northcutt, Jiang, Chuang: Confident Learning, JAIR 2021,
-section 3): the smaller the held-out probability of a sample's own label, the more suspect the label.
+As in confident learning (Northcutt, Jiang, Chuang: Confident Learning, JAIR 2021, section 3) the smaller the held-out
+probability of a sample's own label, the more suspect the label. How many labels are suspect is the number of samples
+whose probability of another label reaches the mean that samples of that label have themselves. The samples that reach
+it are not the list: of labels that were changed at random, those that agree least hold more (results/own_data).
 """
 
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ class Suspects:
     """How well each label agrees with the features.
 
     agreement: [N] float64, the held-out probability of the sample's own label. suggested: [N] int64, the most probable
-    label. is_suspect: [N] bool: another label is more probable than its own class is confident on average.
+    label. is_suspect: [N] bool: the label is among those that agree least, and another one is more probable.
     """
 
     agreement: Tensor
@@ -62,9 +64,10 @@ def suspect_labels(features: Tensor, labels: Tensor, seed: int = 0) -> Suspects:
     # A label is confidently another one if its probability reaches the mean that samples of that label have themselves.
     threshold = torch.stack([agreement[own == label].mean() for label in range(len(classes))])
     confident = torch.where(probabilities >= threshold, probabilities, -1.0)
-    most = confident.argmax(dim=1)
-    is_suspect = (confident.max(dim=1).values > 0) & (most != own)
-    return Suspects(agreement, classes[probabilities.argmax(dim=1)], is_suspect)
+    count = int(((confident.max(dim=1).values > 0) & (confident.argmax(dim=1) != own)).sum())
+    suggested, is_suspect = classes[probabilities.argmax(dim=1)], torch.zeros(len(labels), dtype=torch.bool)
+    is_suspect[agreement.argsort(stable=True)[:count]] = True
+    return Suspects(agreement, suggested, is_suspect & (suggested != labels))
 
 
 def _held_out(features: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
