@@ -38,3 +38,9 @@ def test_a_scorer_alone_loads_no_logger_no_configuration_and_no_networks(name):
     loaded = loaded_by(f"from prunetune import {name}")
     assert {"torch", "prunetune"} <= loaded
     assert {"wandb", "hydra", "omegaconf", "timm", "torchvision", "sklearn", "scipy", "pandas"} & loaded == set()
+
+
+def test_what_prune_prints_first_needs_no_torch():
+    """The commands print how much is kept before they import the rest, which takes seconds."""
+    loaded = loaded_by("import prunetune.cli, prunetune.own.keep")
+    assert {"torch", "numpy", "pandas", "sklearn", "timm"} & loaded == set()

@@ -141,11 +141,11 @@ def test_a_power_law_is_found_again():
 def test_what_a_pruning_costs_is_told_from_the_fractions_around_it():
     advice = Advice(made_curve([0.70, 0.75, 0.79, 0.80], [0.6, 0.7, 0.75, 0.8]), 100, "herding", "herding with topk")
     assert advice.at(0.302).startswith("This pruning keeps 30%: expect a loss of 5.")
-    assert re.match(
-        r"This pruning keeps 20%: expect a loss below that at 10%, .* and above that at 30%, ", advice.at(0.2)
-    )
-    assert re.match(r"This pruning keeps 2%: expect a loss above that at 10%, [^%]*95% interval[^%]*$", advice.at(0.02))
-    assert re.match(r"This pruning keeps 80%: expect a loss below that at 50%, [^%]*95% interval[^%]*$", advice.at(0.8))
+    number = r"[-0-9.]+ points, 95% interval \[[-0-9., ]+\]"
+    between = rf"This pruning keeps 20%: expect a loss between that at 30%, {number}, and that at 10%, {number}\."
+    assert re.fullmatch(between, advice.at(0.2))
+    assert re.fullmatch(rf"This pruning keeps 2%: expect a loss above that at 10%, {number}\.", advice.at(0.02))
+    assert re.fullmatch(rf"This pruning keeps 80%: expect a loss below that at 50%, {number}\.", advice.at(0.8))
     assert advice.at(1.0) == ""
 
 

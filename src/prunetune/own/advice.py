@@ -75,10 +75,13 @@ class Advice:
                 return f"This pruning keeps {each:.0%}: expect a loss of {loss}."
         if fraction > 1 - SAME:
             return ""
-        smaller, larger = [each for each in costs if each < fraction], [each for each in costs if each > fraction]
-        bounds = [f"below that at {each:.0%}, {costs[each]}" for each in smaller[-1:]]
-        bounds += [f"above that at {each:.0%}, {costs[each]}" for each in larger[:1]]
-        return f"This pruning keeps {100 * fraction:.3g}%: expect a loss {' and '.join(bounds)}."
+        smaller = [f"that at {each:.0%}, {loss}" for each, loss in costs.items() if each < fraction]
+        larger = [f"that at {each:.0%}, {loss}" for each, loss in costs.items() if each > fraction]
+        if smaller and larger:
+            bounds = f"between {larger[0]}, and {smaller[-1]}"
+        else:
+            bounds = f"above {larger[0]}" if larger else f"below {smaller[-1]}"
+        return f"This pruning keeps {100 * fraction:.3g}%: expect a loss {bounds}."
 
 
 def advise_data(data: OwnData, plan: Plan, store: Store, options: ReadOptions) -> Advice:
