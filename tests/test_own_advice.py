@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from damage import damage, flip_a_bit
 from made_data import make_image_folder
 from prunetune import advise
 from prunetune.base.errors import InputError
@@ -179,6 +180,11 @@ def test_the_same_question_is_answered_from_the_store_and_another_one_is_not(tmp
     photos = make_image_folder(tmp_path / "photos", {"bark": 10, "moss": 10})
     words = [str(photos), "--backbone", "micro", "--store", str(tmp_path / "store")]
     done = prunetune_here("advise", *words)
+    [kept] = (tmp_path / "store").glob("advice/*/advice.json")
+    damage(kept, flip_a_bit)
+    again = prunetune_here("advise", *words)
+    assert again.stdout == done.stdout
+    assert "is damaged (advice.json" in again.stderr
     monkeypatch.setattr("prunetune.own.stored_advice.advise_data", None)
     assert prunetune_here("advise", *words).stdout == done.stdout
     with pytest.raises(TypeError):

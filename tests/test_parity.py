@@ -90,4 +90,5 @@ def test_the_committed_summary_is_that_of_the_committed_tables(tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     write_summary(tmp_path, {peer.name: " and ".join(peer.repositories) for peer in peers.PEERS})
     assert (tmp_path / "methods.csv").read_bytes() == (committed / "methods.csv").read_bytes()
-    assert {file.stem for file in committed.glob("*.csv")} == {"methods", *(peer.name for peer in peers.PEERS)}
+    named = {"methods", "text_scores", *(peer.name for peer in peers.PEERS)}
+    assert {file.stem for file in committed.glob("*.csv")} == named

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import made_tokenizers as made
+from damage import damage, flip_a_bit
 from prunetune import prune_text
 from prunetune.base.errors import InputError
 from prunetune.instruct.corpus import encoding
@@ -359,6 +360,18 @@ def test_coverage_reads_the_hidden_states_of_each_stratum(sampler):
         elif len(chosen) == 2:  # The first centre is drawn, and the second one is the farthest from it.
             farthest = [int(members[(states[members] - states[one]).norm(dim=1).argmax()]) for one in chosen]
             assert farthest[0] == chosen[1] or farthest[1] == chosen[0]
+
+
+def test_damaged_hidden_states_are_named_and_made_again(tmp_path, caplog):
+    def kept(keep, store):
+        return prune_text(made_rows(16), keep, SMALL, "longest", "herding", store=store).positions.tolist()
+
+    expected = kept(6, tmp_path / "whole")
+    kept(4, tmp_path / "store")
+    [states] = (tmp_path / "store").glob("text_states/*/states.pt")
+    damage(states, flip_a_bit)
+    assert kept(6, tmp_path / "store") == expected
+    assert "is damaged (states.pt" in caplog.text
 
 
 def _states(subset):
