@@ -45,7 +45,7 @@ demo-grid: $(VENV)/.base  ## grids on embedded data, offline, and from them ever
 	$(CLI) figures --allow-dirty --results $(RESULTS) --out $(RESULTS)/figures
 
 test: $(VENV)/.dev  ## default tests, the notebook, and data tests where PRUNETUNE_REAL_DATA is set
-	$(PY) -m pytest --nbmake tests docs/prune_your_images.ipynb -m 'not slow and not slurm' -n $(WORKERS) --dist loadfile --durations=20 --budget 9
+	$(PY) -m pytest --nbmake tests docs/prune_your_images.ipynb -m 'not slow and not slurm' -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=20 --budget 9
 
 test-slow: $(VENV)/.dev  ## the long tests, half an hour
 	$(PY) -m pytest -m 'slow and not gpu and not slurm' -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=20
