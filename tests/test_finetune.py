@@ -317,7 +317,7 @@ def small_maps(normalises=True):
     return Network(model, (0.5,) * 3, (0.5,) * 3, 16)
 
 
-def batches_seen(sets, count, network, on_device=False):
+def batches_seen(sets, count, network, on_device=False, last_batch="keep"):
     """Train for two epochs on the first images in batches of 4, and return the sizes of the batches."""
     pool, seen = sets[0], []
     some = ShownImages(pool, pool.images, torch.arange(count))
@@ -331,7 +331,7 @@ def batches_seen(sets, count, network, on_device=False):
             return DeviceView(source, 16, pool.sample_ids, ("crop", 0, epoch))
 
     walk = Walk(Static(count), torch.Generator().manual_seed(0))
-    recipe = replace(RECIPE, epochs=2, batch_size=4)
+    recipe = replace(RECIPE, epochs=2, batch_size=4, last_batch=last_batch)
     list(train_epochs(model, some, view_of, recipe, walk, Hardware()))
     return seen
 
@@ -352,6 +352,15 @@ def test_a_last_batch_of_one_image_joins_the_one_before_it_where_batches_are_nor
     sets, count, normalises, sizes, on_device
 ):
     assert batches_seen(sets, count, small_maps(normalises), on_device) == sizes * 2
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize(
+    ("count", "last_batch", "sizes"),
+    [(9, "balanced", [3, 3, 3]), (10, "balanced", [4, 3, 3]), (9, "drop", [4, 4]), (3, "drop", [3])],
+)
+def test_whole_networks_are_trained_in_the_batches_of_the_rule(sets, count, last_batch, sizes, on_device):
+    assert batches_seen(sets, count, small_maps(), on_device, last_batch) == sizes * 2
 
 
 def test_one_image_that_cannot_be_normalised_is_one_line_with_the_way_out(sets):

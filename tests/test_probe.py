@@ -1,8 +1,10 @@
 """Linear probes trained together, against torch's own layer, loss and optimiser."""
 
+import math
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -49,26 +51,37 @@ def reference(bank: Tensor, probe: Probe, recipe: Recipe) -> tuple[list[float], 
         view, total = bank[epoch % len(bank)].float(), 0.0
         order = torch.randperm(len(probe.rows), generator=generator)
         rates.append(optimiser.param_groups[0]["lr"])
-        for batch in order.split(recipe.batch_size):
+        batches = split(order, recipe)
+        for batch in batches:
             loss = nn.functional.cross_entropy(head(view[probe.rows[batch]]), probe.labels[batch])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             total += loss.item() * len(batch)
         learning_rates.step()
-        losses.append(total / len(probe.rows))
+        losses.append(total / sum(map(len, batches)))
     return losses, rates, head(probe.test_features).argmax(dim=1)
+
+
+def split(order: Tensor, recipe: Recipe) -> list[Tensor]:
+    """Return the batches of an epoch, in another way than the package does."""
+    if recipe.last_batch == "balanced":
+        parts = np.array_split(order.numpy(), math.ceil(len(order) / recipe.batch_size))
+        return [torch.from_numpy(part) for part in parts]
+    batches = list(order.split(recipe.batch_size))
+    is_short = len(batches) > 1 and len(batches[-1]) < recipe.batch_size
+    return batches[:-1] if recipe.last_batch == "drop" and is_short else batches
 
 
 def losses_of(result: FinetuneResult) -> list[float]:
     return [epoch.train_loss for epoch in result.history]
 
 
-@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize(("nesterov", "last_batch"), [(True, "balanced"), (False, "keep"), (True, "drop")])
 # The sizes are less than a batch, one batch, and two batches and a shorter one.
 @pytest.mark.parametrize("size", [5, 8, 21])
-def test_a_probe_equals_a_linear_layer_of_torch_trained_by_sgd(size, nesterov):
-    recipe = Recipe(**{**vars(RECIPE), "nesterov": nesterov})
+def test_a_probe_equals_a_linear_layer_of_torch_trained_by_sgd(size, nesterov, last_batch):
+    recipe = replace(RECIPE, nesterov=nesterov, last_batch=last_batch)
     bank, probe = bank_of(4, 60), probe_of(size, seed=1)
     [result] = train_probes(bank, [probe], NUM_CLASSES, recipe, "cpu")
     losses, rates, predictions = reference(bank, probe, recipe)
@@ -79,14 +92,23 @@ def test_a_probe_equals_a_linear_layer_of_torch_trained_by_sgd(size, nesterov):
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_probes_trained_together_equal_those_trained_alone():
+@pytest.mark.parametrize("last_batch", ["balanced", "keep", "drop"])
+def test_probes_trained_together_equal_those_trained_alone(last_batch):
+    recipe = replace(RECIPE, last_batch=last_batch)
     probes = [probe_of(size, seed) for size, seed in ((8, 0), (30, 1), (5, 2), (17, 0), (30, 3), (1, 4))]
-    together = train_probes(bank_of(3, 60), probes, NUM_CLASSES, RECIPE, "cpu")
+    together = train_probes(bank_of(3, 60), probes, NUM_CLASSES, recipe, "cpu")
     for probe, result in zip(probes, together, strict=True):
-        [alone] = train_probes(bank_of(3, 60), [probe], NUM_CLASSES, RECIPE, "cpu")
+        [alone] = train_probes(bank_of(3, 60), [probe], NUM_CLASSES, recipe, "cpu")
         assert losses_of(result) == pytest.approx(losses_of(alone), abs=1e-5)
         assert torch.equal(result.predictions, alone.predictions)
+        assert torch.equal(result.uses, alone.uses)
         assert (result.trained_together, alone.trained_together) == (6, 1)
+
+
+def test_dropped_images_of_an_epoch_do_not_count_as_shown():
+    [result] = train_probes(bank_of(3, 60), [probe_of(21, 0)], NUM_CLASSES, replace(RECIPE, last_batch="drop"), "cpu")
+    assert result.uses.sum() == 16 * RECIPE.epochs
+    assert (result.uses <= RECIPE.epochs).all()
 
 
 def test_a_batch_of_probes_too_large_for_memory_is_trained_in_parts(monkeypatch):

@@ -1,7 +1,9 @@
 """Which images each epoch of a training uses: static subsets, RS2, InfoBatch, and the runs with them."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -184,20 +186,29 @@ def reference(bank: Tensor, sampler: RS2 | InfoBatch, ratio: float, recipe: Reci
                     fresh, carried = torch.randperm(NUM, generator=generator).tolist(), [i for i, _ in queue]
                     later = [i for i in fresh if i in carried]
                     queue += [(i, 1.0) for i in [*(i for i in fresh if i not in carried), *later]]
-            batch, queue = queue[: min(recipe.batch_size, left)], queue[min(recipe.batch_size, left) :]
-            chosen, weights = torch.tensor([i for i, _ in batch]), torch.tensor([w for _, w in batch])
-            logits = head(bank[(epoch - 1) % len(bank)][chosen])
-            losses = nn.functional.cross_entropy(logits, LABELS[chosen], reduction="none")
-            optimiser.zero_grad()
-            (losses * weights).mean().backward()
-            optimiser.step()
-            known.update(zip(chosen.tolist(), losses.tolist(), strict=True))
-            for i in chosen.tolist():
-                uses[i] += 1
-            summed += (losses * weights).sum().item()
-            left, total = left - len(batch), total + len(batch)
+            piece, queue = queue[:left], queue[left:]
+            for part in batches_of(torch.arange(len(piece)), recipe):
+                batch = [piece[i] for i in part.tolist()]
+                chosen, weights = torch.tensor([i for i, _ in batch]), torch.tensor([w for _, w in batch])
+                logits = head(bank[(epoch - 1) % len(bank)][chosen])
+                losses = nn.functional.cross_entropy(logits, LABELS[chosen], reduction="none")
+                optimiser.zero_grad()
+                (losses * weights).mean().backward()
+                optimiser.step()
+                known.update(zip(chosen.tolist(), losses.tolist(), strict=True))
+                for i in chosen.tolist():
+                    uses[i] += 1
+                summed += (losses * weights).sum().item()
+            left, total = left - len(piece), total + len(piece)
         history.append(summed / size)
     return history, head(bank_of(4)[3]).argmax(dim=1), uses
+
+
+def batches_of(order, recipe):
+    if recipe.last_batch == "keep":
+        return order.split(recipe.batch_size)
+    number = max(1, min(math.ceil(len(order) / recipe.batch_size), len(order) // 2))
+    return [torch.from_numpy(part) for part in np.array_split(order.numpy(), number)]
 
 
 def losses_of(result) -> list[float]:
@@ -205,11 +216,11 @@ def losses_of(result) -> list[float]:
 
 
 @pytest.mark.parametrize("sampler", DYNAMIC.values(), ids=DYNAMIC)
-@pytest.mark.parametrize("ratio", [0.1, 0.5, 1.0])
-def test_a_dynamic_probe_equals_a_loop_written_out(sampler, ratio):
-    sample_order = sampler.sample_order(LABELS, ratio, RECIPE.epochs)
-    [result] = train_probes(bank_of(3), [probe_of(sample_order)], NUM_CLASSES, RECIPE, "cpu")
-    history, predictions, uses = reference(bank_of(3), sampler, ratio, RECIPE, seed=0)
+@pytest.mark.parametrize(("ratio", "last_batch"), [(0.1, "keep"), (0.5, "keep"), (0.5, "balanced"), (1.0, "balanced")])
+def test_a_dynamic_probe_equals_a_loop_written_out(sampler, ratio, last_batch):
+    sample_order, recipe = sampler.sample_order(LABELS, ratio, RECIPE.epochs), replace(RECIPE, last_batch=last_batch)
+    [result] = train_probes(bank_of(3), [probe_of(sample_order)], NUM_CLASSES, recipe, "cpu")
+    history, predictions, uses = reference(bank_of(3), sampler, ratio, recipe, seed=0)
     assert result.uses.tolist() == uses
     assert losses_of(result) == pytest.approx(history, abs=1e-5)
     assert torch.equal(result.predictions, predictions)

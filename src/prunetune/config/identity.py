@@ -20,7 +20,13 @@ REMOVED = {
     "gamma_search.split": "nested",
 }
 # These options were added later. A run that recorded none of them behaved as with the value given here.
-ADDED = {"sampler.graph": "directed", "backbone.use_ema": True, "scoring_backbone.use_ema": True}
+ADDED = {
+    "sampler.graph": "directed",
+    "backbone.use_ema": True,
+    "scoring_backbone.use_ema": True,
+    "finetune.last_batch": "keep",
+    "proxy.last_batch": "keep",
+}
 UNRECORDED = {**REMOVED, **ADDED}  # What the absence of an option in a recorded configuration means.
 # What a sampler is called today that recorded no value for an added option.
 NAMED_SINCE = {("d2", "graph"): "d2_directed"}

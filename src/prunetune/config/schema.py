@@ -17,6 +17,7 @@ class FinetuneConfig:
     trained: str = MISSING  # head | all
     epochs: int = MISSING
     batch_size: int = MISSING
+    last_batch: str = MISSING  # balanced | keep | drop
     learning_rate: float = MISSING
     momentum: float = MISSING
     nesterov: bool = MISSING
@@ -38,6 +39,7 @@ class ProxyConfig:
     record: str = MISSING  # epoch_end | online
     epochs: int = MISSING
     batch_size: int = MISSING
+    last_batch: str = MISSING  # balanced | keep | drop
     learning_rate: float = MISSING
     momentum: float = MISSING
     nesterov: bool = MISSING

@@ -141,6 +141,8 @@ def _row(result: Any, run: Path) -> dict[str, Any]:
 
 def _digest(training: dict[str, Any]) -> str:
     """Return eight letters that are equal for runs with the same training settings."""
+    if training.get("last_batch") == "keep":  # Runs from before this option kept a shorter last batch too.
+        training = {key: value for key, value in training.items() if key != "last_batch"}
     return hashlib.sha256(json.dumps(training, sort_keys=True).encode()).hexdigest()[:8]
 
 

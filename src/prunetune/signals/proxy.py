@@ -58,6 +58,8 @@ class ProxyRecipe:
     def key(self) -> dict[str, Any]:
         """Return what a recorded proxy depends on, except the images, the network and the repeat."""
         training = {k: v for k, v in asdict(self.training).items() if k not in ("name", "views", "evaluate_every")}
+        if training["last_batch"] == "keep":
+            del training["last_batch"]  # Proxies from before this option have the key of a proxy that keeps it.
         return {**training, "initial": self.initial, "augment": self.augment, "record": self.record}
 
 

@@ -1,5 +1,6 @@
 """Full fine-tuning: every weight of the backbone and a new linear head."""
 
+import itertools
 import logging
 import math
 import time
@@ -127,29 +128,28 @@ def train_epochs(
         ready_for_gradients(model, device)
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(epoch)
-        view, total = view_of(epoch), torch.zeros((), dtype=torch.float64, device=device)
-        for indices, weights in walk.epoch(joins_single):
+        view, total, num_shown = view_of(epoch), torch.zeros((), dtype=torch.float64, device=device), 0
+        for piece in walk.epoch(joins_single):
+            sizes = recipe.batch_sizes(len(piece[0]), joins_single)
+            indices, weights = walk.cut(piece, sum(sizes))
             positions = shown.positions[indices.cpu()]
-            images = _batches(view, positions.tolist(), recipe.batch_size, joins_single)
+            images = _batches(view, positions.tolist(), sizes)
             part = _Part(images, indices, sent(shown.pool.labels[positions], device), weights)
             total += _train_part(model, optimizer, part, micro_batch, hardware, look)
-        loss = total.item() / walk.images_per_epoch  # This is the only place where an epoch waits for the GPU.
+            num_shown += len(indices)
+        loss = total.item() / num_shown  # This is the only place where an epoch waits for the GPU.
         check_loss(loss, epoch, recipe)
         yield epoch, loss
 
 
-def _batches(view: ImageAt | DeviceView, positions: list[int], batch_size: int, joins_single: bool) -> Iterator[Tensor]:
-    """Yield batches [B, 3, S, S] uint8 of a view.
-
-    joins_single: a last batch of one image joins the batch before it, since batch normalisation cannot normalise one
-    image whose map has a single pixel.
-    """
-    sizes = [(positions, batch_size)]
-    if joins_single and len(positions) > batch_size and len(positions) % batch_size == 1:
-        begun = len(positions) - batch_size - 1
-        sizes = [(positions[:begun], batch_size), (positions[begun:], batch_size + 1)]
-    for some, size in sizes:
+def _batches(view: ImageAt | DeviceView, positions: list[int], sizes: list[int]) -> Iterator[Tensor]:
+    """Yield batches [B, 3, S, S] uint8 of a view, with these sizes."""
+    begun = 0
+    for size, same in itertools.groupby(sizes):
+        count = size * len(list(same))
+        some = positions[begun : begun + count]
         yield from view.batches(some, size) if isinstance(view, DeviceView) else batches(view, some, size)
+        begun += count
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:

@@ -192,15 +192,10 @@ class _Heads:
         self.weight = torch.stack(weights).to(device)  # [P, C, D]
         self.bias = torch.stack(biases).unsqueeze(2).to(device)  # [P, C, 1]
         self.states = [(p, torch.zeros_like(p), torch.empty_like(p)) for p in (self.weight, self.bias)]
-        self.sizes = [walk.images_per_epoch for walk in self.walks]
+        self.batches = _Batches.of([recipe.batch_sizes(walk.images_per_epoch) for walk in self.walks], device)
         self.rows = _padded([probe.rows for probe in probes]).to(device)  # [P, n]
         self.labels = _padded([probe.labels for probe in probes]).to(device)  # [P, n]
         self.tests = _tests(probes, device)
-        sizes, places = torch.tensor(self.sizes).unsqueeze(1), torch.arange(self.sizes[0])
-        counts = (sizes - places // recipe.batch_size * recipe.batch_size).clamp(1, recipe.batch_size)
-        self.is_shown = (places < sizes).float().to(device)  # [P, M]
-        # [P, M]. This is the share of an image in the mean over its batch.
-        self.share = self.is_shown / counts.to(device)
 
     def train_epoch(self, view: Tensor, rate: float) -> Tensor:
         """Show an epoch's images of every probe; return the [P] mean losses, weighted as the images are, on the device.
@@ -209,39 +204,42 @@ class _Heads:
             view: [U, D] float32, on the device.
             rate: learning rate.
         """
-        totals = torch.zeros(len(self.walks), dtype=torch.float64, device=self.device)
+        totals, batches = torch.zeros(len(self.walks), dtype=torch.float64, device=self.device), self.batches
         if self.walks[0].reads_losses:
-            self._follow(view, rate, totals)
-            return totals / self.sizes[0]
+            return self._follow(view, rate, totals)
         indices, weights = self._draw()
-        rows, labels = self.rows.gather(1, indices), self.labels.gather(1, indices)  # [P, M]
-        weights, shares = (self.is_shown, self.share) if weights is None else (weights, weights * self.share)
-        size = self.recipe.batch_size
-        for start in range(0, self.sizes[0], size):
-            here = slice(sum(n > start for n in self.sizes)), slice(start, start + size)
+        rows, labels = self.rows.gather(1, indices), self.labels.gather(1, indices)  # [P, M']
+        weights, shares = (batches.is_shown, batches.share) if weights is None else (weights, weights * batches.share)
+        for active, columns in batches.steps:
+            here = slice(active), columns
             losses = self._step(view, rows[here], labels[here], shares[here], rate)
             totals[here[0]] += (losses * weights[here]).double().sum(dim=1)
-        return totals / torch.tensor(self.sizes).to(self.device)
+        return totals / torch.tensor(batches.counts).to(self.device)
 
     def _draw(self) -> tuple[Tensor, Tensor | None]:
-        """Return indices [P, M] int64 of an epoch and their weights (0 after its end, None if all are 1)."""
-        parts = [walk.draw(size) for walk, size in zip(self.walks, self.sizes, strict=True)]
-        indices, weights = _padded([indices for indices, _ in parts]), None
-        if any(given is not None for _, given in parts):
-            weights = _padded([torch.ones(len(i)) if given is None else given for i, given in parts])
-        return sent(indices, self.device), None if weights is None else sent(weights, self.device)
+        """Return indices [P, M'] int64 of an epoch, by columns, and their weights (None if all are 1)."""
+        parts = [walk.draw(walk.images_per_epoch) for walk in self.walks]
+        parts = [walk.cut(part, n) for walk, part, n in zip(self.walks, parts, self.batches.counts, strict=True)]
+        indices = sent(_padded([indices for indices, _ in parts]), self.device).gather(1, self.batches.places)
+        if all(given is None for _, given in parts):
+            return indices, None
+        weights = _padded([torch.ones(len(i)) if given is None else given for i, given in parts])
+        return indices, sent(weights, self.device).gather(1, self.batches.places) * self.batches.is_shown
 
-    def _follow(self, view: Tensor, rate: float, totals: Tensor) -> None:
-        """Show an epoch of the one probe whose sample order reads the losses."""
-        [walk], left = self.walks, self.sizes[0]
-        while left:
-            indices, weights = walk.draw(min(self.recipe.batch_size, left))
+    def _follow(self, view: Tensor, rate: float, totals: Tensor) -> Tensor:
+        """Show an epoch of the one probe whose sample order reads the losses, and return its mean loss [1]."""
+        [walk], num_shown = self.walks, 0
+        for piece in walk.epoch():
+            sizes = self.recipe.batch_sizes(len(piece[0]))
+            indices, weights = walk.cut(piece, sum(sizes))
             weights = torch.ones(len(indices), device=self.device) if weights is None else weights
-            shares = (weights / len(indices)).unsqueeze(0)
-            losses = self._step(view, self.rows[:, indices], self.labels[:, indices], shares, rate)
-            totals += (losses * weights).double().sum(dim=1)
-            walk.observe(indices, losses[0])
-            left -= len(indices)
+            for some, given in zip(indices.split(sizes), weights.split(sizes), strict=True):
+                shares = (given / len(some)).unsqueeze(0)
+                losses = self._step(view, self.rows[:, some], self.labels[:, some], shares, rate)
+                totals += (losses * given).double().sum(dim=1)
+                walk.observe(some, losses[0])
+            num_shown += len(indices)
+        return totals / num_shown
 
     def _step(self, view: Tensor, rows: Tensor, labels: Tensor, shares: Tensor, rate: float) -> Tensor:
         """Take one SGD step of the first probes and return their losses [P, b] before it.
@@ -306,6 +304,49 @@ class _Heads:
             some = slice(first, min(first + at_once, test.last))
             logits = self.weight[some].flatten(0, 1) @ test.features.T
             yield logits.view(-1, num_classes, len(test.features)).add_(self.bias[some])
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """The batches of P probes side by side: step j shows batch j of every probe that has one.
+
+    M' is the number of columns, the sum over the steps of the longest batch in each; a shorter batch is filled up.
+
+    steps: how many of the probes take part in each step, the first ones, and the step's columns. places: [P, M'] int64,
+    which image of the epoch is in a column. is_shown: [P, M'] float32, 0 where a column is filling. share: [P, M']
+    float32, the share of an image in the mean over its batch. counts: how many images an epoch of each probe shows.
+    """
+
+    steps: tuple[tuple[int, slice], ...]
+    places: Tensor
+    is_shown: Tensor
+    share: Tensor
+    counts: list[int]
+
+    @classmethod
+    def of(cls, sizes: list[list[int]], device: str) -> "_Batches":
+        """Lay out batches of these sizes, those of the probe with most batches first."""
+        steps, start = [], 0
+        for at_once in itertools.zip_longest(*sizes, fillvalue=0):
+            longest = max(at_once)
+            steps.append((sum(size > 0 for size in at_once), slice(start, start + longest)))
+            start += longest
+        starts = [columns.start for _, columns in steps]
+        known = {tuple(own): _layout(own, starts, start) for own in sizes}  # Most probes have the sizes of others.
+        places, share = (torch.stack(parts).to(device) for parts in zip(*(known[tuple(o)] for o in sizes), strict=True))
+        return cls(tuple(steps), places, (share > 0).float(), share, [sum(own) for own in sizes])
+
+
+def _layout(sizes: list[int], starts: list[int], num_columns: int) -> tuple[Tensor, Tensor]:
+    """Return the places [M'] int64 and shares [M'] float32 of one probe, whose batches begin in columns `starts`."""
+    counts = torch.tensor(sizes)
+    ends = counts.cumsum(0)
+    shift = torch.tensor(starts[: len(sizes)]) - (ends - counts)
+    columns = torch.arange(int(ends[-1])) + shift.repeat_interleave(counts)
+    places, share = torch.zeros(num_columns, dtype=torch.int64), torch.zeros(num_columns)
+    places[columns] = torch.arange(len(columns))
+    share[columns] = (1 / counts.float()).repeat_interleave(counts)
+    return places, share
 
 
 @dataclass(frozen=True)

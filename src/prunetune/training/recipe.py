@@ -7,6 +7,7 @@ from torch import Tensor
 
 from prunetune.base import checks
 from prunetune.base.errors import InputError
+from prunetune.training.batch_sizes import RULES, batch_sizes
 
 # A momentum of 1 never forgets a gradient, and a decay above 1 would raise the learning rate.
 INTERVALS = {"learning_rate": "(0, 1000]", "momentum": "[0, 1)", "weight_decay": "[0, 1000]", "decay": "(0, 1]"}
@@ -20,6 +21,7 @@ class Recipe:
     trained: str = "head"
     epochs: int = 50
     batch_size: int = 128
+    last_batch: str = "balanced"
     learning_rate: float = 1e-2
     momentum: float = 0.9
     nesterov: bool = True
@@ -31,6 +33,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         checks.choice("finetune.trained", self.trained, ("head", "all"))
+        checks.choice("finetune.last_batch", self.last_batch, RULES)
         for key, least in {"epochs": 1, "batch_size": 1, "views": 0, "evaluate_every": 1}.items():
             checks.whole_number(f"finetune.{key}", getattr(self, key), least)
         for key, interval in INTERVALS.items():
@@ -44,6 +47,10 @@ class Recipe:
     def rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch, counted from 1."""
         return self.learning_rate * self.decay ** sum(epoch > milestone for milestone in self.milestones)
+
+    def batch_sizes(self, count: int, joins_single: bool = False) -> list[int]:
+        """Return the sizes of the batches of `count` images, as `batch_sizes.batch_sizes` explains them."""
+        return batch_sizes(count, self.batch_size, self.last_batch, joins_single)
 
     def evaluates(self, epoch: int) -> bool:
         """Return whether the test set is evaluated after this epoch, counted from 1."""

@@ -189,13 +189,19 @@ class Walk:
                 piece = _joined(piece, more)
             yield piece
 
+    def cut(self, part: Part, count: int) -> Part:
+        """Return the first `count` images of a part that was drawn. The others then count as not shown."""
+        indices, weights = part
+        self._begun[indices[count:].cpu()] -= 1
+        return indices[:count], None if weights is None else weights[:count]
+
     def observe(self, indices: Tensor, losses: Tensor) -> None:
         """Record the unweighted losses [b] of images that have been shown; they date from before the update."""
         if self.reads_losses:
             self._losses[indices] = losses
 
     def uses(self) -> Tensor:
-        """Return how many times each image has been drawn, [n] int64."""
+        """Return how many times each image has been shown, [n] int64."""
         ahead = torch.bincount(self._indices[self._at :].cpu(), minlength=len(self._begun))
         return self._begun - ahead
 
