@@ -18,6 +18,7 @@ from prunetune.runs.scores import stored_scores
 from runs import SMALL, parsed_here, read_result, run_here
 
 BEFORE = Path(__file__).parent / "golden" / "before_rooms"
+KEPT = ["finetune.last_batch=keep", "proxy.last_batch=keep"]  # Runs of the earlier layout had no other rule.
 PROBE = ["scorer=el2n", "proxy=linear_probe"]
 
 
@@ -31,18 +32,20 @@ def test_a_run_of_the_earlier_layout_counts_as_finished(results, monkeypatch):
     [old] = results.rglob("result.json")
     # Any attempt to open the task would fail, so nothing is computed.
     monkeypatch.setattr(image_run, "open_task", None)
-    assert run_here(results, *SMALL, "ratio=0.3") == old.parent
+    assert run_here(results, *SMALL, *KEPT, "ratio=0.3") == old.parent
     assert old.read_bytes() == next((BEFORE / "images").rglob("result.json")).read_bytes()
 
 
 def test_a_changed_run_is_still_refused_in_an_old_folder(results):
+    with pytest.raises(InputError, match=r"finetune\.last_batch: 'keep' there, 'balanced' now"):
+        run_here(results, *SMALL, "ratio=0.3")
     with pytest.raises(InputError, match=r"finetune\.epochs: 3 there, 4 now"):
-        run_here(results, *SMALL, "ratio=0.3", "finetune.epochs=4")
+        run_here(results, *SMALL, *KEPT, "ratio=0.3", "finetune.epochs=4")
 
 
 @pytest.mark.parametrize("words", [[], PROBE], ids=["of masked networks", "of a proxy"])
 def test_scores_of_the_earlier_layout_are_found_in_the_store(results, words):
-    run = parsed_here(results, *SMALL, *words, "ratio=0.3")
+    run = parsed_here(results, *SMALL, *KEPT, *words, "ratio=0.3")
     scores = stored_scores(run.scorer, image_run.open_task(run).scoring, run.seed)
     assert not scores.is_new
     before = BEFORE / "images" / scores.folder.relative_to(results) / "scores.csv"

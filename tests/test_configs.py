@@ -234,7 +234,9 @@ def test_the_released_recipe_decays_once_and_the_full_one_twice():
     epochs = (1, 25, 26, 37, 38, 50)
     assert [full.rate(epoch) for epoch in epochs] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
     assert [released.rate(epoch) for epoch in epochs] == pytest.approx([1e-3, 1e-3, *[1e-4] * 4])
-    assert dataclasses.replace(full, name="", milestones=()) == dataclasses.replace(released, name="", milestones=())
+    assert (full.last_batch, released.last_batch) == ("balanced", "keep")
+    same = {"name": "", "milestones": (), "last_batch": "keep"}
+    assert dataclasses.replace(full, **same) == dataclasses.replace(released, **same)
 
 
 def test_the_headline_command_is_dlc_with_flexrand_and_a_probe():
@@ -255,7 +257,8 @@ def test_weights_that_must_be_downloaded_by_hand_are_named_in_one_line_with_thei
 def test_the_recipe_of_the_first_version_differs_from_the_second_as_its_paper_says():
     full, first = (parse_recipe(cfg_of(f"finetune={name}").finetune) for name in ("full", "full_v1"))
     assert (first.batch_size, first.nesterov, first.weight_decay, first.learning_rate) == (64, False, 0, 1e-2)
-    same = {"name": "", "batch_size": 1, "nesterov": False, "weight_decay": 0, "learning_rate": 1}
+    assert first.last_batch == "keep"
+    same = {"name": "", "batch_size": 1, "nesterov": False, "weight_decay": 0, "learning_rate": 1, "last_batch": "keep"}
     assert dataclasses.replace(full, **same) == dataclasses.replace(first, **same)
 
 
