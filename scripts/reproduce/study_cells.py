@@ -1,0 +1,238 @@
+"""What the study compares: sets with backbones, sub-pools, methods and budgets; selection and linear probes.
+
+A pair is one set with one backbone. A sub-pool is a random 80 % of each class of its pool, so that the spread over
+sub-pools holds the sampling of the pool too. Everything that a method reads is computed anew on the sub-pool. Only the
+features of single images are shared, since they do not depend on other images.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from prunetune.base.devices import resolve_device
+from prunetune.base.seeding import derive_seed, seeded
+from prunetune.base.store import Store
+from prunetune.config.parse import ImageRun, parse_image_run
+from prunetune.networks.masking import MaskPath
+from prunetune.runs.sampler_search import Choice, Question, choose
+from prunetune.runs.scores import compute_scores
+from prunetune.signals.contract import Signals
+from prunetune.signals.network import Embedding, NetworkSignals
+from prunetune.signals.part import PartSignals
+from prunetune.training.linear_probe import Probe, train_probes
+from scripts.bench.benchmarks import composed
+from scripts.real_data import backbones, datasets
+
+SHARE = 0.8  # A sub-pool has this share of each class.
+SUB_POOLS = 10
+ONE = "1_per_class"
+BUDGETS = (ONE, "0.02", "0.05", "0.1", "0.2", "0.3", "0.5", "0.7", "0.9")
+PAIRS = (
+    *(("dtd10", "vit_tiny"), ("caltech101", "vit_tiny"), ("cifar10mini", "vit_tiny"), ("digits", "micro")),
+    *(("textures", "micro"), ("dtd10", "mobilenetv2"), ("caltech101", "mobilenetv2"), ("cifar10mini", "mobilenetv2")),
+    *(("digits", "vit_tiny"), ("textures", "vit_tiny")),
+)
+GAMMAS = ("0.1", "0.25", "0.4", "0.5", "0.6", "0.75", "0.9")
+# Each method as overrides of a run. Proxies are linear probes on the features of the sub-pool.
+METHODS: dict[str, tuple[str, ...]] = {
+    "random": ("method=random",),
+    "dlc_validation": ("method=dlc",),
+    **{f"dlc_{gamma}": ("scorer=dlc", "sampler=flexrand", f"sampler.gamma={gamma}") for gamma in GAMMAS},
+    "dlc_easiest": ("method=dlc_topk_easiest",),
+    "herding": ("method=herding",),
+    "k_medoids": ("method=k_medoids",),
+    "maxherding": ("method=maxherding",),
+    "facility_location": ("method=facility_location",),
+    "typiclust": ("method=typiclust",),
+    "activeft": ("method=activeft",),
+    "d2": ("method=d2",),
+    "ccs": ("method=ccs",),
+    "moderate": ("method=moderate",),
+    "zcore": ("method=zcore",),
+    "el2n": ("method=el2n",),
+    "aum": ("method=aum",),
+}
+# The same arithmetic on every machine, and on both kinds of network.
+SHARED = ("proxy=linear_probe", "finetune=linear_probe", "finetune.views=0", "finetune.evaluate_every=50")
+PRECISION = "fp32"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One set with one backbone. overrides: those of a run that name both."""
+
+    dataset: str
+    backbone: str
+    overrides: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}-{self.backbone}"
+
+
+def pairs(data: Path, folders: Sequence[Path] = ()) -> list[Pair]:
+    """Return the pairs of the study.
+
+    Args:
+        data: folder with data/ and weights/.
+        folders: further folders of images, one subfolder a class; each is run with ViT-Tiny.
+    """
+    images = {
+        **datasets(data),
+        "cifar10mini": [
+            *("dataset=image_folder", "dataset.name=cifar10mini", f"dataset.root={data / 'data' / 'cifar10mini'}")
+        ],
+        "digits": ["dataset=digits"],
+        "textures": ["dataset=textures"],
+        **{
+            each.name: ["dataset=image_folder", f"dataset.name={each.name}", f"dataset.root={each}"] for each in folders
+        },
+    }
+    networks = {**backbones(data), "micro": ["backbone=micro"]}
+    named = [*PAIRS, *((each.name, "vit_tiny") for each in folders)]
+    return [Pair(dataset, network, (*images[dataset], *networks[network])) for dataset, network in named]
+
+
+class Opened:
+    """A pair whose images and network are open.
+
+    Args:
+        pair: the pair.
+        store: keeps features, so that they are computed once.
+    """
+
+    def __init__(self, pair: Pair, store: Path) -> None:
+        self.pair = pair
+        run = self.run("random", 0.5)
+        self.pool, self.test = run.dataset.pool("train"), run.dataset.pool("test")
+        embedding = Embedding(run.backbone.load(), Store(store), PRECISION, resolve_device("auto"))
+        self.signals = NetworkSignals(self.pool, embedding, run.proxy, keeps_masked=True)
+        self._test_signals = NetworkSignals(self.test, embedding)
+
+    @cached_property
+    def features(self) -> Tensor:
+        """The features of the pool, [N, D] float32."""
+        return self.signals.features()
+
+    @cached_property
+    def test_features(self) -> Tensor:
+        """The features of the test images, [N', D] float32."""
+        return self._test_signals.features()
+
+    def compute(self) -> None:
+        """Compute all that needs the network, so that worker processes find it in the store."""
+        assert self.features.shape[1] == self.test_features.shape[1]
+        scorer = self.run("dlc_easiest", 0.5).scorer
+        path = MaskPath(scorer.schedule, scorer.levels, scorer.step, True, "l1", self.signals.mask_modules)
+        for _ in self.signals.masked_features(path):
+            pass
+        self.signals.proxy()
+
+    def run(self, method: str, ratio: float) -> ImageRun:
+        """Return the run of a method, with its scorer, its samplers and its recipe."""
+        return _run((*self.pair.overrides, *SHARED, *METHODS[method]), ratio)
+
+    def part(self, sub_pool: int) -> "Part":
+        """Return a sub-pool."""
+        rows = sub_pool_rows(self.pool.labels, self.pool.sample_ids, SHARE, sub_pool)
+        return Part(self, rows, PartSignals(self.signals, rows), sub_pool)
+
+
+@lru_cache(maxsize=512)
+def _run(overrides: tuple[str, ...], ratio: float) -> ImageRun:
+    cfg = _configuration(overrides).copy()
+    cfg.ratio = ratio
+    return parse_image_run(cfg)
+
+
+_configuration = lru_cache(maxsize=64)(composed)
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What a method keeps of a sub-pool at a budget: rows [m] int64 of the pool.
+
+    seconds: the CPU time of its score, its search for a setting and its selection, given the features.
+    """
+
+    method: str
+    budget: str
+    rows: Tensor
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A sub-pool: its rows [n] int64 of the pool, ascending, and its signals. number: its seed."""
+
+    opened: Opened
+    rows: Tensor
+    signals: Signals
+    number: int
+
+    @property
+    def labels(self) -> Tensor:
+        """[n] int64."""
+        return self.signals.pool.labels
+
+    def ratio(self, budget: str) -> float:
+        """Return a budget as the fraction of each class; one image a class is a fraction of the largest class."""
+        return 1 / int(self.labels.bincount().max()) if budget == ONE else float(budget)
+
+    def selections(self, methods: Sequence[str], budgets: Sequence[str]) -> Iterator["Selection"]:
+        """Yield what each method keeps at each budget, where its setting allows it.
+
+        A gamma that leaves too few images on one side is not valid at a budget; then there is no selection.
+        """
+        for method in methods:
+            start = time.process_time()
+            scorer = self.opened.run(method, 0.5).scorer
+            scores = compute_scores(scorer, self.signals, self.number)
+            scoring = time.process_time() - start
+            for budget in budgets:
+                ratio = self.ratio(budget)
+                if not _is_valid(method, ratio):
+                    continue
+                run, start = self.opened.run(method, ratio), time.process_time()
+                choice = self._choice(run)
+                with seeded("sample", self.number, ratio) as generator:
+                    kept = choice.sampler.select(scores, self.labels, ratio, generator, self.signals)
+                yield Selection(method, budget, self.rows[kept], scoring + time.process_time() - start)
+
+    def _choice(self, run: ImageRun) -> Choice:
+        question = Question(run.candidates, run.scorer, run.ratio, self.number, run.search)
+        return choose(question, self.signals, self.signals)
+
+    def probe_accuracies(self, kept: Sequence[Tensor]) -> list[float]:
+        """Return the accuracy on the test images of a linear probe trained on each selection.
+
+        Args:
+            kept: rows [m] int64 of the pool. All probes of a sub-pool begin with the same head.
+        """
+        opened = self.opened
+        recipe, pool, test = opened.run("random", 0.5).recipe, opened.pool, opened.test
+        seed = derive_seed("study", self.number)
+        probes = [Probe(rows, pool.labels[rows], opened.test_features, test.labels, seed) for rows in kept]
+        results = train_probes(opened.features.unsqueeze(0), probes, len(pool.classes), recipe, "cpu")
+        return [result.history[-1].test_accuracy for result in results]
+
+
+def _is_valid(method: str, ratio: float) -> bool:
+    gamma = method.removeprefix("dlc_")
+    return gamma not in GAMMAS or ratio / 2 <= float(gamma) <= 1 - ratio / 2
+
+
+def sub_pool_rows(labels: Tensor, sample_ids: Sequence[str], share: float, seed: int) -> Tensor:
+    """Return the rows of a random part of each class, [n] int64, ascending: the smallest hashes of the ids."""
+    marks = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in sample_ids]
+    rows: list[int] = []
+    for label in labels.unique().tolist():
+        members = torch.nonzero(labels == label).flatten().tolist()
+        rows += sorted(members, key=marks.__getitem__)[: max(round(len(members) * share), 1)]
+    return torch.tensor(sorted(rows))
