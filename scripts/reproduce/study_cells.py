@@ -19,18 +19,21 @@ from prunetune.base.devices import resolve_device
 from prunetune.base.seeding import derive_seed, seeded
 from prunetune.base.store import Store
 from prunetune.config.parse import ImageRun, parse_image_run
+from prunetune.networks.frozen_pass import embed
 from prunetune.networks.masking import MaskPath
+from prunetune.runs.image_run import Task, Training, finetune
 from prunetune.runs.sampler_search import Choice, Question, choose
 from prunetune.runs.scores import compute_scores
 from prunetune.signals.contract import Signals
 from prunetune.signals.network import Embedding, NetworkSignals
 from prunetune.signals.part import PartSignals
-from prunetune.training.linear_probe import Probe, train_probes
+from prunetune.training.sample_order import Static
 from scripts.bench.benchmarks import composed
 from scripts.real_data import backbones, datasets
 
 SHARE = 0.8  # A sub-pool has this share of each class.
 SUB_POOLS = 10
+SAMPLE = 192  # The time of a pass is measured on about this many images.
 ONE = "1_per_class"
 BUDGETS = (ONE, "0.02", "0.05", "0.1", "0.2", "0.3", "0.5", "0.7", "0.9")
 PAIRS = (
@@ -58,9 +61,13 @@ METHODS: dict[str, tuple[str, ...]] = {
     "el2n": ("method=el2n",),
     "aum": ("method=aum",),
 }
-# The same arithmetic on every machine, and on both kinds of network.
-SHARED = ("proxy=linear_probe", "finetune=linear_probe", "finetune.views=0", "finetune.evaluate_every=50")
-PRECISION = "fp32"
+# How a selection is judged, as overrides of a run.
+JUDGES: dict[str, tuple[str, ...]] = {
+    "linear_probe": ("finetune=linear_probe", "finetune.views=0", "finetune.evaluate_every=50"),
+    "logistic_regression": ("finetune=logistic_regression",),
+    "full": ("finetune=full", "finetune.evaluate_every=50"),
+}
+PRECISION = "fp32"  # The same on every machine and for every network.
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ class Opened:
         self.pool, self.test = run.dataset.pool("train"), run.dataset.pool("test")
         embedding = Embedding(run.backbone.load(), Store(store), PRECISION, resolve_device("auto"))
         self.signals = NetworkSignals(self.pool, embedding, run.proxy, keeps_masked=True)
-        self._test_signals = NetworkSignals(self.test, embedding)
+        self.task = Task(self.pool, self.test, self.signals, self.signals, embedding.device)
 
     @cached_property
     def features(self) -> Tensor:
@@ -123,7 +130,7 @@ class Opened:
     @cached_property
     def test_features(self) -> Tensor:
         """The features of the test images, [N', D] float32."""
-        return self._test_signals.features()
+        return NetworkSignals(self.test, self.signals.embedding).features()
 
     def compute(self) -> None:
         """Compute all that needs the network, so that worker processes find it in the store."""
@@ -134,9 +141,18 @@ class Opened:
             pass
         self.signals.proxy()
 
-    def run(self, method: str, ratio: float) -> ImageRun:
+    def seconds_of_a_pass(self) -> float:
+        """Return the CPU time of one forward pass over the pool, from a sample of it."""
+        embedding, rows = self.signals.embedding, range(0, len(self.pool), max(1, len(self.pool) // SAMPLE))
+        network, view = embedding.network.to(embedding.device), embedding.evaluation(self.pool)
+        embed(network, view, rows, embedding.passes, "warm-up")
+        start = time.process_time()
+        embed(network, view, rows, embedding.passes, "one pass over a sample")
+        return (time.process_time() - start) * len(self.pool) / len(rows)
+
+    def run(self, method: str, ratio: float, judge: str = "linear_probe") -> ImageRun:
         """Return the run of a method, with its scorer, its samplers and its recipe."""
-        return _run((*self.pair.overrides, *SHARED, *METHODS[method]), ratio)
+        return _run((*self.pair.overrides, "proxy=linear_probe", *JUDGES[judge], *METHODS[method]), ratio)
 
     def part(self, sub_pool: int) -> "Part":
         """Return a sub-pool."""
@@ -209,18 +225,16 @@ class Part:
         question = Question(run.candidates, run.scorer, run.ratio, self.number, run.search)
         return choose(question, self.signals, self.signals)
 
-    def probe_accuracies(self, kept: Sequence[Tensor]) -> list[float]:
-        """Return the accuracy on the test images of a linear probe trained on each selection.
+    def accuracies(self, kept: Sequence[Tensor], judge: str = "linear_probe") -> list[float]:
+        """Return the accuracy on the test images after training on each selection.
 
         Args:
-            kept: rows [m] int64 of the pool. All probes of a sub-pool begin with the same head.
+            kept: rows [m] int64 of the pool. All trainings of a sub-pool have the same seed, so the same first head.
+            judge: a name of JUDGES.
         """
-        opened = self.opened
-        recipe, pool, test = opened.run("random", 0.5).recipe, opened.pool, opened.test
-        seed = derive_seed("study", self.number)
-        probes = [Probe(rows, pool.labels[rows], opened.test_features, test.labels, seed) for rows in kept]
-        results = train_probes(opened.features.unsqueeze(0), probes, len(pool.classes), recipe, "cpu")
-        return [result.history[-1].test_accuracy for result in results]
+        run, seed = self.opened.run("random", 0.5, judge), derive_seed("study", self.number)
+        trainings = [Training(rows, seed, Static(len(rows))) for rows in kept]
+        return [result.history[-1].test_accuracy for result in finetune(run, self.opened.task, trainings)]
 
 
 def _is_valid(method: str, ratio: float) -> bool:

@@ -1,0 +1,292 @@
+"""Which method, on evidence: every method on sub-pools of several sets, judged by two classifiers and by fine-tuning.
+
+python -m scripts.reproduce.study --data <folder with data/ and weights/> [--folder <images>] [--hours 6] [--plan]
+
+The study is cut into blocks, which run in a fixed order, the most important first: features, linear probes of every
+sub-pool, logistic regression, full fine-tuning. A block that is predicted to end after --hours is not begun. Finished
+blocks are kept in <results>/store/study, so the same command goes on where it was stopped. --plan only prints the
+predicted hours. The script writes cells.csv, costs.csv and blocks.csv; docs/study.md is made from them.
+"""
+
+import argparse
+import csv
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prunetune.base.publish import new_file, write_text
+from prunetune.runs.records import commit
+from scripts.real_data import check_folder
+from scripts.reproduce.study_cells import (
+    BUDGETS,
+    GAMMAS,
+    METHODS,
+    SHARE,
+    SUB_POOLS,
+    Opened,
+    Pair,
+    Part,
+    Selection,
+    pairs,
+)
+
+LOGISTIC_BUDGETS = BUDGETS[:5]
+LOGISTIC_METHODS = tuple(name for name in METHODS if name.removeprefix("dlc_") not in GAMMAS or name == "dlc_0.25")
+LOGISTIC_SUB_POOLS, FULL_SUB_POOLS = 3, 5
+FULL = {"dtd10": ("0.05", "0.1"), "cifar10mini": ("0.02",)}
+FULL_METHODS = ("random", "dlc_validation", "herding", "facility_location")
+CELL = ("set", "backbone", "sub_pool", "method", "budget", "kept", "classes", "pool", "judge", "accuracy", "commit")
+COST = ("set", "backbone", "method", "passes", "select_seconds", "plain_pass_seconds")
+MASKED = 5  # Networks of DLC; the first of them is the unmasked one.
+COSTED = "0.1"  # The costs are those of this budget.
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of the study. kind: features, linear_probe, logistic_regression or full; features have no sub-pool."""
+
+    kind: str
+    pair: Pair
+    sub_pool: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.pair.name}-{self.sub_pool}"
+
+
+def blocks(named: Sequence[Pair]) -> list[Block]:
+    """Return all blocks, the most important first. Where the time is too short, the last ones are dropped."""
+    probes = [Block("linear_probe", pair, number) for number in range(SUB_POOLS) for pair in named]
+    last = sorted(named, key=lambda pair: pair.backbone == "mobilenetv2")  # The sort is stable.
+    logistic = [Block("logistic_regression", pair, number) for pair in last for number in range(LOGISTIC_SUB_POOLS)]
+    tuned = [pair for pair in named if pair.dataset in FULL and pair.backbone == "vit_tiny"]
+    full = [Block("full", pair, number) for pair in tuned for number in range(FULL_SUB_POOLS)]
+    return [*(Block("features", pair) for pair in named), *probes, *logistic, *full]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders. results: of runs and store. out: of the tables."""
+
+    results: Path
+    out: Path
+
+    def file(self, block: Block) -> Path:
+        """Return the file of a finished block."""
+        return self.results / "store" / "study" / f"{block.name}.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with data/ and weights/")
+    parser.add_argument("--folder", type=Path, action="append", default=[], help="another folder of images; repeatable")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder for features and finished blocks")
+    parser.add_argument("--out", type=Path, default=Path("results/study"), help="folder for the tables")
+    parser.add_argument("--hours", type=float, default=6.0, help="blocks that would end later are not begun")
+    parser.add_argument("--workers", type=int, default=2, help="blocks that run at the same time")
+    parser.add_argument("--plan", action="store_true", help="print the predicted hours and stop")
+    options = parser.parse_args()
+    check_folder(options.data)
+    wanted = blocks(pairs(options.data.resolve(), [folder.resolve() for folder in options.folder]))
+    places = Places(options.results, options.out)
+    known = predictions(wanted, places)
+    print("\n".join(plan(wanted, places, known, options.workers)), flush=True)
+    if not options.plan:
+        run(wanted, places, known, options)
+        write_tables(wanted, places)
+
+
+def predictions(wanted: Sequence[Block], places: Places) -> dict[str, float]:
+    """Return the seconds that each block should take: the median of finished ones of its kind and pair.
+
+    Those of blocks.csv, from an earlier study, serve where no such block is finished.
+    """
+    earlier, found = places.out / "blocks.csv", {}
+    measured: dict[tuple[str, str], list[float]] = {}
+    for block in wanted:
+        if (file := places.file(block)).is_file():
+            measured.setdefault((block.kind, block.pair.name), []).append(json.loads(file.read_text())["seconds"])
+    before: dict[tuple[str, str], list[float]] = {}
+    if earlier.is_file():
+        with earlier.open(newline="") as lines:
+            for row in csv.DictReader(lines):
+                before.setdefault((row["kind"], row["pair"]), []).append(float(row["seconds"]))
+    for block in wanted:
+        key = block.kind, block.pair.name
+        if seconds := measured.get(key) or before.get(key):
+            found[block.name] = statistics.median(seconds)
+    return found
+
+
+def plan(wanted: Sequence[Block], places: Places, known: dict[str, float], workers: int) -> list[str]:
+    """Return one line for each kind of block and pair: how many are finished, and the hours that the others need."""
+    lines, total = [f"{'blocks':44} {'finished':>9} {'hours left':>11}"], 0.0
+    groups: dict[tuple[str, str], list[Block]] = {}
+    for block in wanted:
+        groups.setdefault((block.kind, block.pair.name), []).append(block)
+    for (kind, pair), group in groups.items():
+        left = [block for block in group if not places.file(block).is_file()]
+        at_once = 1 if kind in ("features", "full") else workers
+        hours = None if any(b.name not in known for b in left) else sum(known[b.name] for b in left) / at_once / 3600
+        total += hours or 0
+        shown = "unknown" if hours is None else f"{hours:.2f}"
+        lines.append(f"{kind + ' ' + pair:44} {len(group) - len(left):>4} / {len(group):<2} {shown:>11}")
+    return [*lines, f"{'known in all':44} {'':>9} {total:>11.2f}"]
+
+
+def run(wanted: Sequence[Block], places: Places, known: dict[str, float], options: argparse.Namespace) -> None:
+    """Run the blocks that are not finished, in their order, as far as the time allows."""
+    end = time.monotonic() + 3600 * options.hours
+    todo = [block for block in wanted if not places.file(block).is_file()]
+
+    def fits(block: Block) -> bool:
+        does = time.monotonic() + known.get(block.name, 0) <= end
+        if not does:
+            print(f"not run, since the {options.hours:g} hours would be over: {block.name}", flush=True)
+        return does
+
+    for block in [block for block in todo if block.kind == "features" and fits(block)]:
+        _finish(block, places)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, context, torch.set_num_threads, (1,)) as workers:
+        apart = iter([block for block in todo if block.kind not in ("features", "full")])
+        running: set[Future] = set()
+        for block in apart:
+            if fits(block):
+                running.add(workers.submit(_finish, block, places))
+            if len(running) >= options.workers:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                [future.result() for future in done]
+        [future.result() for future in running]
+    for block in [block for block in todo if block.kind == "full" and fits(block)]:
+        _finish(block, places)
+
+
+def _finish(block: Block, places: Places) -> None:
+    """Run a block, and keep what it gives."""
+    start = time.monotonic()
+    content = RUN[block.kind](block, places)
+    seconds = time.monotonic() - start
+    write_text(places.file(block), json.dumps({**content, "seconds": seconds, "commit": commit()}))
+    print(f"{block.name}: {seconds:.0f} s", flush=True)
+
+
+@lru_cache(maxsize=2)
+def _opened(pair: Pair, store: Path) -> Opened:
+    return Opened(pair, store)
+
+
+def _features(block: Block, places: Places) -> dict[str, Any]:
+    """Compute the features of a pair. The CPU time of one plain pass over the pool is the unit of all costs."""
+    opened = _opened(block.pair, places.results / "store")
+    opened.compute()
+    return {"plain_pass_seconds": opened.seconds_of_a_pass(), "images": len(opened.pool)}
+
+
+def _linear_probe(block: Block, places: Places) -> dict[str, Any]:
+    selections, part = _selected(block, places, tuple(METHODS), BUDGETS)
+    return {"cells": _cells(block, part, selections), "costs": _costs(selections)}
+
+
+def _logistic_regression(block: Block, places: Places) -> dict[str, Any]:
+    selections, part = _selected(block, places, LOGISTIC_METHODS, LOGISTIC_BUDGETS)
+    return {"cells": _cells(block, part, selections)}
+
+
+def _full(block: Block, places: Places) -> dict[str, Any]:
+    selections, part = _selected(block, places, FULL_METHODS, FULL[block.pair.dataset])
+    return {"cells": _cells(block, part, selections)}
+
+
+def _selected(
+    block: Block, places: Places, methods: Sequence[str], budgets: Sequence[str]
+) -> tuple[list[Selection], Part]:
+    opened = _opened(block.pair, places.results / "store")
+    assert len(opened.features) == len(opened.pool)  # Loaded now, so that no method is charged for it.
+    part = opened.part(block.sub_pool)
+    return list(part.selections(methods, budgets)), part
+
+
+def _cells(block: Block, part: Part, selections: Sequence[Selection]) -> list[dict[str, Any]]:
+    """Judge selections, and return one row each. Methods that keep the same images share one training."""
+    marks = [each.rows.numpy().tobytes() for each in selections]
+    different = {mark: each.rows for mark, each in zip(marks, selections, strict=True)}
+    found = dict(zip(different, part.accuracies(list(different.values()), block.kind), strict=True))
+    shared = {"set": block.pair.dataset, "backbone": block.pair.backbone, "sub_pool": block.sub_pool}
+    sizes = {"classes": len(part.opened.pool.classes), "pool": len(part.rows), "judge": block.kind}
+    return [
+        {**shared, **sizes, "method": s.method, "budget": s.budget, "kept": len(s.rows), "accuracy": found[mark]}
+        for s, mark in zip(selections, marks, strict=True)
+    ]
+
+
+def _costs(selections: Sequence[Selection]) -> dict[str, float]:
+    return {each.method: each.seconds for each in selections if each.budget == COSTED}
+
+
+RUN: dict[str, Callable[[Block, Places], dict[str, Any]]] = {
+    "features": _features,
+    "linear_probe": _linear_probe,
+    "logistic_regression": _logistic_regression,
+    "full": _full,
+}
+
+
+def write_tables(wanted: Sequence[Block], places: Places) -> None:
+    """Write the cells, the costs and the seconds of all finished blocks."""
+    done = [(block, json.loads(places.file(block).read_text())) for block in wanted if places.file(block).is_file()]
+    places.out.mkdir(parents=True, exist_ok=True)
+    cells = [{**cell, "commit": content["commit"]} for _, content in done for cell in content.get("cells", ())]
+    _write(places.out / "cells.csv", CELL, [{**cell, "accuracy": f"{cell['accuracy']:.6f}"} for cell in cells])
+    _write(places.out / "costs.csv", COST, list(_cost_rows(done)))
+    seconds = [
+        {"kind": b.kind, "pair": b.pair.name, "sub_pool": b.sub_pool, "seconds": f"{content['seconds']:.1f}"}
+        for b, content in done
+    ]
+    _write(places.out / "blocks.csv", ("kind", "pair", "sub_pool", "seconds"), seconds)
+    print(f"wrote {len(cells)} cells of {len(done)} blocks to {places.out}")
+
+
+def _cost_rows(done: Sequence[tuple[Block, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Yield the cost of each method on each pair, in CPU seconds and in plain passes over the images of a sub-pool."""
+    for block, content in done:
+        if block.kind != "features":
+            continue
+        parts = [c["costs"] for b, c in done if b.kind == "linear_probe" and b.pair == block.pair]
+        plain = SHARE * content["plain_pass_seconds"]
+        for method in METHODS:
+            if seconds := [costs[method] for costs in parts if method in costs]:
+                select = statistics.median(seconds)
+                row = {"set": block.pair.dataset, "backbone": block.pair.backbone, "method": method}
+                passes = num_passes(method) + select / plain
+                yield {
+                    **row,
+                    "passes": f"{passes:.3f}",
+                    "select_seconds": f"{select:.3f}",
+                    "plain_pass_seconds": f"{plain:.2f}",
+                }
+
+
+def num_passes(method: str) -> int:
+    """Return how many forward passes over the pool a method needs: DLC one for each masked network."""
+    return 0 if method == "random" else MASKED if method.startswith("dlc") else 1
+
+
+def _write(file: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    with new_file(file) as partial, partial.open("w", newline="") as lines:
+        writer = csv.DictWriter(lines, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
