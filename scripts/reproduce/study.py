@@ -4,7 +4,8 @@ python -m scripts.reproduce.study --data <folder with data/ and weights/> [--fol
 
 The study is cut into blocks, which run in a fixed order, the most important first: features, linear probes of every
 sub-pool, logistic regression, full fine-tuning. A block that is predicted to end after --hours is not begun. Finished
-blocks are kept in <results>/store/study, so the same command goes on where it was stopped. --plan only prints the
+blocks are kept in <results>/store/study, so the same command goes on where it was stopped. Blocks whose cells are in
+<out>/cells.csv are not run again either: to measure anew, remove that file and the folder. --plan only prints the
 predicted hours. The script writes cells.csv, costs.csv and blocks.csv; docs/study.md is made from them.
 """
 
@@ -14,7 +15,7 @@ import json
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
@@ -40,10 +41,14 @@ from scripts.reproduce.study_cells import (
 )
 
 LOGISTIC_BUDGETS = BUDGETS[:5]
-LOGISTIC_METHODS = tuple(name for name in METHODS if name.removeprefix("dlc_") not in GAMMAS or name == "dlc_0.25")
 LOGISTIC_SUB_POOLS, FULL_SUB_POOLS = 3, 5
 FULL = {"dtd10": ("0.05", "0.1"), "cifar10mini": ("0.02",)}
-FULL_METHODS = ("random", "dlc_validation", "herding", "facility_location")
+ORACLE_ONLY = {f"dlc_{gamma}" for gamma in GAMMAS} - {"dlc_0.25"}  # These gammas serve the oracle of one judge alone.
+METHODS_OF = {
+    "linear_probe": tuple(METHODS),
+    "logistic_regression": tuple(name for name in METHODS if name not in ORACLE_ONLY),
+    "full": ("random", "dlc_validation", "herding", "facility_location"),
+}
 CELL = ("set", "backbone", "sub_pool", "method", "budget", "kept", "classes", "pool", "judge", "accuracy", "commit")
 COST = ("set", "backbone", "method", "passes", "select_seconds", "plain_pass_seconds")
 MASKED = 5  # Networks of DLC; the first of them is the unmasked one.
@@ -98,6 +103,7 @@ def main() -> None:
     check_folder(options.data)
     wanted = blocks(pairs(options.data.resolve(), [folder.resolve() for folder in options.folder]))
     places = Places(options.results, options.out)
+    restore(wanted, places)
     known = predictions(wanted, places)
     print("\n".join(plan(wanted, places, known, options.workers)), flush=True)
     if not options.plan:
@@ -105,21 +111,37 @@ def main() -> None:
         write_tables(wanted, places)
 
 
+def restore(wanted: Sequence[Block], places: Places) -> None:
+    """Write the files of finished blocks that are only in the tables, as in a fresh clone."""
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for row in _read(places.out / "cells.csv"):
+        name = f"{row['judge']}-{row['set']}-{row['backbone']}-{row['sub_pool']}"
+        numbers = {key: int(row[key]) for key in ("sub_pool", "kept", "classes", "pool")}
+        cells.setdefault(name, []).append({**row, **numbers, "accuracy": float(row["accuracy"])})
+    seconds = {
+        f"{r['kind']}-{r['pair']}-{r['sub_pool']}": float(r["seconds"]) for r in _read(places.out / "blocks.csv")
+    }
+    for block in wanted:
+        found = cells.get(block.name, ())
+        is_whole = {row["method"] for row in found} >= set(METHODS_OF.get(block.kind, (None,)))
+        if is_whole and not places.file(block).is_file():
+            content = {"cells": found, "seconds": seconds.get(block.name, 0.0), "commit": found[0]["commit"]}
+            write_text(places.file(block), json.dumps(content))
+
+
 def predictions(wanted: Sequence[Block], places: Places) -> dict[str, float]:
     """Return the seconds that each block should take: the median of finished ones of its kind and pair.
 
     Those of blocks.csv, from an earlier study, serve where no such block is finished.
     """
-    earlier, found = places.out / "blocks.csv", {}
+    found: dict[str, float] = {}
     measured: dict[tuple[str, str], list[float]] = {}
     for block in wanted:
         if (file := places.file(block)).is_file():
             measured.setdefault((block.kind, block.pair.name), []).append(json.loads(file.read_text())["seconds"])
     before: dict[tuple[str, str], list[float]] = {}
-    if earlier.is_file():
-        with earlier.open(newline="") as lines:
-            for row in csv.DictReader(lines):
-                before.setdefault((row["kind"], row["pair"]), []).append(float(row["seconds"]))
+    for row in _read(places.out / "blocks.csv"):
+        before.setdefault((row["kind"], row["pair"]), []).append(float(row["seconds"]))
     for block in wanted:
         key = block.kind, block.pair.name
         if seconds := measured.get(key) or before.get(key):
@@ -154,13 +176,13 @@ def run(wanted: Sequence[Block], places: Places, known: dict[str, float], option
             print(f"not run, since the {options.hours:g} hours would be over: {block.name}", flush=True)
         return does
 
-    for block in [block for block in todo if block.kind == "features" and fits(block)]:
+    needed = {block.pair for block in todo if block.kind != "features"}
+    for block in [block for block in todo if block.kind == "features" and block.pair in needed and fits(block)]:
         _finish(block, places)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, context, torch.set_num_threads, (1,)) as workers:
-        apart = iter([block for block in todo if block.kind not in ("features", "full")])
         running: set[Future] = set()
-        for block in apart:
+        for block in [block for block in todo if block.kind not in ("features", "full")]:
             if fits(block):
                 running.add(workers.submit(_finish, block, places))
             if len(running) >= options.workers:
@@ -174,7 +196,7 @@ def run(wanted: Sequence[Block], places: Places, known: dict[str, float], option
 def _finish(block: Block, places: Places) -> None:
     """Run a block, and keep what it gives."""
     start = time.monotonic()
-    content = RUN[block.kind](block, places)
+    content = (_features if block.kind == "features" else _judged)(block, places)
     seconds = time.monotonic() - start
     write_text(places.file(block), json.dumps({**content, "seconds": seconds, "commit": commit()}))
     print(f"{block.name}: {seconds:.0f} s", flush=True)
@@ -192,28 +214,19 @@ def _features(block: Block, places: Places) -> dict[str, Any]:
     return {"plain_pass_seconds": opened.seconds_of_a_pass(), "images": len(opened.pool)}
 
 
-def _linear_probe(block: Block, places: Places) -> dict[str, Any]:
-    selections, part = _selected(block, places, tuple(METHODS), BUDGETS)
-    return {"cells": _cells(block, part, selections), "costs": _costs(selections)}
-
-
-def _logistic_regression(block: Block, places: Places) -> dict[str, Any]:
-    selections, part = _selected(block, places, LOGISTIC_METHODS, LOGISTIC_BUDGETS)
-    return {"cells": _cells(block, part, selections)}
-
-
-def _full(block: Block, places: Places) -> dict[str, Any]:
-    selections, part = _selected(block, places, FULL_METHODS, FULL[block.pair.dataset])
-    return {"cells": _cells(block, part, selections)}
-
-
-def _selected(
-    block: Block, places: Places, methods: Sequence[str], budgets: Sequence[str]
-) -> tuple[list[Selection], Part]:
+def _judged(block: Block, places: Places) -> dict[str, Any]:
+    """Select with every method of this kind of block, and judge the selections."""
     opened = _opened(block.pair, places.results / "store")
     assert len(opened.features) == len(opened.pool)  # Loaded now, so that no method is charged for it.
     part = opened.part(block.sub_pool)
-    return list(part.selections(methods, budgets)), part
+    budgets = {
+        "linear_probe": BUDGETS,
+        "logistic_regression": LOGISTIC_BUDGETS,
+        "full": FULL.get(block.pair.dataset, ()),
+    }
+    selections = list(part.selections(METHODS_OF[block.kind], budgets[block.kind]))
+    costs = {each.method: each.seconds for each in selections if each.budget == COSTED}
+    return {"cells": _cells(block, part, selections), "costs": costs}
 
 
 def _cells(block: Block, part: Part, selections: Sequence[Selection]) -> list[dict[str, Any]]:
@@ -229,25 +242,14 @@ def _cells(block: Block, part: Part, selections: Sequence[Selection]) -> list[di
     ]
 
 
-def _costs(selections: Sequence[Selection]) -> dict[str, float]:
-    return {each.method: each.seconds for each in selections if each.budget == COSTED}
-
-
-RUN: dict[str, Callable[[Block, Places], dict[str, Any]]] = {
-    "features": _features,
-    "linear_probe": _linear_probe,
-    "logistic_regression": _logistic_regression,
-    "full": _full,
-}
-
-
 def write_tables(wanted: Sequence[Block], places: Places) -> None:
     """Write the cells, the costs and the seconds of all finished blocks."""
     done = [(block, json.loads(places.file(block).read_text())) for block in wanted if places.file(block).is_file()]
     places.out.mkdir(parents=True, exist_ok=True)
     cells = [{**cell, "commit": content["commit"]} for _, content in done for cell in content.get("cells", ())]
     _write(places.out / "cells.csv", CELL, [{**cell, "accuracy": f"{cell['accuracy']:.6f}"} for cell in cells])
-    _write(places.out / "costs.csv", COST, list(_cost_rows(done)))
+    costs = {tuple(row[key] for key in COST[:3]): row for row in [*_read(places.out / "costs.csv"), *_cost_rows(done)]}
+    _write(places.out / "costs.csv", COST, list(costs.values()))
     seconds = [
         {"kind": b.kind, "pair": b.pair.name, "sub_pool": b.sub_pool, "seconds": f"{content['seconds']:.1f}"}
         for b, content in done
@@ -261,7 +263,7 @@ def _cost_rows(done: Sequence[tuple[Block, dict[str, Any]]]) -> Iterator[dict[st
     for block, content in done:
         if block.kind != "features":
             continue
-        parts = [c["costs"] for b, c in done if b.kind == "linear_probe" and b.pair == block.pair]
+        parts = [c.get("costs", {}) for b, c in done if b.kind == "linear_probe" and b.pair == block.pair]
         plain = SHARE * content["plain_pass_seconds"]
         for method in METHODS:
             if seconds := [costs[method] for costs in parts if method in costs]:
@@ -279,6 +281,14 @@ def _cost_rows(done: Sequence[tuple[Block, dict[str, Any]]]) -> Iterator[dict[st
 def num_passes(method: str) -> int:
     """Return how many forward passes over the pool a method needs: DLC one for each masked network."""
     return 0 if method == "random" else MASKED if method.startswith("dlc") else 1
+
+
+def _read(file: Path) -> list[dict[str, str]]:
+    """Return the rows of a table, none if it is not there."""
+    if not file.is_file():
+        return []
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
 
 
 def _write(file: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
