@@ -13,10 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from prunetune.base import checks
 from prunetune.base.errors import InputError
-from prunetune.config.build import build, called, check_keys
+from prunetune.config.build import build, called, check_group, check_keys
 from prunetune.config.identity import recorded, sampler_settings
 from prunetune.config.names import Names, resolve_names
+from prunetune.config.schema import NO_DATASET
+from prunetune.config.subpool import subpool_of
 from prunetune.data.pool import Dataset
+from prunetune.data.subpool import SubpoolDataset
 from prunetune.networks.backbone import MOST_PIXELS, Backbone
 from prunetune.samplers.base import Sampler, check_ratio
 from prunetune.samplers.candidates import OPEN, Search, beta_candidates, end_candidates, gamma_candidates
@@ -92,7 +95,7 @@ def parse_image_run(cfg: DictConfig) -> ImageRun:
         seed=cfg.seed,
         tag=cfg.tag,
         until=cfg.until,
-        dataset=build(cfg.dataset, "dataset", Dataset),
+        dataset=build_dataset(cfg.dataset),
         backbone=build(cfg.backbone, "backbone", Backbone),
         scoring_backbone=_scoring_backbone(cfg.scoring_backbone),
         scorer=build(cfg.scorer, "scorer", Scorer, "prunetune.scorers"),
@@ -108,6 +111,19 @@ def parse_image_run(cfg: DictConfig) -> ImageRun:
         results_dir=Path(cfg.results_dir),
         record=recorded(cfg),
     )
+
+
+def build_dataset(group: Mapping[str, Any]) -> Dataset:
+    """Make the data set that the group `dataset` describes, or its sub-pool if the key `subpool` is set.
+
+    Raises:
+        InputError: the settings do not describe a data set, as in `build`, or the sub-pool is no fraction and seed.
+    """
+    values = OmegaConf.to_container(group, resolve=True) if isinstance(group, DictConfig) else group
+    check_group("dataset", None if values == NO_DATASET else values)
+    drawn = subpool_of(values)
+    whole = build({key: value for key, value in values.items() if key != "subpool"}, "dataset", Dataset)
+    return whole if drawn is None else SubpoolDataset(whole, *drawn)
 
 
 def _scoring_backbone(group: DictConfig | None) -> Backbone | None:

@@ -1,12 +1,14 @@
 """Every configuration key of an image run or a grid, and its type.
 
-The default values are in the YAML files, so every field is MISSING here.
+The default values are in the YAML files, so nearly every field is MISSING here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
+
+NO_DATASET = {"subpool": None}  # The chosen data set is merged into this, so that every one has the key, also a user's.
 
 
 @dataclass
@@ -70,7 +72,7 @@ class ImagesConfig:
 class Config:
     """One image run."""
 
-    dataset: Any = MISSING
+    dataset: Any = field(default_factory=lambda: dict(NO_DATASET))
     backbone: Any = MISSING
     scoring_backbone: Any = None
     scorer: Any = MISSING
@@ -95,7 +97,9 @@ class Config:
 class GridConfig(Config):
     """Many runs of one (dataset, backbone) in one job."""
 
-    scoring_backbone: Any = MISSING  # MISSING, not None: None would overwrite the chosen group.
+    # MISSING: the defaults of `Config` would overwrite the chosen groups.
+    dataset: Any = MISSING
+    scoring_backbone: Any = MISSING
     methods: list[str] = MISSING
     ratios: list[float] = MISSING
     seeds: list[int] = MISSING

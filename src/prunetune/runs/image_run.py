@@ -17,6 +17,7 @@ from prunetune.base.store import Store
 from prunetune.config.parse import ImageRun
 from prunetune.data.images.decoded import ShownImages
 from prunetune.data.pool import Pool
+from prunetune.data.subpool import SubpoolDataset
 from prunetune.networks.backbone import Backbone
 from prunetune.runs import records, sampler_search, steps
 from prunetune.runs.scores import Scores, check_fit, stored_scores
@@ -227,7 +228,7 @@ def _summary(pruned: Pruned, pool: Pool) -> str:
 
 
 def finetune(run: ImageRun, task: Task, trainings: Sequence[Training]) -> list[FinetuneResult]:
-    """Step 3: train on each subset. Linear probes are trained together, whole networks one after another.
+    """Step 3: train on each subset. Linear probes are trained together, all others one after another.
 
     Args:
         run: gives the recipe, the backbone and the precision of all trainings.
@@ -287,6 +288,7 @@ def describe(run: ImageRun, task: Task, pruned: Pruned, outcome: FinetuneResult)
         **records.accuracies(task.test, outcome),
         "decode_seconds": task.scoring.embedding.decode_seconds(task.pool),
         "score_seconds": pruned.scores.seconds,
+        "subpool": run.dataset.record() if isinstance(run.dataset, SubpoolDataset) else None,
         "search_seconds": pruned.choice.seconds if pruned.choice.labels else None,
         "sample_seconds": pruned.sample_seconds,
         "finetune_seconds": outcome.seconds,
