@@ -25,7 +25,7 @@ from prunetune.samplers.base import Sampler, check_ratio
 from prunetune.samplers.candidates import OPEN, Search, beta_candidates, end_candidates, gamma_candidates
 from prunetune.scorers.base import Scorer
 from prunetune.signals.proxy import ProxyRecipe
-from prunetune.training.recipe import Recipe
+from prunetune.training.recipe import LogisticRecipe, Recipe
 
 STEPS = ("score", "prune", "finetune")
 
@@ -51,7 +51,7 @@ class ImageRun:
     scoring_backbone: Backbone | None
     scorer: Scorer
     candidates: Mapping[str, Sampler]
-    recipe: Recipe
+    recipe: Recipe | LogisticRecipe
     proxy: ProxyRecipe
     search: Search
     device: str
@@ -133,10 +133,28 @@ def _scoring_backbone(group: DictConfig | None) -> Backbone | None:
         return build(group, "scoring_backbone", Backbone)
 
 
-def parse_recipe(group: DictConfig) -> Recipe:
-    """Return the training recipe that the group `finetune` describes."""
+def parse_recipe(group: DictConfig) -> Recipe | LogisticRecipe:
+    """Return the training recipe that the group `finetune` describes.
+
+    Raises:
+        InputError: a number is out of its range, or the recipe does not have it.
+    """
     values = OmegaConf.to_container(group)
-    return Recipe(**{**values, "milestones": tuple(values["milestones"])})
+    checks.choice("finetune.trained", values["trained"], ("head", "all", LogisticRecipe.trained))
+    if values["trained"] == LogisticRecipe.trained:
+        return _logistic_recipe(values)
+    milestones = values["milestones"]
+    return Recipe(**{**values, "milestones": milestones if milestones is None else tuple(milestones)})
+
+
+def _logistic_recipe(values: Mapping[str, Any]) -> LogisticRecipe:
+    for key, value in values.items():
+        if key not in ("name", "trained") and value is not None:
+            raise InputError(
+                f"finetune.{key} must be null with finetune.trained={LogisticRecipe.trained}, which is not trained in "
+                f"epochs, got {value!r}; leave finetune.{key} out, or choose another recipe"
+            )
+    return LogisticRecipe(values["name"])
 
 
 def parse_proxy(group: DictConfig) -> ProxyRecipe:

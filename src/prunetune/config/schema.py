@@ -16,18 +16,18 @@ class FinetuneConfig:
     """How to fine-tune on the pruned set (docs/method_notes.md, Fine-tuning)."""
 
     name: str = MISSING
-    trained: str = MISSING  # head | all
-    epochs: int = MISSING
-    batch_size: int = MISSING
-    last_batch: str = MISSING  # balanced | keep | drop
-    learning_rate: float = MISSING
-    momentum: float = MISSING
-    nesterov: bool = MISSING
-    weight_decay: float = MISSING
-    milestones: list[int] = MISSING  # The learning rate is multiplied by decay after these epochs.
-    decay: float = MISSING
-    views: int = MISSING  # Number of augmented views per image (frozen backbone). 0: train on the evaluation view.
-    evaluate_every: int = MISSING  # Test every so many epochs. The last epoch is always tested.
+    trained: str = MISSING  # head | all | logistic_regression. With the last one all keys below are null.
+    epochs: int | None = MISSING
+    batch_size: int | None = MISSING
+    last_batch: str | None = MISSING  # balanced | keep | drop
+    learning_rate: float | None = MISSING
+    momentum: float | None = MISSING
+    nesterov: bool | None = MISSING
+    weight_decay: float | None = MISSING
+    milestones: list[int] | None = MISSING  # The learning rate is multiplied by decay after these epochs.
+    decay: float | None = MISSING
+    views: int | None = MISSING  # Augmented views per image (frozen backbone). 0: train on the evaluation view.
+    evaluate_every: int | None = MISSING  # Test every so many epochs. The last epoch is always tested.
 
 
 @dataclass
