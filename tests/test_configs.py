@@ -27,6 +27,7 @@ from prunetune.config.methods import METHODS
 from prunetune.config.named import SAMPLERS, SCORERS, own_sampler
 from prunetune.config.names import resolve_names, run_folder
 from prunetune.config.parse import (
+    build_dataset,
     parse_candidates,
     parse_image_run,
     parse_proxy,
@@ -119,7 +120,8 @@ def test_every_choice_composes_builds_its_class_and_names_the_folder(group, name
         return
     if f"{group}/{name}" not in NAMELESS:
         assert name in re.split(r"/|-(?=[a-z])", folder)
-    made = list(parse_candidates(cfg).values()) if group == "sampler" else [build(cfg[group])]
+    make = build_dataset if group == "dataset" else build
+    made = list(parse_candidates(cfg).values()) if group == "sampler" else [make(cfg[group])]
     assert {type(one) for one in made} == {class_of(cfg[group]._target_)}
     assert (len(made) == 2) == (name == "topk_flexible"), "its two ends are tried in a run"
     # The short name in the library must give the same scorer as the YAML file.
@@ -188,7 +190,7 @@ def test_a_file_states_every_setting_of_its_class(path):
 
 @pytest.mark.parametrize("name", ["digits", "textures", "dtd", "fgvcaircraft", "cifar10"])
 def test_the_default_file_of_a_data_set_is_its_class_without_arguments(name):
-    made = build(cfg_of(f"dataset={name}").dataset)
+    made = build_dataset(cfg_of(f"dataset={name}").dataset)
     assert made == type(made)()
 
 

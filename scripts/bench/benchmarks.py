@@ -26,6 +26,7 @@ from hydra import compose, initialize_config_module
 from prunetune.base.devices import describe_device, resolve_device
 from prunetune.base.peak_memory import peak_memory
 from prunetune.config.build import build
+from prunetune.config.parse import build_dataset
 from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Network
 from prunetune.runs.records import commit
@@ -90,7 +91,7 @@ def composed(overrides: Sequence[str]) -> Any:
 def opened(overrides: Sequence[str]) -> tuple[Pool, Pool, Network]:
     """Return pool, test set and network that overrides name."""
     cfg = composed(overrides)
-    dataset = build(cfg.dataset)
+    dataset = build_dataset(cfg.dataset)
     return dataset.pool("train"), dataset.pool("test"), build(cfg.backbone).load()
 
 

@@ -24,6 +24,7 @@ from prunetune import advise, prune
 from prunetune.api import make_plan
 from prunetune.base.devices import Hardware, resolve_device, resolve_precision
 from prunetune.config.build import build
+from prunetune.config.parse import build_dataset
 from prunetune.data.images.decode import ImageFiles
 from prunetune.data.images.transforms import evaluation_view
 from prunetune.data.pool import Pool
@@ -68,7 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, overrides in benchmarks.settings(options.data, ["dtd10"], options.networks).items():
             cfg = benchmarks.composed(overrides)
-            pairs = files_of(build(cfg.dataset).pool("train"), options.images, Path(folder))
+            pairs = files_of(build_dataset(cfg.dataset).pool("train"), options.images, Path(folder))
             section = f"{name}, {len(pairs)} images"
             rows += [{"section": section, **row} for row in measured(pairs, build(cfg.backbone), options.repeats)]
     about = (

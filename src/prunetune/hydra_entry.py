@@ -23,7 +23,7 @@ from prunetune.base import disk
 from prunetune.base.errors import InputError
 from prunetune.base.publish import write_text
 from prunetune.config.explain import UNREADABLE, explain, is_from_composing
-from prunetune.config.words import arranged, check_choices, check_folders
+from prunetune.config.words import arranged, check_choices, check_folders, with_lists
 from prunetune.instruct import registration  # noqa: F401  registers the schema of text runs
 from prunetune.runs import failures
 
@@ -61,6 +61,7 @@ def start(program: str, words: Sequence[str]) -> None:
     """
     # With this variable Hydra raises its errors, so that they are explained below, and bugs keep their full traceback.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    words = with_lists(words)
     entry = hydra.main(version_base="1.3", config_path="pkg://prunetune.configs", config_name="config")(run_job)
     with disk.one_line(_fix(words)):  # This is for standard output, which may be redirected to a full disk.
         try:

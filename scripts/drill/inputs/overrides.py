@@ -105,6 +105,15 @@ finetune.decay=-1
 finetune.decay=inf
 finetune.decay=null
 finetune.trained=foo
+finetune.trained=logistic_regression
+finetune=logistic_regression finetune.epochs=5
+finetune=logistic_regression finetune.trained=head
+finetune=logistic_regression sampler=rs2
+dataset.subpool=0.8
+dataset.subpool=0.8,-1
+dataset.subpool=2,3
+dataset.subpool=a,b
+dataset.subpool={a:1,b:2}
 finetune.trained=null
 finetune.name=null
 sampler=flexrand sampler.gamma=2

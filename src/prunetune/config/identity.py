@@ -21,6 +21,7 @@ REMOVED = {
 }
 # These options were added later. A run that recorded none of them behaved as with the value given here.
 ADDED = {
+    "dataset.subpool": None,
     "sampler.graph": "directed",
     "backbone.use_ema": True,
     "scoring_backbone.use_ema": True,

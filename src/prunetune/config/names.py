@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from prunetune.base.errors import InputError
+from prunetune.config.subpool import subpool_of
 
 PUBLISHED_PROXY = "full"  # With any other proxy the scorer's name gets a suffix, as in el2n_probe.
 PROXY_SUFFIXES = {"linear_probe": "probe", "deepcore": "scratch"}
@@ -49,13 +50,19 @@ def resolve_names(cfg: DictConfig) -> Names:
     scorer, sampler = group_name(cfg.scorer, "path"), group_name(cfg.sampler, "name")
     is_proxied = reads_proxy(cfg.scorer) and cfg.proxy.name != PUBLISHED_PROXY
     return Names(
-        dataset=group_name(cfg.dataset, "id" if "id" in cfg.dataset else "root"),
+        dataset=_dataset_name(cfg.dataset),
         backbone=backbone,
         scoring_backbone=scoring_backbone,
         scorer=f"{scorer}_{PROXY_SUFFIXES.get(cfg.proxy.name, cfg.proxy.name)}" if is_proxied else scorer,
         sampler=cfg.scorer.own_sampler if sampler == "auto" else sampler,
         finetune=cfg.finetune.name,
     )
+
+
+def _dataset_name(group: DictConfig) -> str:
+    """Return the name of a data set, with the fraction and seed of a sub-pool, so that each has folders of its own."""
+    name, drawn = group_name(group, "id" if "id" in group else "root"), subpool_of(group)
+    return name if drawn is None else f"{name}_subpool_{drawn[0]}_{drawn[1]}"
 
 
 def reads_proxy(group: Mapping[str, Any]) -> bool:

@@ -13,16 +13,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from prunetune.base import checks
 from prunetune.base.errors import InputError
-from prunetune.config.build import build, called, check_keys
+from prunetune.config.build import build, called, check_group, check_keys
 from prunetune.config.identity import recorded, sampler_settings
 from prunetune.config.names import Names, resolve_names
+from prunetune.config.schema import NO_DATASET
+from prunetune.config.subpool import subpool_of
 from prunetune.data.pool import Dataset
+from prunetune.data.subpool import SubpoolDataset
 from prunetune.networks.backbone import MOST_PIXELS, Backbone
 from prunetune.samplers.base import Sampler, check_ratio
 from prunetune.samplers.candidates import OPEN, Search, beta_candidates, end_candidates, gamma_candidates
 from prunetune.scorers.base import Scorer
 from prunetune.signals.proxy import ProxyRecipe
-from prunetune.training.recipe import Recipe
+from prunetune.training.recipe import LogisticRecipe, Recipe
 
 STEPS = ("score", "prune", "finetune")
 
@@ -48,7 +51,7 @@ class ImageRun:
     scoring_backbone: Backbone | None
     scorer: Scorer
     candidates: Mapping[str, Sampler]
-    recipe: Recipe
+    recipe: Recipe | LogisticRecipe
     proxy: ProxyRecipe
     search: Search
     device: str
@@ -92,7 +95,7 @@ def parse_image_run(cfg: DictConfig) -> ImageRun:
         seed=cfg.seed,
         tag=cfg.tag,
         until=cfg.until,
-        dataset=build(cfg.dataset, "dataset", Dataset),
+        dataset=build_dataset(cfg.dataset),
         backbone=build(cfg.backbone, "backbone", Backbone),
         scoring_backbone=_scoring_backbone(cfg.scoring_backbone),
         scorer=build(cfg.scorer, "scorer", Scorer, "prunetune.scorers"),
@@ -110,6 +113,19 @@ def parse_image_run(cfg: DictConfig) -> ImageRun:
     )
 
 
+def build_dataset(group: Mapping[str, Any]) -> Dataset:
+    """Make the data set that the group `dataset` describes, or its sub-pool if the key `subpool` is set.
+
+    Raises:
+        InputError: the settings do not describe a data set, as in `build`, or the sub-pool is no fraction and seed.
+    """
+    values = OmegaConf.to_container(group, resolve=True) if isinstance(group, DictConfig) else group
+    check_group("dataset", None if values == NO_DATASET else values)
+    drawn = subpool_of(values)
+    whole = build({key: value for key, value in values.items() if key != "subpool"}, "dataset", Dataset)
+    return whole if drawn is None else SubpoolDataset(whole, *drawn)
+
+
 def _scoring_backbone(group: DictConfig | None) -> Backbone | None:
     if group is None:
         return None
@@ -117,10 +133,28 @@ def _scoring_backbone(group: DictConfig | None) -> Backbone | None:
         return build(group, "scoring_backbone", Backbone)
 
 
-def parse_recipe(group: DictConfig) -> Recipe:
-    """Return the training recipe that the group `finetune` describes."""
+def parse_recipe(group: DictConfig) -> Recipe | LogisticRecipe:
+    """Return the training recipe that the group `finetune` describes.
+
+    Raises:
+        InputError: a number is out of its range, or the recipe does not have it.
+    """
     values = OmegaConf.to_container(group)
-    return Recipe(**{**values, "milestones": tuple(values["milestones"])})
+    checks.choice("finetune.trained", values["trained"], ("head", "all", LogisticRecipe.trained))
+    if values["trained"] == LogisticRecipe.trained:
+        return _logistic_recipe(values)
+    milestones = values["milestones"]
+    return Recipe(**{**values, "milestones": milestones if milestones is None else tuple(milestones)})
+
+
+def _logistic_recipe(values: Mapping[str, Any]) -> LogisticRecipe:
+    for key, value in values.items():
+        if key not in ("name", "trained") and value is not None:
+            raise InputError(
+                f"finetune.{key} must be null with finetune.trained={LogisticRecipe.trained}, which is not trained in "
+                f"epochs, got {value!r}; leave finetune.{key} out, or choose another recipe"
+            )
+    return LogisticRecipe(values["name"])
 
 
 def parse_proxy(group: DictConfig) -> ProxyRecipe:

@@ -1,12 +1,14 @@
 """Every configuration key of an image run or a grid, and its type.
 
-The default values are in the YAML files, so every field is MISSING here.
+The default values are in the YAML files, so nearly every field is MISSING here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
+
+NO_DATASET = {"subpool": None}  # The chosen data set is merged into this, so that every one has the key, also a user's.
 
 
 @dataclass
@@ -14,18 +16,18 @@ class FinetuneConfig:
     """How to fine-tune on the pruned set (docs/method_notes.md, Fine-tuning)."""
 
     name: str = MISSING
-    trained: str = MISSING  # head | all
-    epochs: int = MISSING
-    batch_size: int = MISSING
-    last_batch: str = MISSING  # balanced | keep | drop
-    learning_rate: float = MISSING
-    momentum: float = MISSING
-    nesterov: bool = MISSING
-    weight_decay: float = MISSING
-    milestones: list[int] = MISSING  # The learning rate is multiplied by decay after these epochs.
-    decay: float = MISSING
-    views: int = MISSING  # Number of augmented views per image (frozen backbone). 0: train on the evaluation view.
-    evaluate_every: int = MISSING  # Test every so many epochs. The last epoch is always tested.
+    trained: str = MISSING  # head | all | logistic_regression. With the last one all keys below are null.
+    epochs: int | None = MISSING
+    batch_size: int | None = MISSING
+    last_batch: str | None = MISSING  # balanced | keep | drop
+    learning_rate: float | None = MISSING
+    momentum: float | None = MISSING
+    nesterov: bool | None = MISSING
+    weight_decay: float | None = MISSING
+    milestones: list[int] | None = MISSING  # The learning rate is multiplied by decay after these epochs.
+    decay: float | None = MISSING
+    views: int | None = MISSING  # Augmented views per image (frozen backbone). 0: train on the evaluation view.
+    evaluate_every: int | None = MISSING  # Test every so many epochs. The last epoch is always tested.
 
 
 @dataclass
@@ -70,7 +72,7 @@ class ImagesConfig:
 class Config:
     """One image run."""
 
-    dataset: Any = MISSING
+    dataset: Any = field(default_factory=lambda: dict(NO_DATASET))
     backbone: Any = MISSING
     scoring_backbone: Any = None
     scorer: Any = MISSING
@@ -95,7 +97,9 @@ class Config:
 class GridConfig(Config):
     """Many runs of one (dataset, backbone) in one job."""
 
-    scoring_backbone: Any = MISSING  # MISSING, not None: None would overwrite the chosen group.
+    # MISSING: the defaults of `Config` would overwrite the chosen groups.
+    dataset: Any = MISSING
+    scoring_backbone: Any = MISSING
     methods: list[str] = MISSING
     ratios: list[float] = MISSING
     seeds: list[int] = MISSING

@@ -26,6 +26,7 @@ from prunetune.config.cells import PLURALS, compose_cell, shared_words
 from prunetune.config.explain import explain
 from prunetune.config.identity import recorded
 from prunetune.config.names import Names, cell_folder, grid_folder, resolve_names
+from prunetune.config.words import with_lists
 
 GRID = "grid"  # The root configuration of sweeps of image runs.
 LAST_STEP = "finetune"  # The last step of an image run.
@@ -131,7 +132,7 @@ def compose_sweep(sweep: str, overrides: Sequence[str] = (), kinds: Sequence[Sin
     Raises:
         InputError: there is no such preset, or it cannot be composed with these overrides.
     """
-    words = [f"sweep={sweep}", *overrides]
+    words = [f"sweep={sweep}", *with_lists(overrides)]
     try:  # hydra.compose is not enough: it composes a single run and refuses overrides that sweep over values.
         hydra, root = GlobalHydra.instance().hydra, root_of(sweep, kinds)
         return hydra.compose_config(root, words, RunMode.MULTIRUN, from_shell=False, with_log_configuration=False)

@@ -14,6 +14,14 @@ from prunetune.config import catalogue
 NO_NAME = re.compile(
     r"null|none|true|false|[+-]?[\d.]+(e[+-]?\d+)?|\{.*|[/~].*|.*\\.*|(.*/)?\.{1,2}(/.*)?", re.IGNORECASE
 )
+# Two values without brackets or quotes.
+SUBPOOL = re.compile(r"(\+{0,2}dataset\.subpool)=([^][(){}'\",]*,[^][(){}'\",]*)")
+
+
+def with_lists(words: Iterable[str]) -> list[str]:
+    """Return the words with `dataset.subpool=0.8,3` as the list that it means. Hydra would run 0.8 and then 3."""
+    matches = [(word, SUBPOOL.fullmatch(word)) for word in words]
+    return [word if match is None else f"{match[1]}=[{match[2]}]" for word, match in matches]
 
 
 def arranged(words: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ from prunetune.base.verification import refuse_damage
 from prunetune.config.build import FOR_PEOPLE, build
 from prunetune.config.identity import REMOVED
 from prunetune.config.names import reads_proxy
-from prunetune.config.parse import parse_proxy
+from prunetune.config.parse import build_dataset, parse_proxy
 from prunetune.data.pool import Pool
 from prunetune.networks.masking import MaskPath
 from prunetune.report import collect
@@ -296,7 +296,7 @@ def _opened(run: Run, results_dir: Path, of_tuned: bool) -> tuple[Pool, Embeddin
         training_precision=run.result.get("training_precision", "fp32"),
     )
     recipe = FULL_PROXY if proxy is None else parse_proxy(OmegaConf.create(proxy))
-    return build(config["dataset"]).pool("train"), embedding, recipe
+    return build_dataset(config["dataset"]).pool("train"), embedding, recipe
 
 
 @cache

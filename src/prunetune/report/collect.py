@@ -17,6 +17,7 @@ TEXT = (
     *NAMES,
     "selection_rule",
     "budgets",
+    "subpool",
     "precision",
     "recipe",
     "device",
@@ -44,7 +45,7 @@ COLUMNS = (
     *NAMES,
     *("ratio", "seed", "accuracy", "best_accuracy", "worst_class_accuracy"),
     *("gamma", "selection_rule", "budgets", "precision", "views", "recipe"),
-    *("num_classes", "num_pool", "num_kept", "num_test", "images_per_epoch"),
+    *("subpool", "num_classes", "num_pool", "num_kept", "num_test", "images_per_epoch"),
     *("decode_seconds", "score_seconds", "search_seconds", "sample_seconds", "finetune_seconds"),
     *("peak_memory_bytes", "score_peak_memory_bytes"),
     *("device", "commit", "dataset_fingerprint", "scores_path", "run"),
@@ -129,6 +130,7 @@ def _row(result: Any, run: Path) -> dict[str, Any]:
     return {
         **result,
         "sampler": sampler_today(result["sampler"], config.get("sampler")),
+        "subpool": _subpool(result.get("subpool")),
         "budgets": (config.get("sampler") or {}).get("budgets", "proportional"),
         "views": training.get("views"),
         "recipe": _digest(training),
@@ -137,6 +139,11 @@ def _row(result: Any, run: Path) -> dict[str, Any]:
         "num_read": (result.get("corpus_report") or {}).get("read"),
         "num_fewshot": " ".join(map(str, result.get("num_fewshot") or [])) or None,
     }
+
+
+def _subpool(drawn: Any) -> str | None:
+    """Return a sub-pool as its override names it, such as "0.8,3"; None for a run on the whole pool."""
+    return f"{drawn.get('fraction')},{drawn.get('seed')}" if isinstance(drawn, dict) else None
 
 
 def _digest(training: dict[str, Any]) -> str:

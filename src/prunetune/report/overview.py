@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from prunetune.base.errors import InputError, suggestion
 from prunetune.base.verification import refuse_damage
-from prunetune.config.build import build
+from prunetune.config.parse import build_dataset
 from prunetune.report import collect, figures, output, page, tables
 from prunetune.runs.scores import read_scores
 
@@ -50,7 +50,7 @@ def easy_and_hard(results: pd.DataFrame, results_dir: Path) -> Figure:
         raise InputError("no run has scores; run one with scorer=dlc")
     run = scored.iloc[0]
     made_with = json.loads((results_dir / run["run"] / "result.json").read_text(encoding="utf-8"))["config"]
-    pool = build(made_with["dataset"]).pool("train")
+    pool = build_dataset(made_with["dataset"]).pool("train")
     path = results_dir / run["scores_path"]
     if path.is_file():
         refuse_damage(path.parent)

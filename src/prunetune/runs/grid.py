@@ -120,7 +120,8 @@ class Tasks:
 def run_cells(cells: list[Cell], tracker: Tracker) -> list[dict[str, Any]]:
     """Score and prune each cell, then train them and write their results.
 
-    Linear probes are trained together, whole networks one after another or a few at the same time.
+    Linear probes are trained together, logistic regressions are fitted one after another, and so are whole networks, or
+    a few of them at the same time.
 
     Raises:
         Exception: some cells failed. It is raised after all other cells are done.
@@ -149,10 +150,10 @@ def _train(ready: list[Ready], tracker: Tracker, attempts: Attempts) -> list[dic
     if not ready:
         return []
     run, task = ready[0].cell.run, ready[0].task
-    is_probe = run.recipe.trained == "head"
     results = []
-    batches = [ready] if is_probe else [[one] for one in ready]
-    with _finetunings(run, task, batches, 1 if is_probe else trainings_at_once(run, task)) as finetunings:
+    batches = [ready] if run.recipe.trained == "head" else [[one] for one in ready]
+    at_once = trainings_at_once(run, task) if run.recipe.trained == "all" else 1
+    with _finetunings(run, task, batches, at_once) as finetunings:
         for batch, finetuning in zip(batches, finetunings, strict=True):
             with attempts.of([one.cell for one in batch]):
                 for one, outcome in zip(batch, finetuning(), strict=True):

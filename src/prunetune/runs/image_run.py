@@ -17,16 +17,18 @@ from prunetune.base.store import Store
 from prunetune.config.parse import ImageRun
 from prunetune.data.images.decoded import ShownImages
 from prunetune.data.pool import Pool
+from prunetune.data.subpool import SubpoolDataset
 from prunetune.networks.backbone import Backbone
 from prunetune.runs import records, sampler_search, steps
 from prunetune.runs.scores import Scores, check_fit, stored_scores
 from prunetune.runs.tracking import MODES, Tracker
 from prunetune.runs.weights import weigh
+from prunetune.samplers.dynamic import DynamicSampler
 from prunetune.signals.network import Embedding, NetworkSignals
 from prunetune.signals.view_bank import view_bank
 from prunetune.training.full import finetune_all
 from prunetune.training.linear_probe import Probe, share_seconds, train_probes
-from prunetune.training.recipe import FinetuneResult
+from prunetune.training.recipe import FinetuneResult, LogisticRecipe
 from prunetune.training.sample_order import SampleOrder, Static
 
 log = logging.getLogger(__name__)
@@ -152,6 +154,11 @@ def check(run: ImageRun) -> None:
         raise InputError(f"wandb must be one of {', '.join(MODES)}, got {run.wandb!r}.{suggestion(run.wandb, MODES)}")
     for sampler in run.candidates.values():
         check_fit(run.scorer, sampler, run.ratio)
+        if isinstance(run.recipe, LogisticRecipe) and isinstance(sampler, DynamicSampler):
+            raise InputError(
+                f"sampler={sampler.name} shows other images in every epoch, and finetune={run.recipe.name} has no "
+                "epochs; choose another sampler, or finetune=linear_probe"
+            )
 
 
 def listing_of(run: ImageRun) -> str | None:
@@ -227,7 +234,7 @@ def _summary(pruned: Pruned, pool: Pool) -> str:
 
 
 def finetune(run: ImageRun, task: Task, trainings: Sequence[Training]) -> list[FinetuneResult]:
-    """Step 3: train on each subset. Linear probes are trained together, whole networks one after another.
+    """Step 3: train on each subset. Linear probes are trained together, all others one after another.
 
     Args:
         run: gives the recipe, the backbone and the precision of all trainings.
@@ -244,7 +251,12 @@ def finetune(run: ImageRun, task: Task, trainings: Sequence[Training]) -> list[F
         Probe(bank.rows(one.subset), labels[one.subset], features, task.test.labels, one.seed, one.sample_order)
         for one in trainings
     ]
-    outcomes = train_probes(bank.values, probes, len(task.pool.classes), run.recipe, task.device)
+    if isinstance(run.recipe, LogisticRecipe):
+        from prunetune.training.logistic_regression import fit_probes  # It loads scikit-learn, which takes a second.
+
+        outcomes = fit_probes(bank.values[0], probes)
+    else:
+        outcomes = train_probes(bank.values, probes, len(task.pool.classes), run.recipe, task.device)
     return share_seconds(outcomes, bank.seconds + test_signals.seconds)
 
 
@@ -276,6 +288,7 @@ def describe(run: ImageRun, task: Task, pruned: Pruned, outcome: FinetuneResult)
         "precision": task.scoring.embedding.precision,
         "training_precision": task.tuned.embedding.training_precision,
         "maskable_share": None if masks is None else masks.share,
+        "subpool": run.dataset.record() if isinstance(run.dataset, SubpoolDataset) else None,
         "num_classes": len(task.pool.classes),
         "num_pool": len(task.pool),
         "num_kept": len(pruned.subset),
@@ -285,6 +298,7 @@ def describe(run: ImageRun, task: Task, pruned: Pruned, outcome: FinetuneResult)
         "test_fingerprint": task.test.fingerprint,
         "dataset_listing": f"{task.pool.listing} {task.test.listing}",
         **records.accuracies(task.test, outcome),
+        "logistic_regression": outcome.classifier,
         "decode_seconds": task.scoring.embedding.decode_seconds(task.pool),
         "score_seconds": pruned.scores.seconds,
         "search_seconds": pruned.choice.seconds if pruned.choice.labels else None,

@@ -1,7 +1,9 @@
 """How a network is trained on the pruned set, and the result of that training."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -58,11 +60,30 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class LogisticRecipe:
+    """Logistic regression on the evaluation view, fitted once (`logistic_regression.fit`). It has no epochs or batches.
+
+    trained: the value of `finetune.trained` that chooses it.
+    """
+
+    name: str = "logistic_regression"
+    trained: ClassVar[str] = "logistic_regression"
+    views: ClassVar[int] = 0
+    epochs: ClassVar[int] = 1  # history.csv has one row.
+
+    def __post_init__(self) -> None:
+        checks.fields("finetune", self)
+
+
+@dataclass(frozen=True)
 class Epoch:
-    """One line of history.csv; test_accuracy is None where the test set was not evaluated."""
+    """One line of history.csv.
+
+    learning_rate: None for a fit without one. test_accuracy: None where the test set was not evaluated.
+    """
 
     epoch: int
-    learning_rate: float
+    learning_rate: float | None
     train_loss: float
     test_accuracy: float | None
 
@@ -72,7 +93,7 @@ class FinetuneResult:
     """The result of a training, evaluated on the test set.
 
     predictions: [N'] int64 at the last epoch. seconds: this run's share. trained_together: probes in the batch. uses:
-    [n] int64, how many times each of the given images was shown.
+    [n] int64, how many times each of the given images was shown. classifier: how a logistic regression was fitted.
     """
 
     predictions: Tensor
@@ -80,6 +101,7 @@ class FinetuneResult:
     seconds: float
     trained_together: int = 1
     uses: Tensor | None = None
+    classifier: Mapping[str, Any] | None = None
 
 
 def check_loss(loss: float, epoch: int, recipe: Recipe) -> None:
