@@ -14,6 +14,7 @@ import csv
 import json
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -94,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with data/ and weights/")
     parser.add_argument("--folder", type=Path, action="append", default=[], help="another folder of images; repeatable")
+    parser.add_argument("--pairs", nargs="+", metavar="SET-BACKBONE", help="run only these, such as dtd10-vit_tiny")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for features and finished blocks")
     parser.add_argument("--out", type=Path, default=Path("results/study"), help="folder for the tables")
     parser.add_argument("--hours", type=float, default=6.0, help="blocks that would end later are not begun")
@@ -101,13 +103,20 @@ def main() -> None:
     parser.add_argument("--plan", action="store_true", help="print the predicted hours and stop")
     options = parser.parse_args()
     check_folder(options.data)
-    wanted = blocks(pairs(options.data.resolve(), [folder.resolve() for folder in options.folder]))
+    named = pairs(options.data.resolve(), [folder.resolve() for folder in options.folder])
+    if unknown := set(options.pairs or ()) - {pair.name for pair in named}:
+        sys.exit(
+            f"error: --pairs names {', '.join(sorted(unknown))}; there are {', '.join(pair.name for pair in named)}"
+        )
+    wanted = blocks(named)
     places = Places(options.results, options.out)
     restore(wanted, places)
     known = predictions(wanted, places)
     print("\n".join(plan(wanted, places, known, options.workers)), flush=True)
     if not options.plan:
-        run(wanted, places, known, options)
+        run(
+            [block for block in wanted if not options.pairs or block.pair.name in options.pairs], places, known, options
+        )
         write_tables(wanted, places)
 
 

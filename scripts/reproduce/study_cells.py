@@ -5,20 +5,19 @@ sub-pools holds the sampling of the pool too. Everything that a method reads is 
 features of single images are shared, since they do not depend on other images.
 """
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from prunetune.base.devices import resolve_device
 from prunetune.base.seeding import derive_seed, seeded
 from prunetune.base.store import Store
 from prunetune.config.parse import ImageRun, parse_image_run
+from prunetune.data.subpool import subpool
 from prunetune.networks.frozen_pass import embed
 from prunetune.networks.masking import MaskPath
 from prunetune.runs.image_run import Task, Training, finetune
@@ -49,7 +48,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     **{f"dlc_{gamma}": ("scorer=dlc", "sampler=flexrand", f"sampler.gamma={gamma}") for gamma in GAMMAS},
     "dlc_easiest": ("method=dlc_topk_easiest",),
     "herding": ("method=herding",),
-    "k_medoids": ("method=k_medoids",),
+    "k_medoids": ("method=k_medoids_swap",),
     "maxherding": ("method=maxherding",),
     "facility_location": ("method=facility_location",),
     "typiclust": ("method=typiclust",),
@@ -156,7 +155,7 @@ class Opened:
 
     def part(self, sub_pool: int) -> "Part":
         """Return a sub-pool."""
-        rows = sub_pool_rows(self.pool.labels, self.pool.sample_ids, SHARE, sub_pool)
+        rows = subpool(self.pool, SHARE, sub_pool)
         return Part(self, rows, PartSignals(self.signals, rows), sub_pool)
 
 
@@ -207,15 +206,15 @@ class Part:
         A gamma that leaves too few images on one side is not valid at a budget; then there is no selection.
         """
         for method in methods:
-            start = time.process_time()
-            scorer = self.opened.run(method, 0.5).scorer
-            scores = compute_scores(scorer, self.signals, self.number)
-            scoring = time.process_time() - start
+            scorer, scores, scoring = None, None, 0.0
             for budget in budgets:
                 ratio = self.ratio(budget)
                 if not _is_valid(method, ratio):
                     continue
                 run, start = self.opened.run(method, ratio), time.process_time()
+                if run.scorer != scorer:  # That of k-medoids depends on the ratio.
+                    scorer, scores = run.scorer, compute_scores(run.scorer, self.signals, self.number)
+                    scoring, start = time.process_time() - start, time.process_time()
                 choice = self._choice(run)
                 with seeded("sample", self.number, ratio) as generator:
                     kept = choice.sampler.select(scores, self.labels, ratio, generator, self.signals)
@@ -240,13 +239,3 @@ class Part:
 def _is_valid(method: str, ratio: float) -> bool:
     gamma = method.removeprefix("dlc_")
     return gamma not in GAMMAS or ratio / 2 <= float(gamma) <= 1 - ratio / 2
-
-
-def sub_pool_rows(labels: Tensor, sample_ids: Sequence[str], share: float, seed: int) -> Tensor:
-    """Return the rows of a random part of each class, [n] int64, ascending: the smallest hashes of the ids."""
-    marks = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in sample_ids]
-    rows: list[int] = []
-    for label in labels.unique().tolist():
-        members = torch.nonzero(labels == label).flatten().tolist()
-        rows += sorted(members, key=marks.__getitem__)[: max(round(len(members) * share), 1)]
-    return torch.tensor(sorted(rows))
