@@ -160,7 +160,7 @@ def test_a_name_means_the_same_in_hydra_and_in_the_library(name):
 def test_scorers_that_need_a_file_are_not_in_the_librarys_list():
     assert set(catalogue.entries("scorers")) - set(SCORERS) == {"from_file", "deepcore"}
     assert set(catalogue.entries("samplers")) - set(SAMPLERS) == {"auto"}
-    assert len(SCORERS) == len(list(SCORERS)) == 67
+    assert len(SCORERS) == len(list(SCORERS)) == 68
     with pytest.raises(KeyError):
         SCORERS["from_file"]
 
