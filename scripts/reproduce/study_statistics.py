@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.regression.mixed_linear_model import MixedLM
 
 from prunetune.base.errors import InputError
 from prunetune.report.statistics import CONFIDENCE, Estimate, estimate
@@ -146,13 +145,16 @@ def mixed_model(differences: pd.Series) -> Estimate | None:
 
     Its interval takes Student's quantile with sets - 1 degrees of freedom: the normal one would be too narrow. Returns
     None for fewer than two sets, for differences without spread, and where the fit fails.
+
+    Raises:
+        InputError: statsmodels is not installed.
     """
     frame = differences.dropna().rename("difference").reset_index()
     num_sets = frame["set"].nunique()
     if num_sets < 2 or frame["difference"].std() == 0:
         return None
     nested = {"network": "0 + C(backbone)"} if len(frame[PAIR].drop_duplicates()) > num_sets else None
-    model = MixedLM.from_formula("difference ~ 1", frame, re_formula="1", vc_formula=nested, groups="set")
+    model = _mixed_lm().from_formula("difference ~ 1", frame, re_formula="1", vc_formula=nested, groups="set")
     with warnings.catch_warnings():  # Statsmodels warns where a variance is zero, which is an ordinary outcome here.
         warnings.simplefilter("ignore")
         try:
@@ -164,6 +166,15 @@ def mixed_model(differences: pd.Series) -> Estimate | None:
         return None
     half = float(stats.t.ppf(1 - ALPHA / 2, num_sets - 1)) * error
     return Estimate(mean, float(error * np.sqrt(num_sets)), num_sets, mean - half, mean + half)
+
+
+def _mixed_lm() -> Any:
+    """Return the class of statsmodels that fits mixed models."""
+    try:
+        from statsmodels.regression.mixed_linear_model import MixedLM
+    except ModuleNotFoundError as error:
+        raise InputError("the mixed model needs statsmodels; install it with pip install -e '.[study]'") from error
+    return MixedLM
 
 
 def cell_interval(differences: pd.Series, share: float | None = None) -> Estimate:
