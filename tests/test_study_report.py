@@ -277,6 +277,7 @@ def test_a_pair_without_one_of_the_primary_budgets_does_not_count_for_them():
         (lambda rows: rows.assign(budget="5 %"), "a budget of 1_per_class or a fraction in"),
         (lambda rows: pd.concat([rows, rows.tail(1)]), "this one is there twice; got judge=linear_probe, set=one"),
         (lambda rows: rows.head(0), "has no rows"),
+        (lambda rows: rows[rows["method"] != "random"], "has no rows of the method random"),
     ],
 )
 def test_rows_that_are_not_those_of_the_study_are_refused(tmp_path, change, message):
@@ -322,3 +323,16 @@ def test_tables_figures_and_page_of_few_rows(tmp_path, monkeypatch):
     assert "Commits: `abc1234`. Device: not recorded." in text
     assert "nan" not in text.replace("no answer", "")
     assert "| gamma 0.5 |" in text
+
+
+def test_a_study_of_one_training_or_of_another_judge_has_a_page_without_intervals_or_figures(tmp_path, monkeypatch):
+    monkeypatch.setitem(study_report.TABLES, "coverage", lambda study: statistics.coverage(5))
+    for judge, budget in (("linear_probe", "0.7"), ("logistic_regression", "0.1")):
+        rows = cells({"herding": 5.0, "own_method": 2.0}, PAIRS[:1], [budget], judge, num_parts=1)
+        rows.to_csv(tmp_path / "cells.csv", index=False)
+        tables = study_report.write_tables(tmp_path)
+        paths, text = study_figures.write(tmp_path, tables), study_page(tmp_path)
+        assert [f"assets/{path.name}" in text for path in paths] == [True] * len(paths)
+        assert ("assets/" in text) == bool(paths) == (judge == "linear_probe")
+        assert "No answer yet" in text
+        assert "own_method" in text

@@ -99,7 +99,7 @@ def study_page(folder: Path) -> str:
         BEST,
         _best(tables, "images_per_class", "images kept per class"),
         _best(tables, "budget", "kept of each class"),
-        *_pictures(folder),
+        *_pictures(tables),
         *_rule(tables),
         "## Does the paper's claim hold?",
         CLAIMS,
@@ -164,7 +164,7 @@ def _answer(tables: Tables) -> list[str]:
     gain = _points(row["gain"], row["low"], row["high"])
     return [
         f"**Short answer: take {named(row['best'])}.** With 2 to 20 % kept it is {gain} points above random images, on "
-        f"average over {_sets(row['sets'])}. The 95 % interval is in brackets. {_next_one(row)}"
+        f"average over {_sets(row['sets'])} (in brackets: 95 % intervals). {_next_one(row)}"
     ]
 
 
@@ -174,7 +174,8 @@ def _sets(number: int) -> str:
 
 def _next_one(row: pd.Series) -> str:
     lead = _points(row["lead"], row["lead_low"], row["lead_high"])
-    about = f"The next of at most 1.2 passes is {named(row['next'])}; the difference to it is {lead} points"
+    who = "The next of at most 1.2 passes" if row["among"] == "cheap" else "Costs were not measured. The next method"
+    about = f"{who} is {named(row['next'])}; the difference to it is {lead} points"
     if row["verdict"] == "best":
         return f"{about}."
     return f"{about}, which {_sets(row['sets'])} cannot tell from no difference."
@@ -217,9 +218,9 @@ def _names(words: str) -> str:
     return ", ".join(named(name) for name in words.split())
 
 
-def _pictures(folder: Path) -> list[str]:
-    """Return the figures, which the report copies to docs/assets."""
-    if not (folder / "differences.csv").is_file():
+def _pictures(tables: Tables) -> list[str]:
+    """Return the figures, which the report copies to docs/assets if there are rows of the linear probe."""
+    if _against(tables.differences, "random").empty:
         return []
     return [
         "Bold: above random after the correction for all candidates. A pair is a set with a network.",

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from scripts.reproduce.study_rows import GAMMA, ORACLE, PRIMARY, Study, paired
+from scripts.reproduce.study_rows import GAMMA, ORACLE, PRIMARY, RANDOM, Study, paired
 from scripts.reproduce.study_statistics import ALPHA, holm, over_sets
-from scripts.reproduce.study_tables import RANDOM, compared
+from scripts.reproduce.study_tables import compared
 
 FEWEST_SETS = 3
 DLC, EASIEST, HERDING = "dlc_validation", "dlc_easiest", "herding"

@@ -19,6 +19,7 @@ JUDGES = ("linear_probe", "logistic_regression", "full")
 ONE = "1_per_class"
 PRIMARY = ("0.02", "0.05", "0.1", "0.2")
 PRIMARY_NAME = "0.02 to 0.2"
+RANDOM = "random"
 ORACLE = "dlc_oracle"
 GAMMA = "dlc_0.25"  # The constant gamma that is compared with the other methods.
 UNKNOWN_DEVICE = "not recorded"
@@ -118,6 +119,10 @@ def _checked(cells: pd.DataFrame, path: Path) -> pd.DataFrame:
     _check_columns(cells, COLUMNS, path)
     if cells.empty:
         raise InputError(f"{path} has no rows; run python -m scripts.reproduce.study --data FOLDER first")
+    if not (cells["method"] == RANDOM).any():
+        raise InputError(
+            f"{path} has no rows of the method {RANDOM}, and all methods are compared with it; run it first"
+        )
     if "device" not in cells:
         cells = cells.assign(device=UNKNOWN_DEVICE)
     wrong = ~cells["accuracy"].between(0, 1) | ~cells["judge"].isin(JUDGES) | cells["budget"].map(fraction).isna()

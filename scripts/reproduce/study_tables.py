@@ -12,6 +12,7 @@ from scripts.reproduce.study_rows import (
     PER_CLASS,
     PRIMARY,
     PRIMARY_NAME,
+    RANDOM,
     Judged,
     Study,
     fraction,
@@ -31,7 +32,6 @@ from scripts.reproduce.study_statistics import (
     simultaneous,
 )
 
-RANDOM = "random"
 REFERENCES = (RANDOM, "herding", "dlc_validation")
 SHARE = 0.8  # The part of the pool that a sub-pool has.
 MOST_PASSES = 1.2  # A default may cost at most this many passes.
