@@ -9,7 +9,7 @@ WORKERS ?= 2
 REAL = $(if $(DATA),--data $(DATA))
 .DEFAULT_GOAL := help
 TABLES := main weakly transfer time ablation-path ablation-masking ablation-sampler ablation-gamma v1-depths v1-paradigms instruction v1-llm
-.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-gpu drill lint status report collect tables figures wandb real paper baselines bench bench-scale backbones parity docs
+.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-gpu drill lint status report collect tables figures wandb real paper baselines study bench bench-scale backbones parity docs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -97,6 +97,14 @@ paper: $(VENV)/.base  ## the paper's comparisons on real images: DATA=<folder wi
 
 baselines: $(VENV)/.base  ## every method on real images: DATA=<folder with data/ and weights/>
 	$(PY) -m scripts.reproduce.baselines_run --data $(DATA) --results $(RESULTS)
+
+$(VENV)/.study: $(VENV)/.base
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[study]' && touch $@
+
+study: $(VENV)/.study  ## which method for which data, on real images: DATA=<folder with data/ and weights/>; hours
+	@test -n "$(DATA)" || { echo "error: pass DATA=<folder with data/ and weights/>"; exit 2; }
+	$(PY) -m scripts.reproduce.study --data $(DATA) --results $(RESULTS) --out $(RESULTS)/study
+	$(PY) -m scripts.reproduce.study_report --out $(RESULTS)/study --figures $(RESULTS)/figures
 
 bench: $(VENV)/.base  ## speed as ratios against named alternatives; DATA=<folder with data/ and weights/>, REPEATS=<n>
 	$(PY) -m scripts.bench.dlc $(REAL) --images 400 --repeats $(REPEATS)

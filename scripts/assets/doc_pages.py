@@ -21,6 +21,7 @@ from scripts.assets.doc_backbones import backbones_page
 from scripts.assets.doc_commands import commands_page
 from scripts.assets.doc_measured import measured_page
 from scripts.assets.doc_parity import parity_page
+from scripts.assets.doc_study import is_there, study_page
 from scripts.assets.doc_sweeps import sweeps_page
 from scripts.assets.doc_text import escaped, page, table
 from scripts.assets.doc_text_forms import text_forms_page
@@ -34,7 +35,11 @@ OF_ALL_SAMPLERS = ("min_per_class", "rounding", "budgets")  # Described once, at
 
 
 def pages() -> dict[str, Callable[[], str]]:
-    """Return the function that makes each page, by the name of the page below docs/."""
+    """Return the function that makes each page, by the name of the page below docs/.
+
+    The page of the study is there once results/study/ has its tables.
+    """
+    study = ROOT / "results" / "study"
     return {
         "scorers.md": scorers_page,
         "text_scorers.md": text_scorers_page,
@@ -46,6 +51,7 @@ def pages() -> dict[str, Callable[[], str]]:
         "backbones.md": lambda: backbones_page(ROOT / "results" / "backbones.csv"),
         "commands.md": commands_page,
         "text_forms.md": text_forms_page,
+        **({"study.md": lambda: study_page(study)} if is_there(study) else {}),
     }
 
 
