@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from prunetune.base.devices import describe_device, resolve_device
 from prunetune.base.publish import new_file, write_text
 from prunetune.runs.records import commit
 from scripts.real_data import check_folder
@@ -50,7 +51,20 @@ METHODS_OF = {
     "logistic_regression": tuple(name for name in METHODS if name not in ORACLE_ONLY),
     "full": ("random", "dlc_validation", "herding", "facility_location"),
 }
-CELL = ("set", "backbone", "sub_pool", "method", "budget", "kept", "classes", "pool", "judge", "accuracy", "commit")
+CELL = (
+    "set",
+    "backbone",
+    "sub_pool",
+    "method",
+    "budget",
+    "kept",
+    "classes",
+    "pool",
+    "judge",
+    "accuracy",
+    "device",
+    "commit",
+)
 COST = ("set", "backbone", "method", "passes", "select_seconds", "plain_pass_seconds")
 MASKED = 5  # Networks of DLC; the first of them is the unmasked one.
 COSTED = "0.1"  # The costs are those of this budget.
@@ -134,7 +148,8 @@ def restore(wanted: Sequence[Block], places: Places) -> None:
         found = cells.get(block.name, ())
         is_whole = {row["method"] for row in found} >= set(METHODS_OF.get(block.kind, (None,)))
         if is_whole and not places.file(block).is_file():
-            content = {"cells": found, "seconds": seconds.get(block.name, 0.0), "commit": found[0]["commit"]}
+            made_by = {"device": found[0]["device"], "commit": found[0]["commit"]}
+            content = {"cells": found, "seconds": seconds.get(block.name, 0.0), **made_by}
             write_text(places.file(block), json.dumps(content))
 
 
@@ -207,7 +222,8 @@ def _finish(block: Block, places: Places) -> None:
     start = time.monotonic()
     content = (_features if block.kind == "features" else _judged)(block, places)
     seconds = time.monotonic() - start
-    write_text(places.file(block), json.dumps({**content, "seconds": seconds, "commit": commit()}))
+    made_by = {"device": describe_device(resolve_device("auto")), "commit": commit()}
+    write_text(places.file(block), json.dumps({**content, "seconds": seconds, **made_by}))
     print(f"{block.name}: {seconds:.0f} s", flush=True)
 
 
@@ -255,7 +271,11 @@ def write_tables(wanted: Sequence[Block], places: Places) -> None:
     """Write the cells, the costs and the seconds of all finished blocks."""
     done = [(block, json.loads(places.file(block).read_text())) for block in wanted if places.file(block).is_file()]
     places.out.mkdir(parents=True, exist_ok=True)
-    cells = [{**cell, "commit": content["commit"]} for _, content in done for cell in content.get("cells", ())]
+    cells = [
+        {**cell, "device": content["device"], "commit": content["commit"]}
+        for _, content in done
+        for cell in content.get("cells", ())
+    ]
     _write(places.out / "cells.csv", CELL, [{**cell, "accuracy": f"{cell['accuracy']:.6f}"} for cell in cells])
     costs = {tuple(row[key] for key in COST[:3]): row for row in [*_read(places.out / "costs.csv"), *_cost_rows(done)]}
     _write(places.out / "costs.csv", COST, list(costs.values()))
