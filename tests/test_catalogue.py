@@ -160,7 +160,7 @@ def test_a_name_means_the_same_in_hydra_and_in_the_library(name):
 def test_scorers_that_need_a_file_are_not_in_the_librarys_list():
     assert set(catalogue.entries("scorers")) - set(SCORERS) == {"from_file", "deepcore"}
     assert set(catalogue.entries("samplers")) - set(SAMPLERS) == {"auto"}
-    assert len(SCORERS) == len(list(SCORERS)) == 67
+    assert len(SCORERS) == len(list(SCORERS)) == 68
     with pytest.raises(KeyError):
         SCORERS["from_file"]
 
@@ -248,7 +248,7 @@ def test_a_method_names_existing_parts_and_sets_existing_keys(table, group):
 
 
 def test_the_tables_contain_every_earlier_method():
-    assert (len(METHODS), len(TEXT_METHODS)) == (92, 16)
+    assert (len(METHODS), len(TEXT_METHODS)) == (94, 16)
 
 
 @pytest.mark.parametrize(

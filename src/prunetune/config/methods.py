@@ -19,6 +19,7 @@ PRIOR = {"sampler.gamma": 0.25, "tag": "g0.25"}
 CUT = {"sampler.beta": 0.4, "sampler.gamma_r": 0.1, "tag": "cut"}
 DROP = {"sampler.budgets": "drop", "tag": "drop"}
 EQUAL = {"sampler.budgets": "equal", "tag": "equal"}
+SWAP = {"scorer.fraction": "${ratio}", "tag": "swap"}
 TUNED = {"scorer.features": "finetuned", "scorer.uses_proxy": True, "tag": "finetuned"}
 
 
@@ -107,6 +108,8 @@ _ROWS = (
     row("k_center_deepcore", "k-center greedy, as DeepCore@74ec709 does it."),
     row("k_center_finetuned", "k-center greedy on the proxy's features.", "k_center", "topk", TUNED),
     row("k_center_released", "k-center greedy, as the released code does it."),
+    row("k_medoids", "k-medoids (PAM, 1990): picks that most lower the sum of distances to the nearest pick."),
+    row("k_medoids_swap", "k-medoids with the swaps of PAM, for the ratio of the run.", "k_medoids", "topk", SWAP),
     row("lc_knn", "Learning complexity of v1 (2402.05356v1): kNN over layers, easiest first.", "", "easy_diverse"),
     row("lc_optimisation", "The mean loss over 50 epochs of a fine-tuning, with FlexRand.", "", "flexrand", GAMMA),
     row("lc_optimisation_topk_flexible", "The paper's sampler ablation.", "lc_optimisation", "topk_flexible"),

@@ -23,6 +23,7 @@ MODULES = {
     "Grand": "grand",
     "Herding": "herding",
     "KCenter": "k_center",
+    "KMedoids": "k_medoids",
     "LCKnn": "lc_knn",
     "LCOptimisation": "lc_optimisation",
     "LeastConfidence": "uncertainty",
