@@ -78,7 +78,7 @@ class Config:
     finetune: FinetuneConfig = MISSING
     proxy: ProxyConfig = MISSING
     pipeline: str = MISSING
-    ratio: float = MISSING
+    ratio: Any = MISSING  # float, or a text such as 4_per_class
     seed: int = MISSING
     until: str = MISSING
     gamma_search: GammaSearchConfig = MISSING
@@ -97,5 +97,5 @@ class GridConfig(Config):
 
     scoring_backbone: Any = MISSING  # MISSING, not None: None would overwrite the chosen group.
     methods: list[str] = MISSING
-    ratios: list[float] = MISSING
+    ratios: list[Any] = MISSING
     seeds: list[int] = MISSING
