@@ -298,7 +298,7 @@ def cfg_of_method(name: str) -> DictConfig:
 def test_every_method_can_be_run_alone_and_in_a_grid(name):
     cfg, method = cfg_of_method(name), METHODS[name]
     run = parse_image_run(cfg)
-    check_fit(run.scorer, next(iter(run.candidates.values())), run.ratio)
+    check_fit(run.scorer, next(iter(run.candidates.values())), run.amount.fraction)
     assert (cfg.scorer.name, cfg.sampler.name) == (method.scorer, method.sampler)
     for key, value in method.settings.items():
         assert OmegaConf.select(cfg, key) == value
@@ -331,7 +331,6 @@ def test_the_librarys_backbones_are_those_of_the_config_group(name, settings):
         "gamma_search.repeat=1",
         "finetune.epochs=ten",
         "finetune.nesterov=perhaps",
-        "ratio=much",
         "seed=0.5",
         "batch_size=many",
         "gamma_search.grid=[low]",

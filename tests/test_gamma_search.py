@@ -13,6 +13,7 @@ from prunetune.runs import sampler_search
 from prunetune.runs.sampler_search import Question, choose, split_pool
 from prunetune.runs.scores import compute_scores
 from prunetune.samplers import CCS, FlexRand, TopKFlexible
+from prunetune.samplers.amount import Amount
 from prunetune.samplers.candidates import Search, beta_candidates, end_candidates, gamma_candidates, gammas
 from prunetune.scorers import DLC, Scorer
 from prunetune.signals.part import PartSignals
@@ -78,7 +79,7 @@ class Given(Scorer):
 
 def search(candidates, scorer, pool, features, ratio=0.3, seed=0, settings=None):
     signals = TensorSignals(features, pool=pool)
-    return choose(Question(candidates, scorer, ratio, seed, settings or Search()), signals, signals)
+    return choose(Question(candidates, scorer, Amount(ratio), seed, settings or Search()), signals, signals)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ def test_with_a_single_candidate_gamma_nothing_is_searched(ratio):
         gamma_candidates(flexrand, Search(), ratio),
         gamma_candidates(flexrand, Search(grid=(0.5,)), 0.3),
     ):
-        choice = choose(Question(candidates, DLC(), ratio, 0, Search()), signals, signals)
+        choice = choose(Question(candidates, DLC(), Amount(ratio), 0, Search()), signals, signals)
         assert choice.sampler == FlexRand(gamma=0.5)
         assert choice.record() is None
         assert choice.seconds == 0

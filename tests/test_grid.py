@@ -194,7 +194,7 @@ def test_a_cell_is_composed_with_the_jobs_other_overrides(tmp_path):
     cfg = compose_here(tmp_path, *overrides, config="grid")
     with initialize_config_dir(config_dir=str(ROOT / "configs"), version_base="1.3"):
         [cell] = cells.parse_grid(cfg, [*overrides, f"results_dir={tmp_path}"]).cells
-    assert (cell.run.ratio, cell.run.seed, cell.run.tag, cell.run.recipe.epochs) == (0.2, 3, "mine", 3)
+    assert (cell.run.amount.fraction, cell.run.seed, cell.run.tag, cell.run.recipe.epochs) == (0.2, 3, "mine", 3)
     assert "methods" not in cell.run.record
     place = "textures/micro/linear_probe/dlc-topk/ratio_0.2/seed_3/mine"
     assert cell.out_dir == tmp_path / "runs" / place

@@ -33,7 +33,7 @@ def refusal(results, *words: str, config: str = "config") -> str | None:
 
 IMAGES = {
     "ratio=inf": "ratio is the fraction kept and must be in (0, 1], got inf",
-    "ratio={a:1}": "could not be converted to Float",
+    "ratio={a:1}": "ratio must be a fraction in (0, 1] or a number of images of each class such as 4_per_class, got {",
     "seed=1e23": "could not be converted to Integer",
     "seed=100000000000000000000000": "seed must be a whole number in -9223372036854775808..9223372036854775807",
     "batch_size=100000000000000000000000": "must be a whole number in 1..2147483647",

@@ -221,7 +221,7 @@ class Part:
                 yield Selection(method, budget, self.rows[kept], scoring + time.process_time() - start)
 
     def _choice(self, run: ImageRun) -> Choice:
-        question = Question(run.candidates, run.scorer, run.ratio, self.number, run.search)
+        question = Question(run.candidates, run.scorer, run.amount, self.number, run.search)
         return choose(question, self.signals, self.signals)
 
     def accuracies(self, kept: Sequence[Tensor], judge: str = "linear_probe") -> list[float]:

@@ -345,7 +345,7 @@ def test_a_mix_is_the_weighted_mean_of_ranks():
     assert {"mix", "dlc", "ifd_loss", "longest"} <= set(table.columns)
 
 
-@pytest.mark.parametrize("sampler", ["k_center", "facility_location", "herding"])
+@pytest.mark.parametrize("sampler", ["k_center", "k_medoids", "facility_location", "herding"])
 def test_coverage_reads_the_hidden_states_of_each_stratum(sampler):
     rows = made_rows(16)
     subset = prune_text(rows, None, SMALL, "longest", sampler, per_stratum=2, strata="cluster", clusters=3)

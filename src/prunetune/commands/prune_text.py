@@ -39,7 +39,9 @@ Mix = Annotated[
 ]
 SamplerName = Annotated[
     str,
-    _option("--sampler", panel=METHOD, help="auto: the scorer's own; or k_center, facility_location, herding."),
+    _option(
+        "--sampler", panel=METHOD, help="auto: the scorer's own; or k_center, k_medoids, facility_location, herding."
+    ),
 ]
 Strata = Annotated[str, _option("--strata", panel=METHOD, help="none, source, length (quarters) or cluster.")]
 Clusters = Annotated[int, _option("--clusters", panel=METHOD, help="How many clusters --strata cluster makes.")]

@@ -18,6 +18,7 @@ from prunetune.config.schema import Config, GridConfig
 MOVED = {"prunetune.datasets.": "prunetune.data.readers.", "prunetune.backbones.": "prunetune.networks.backbone."}
 # These groups may be null. Each maps to the word that chooses one.
 SCORING = {"scoring_backbone": "backbone@scoring_backbone", "scoring_llm": "llm@scoring_llm"}
+MIXED = ("ratio",)  # The value is a number or a text, which the schema can only call Any, as it calls a group.
 FOR_PEOPLE = ("name", "own_sampler", "uses_proxy")  # Keys that a group may have and that its class may not accept.
 
 
@@ -132,7 +133,8 @@ def check_keys(cfg: Mapping[str, Any], schema: type | None = None) -> None:
     schema = schema or (GridConfig if "methods" in cfg else Config)
     _check_keys(cfg, schema, "")
     for field in dataclasses.fields(schema):
-        if field.type is Any and not (field.name in SCORING and cfg.get(field.name) is None):
+        is_group = field.type is Any and field.name not in MIXED
+        if is_group and not (field.name in SCORING and cfg.get(field.name) is None):
             check_group(field.name, cfg.get(field.name))
 
 

@@ -19,6 +19,7 @@ from prunetune.config.identity import recorded
 from prunetune.config.names import Names, resolve_names, run_folder
 from prunetune.config.parse import ImageRun, parse_image_run
 from prunetune.config.words import check_choices
+from prunetune.samplers.amount import plain_ratio
 
 PLURALS = ("methods", "ratios", "seeds")
 SINGULARS = ("method", "ratio", "seed")
@@ -70,7 +71,7 @@ def parse_grid(cfg: DictConfig, overrides: Sequence[str]) -> GridRun:
     cells = []
     for entry, ratio, seed in itertools.product(cfg.methods, cfg.ratios, cfg.seeds):
         cell = copy.deepcopy(composed[entry])
-        cell.ratio, cell.seed = ratio, seed
+        cell.ratio, cell.seed = plain_ratio(ratio), seed
         cells.append(Cell(parse_image_run(cell), Path(cell.results_dir) / "runs" / run_folder(cell)))
     _check_folders(cells)
     return GridRun(resolve_names(cfg), tuple(cells), cfg.wandb, Path(cfg.results_dir), recorded(cfg))

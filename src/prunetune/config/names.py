@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from prunetune.base.errors import InputError
 from prunetune.config.subpool import subpool_of
+from prunetune.samplers.amount import Amount, plain_ratio
 
 PUBLISHED_PROXY = "full"  # With any other proxy the scorer's name gets a suffix, as in el2n_probe.
 PROXY_SUFFIXES = {"linear_probe": "probe", "deepcore": "scratch"}
@@ -33,9 +34,9 @@ class Names:
         same = self.backbone == self.scoring_backbone
         return self.backbone if same else f"{self.backbone}_scored_by_{self.scoring_backbone}"
 
-    def title(self, ratio: float, seed: int) -> str:
+    def title(self, amount: Amount, seed: int) -> str:
         """Return the run's name in the log and in the viewer of runs."""
-        return f"{self.dataset} {self.backbone_folder} {self.scorer}-{self.sampler} {ratio:g} seed {seed}"
+        return f"{self.dataset} {self.backbone_folder} {self.scorer}-{self.sampler} {amount} seed {seed}"
 
 
 def resolve_names(cfg: DictConfig) -> Names:
@@ -75,19 +76,22 @@ def run_folder(cfg: DictConfig) -> str:
     try:
         called = resolve_names(cfg)
         if "methods" in cfg:
-            return grid_folder(called, cfg.methods, cfg.ratios, cfg.seeds, cfg.tag)
-        return cell_folder(called, cfg.ratio, cfg.seed, cfg.tag)
+            ratios = [plain_ratio(ratio) for ratio in cfg.ratios]
+            return grid_folder(called, cfg.methods, ratios, cfg.seeds, cfg.tag)
+        return cell_folder(called, plain_ratio(cfg.ratio), cfg.seed, cfg.tag)
     except Exception:  # Hydra evaluates this before the package's own checks, which explain the error better.
         return "unnamed"
 
 
-def cell_folder(called: Names, ratio: float, seed: int, tag: str) -> str:
-    """Return the folder of one run below <results_dir>/runs."""
+def cell_folder(called: Names, ratio: float | str, seed: int, tag: str) -> str:
+    """Return the folder of one run below <results_dir>/runs. ratio: in the form of `plain_ratio`."""
     run = [f"{called.scorer}-{called.sampler}", f"ratio_{ratio}", f"seed_{seed}", _plain(tag)]
     return "/".join([called.dataset, called.backbone_folder, called.finetune, *run])
 
 
-def grid_folder(called: Names, methods: Sequence[str], ratios: Sequence[float], seeds: Sequence[int], tag: str) -> str:
+def grid_folder(
+    called: Names, methods: Sequence[str], ratios: Sequence[float | str], seeds: Sequence[int], tag: str
+) -> str:
     """Return the folder of a grid below <results_dir>/grids."""
     cells = repr((list(methods), list(ratios), list(seeds), tag))
     digest = hashlib.sha256(cells.encode()).hexdigest()[:8]

@@ -21,7 +21,8 @@ from prunetune.config.subpool import subpool_of
 from prunetune.data.pool import Dataset
 from prunetune.data.subpool import SubpoolDataset
 from prunetune.networks.backbone import MOST_PIXELS, Backbone
-from prunetune.samplers.base import Sampler, check_ratio
+from prunetune.samplers.amount import Amount
+from prunetune.samplers.base import Sampler
 from prunetune.samplers.candidates import OPEN, Search, beta_candidates, end_candidates, gamma_candidates
 from prunetune.scorers.base import Scorer
 from prunetune.signals.proxy import ProxyRecipe
@@ -34,15 +35,16 @@ STEPS = ("score", "prune", "finetune")
 class ImageRun:
     """One image run as the user asked for it.
 
-    names: the names of the run. ratio: fraction of each class that is kept, in (0, 1]. until: the last step, one of
-    `STEPS`. scoring_backbone: None if the fine-tuned backbone also scores. candidates: the sampler under the label "".
-    If a setting is `auto`, there are several samplers, and the run chooses one on held-out images. device, precision:
-    as given, possibly "auto". short_side: length in pixels to which the shorter side of stored images is reduced, None
-    to keep their size. record: the configuration that identifies the run, as result.json keeps it.
+    names: the names of the run. amount: how much of each class is kept, as the key `ratio` says it. until: the last
+    step, one of `STEPS`. scoring_backbone: None if the fine-tuned backbone also scores. candidates: the sampler under
+    the label "". If a setting is `auto`, there are several samplers, and the run chooses one on held-out images.
+    device, precision: as given, possibly "auto". short_side: length in pixels to which the shorter side of stored
+    images is reduced, None to keep their size. record: the configuration that identifies the run, as result.json keeps
+    it.
     """
 
     names: Names
-    ratio: float
+    amount: Amount
     seed: int
     tag: str
     until: str
@@ -63,7 +65,6 @@ class ImageRun:
     record: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        check_ratio(self.ratio)
         checks.choice("until", self.until, STEPS)
         checks.whole_number("seed", self.seed, least=None)
         checks.whole_number("batch_size", self.batch_size, what="the number of images per forward pass")
@@ -77,7 +78,7 @@ class ImageRun:
     @property
     def title(self) -> str:
         """The run's name in the log and in the viewer of runs."""
-        return self.names.title(self.ratio, self.seed)
+        return self.names.title(self.amount, self.seed)
 
 
 def parse_image_run(cfg: DictConfig) -> ImageRun:
@@ -89,9 +90,11 @@ def parse_image_run(cfg: DictConfig) -> ImageRun:
     check_keys(cfg)
     if not cfg.results_dir:
         raise InputError("results_dir is the folder of runs and store and must not be empty; pass results_dir=<folder>")
+    amount = Amount.parse(cfg.ratio)
+    cfg = OmegaConf.merge(cfg, {"ratio": amount.value})  # Other keys refer to it, and the record has one form of it.
     return ImageRun(
         names=resolve_names(cfg),
-        ratio=cfg.ratio,
+        amount=amount,
         seed=cfg.seed,
         tag=cfg.tag,
         until=cfg.until,
@@ -187,7 +190,7 @@ def parse_candidates(cfg: DictConfig) -> dict[str, Sampler]:
     if key == "end":
         return end_candidates(make)
     candidates = gamma_candidates if key == "gamma" else beta_candidates
-    return candidates(make, parse_search(cfg.gamma_search), cfg.ratio)
+    return candidates(make, parse_search(cfg.gamma_search), Amount.parse(cfg.ratio).fraction)
 
 
 def _sampler(settings: Mapping[str, Any]) -> Sampler:

@@ -80,7 +80,7 @@ class Config:
     finetune: FinetuneConfig = MISSING
     proxy: ProxyConfig = MISSING
     pipeline: str = MISSING
-    ratio: float = MISSING
+    ratio: Any = MISSING  # float, or a text such as 4_per_class
     seed: int = MISSING
     until: str = MISSING
     gamma_search: GammaSearchConfig = MISSING
@@ -101,5 +101,5 @@ class GridConfig(Config):
     dataset: Any = MISSING
     scoring_backbone: Any = MISSING
     methods: list[str] = MISSING
-    ratios: list[float] = MISSING
+    ratios: list[Any] = MISSING
     seeds: list[int] = MISSING

@@ -27,6 +27,7 @@ from prunetune.config.explain import explain
 from prunetune.config.identity import recorded
 from prunetune.config.names import Names, cell_folder, grid_folder, resolve_names
 from prunetune.config.words import with_lists
+from prunetune.samplers.amount import plain_ratio
 
 GRID = "grid"  # The root configuration of sweeps of image runs.
 LAST_STEP = "finetune"  # The last step of an image run.
@@ -54,7 +55,7 @@ class SingleJob:
     """A job that is a single run. overrides: those that the job is started with."""
 
     overrides: tuple[str, ...]
-    ratio: float
+    ratio: float | str
     seed: int
     kind: SingleRuns
 
@@ -70,7 +71,7 @@ class Job:
 
     overrides: tuple[str, ...]
     methods: tuple[str, ...]
-    ratios: tuple[float, ...]
+    ratios: tuple[float | str, ...]
     seeds: tuple[int, ...]
 
     @property
@@ -95,17 +96,23 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class _Described:
-    """What all runs share that differ only in ratio and seed."""
+    """What all runs share that differ only in ratio and seed.
+
+    of_ratio: the keys of the scorer that refer to the ratio, such as fraction=${ratio}.
+    """
 
     called: Names
     tag: str
     results_dir: Path
     record: dict[str, Any]
+    of_ratio: tuple[str, ...] = ()
 
-    def run(self, ratio: float, seed: int, job_folder: Path | None) -> PlannedRun:
+    def run(self, ratio: float | str, seed: int, job_folder: Path | None) -> PlannedRun:
         """Return the run with this ratio and seed."""
-        out_dir = self.results_dir / "runs" / cell_folder(self.called, float(ratio), seed, self.tag)
-        record = {**self.record, "ratio": float(ratio), "seed": seed}
+        out_dir = self.results_dir / "runs" / cell_folder(self.called, ratio, seed, self.tag)
+        record = {**self.record, "ratio": ratio, "seed": seed}
+        if self.of_ratio:
+            record["scorer"] = {**record["scorer"], **dict.fromkeys(self.of_ratio, ratio)}
         return PlannedRun(self.called.dataset, out_dir, record, job_folder)
 
 
@@ -179,13 +186,13 @@ def _choices(override: Override) -> tuple[str, list[str]]:
 
 def _grid_job(cfg: DictConfig, overrides: tuple[str, ...], parser: OverridesParser) -> Job:
     lists = {key: tuple(value) for key, value in _own(cfg, overrides, parser, PLURALS).items()}
-    lists["ratios"] = tuple(float(ratio) for ratio in lists["ratios"])
+    lists["ratios"] = tuple(plain_ratio(ratio) for ratio in lists["ratios"])
     return Job(overrides, **lists)
 
 
 def _single_job(kind: SingleRuns, cfg: DictConfig, overrides: tuple[str, ...], parser: OverridesParser) -> SingleJob:
     own = _own(cfg, overrides, parser, RATIO_AND_SEED)
-    return SingleJob(overrides, float(own["ratio"]), own["seed"], kind)
+    return SingleJob(overrides, plain_ratio(own["ratio"]), own["seed"], kind)
 
 
 def _own(cfg: DictConfig, overrides: Sequence[str], parser: OverridesParser, keys: Sequence[str]) -> dict[str, Any]:
@@ -218,7 +225,9 @@ def planned(jobs: Iterable[Job | SingleJob]) -> Iterator[PlannedRun]:
 
 def _describe(entry: str, words: tuple[str, ...]) -> _Described:
     cfg = compose_cell(entry, words)
-    return _Described(resolve_names(cfg), cfg.tag, Path(cfg.results_dir), recorded(cfg))
+    scorer = OmegaConf.to_container(cfg.scorer, resolve=False)
+    of_ratio = tuple(key for key, value in scorer.items() if value == "${ratio}")
+    return _Described(resolve_names(cfg), cfg.tag, Path(cfg.results_dir), recorded(cfg), of_ratio)
 
 
 def _describe_single(kind: SingleRuns, words: tuple[str, ...]) -> _Described:

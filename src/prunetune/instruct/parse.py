@@ -23,7 +23,7 @@ from prunetune.instruct.tuning.sft_settings import SftSettings
 from prunetune.runs.scores import check_fit
 from prunetune.runs.tracking import MODES
 from prunetune.samplers import Sampler
-from prunetune.samplers.base import check_ratio
+from prunetune.samplers.amount import Amount, check_ratio
 from prunetune.samplers.candidates import Search, gamma_candidates
 from prunetune.scorers.base import Scorer
 
@@ -85,6 +85,11 @@ class TextRun:
                 f"sampler.gamma=auto compares fine-tuned models, but sft={self.sft.name} trains none; "
                 "pass sampler.gamma=<number>"
             )
+
+    @property
+    def title(self) -> str:
+        """The run's name in the log and in the viewer of runs."""
+        return self.names.title(Amount(self.ratio), self.seed)
 
     @property
     def is_searched(self) -> bool:

@@ -214,7 +214,7 @@ def select(scored: Scored, labels: Tensor, keep: Keep, plan: Plan) -> tuple[Tens
     is_plain = keep.fraction is not None and len(own) == len(labels)
     budgets = _at_most(keep.budgets(labels, plan.rounding), own)
     ratio = keep.fraction if is_plain else sum(budgets.values()) / len(own)
-    check_fit(plan.scorer, plan.sampler, ratio)
+    check_fit(plan.scorer, plan.sampler, None if keep.per_class is not None else ratio)
     with seeded("sample", plan.seed, float(ratio)) as generator:
         if is_plain:  # This path also serves samplers that distribute a fraction by a rule of their own.
             kept = plan.sampler.select(scored.values, own, ratio, generator, scored.signals)

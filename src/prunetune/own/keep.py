@@ -51,15 +51,15 @@ class Keep:
         Raises:
             InputError: the count is larger than N.
         """
-        from prunetune.samplers.budgets import class_budgets, whole_shares
+        from prunetune.samplers.budgets import class_budgets, same_budgets, whole_shares
 
-        sizes = {label: count for label, count in enumerate(labels.bincount().tolist()) if count}
         if self.fraction is not None:
             return class_budgets(labels, self.fraction, rounding=rounding)
         if self.per_class is not None:
-            return {label: min(size, self.per_class) for label, size in sizes.items()}
+            return same_budgets(labels, self.per_class)
         if self.count > len(labels):
             raise InputError(f"there are {len(labels)} candidates, so that {self.count} cannot be kept; keep fewer")
+        sizes = same_budgets(labels, len(labels))
         shares = {label: size * self.count / len(labels) for label, size in sizes.items()}
         return whole_shares(sizes, shares, self.count, least=int(self.count >= len(sizes)))
 

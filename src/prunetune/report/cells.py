@@ -78,11 +78,13 @@ class Cells:
 def prepared(results: pd.DataFrame) -> pd.DataFrame:
     """Add the columns `method` (the name of the row) and `percent`, and leave out runs that no table of images shows.
 
+    These are runs of the whole pool, with other class budgets, with a number of images per class, and of text.
+
     A FlexRand run with the default tag and a constant gamma has the gamma in its name. The name without a gamma means
     that gamma was chosen on held-out images.
     """
     runs = results[(results["ratio"] < 1) & (results["budgets"] == "proportional")]
-    runs = runs[runs["kind"] != TEXT_RUN]
+    runs = runs[(runs["kind"] != TEXT_RUN) & runs["per_class"].isna()]
     names = [_name(run) for run in runs.to_dict("records")]
     return runs.assign(method=pd.Series(names, index=runs.index, dtype=object), percent=100 * runs["accuracy"])
 

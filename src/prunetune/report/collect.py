@@ -30,7 +30,7 @@ TEXT = (
 )
 INTEGERS = (
     *("seed", "num_classes", "num_pool", "num_kept", "num_test", "images_per_epoch", "views"),
-    *("num_read", "peak_memory_bytes", "score_peak_memory_bytes"),
+    *("num_read", "peak_memory_bytes", "score_peak_memory_bytes", "per_class"),
 )
 IMAGE_RUN, TEXT_RUN = "image", "text"
 MMLU_GROUPS = ("humanities", "social_sciences", "stem", "other")
@@ -50,6 +50,7 @@ COLUMNS = (
     *("peak_memory_bytes", "score_peak_memory_bytes"),
     *("device", "commit", "dataset_fingerprint", "scores_path", "run"),
     *TEXT_COLUMNS,  # An older results.csv does not have these last columns.
+    "per_class",
 )
 IDENTITY = (*NAMES, "ratio", "seed")  # These columns identify a run and sort the rows.
 
@@ -72,7 +73,7 @@ def collect(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
             reason = " ".join(str(error).split())
             skipped.append(f"skipped {path}: not a finished run's result ({reason}); remove it and run again")
     frame = _typed(pd.DataFrame(rows, columns=list(COLUMNS))).sort_values([*IDENTITY, "run"], kind="stable")
-    repeated = frame.duplicated(list(IDENTITY))
+    repeated = frame.duplicated([*IDENTITY, "per_class"])  # Both keys come from the one setting `ratio`.
     skipped += [f"skipped {results_dir / run}: another folder holds the same run" for run in frame["run"][repeated]]
     return frame[~repeated].reset_index(drop=True), skipped
 

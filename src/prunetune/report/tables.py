@@ -45,19 +45,23 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
         results: the frame of `collect`.
 
     Returns:
-        One row per (dataset, backbone, finetune, ratio, method), random first, also for a method that was not run at
-        one of the ratios (n = 0, no mean). mean, std (ddof 1; none for n = 1) in percent, n seeds; difference and
-        difference_std: percentage points above random over the num_pairs seeds that both have; low and high: the ends
-        of the difference's 95 % t interval, none for num_pairs < 2; worst_class: mean accuracy of the worst class in
-        percent; score_seconds, sample_seconds, score_memory (bytes): means. At ratio 1 every method keeps everything:
-        such runs are one method, "whole pool", but for InfoBatch, which leaves images out while it trains. The whole
-        pool under a tag is another row only where it was trained in another way. Nothing is rounded.
+        One row per (dataset, backbone, finetune, column, method), random first, also for a method that was not run at
+        one of the ratios (n = 0, no mean). column: the heading of the ratio, such as "0.1" or "4 per class". mean, std
+        (ddof 1; none for n = 1) in percent, n seeds; difference and difference_std: percentage points above random over
+        the num_pairs seeds that both have; low and high: the ends of the difference's 95 % t interval, none for
+        num_pairs < 2; worst_class: mean accuracy of the worst class in percent; score_seconds, sample_seconds,
+        score_memory (bytes): means. At ratio 1 every method keeps everything: such runs are one method, "whole pool",
+        but for InfoBatch, which leaves images out while it trains. The whole pool under a tag is another row only where
+        it was trained in another way. Nothing is rounded.
 
     Raises:
         InputError: runs of one data set differ in its size or content.
     """
     _check_same_data(results)
-    runs = results.assign(method=[method_name(run) for run in results.to_dict("records")])
+    runs = results.assign(
+        method=[method_name(run) for run in results.to_dict("records")],
+        column=[column_name(run) for run in results.to_dict("records")],
+    )
     runs = runs.assign(
         percent=100 * runs["accuracy"],
         is_random=(runs["scorer"] == "random") & (runs["sampler"] == "random") & (runs["budgets"] == "proportional"),
@@ -65,10 +69,10 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
     runs = _with_one_whole_pool(runs)
     rows = []
     for setting, block in runs.groupby(SETTING):
-        for ratio, method in _cells(block):
-            row = dict(zip(SETTING, setting, strict=True)) | {"ratio": ratio, "method": method}
+        for ratio, column, method in _cells(block):
+            row = dict(zip(SETTING, setting, strict=True)) | {"ratio": ratio, "method": method, "column": column}
             sizes = {key: block[key].iloc[0] for key in ("num_classes", "num_pool", "num_test")}
-            rows.append(row | _statistics(block[block["ratio"] == ratio], method) | sizes)
+            rows.append(row | _statistics(block[block["column"] == column], method) | sizes)
     return pd.DataFrame(rows)
 
 
@@ -85,6 +89,12 @@ def method_name(run: dict) -> str:
         name += f" (scored by {run['scoring_backbone']})"
     name = name if run["tag"] == "default" else f"{name} ({run['tag']})"
     return f"{name} {OLDER}" if isinstance(run.get("older"), str) else name
+
+
+def column_name(run: dict) -> str:
+    """Return the heading of the column that shows a run: its ratio, or how many images of each class it keeps."""
+    is_counted = pd.notna(run.get("per_class")) and run["ratio"] < 1
+    return f"{run['per_class']} per class" if is_counted else f"{run['ratio']:g}"
 
 
 def footer(results: pd.DataFrame) -> str:
@@ -122,16 +132,16 @@ def costs(part: pd.DataFrame) -> list[list[str]]:
     Scores do not depend on the ratio. The seconds of sampling are those at the smallest ratio.
     """
     pruned = part[~part["method"].str.startswith(WHOLE_POOL) & (part["n"] > 0)]
-    ratios = sorted(pruned["ratio"].unique())
-    heads = ["method", *(f"worst class {ratio:g}" for ratio in ratios), "score s", "sample s", "score MiB"]
+    columns = _columns(pruned)
+    heads = ["method", *(f"worst class {column}" for column in columns), "score s", "sample s", "score MiB"]
     rows = []
     for method, cells in pruned.groupby("method", sort=False):
-        worst = dict(zip(cells["ratio"], cells["worst_class"], strict=True))
+        worst = dict(zip(cells["column"], cells["worst_class"], strict=True))
         first = cells.sort_values("ratio").iloc[0]
         rows.append(
             [
                 method,
-                *(one_decimal(worst[ratio]) if ratio in worst else MISSING for ratio in ratios),
+                *(one_decimal(worst[column]) if column in worst else MISSING for column in columns),
                 f"{first['score_seconds']:.1f}",
                 f"{first['sample_seconds']:.2f}",
                 MISSING if pd.isna(first["score_memory"]) else f"{first['score_memory'] / 2**20:.0f}",
@@ -162,11 +172,13 @@ def to_text(table: pd.DataFrame, foot: str = "") -> str:
 def to_csv(table: pd.DataFrame, path: Path) -> None:
     """Write the summary, one row per cell, percent with one decimal, without the intervals.
 
-    They follow from difference, difference_std and num_pairs, and committed tables have these columns only.
+    They follow from difference, difference_std and num_pairs, and committed tables have these columns only. The column
+    of the ratio is written too where a run keeps a number of images per class, since the ratio does not tell it.
     """
     numbers = ["mean", "std", "difference", "difference_std", "worst_class", "score_seconds"]
     rounded = table.assign(**{key: table[key].map(one_decimal, na_action="ignore") for key in numbers})
-    write_csv(path, rounded.drop(columns=["low", "high"]))
+    plain = bool((table["column"] == table["ratio"].map("{:g}".format)).all())
+    write_csv(path, rounded.drop(columns=["low", "high", *(["column"] if plain else [])]))
 
 
 def _check_same_data(results: pd.DataFrame) -> None:
@@ -212,15 +224,21 @@ def _block(title: str, part: pd.DataFrame) -> Block:
     )
 
 
-def _cells(block: pd.DataFrame) -> Iterator[tuple[float, str]]:
-    """Yield every (ratio, method) of the block's table, also those that were not run."""
+def _columns(part: pd.DataFrame) -> list[str]:
+    """Return the headings of the ratios, from the smallest to the largest ratio."""
+    return list(part.sort_values(["ratio", "column"])["column"].unique())
+
+
+def _cells(block: pd.DataFrame) -> Iterator[tuple[float, str, str]]:
+    """Yield every (ratio, column, method) of the block's table, also those that were not run."""
     pruned, whole = block[block["ratio"] < 1], block[block["ratio"] == 1]
     names = (
         pruned[["is_random", "method"]].drop_duplicates().sort_values(["is_random", "method"], ascending=[False, True])
     )
-    for ratio in sorted(pruned["ratio"].unique()):
-        yield from ((ratio, method) for method in names["method"])
-    yield from ((1.0, method) for method in sorted(whole["method"].unique()))
+    for column in _columns(pruned):
+        ratio = pruned.loc[pruned["column"] == column, "ratio"].iloc[0]
+        yield from ((ratio, column, method) for method in names["method"])
+    yield from ((1.0, "1", method) for method in sorted(whole["method"].unique()))
 
 
 def _statistics(cells: pd.DataFrame, method: str) -> dict[str, float | int]:
@@ -283,10 +301,10 @@ def signed(value: float) -> str:
 def _wide(part: pd.DataFrame, show: Callable[[dict], str]) -> list[list[str]]:
     if part.empty:
         return []
-    ratios = sorted(part["ratio"].unique())
-    shown = {(row["method"], row["ratio"]): show(row) for row in _records(part)}
-    rows = [[method, *(shown[method, ratio] for ratio in ratios)] for method in part["method"].unique()]
-    return [["method", *(f"{ratio:g}" for ratio in ratios)], *rows]
+    columns = _columns(part)
+    shown = {(row["method"], row["column"]): show(row) for row in _records(part)}
+    rows = [[method, *(shown[method, column] for column in columns)] for method in part["method"].unique()]
+    return [["method", *columns], *rows]
 
 
 def _recipe(name: str, runs: pd.DataFrame) -> str:

@@ -28,6 +28,8 @@ def sentences(part: pd.DataFrame) -> list[str]:
         there is no method to compare.
     """
     run = part[(part["ratio"] < 1) & (part["n"] > 0)]
+    # A number of images per class can be the same ratio as a fraction. The sentences then are about the first of them.
+    run = run.drop_duplicates(["ratio", "method"])
     compared = run[(run["num_pairs"] > 0) | ~_is_random(run["method"])]
     if compared.empty:
         return []

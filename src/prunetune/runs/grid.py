@@ -225,6 +225,6 @@ def _opened(packed_run: bytes) -> tuple[ImageRun, image_run.Task]:
 
 def _write(one: Ready, outcome: FinetuneResult, tracker: Tracker) -> dict[str, Any]:
     run = one.cell.run
-    prefix = f"{run.names.scorer}-{run.names.sampler}/{run.ratio:g}/{run.seed}/{run.tag}"
+    prefix = f"{run.names.scorer}-{run.names.sampler}/{run.amount}/{run.seed}/{run.tag}"
     settled = image_run.settled(one.pruned, outcome)
     return image_run.write(run, one.cell.out_dir, one.task, settled, outcome, tracker, prefix)

@@ -153,7 +153,8 @@ def check(run: ImageRun) -> None:
     if run.wandb not in MODES:
         raise InputError(f"wandb must be one of {', '.join(MODES)}, got {run.wandb!r}.{suggestion(run.wandb, MODES)}")
     for sampler in run.candidates.values():
-        check_fit(run.scorer, sampler, run.ratio)
+        run.amount.check_sampler(sampler)
+        check_fit(run.scorer, sampler, run.amount.fraction)
         if isinstance(run.recipe, LogisticRecipe) and isinstance(sampler, DynamicSampler):
             raise InputError(
                 f"sampler={sampler.name} shows other images in every epoch, and finetune={run.recipe.name} has no "
@@ -196,7 +197,7 @@ def score(run: ImageRun, task: Task) -> Scores:
 
 def prune(run: ImageRun, task: Task, scores: Scores) -> Pruned:
     """Step 2: choose the images to keep. If the run has several samplers, one is chosen on held-out images first."""
-    question = sampler_search.Question(run.candidates, run.scorer, run.ratio, run.seed, run.search)
+    question = sampler_search.Question(run.candidates, run.scorer, run.amount, run.seed, run.search)
     choice = sampler_search.choose(question, task.scoring, task.tuned)
     return _select(run, task, scores, choice)
 
@@ -204,19 +205,20 @@ def prune(run: ImageRun, task: Task, scores: Scores) -> Pruned:
 def _select(run: ImageRun, task: Task, scores: Scores, choice: sampler_search.Choice) -> Pruned:
     start, sampler, labels = time.perf_counter(), choice.sampler, task.pool.labels
     signals = task.scoring.fresh()  # A new object records the cost of the signals that this sampler asks for.
-    with seeded("sample", run.seed, run.ratio) as generator:
-        subset = sampler.select(scores.values, labels, run.ratio, generator, signals)
+    ratio = run.amount.share(labels)
+    with seeded("sample", run.seed, run.amount.value) as generator:
+        subset = run.amount.select(sampler, scores.values, labels, generator, signals)
     # Charge a cached signal at its original cost, and do not charge a signal that the score has already been charged.
     asked = sum(cost for name, cost in signals.charges.items() if name not in scores.signals)
     asked -= sum(signals.spent.values())
-    weights = weigh(run.scorer, sampler, run.ratio, task.scoring, subset) if len(subset) else None
+    weights = weigh(run.scorer, sampler, ratio, task.scoring, subset) if len(subset) else None
     if weights is not None:
         subset, weights = subset[weights > 0], weights[weights > 0]
-    sample_order = sampler.sample_order(labels, run.ratio, run.recipe.epochs) or Static(len(subset), weights)
+    sample_order = sampler.sample_order(labels, ratio, run.recipe.epochs) or Static(len(subset), weights)
     seconds = time.perf_counter() - start + asked
     if not sample_order.images_per_epoch:
         raise InputError(
-            f"nothing is kept of {len(task.pool)} images at ratio {run.ratio:g}; raise it or sampler.min_per_class"
+            f"nothing is kept of {len(task.pool)} images at ratio {run.amount}; raise it or sampler.min_per_class"
         )
     pruned = Pruned(scores, choice, subset, weights, sample_order, seconds)
     log.info("%s, with %s", _summary(pruned, task.pool), run.names.sampler)
@@ -276,10 +278,12 @@ def _finetune_all(run: ImageRun, task: Task, training: Training) -> FinetuneResu
 def describe(run: ImageRun, task: Task, pruned: Pruned, outcome: FinetuneResult) -> dict[str, Any]:
     """Return the contents of result.json."""
     masks = run.scorer.masks(task.scoring.network)
-    sampler, is_whole = pruned.choice.sampler, run.ratio == 1  # At ratio 1 the sampler keeps all, whatever its gamma.
+    sampler, ratio = pruned.choice.sampler, run.amount.share(task.pool.labels)
+    is_whole = ratio == 1  # The sampler then keeps all, whatever its gamma.
     return {
         **{field.name: getattr(run.names, field.name) for field in fields(run.names)},
-        "ratio": run.ratio,
+        "ratio": ratio,
+        "per_class": run.amount.per_class,
         "seed": run.seed,
         "tag": run.tag,
         "gamma": None if is_whole else getattr(sampler, "gamma", None),

@@ -16,6 +16,7 @@ from prunetune.base.errors import InputError
 from prunetune.base.seeding import derive_seed, seeded, stream
 from prunetune.data.pool import Pool
 from prunetune.runs.scores import compute_scores
+from prunetune.samplers.amount import Amount
 from prunetune.samplers.base import Sampler
 from prunetune.samplers.candidates import OPEN, Search
 from prunetune.scorers.base import Scorer
@@ -70,13 +71,13 @@ class Choice:
 class Question:
     """The question which of several samplers is best for a scorer.
 
-    candidates: samplers by label; of equally good ones the first wins. ratio: fraction of each class that is kept.
+    candidates: samplers by label; of equally good ones the first wins. amount: how much of each class is kept.
     seed: of splits, draws and linear heads. search: the settings of the comparison.
     """
 
     candidates: Mapping[str, Sampler]
     scorer: Scorer
-    ratio: float
+    amount: Amount
     seed: int
     search: Search
 
@@ -85,16 +86,17 @@ def choose(question: Question, signals: Signals, feature_signals: Signals) -> Ch
     """Return the candidate whose subsets train the linear probes with the best accuracy on held-out pool images.
 
     In each repeat a part of each class is held out. Scores and prototypes are computed anew from the other images,
-    every candidate selects from these at the same ratio, and a linear probe trained on its subset is tested on the
-    held-out part. There is one leak: a fully fine-tuned proxy is trained on the whole pool, with the held-out part.
+    every candidate selects from these at the same ratio (or the same number per class), and a linear probe trained on
+    its subset is tested on the held-out part. There is one leak: a fully fine-tuned proxy is trained on the whole pool,
+    with the held-out part.
 
     Args:
-        question: the candidates, and the scorer and ratio to compare them for.
+        question: the candidates, and the scorer and amount to compare them for.
         signals: those of the scoring backbone for the whole pool.
         feature_signals: those of the fine-tuned backbone for the whole pool. The probes are trained on its features.
     """
     candidates, search = question.candidates, question.search
-    if len(candidates) == 1 or question.ratio == 1:
+    if len(candidates) == 1 or question.amount.fraction == 1:
         return Choice(next(iter(candidates.values())))
     start, spent_before = time.perf_counter(), sum(signals.spent.values())
     pool, features = signals.pool, feature_signals.features()
@@ -105,8 +107,9 @@ def choose(question: Question, signals: Signals, feature_signals: Signals) -> Ch
         inner = PartSignals(signals, kept)
         scores = compute_scores(question.scorer, inner, question.seed)
         for sampler in candidates.values():
-            generator = stream("search", question.seed, question.ratio, repeat)  # All candidates get the same draws.
-            subsets.append(kept[sampler.select(scores, inner.pool.labels, question.ratio, generator, inner)])
+            # All candidates get the same draws.
+            generator = stream("search", question.seed, question.amount.value, repeat)
+            subsets.append(kept[question.amount.select(sampler, scores, inner.pool.labels, generator, inner)])
             judges.append((held_out, repeat))
     bank = view_bank(feature_signals, torch.cat(subsets).unique(), search.views)
     probes = [

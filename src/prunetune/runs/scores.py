@@ -45,8 +45,10 @@ class Scores:
     is_new: bool
 
 
-def check_fit(scorer: Scorer, sampler: Sampler, ratio: float) -> None:
+def check_fit(scorer: Scorer, sampler: Sampler, ratio: float | None) -> None:
     """Refuse a sampler that does not fit the scorer.
+
+    ratio: the fraction of each class that is kept; None for a number of images per class.
 
     Raises:
         InputError: the sampler needs scores, hardness, or more picks than the scorer gives.
@@ -61,11 +63,7 @@ def check_fit(scorer: Scorer, sampler: Sampler, ratio: float) -> None:
             f"scorer none gives every image the same score, and {type(sampler).__name__} picks by the score; "
             "pass another scorer, or a sampler that reads no scores, e.g. sampler=typiclust"
         )
-    fraction = getattr(scorer, "fraction", ratio)
-    if fraction != ratio and ratio < 1:
-        raise InputError(
-            f"{scorer.name} selects for scorer.fraction={fraction:g}, the ratio is {ratio:g}; make them equal"
-        )
+    _check_fraction(scorer, sampler, ratio)
     depth = getattr(scorer, "depth", 1.0)
     if depth < 1 and sampler.budgets != "proportional":
         raise InputError(
@@ -77,10 +75,30 @@ def check_fit(scorer: Scorer, sampler: Sampler, ratio: float) -> None:
             f"{scorer.name} orders scorer.depth={depth:g} of each class, which can be fewer than "
             f"sampler.min_per_class={sampler.min_per_class}; pass scorer.depth=1"
         )
-    if depth < ratio < 1:
+    if depth < 1 and ratio is None:
+        raise InputError(
+            f"with a number of images per class a class can keep all its images; {scorer.name} needs scorer.depth=1, "
+            f"got {depth:g}"
+        )
+    if ratio is not None and depth < ratio < 1:
         raise InputError(
             f"{scorer.name} orders scorer.depth={depth:g} of each class, ratio {ratio:g} keeps more; raise scorer.depth"
         )
+
+
+def _check_fraction(scorer: Scorer, sampler: Sampler, ratio: float | None) -> None:
+    """Refuse a scorer that selects for one fraction (`fraction`, None for any) if the run keeps anything else."""
+    fraction = getattr(scorer, "fraction", None)
+    if fraction is None or ratio == 1:
+        return
+    selects = f"{scorer.name} selects for scorer.fraction={fraction:g}"
+    if ratio is None:
+        raise InputError(f"{selects}, not for a number of images per class; keep that fraction")
+    if fraction != ratio:
+        raise InputError(f"{selects}, the ratio is {ratio:g}; make them equal")
+    for key, only in (("budgets", "proportional"), ("min_per_class", 1)):
+        if getattr(sampler, key) not in (only, 0):
+            raise InputError(f"{selects} of each class; pass sampler.{key}={only}, got {getattr(sampler, key)}")
 
 
 def compute_scores(scorer: Scorer, signals: Any, seed: int) -> Tensor:

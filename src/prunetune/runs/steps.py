@@ -21,16 +21,18 @@ Tuned = TypeVar("Tuned")
 class Run(Protocol):
     """The part of a parsed run that `take` needs.
 
-    until: the last step to take. record: the configuration as result.json keeps it.
+    title: the run's name in the viewer of runs. until: the last step to take. record: the configuration as result.json
+    keeps it.
     """
 
     names: Names
-    ratio: float
-    seed: int
     until: str
     wandb: str
     results_dir: Path
     record: dict[str, Any]
+
+    @property
+    def title(self) -> str: ...
 
 
 class Steps(ABC, Generic[Pruned, Tuned]):
@@ -111,5 +113,4 @@ def take(run: Run, listing: Callable[[], str | None], opened: Callable[[], Steps
 
 
 def _tracker(run: Run) -> AbstractContextManager[Tracker]:
-    title = run.names.title(run.ratio, run.seed)
-    return open_run(run.wandb, "prunetune", title, run.record, run.results_dir / "wandb")
+    return open_run(run.wandb, "prunetune", run.title, run.record, run.results_dir / "wandb")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from prunetune.base import checks
 from prunetune.base.errors import InputError
+from prunetune.samplers.amount import check_ratio
 from prunetune.samplers.budgets import BUDGETS, ROUNDINGS, class_budgets
 from prunetune.signals.contract import Signals
 from prunetune.signals.label_odds import label_probabilities
@@ -104,9 +105,17 @@ class Sampler(ABC):
                 its budgets by a rule of its own.
         """
         check_shapes(scores, labels)
+        self.check_budgets()
+        return self._select(scores, labels, budgets, None, generator, signals)
+
+    def check_budgets(self) -> None:
+        """Refuse budgets that were set outside, as `select_budgets` takes them, if the sampler's rule needs a fraction.
+
+        Raises:
+            InputError: the sampler sets its budgets by a rule of its own.
+        """
         if self.budgets != "proportional":
             raise InputError(f"sampler.budgets={self.budgets} distributes a fraction, not a number of images; pass one")
-        return self._select(scores, labels, budgets, None, generator, signals)
 
     def _select(
         self,
@@ -194,11 +203,6 @@ class Sampler(ABC):
 def mean_label_probability(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean over epochs of the label's probability, [B] float64, of logits [E, B, C] and labels [B]."""
     return label_probabilities(logits, labels).mean(dim=0)
-
-
-def check_ratio(ratio: float) -> None:
-    """Raise an error if the ratio is outside (0, 1]."""
-    checks.number("ratio", checks.plain(ratio), "(0, 1]", what="the fraction kept")
 
 
 def check_shapes(scores: Tensor, labels: Tensor) -> None:

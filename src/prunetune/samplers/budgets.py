@@ -49,6 +49,11 @@ def class_budgets(
     return proportional
 
 
+def same_budgets(labels: Tensor, number: int) -> dict[int, int]:
+    """Return this number for each class that occurs in labels [N] int64, or its size where the class has fewer."""
+    return {label: min(size, number) for label, size in enumerate(torch.bincount(labels).tolist()) if size}
+
+
 def check_recall(recall: Tensor | None, num_classes: int) -> None:
     """Raise an error unless recall has one number in [0, 1] for every class."""
     fits = recall is not None and recall.ndim == 1 and len(recall) >= num_classes

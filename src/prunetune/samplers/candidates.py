@@ -35,20 +35,31 @@ class Search:
                 raise InputError(f"gamma_search.{key} must be a list of {what} in {interval}, got {given}")
 
 
-def gammas(grid: Sequence[float], ratio: float) -> list[float]:
-    """Return the gammas of the grid that are valid at this ratio; 0.5 alone if none is."""
+def gammas(grid: Sequence[float], ratio: float | None) -> list[float]:
+    """Return the gammas of the grid that are valid at this ratio; 0.5 alone if none is.
+
+    A ratio of None stands for a number of images per class. Each class then has a fraction of its own, which is not
+    known before the pool is read, so that the whole grid is returned. In a class where a gamma is not valid, FlexRand
+    does what its `on_infeasible` says.
+    """
+    if ratio is None:
+        return list(grid)
     return [gamma for gamma in grid if ratio / 2 <= gamma <= 1 - ratio / 2] or [0.5]
 
 
-def gamma_candidates(make: Callable[[float], Sampler], search: Search, ratio: float) -> dict[str, Sampler]:
+def gamma_candidates(make: Callable[[float], Sampler], search: Search, ratio: float | None) -> dict[str, Sampler]:
     """Return the sampler at every valid gamma. Values nearest to .5 come first, because the first one wins ties."""
     nearest_first = sorted(gammas(search.grid, ratio), key=lambda gamma: (abs(gamma - 0.5), gamma))
     return {f"{gamma:g}": make(gamma) for gamma in nearest_first}
 
 
-def beta_candidates(make: Callable[[float], Sampler], search: Search, ratio: float) -> dict[str, Sampler]:
-    """Return the sampler at every cut-off that leaves enough images, smallest first. The first one wins ties."""
-    feasible = [beta for beta in sorted(search.betas) if beta + ratio < 1 + 1e-9] or [0.0]
+def beta_candidates(make: Callable[[float], Sampler], search: Search, ratio: float | None) -> dict[str, Sampler]:
+    """Return the sampler at every cut-off that leaves enough images, smallest first. The first one wins ties.
+
+    A ratio of None stands for a number of images per class, as in `gammas`. All cut-offs are then candidates. In a
+    class where one leaves too few images, the sampler drops only as many as its budget allows.
+    """
+    feasible = [beta for beta in sorted(search.betas) if beta + (ratio or 0) < 1 + 1e-9] or [0.0]
     return {f"{beta:g}": make(beta) for beta in feasible}
 
 

@@ -43,6 +43,12 @@ class DynamicSampler(Sampler):
         check_shapes(scores, labels)
         return torch.arange(len(labels))
 
+    def check_budgets(self) -> None:
+        raise InputError(
+            f"{type(self).__name__} shows a fraction of the whole pool in each epoch, not a number of images of each "
+            "class; pass ratio=<fraction>"
+        )
+
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
     ) -> Tensor:

@@ -131,14 +131,7 @@ class FlexRandReleased(Sampler):
             kept.append(members[self.select_in_class(scores[members].double(), -1, ratio, generator)])
         return torch.cat(kept).sort().values
 
-    def select_budgets(
-        self,
-        scores: Tensor,
-        labels: Tensor,
-        budgets: dict[int, int],
-        generator: torch.Generator,
-        signals: Signals | None = None,
-    ) -> Tensor:
+    def check_budgets(self) -> None:
         raise InputError("flexrand_released takes a fraction, not a number of images; pass sampler=flexrand")
 
     def select_in_class(

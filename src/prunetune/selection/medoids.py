@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunetune.selection.greedy import UNITS
+from prunetune.selection.greedy import ROWS, UNITS
 from prunetune.selection.neighbours import Geometry
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,9 @@ class _Distances:
         self._scale = UNITS / farthest if farthest > 0 else 0.0
         self._pairs: np.ndarray | None = None
         if self.size <= max_dense:
-            pairs = self.between(everyone, everyone)
+            pairs = np.empty((self.size, self.size), dtype=np.int64)
+            for start in range(0, self.size, ROWS):
+                pairs[start : start + ROWS] = self.between(everyone[start : start + ROWS], everyone)
             self._pairs = np.minimum(pairs, pairs.T)  # The two distances of a pair may be rounded differently.
 
     def between(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

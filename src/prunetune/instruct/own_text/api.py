@@ -70,8 +70,9 @@ def prune_text(
             LanguageModel or a TinyLanguageModel.
         scorer: a name of `prunetune list text_scorers`, several names separated by commas of which the first chooses,
             a Scorer, or Scorers by name.
-        sampler: a name (auto: the scorer's own; flexrand, topk, random ...), one of k_center, facility_location and
-            herding, which cover the space of the model's hidden states instead of reading scores, or a Sampler.
+        sampler: a name (auto: the scorer's own; flexrand, topk, random ...), one of k_center, k_medoids,
+            facility_location and herding, which cover the space of the model's hidden states instead of reading
+            scores, or a Sampler.
         seed: the seed of all random draws.
         ratio: another name of `keep`, for a fraction.
         per_stratum: how many rows each stratum keeps, instead of `keep`.

@@ -23,7 +23,8 @@ from prunetune.samplers import Sampler, TopK
 from prunetune.scorers.base import Scorer
 
 TINY = "tiny"
-COVERAGE = ("facility_location", "herding", "k_center")  # Image scorers that cover the scoring model's space.
+# These scorers of images cover the space of the scoring model.
+COVERAGE = ("facility_location", "herding", "k_center", "k_medoids")
 STRATA = ("none", "source", "length", "cluster")
 PAIRS = ("chosen", "margin")
 NEAR = {"minhash": 0.8, "embedding": 0.98}  # The default thresholds of similarity.

@@ -57,8 +57,8 @@ class DeepCore(Scorer):
     needs_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         checks.number("scorer.fraction", self.fraction, "(0, 1]", what="the ratio that DeepCore selects for")
+        super().__post_init__()
         checks.choice("scorer.initial", self.initial, ("random", "pretrained"))
         checks.whole_number("scorer.epochs", self.epochs, least=0)
         checks.whole_number("scorer.batch_size", self.batch_size)
