@@ -330,7 +330,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with data/ and weights/")
     parser.add_argument("--stage", choices=tuple(SETS), required=True)
-    parser.add_argument("--backbones", nargs="+", help="networks of the stage's pairs (default: all)")
+    parser.add_argument("--pairs", nargs="+", help="pairs of the stage, such as dtd10-vit_tiny (default: all)")
     parser.add_argument("--candidates", nargs="+", choices=tuple(CANDIDATES), help="default: all that the stage has")
     parser.add_argument("--store", type=Path, default=Path("results/store"), help="folder for features")
     parser.add_argument(
@@ -341,7 +341,7 @@ def main() -> None:
     names = arguments.candidates or (tuple(CANDIDATES) if arguments.stage == "develop" else CHOSEN)
     arguments.work.parent.mkdir(parents=True, exist_ok=True)
     for each in [each for each in pairs(arguments.data) if each.dataset in SETS[arguments.stage]]:
-        if arguments.backbones and each.backbone not in arguments.backbones:
+        if arguments.pairs and each.name not in arguments.pairs:
             continue
         opened = Opened(each, arguments.store)
         others = [pair for pair in pairs(arguments.data) if pair.dataset == each.dataset and pair.name != each.name]
