@@ -13,6 +13,7 @@ from prunetune.samplers import (
     BWS,
     CCS,
     D2,
+    NUCS,
     ActiveFT,
     Beta,
     DoubleEnd,
@@ -30,6 +31,7 @@ from prunetune.samplers.ccs import num_cut, strata_budgets, strata_of
 from prunetune.samplers.clusters import first_of_clusters, k_means
 from prunetune.samplers.d2 import directed, pick_by_messages, undirected
 from prunetune.samplers.easy_diverse import easiest_of_clusters
+from prunetune.samplers.nucs import winsorised_mean
 from prunetune.samplers.probcover import cover, gaps_to_other_classes, pure_radius
 from prunetune.samplers.typiclust import atypicality, in_turn
 from prunetune.samplers.window import window
@@ -302,6 +304,66 @@ def test_of_equally_good_windows_the_central_one_is_taken():
     labels = torch.arange(40) // 20
     features = torch.stack([labels.float() * 10, torch.zeros(40)], dim=1) + 0.01 * cloud(40, 2)
     assert BWS().settled(ramp(40), labels, {0: 4, 1: 4}, features).start == 0.5
+
+
+def nucs_slowly(features, labels, scores, ratio, winsor) -> list[int]:
+    """Return what NUCS keeps where no class is too small for its budget: its formula, and every window tried."""
+    classes, num_kept = range(labels.max() + 1), sum(round((labels == c).sum() * ratio) for c in set(labels.tolist()))
+    means = [winsorised_slowly(scores[labels == c], winsor) for c in classes]
+    normaliser = sum(mean * (labels == c).sum() for c, mean in enumerate(means)) / len(labels)
+    shares = [num_kept / len(labels) * means[c] * (labels == c).sum() / normaliser for c in classes]
+    budgets = [int(share) for share in shares]
+    for c in sorted(classes, key=lambda c: budgets[c] - shares[c])[: num_kept - sum(budgets)]:
+        budgets[c] += 1
+    best, most = [], -1.0
+    for start in sorted((i / 20 for i in range(21)), key=lambda start: (abs(start - 0.5), start)):
+        kept = []
+        for c in classes:
+            ranking = sorted(np.flatnonzero(labels == c), key=lambda i: -scores[i])
+            first = round((len(ranking) - budgets[c]) * start - 1e-9)
+            kept += ranking[first : first + budgets[c]]
+        accuracy = round(ridge_slowly(features, labels, np.array(kept), 1.0), 9)
+        if accuracy > most:
+            best, most = sorted(int(i) for i in kept), accuracy
+    return best
+
+
+def winsorised_slowly(scores, winsor) -> float:
+    low, high = np.quantile(scores, winsor), np.quantile(scores, 1 - winsor)
+    return sum(min(max(score, low), high) for score in scores.tolist()) / len(scores)
+
+
+@pytest.mark.parametrize("winsor", [0.0, 0.05, 0.3])
+def test_nucs_divides_by_winsorised_means_and_takes_the_best_windows(winsor):
+    labels = torch.arange(120) % 3
+    scores = torch.rand(120, generator=stream("scores"), dtype=torch.float64) * (1 + labels)
+    features = cloud(120, 6) * (0.3 + scores.float().unsqueeze(1)) + torch.eye(6)[labels]
+    kept = NUCS(winsor=winsor).select(scores, labels, 0.2, stream(), TensorSignals(features))
+    expected = nucs_slowly(features.double().numpy(), labels.numpy(), scores.numpy(), 0.2, winsor)
+    assert kept.tolist() == expected
+    counts = torch.bincount(labels[kept]).tolist()
+    assert counts[0] < counts[1] < counts[2]
+
+
+def test_nucs_keeps_a_small_hard_class_whole_and_hands_the_rest_on():
+    labels = torch.tensor([0] * 40 + [1] * 40 + [2] * 4)
+    scores = torch.tensor([0.1] * 40 + [0.3] * 40 + [1.0] * 4, dtype=torch.float64)
+    # The total is 20 + 20 + 2. The last class would keep 8.4 of its 4, and the others share 38 in the ratio 1 : 3.
+    assert NUCS().budgets_of(scores, labels, 0.5) == {0: 10, 1: 28, 2: 4}
+
+
+def test_a_winsorised_mean_moves_the_tails_to_their_quantiles():
+    scores = torch.tensor([0.0] * 19 + [100.0], dtype=torch.float64)
+    assert float(winsorised_mean(scores, 0.0)) == 5
+    assert float(winsorised_mean(scores, 0.05)) == pytest.approx(0.25)  # The upper quantile lies at 5.
+    assert float(winsorised_mean(scores, 0.1)) == 0
+
+
+def test_nucs_refuses_negative_scores_and_other_budgets():
+    with pytest.raises(InputError, match=r"scores of at least 0, got -1; pass scorer=el2n"):
+        NUCS().select(ramp(9) - 1, one_class(9), 0.5, stream(), TensorSignals(cloud(9)))
+    with pytest.raises(InputError, match=r"budgets of its own, got sampler\.budgets=equal; leave it"):
+        NUCS(budgets="equal")
 
 
 def test_first_of_clusters_takes_the_cheapest_of_each_and_then_of_the_largest():

@@ -121,6 +121,7 @@ _ROWS = (
     row("margin_released", "Margin, as the released code does it."),
     row("maxherding", "MaxHerding (2407.12212): facility location with a Gaussian kernel on features."),
     row("moderate", "Moderate (Xia et al. 2023): images at a middle distance to the class median.", "", "window"),
+    row("nucs", "NUCS after its abstract (2504.13234): harder classes keep more; windows of EL2N.", "el2n", "nucs"),
     row("probcover", "ProbCover (2205.11320): balls that cover most of each class.", "none", "probcover"),
     row("random", "The baseline: a uniform draw from each class.", "random", "random"),
     row("random_equal", "Random with the same number for every class.", "random", "random", EQUAL),

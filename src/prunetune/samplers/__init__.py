@@ -13,6 +13,7 @@ MODULES = {
     "FlexRand": "flexrand",
     "FlexRandReleased": "flexrand",
     "InfoBatch": "infobatch",
+    "NUCS": "nucs",
     "ProbCover": "probcover",
     "RS2": "rs2",
     "RandomSampler": "random",

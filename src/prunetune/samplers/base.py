@@ -78,7 +78,7 @@ class Sampler(ABC):
         check_shapes(scores, labels)
         if ratio == 1:
             return torch.arange(len(labels))
-        budgets = self._class_budgets(labels, ratio, signals)
+        budgets = self._class_budgets(scores, labels, ratio, signals)
         return self._select(
             scores, labels, budgets, ratio if self.budgets == "proportional" else None, generator, signals
         )
@@ -184,7 +184,7 @@ class Sampler(ABC):
             raise InputError(f"scores and signals must be of the same images, got {len(labels)} and {len(needed)}")
         return needed
 
-    def _class_budgets(self, labels: Tensor, ratio: float, signals: Signals | None) -> dict[int, int]:
+    def _class_budgets(self, scores: Tensor, labels: Tensor, ratio: float, signals: Signals | None) -> dict[int, int]:
         recall = None
         if self.budgets == "drop":
             if signals is None:

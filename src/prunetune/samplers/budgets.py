@@ -110,20 +110,32 @@ def equal_budgets(sizes: dict[int, int], total: int) -> dict[int, int]:
 def drop_shares(sizes: dict[int, int], total: int, recall: Tensor) -> dict[int, float]:
     """Return what each class keeps by DRoP, not yet whole: its density is proportional to 1 - recall.
 
-    Source: arXiv 2404.05579: d_c = d (1 - r_c) / Z with Z such that the total is met. A class whose density would
-    exceed 1 is kept whole, and the others get what it cannot use in the same way. If only classes without an error
-    remain, the rest is distributed by size.
+    Source: arXiv 2404.05579: d_c = d (1 - r_c) / Z with Z such that the total is met.
 
     Args:
         sizes: images of each class.
         total: sum of the shares, at most the sum of the sizes.
         recall: [C] float64 recall of each class on held-out images.
     """
-    errors = {label: 1.0 - float(recall[label]) for label in sizes}
+    return difficulty_shares(sizes, total, 1.0 - recall.double())
+
+
+def difficulty_shares(sizes: dict[int, int], total: int, difficulty: Tensor) -> dict[int, float]:
+    """Return what each class keeps, not yet whole, if its density is proportional to its difficulty.
+
+    A class whose density would exceed 1 is kept whole, and the others get what it cannot use in the same way. If only
+    classes of difficulty 0 remain, the rest is distributed by size.
+
+    Args:
+        sizes: images of each class.
+        total: sum of the shares, at most the sum of the sizes.
+        difficulty: [C] float64 of at least 0.
+    """
+    difficulties = {label: float(difficulty[label]) for label in sizes}
     shares: dict[int, float] = {}
     open_classes, rest = set(sizes), float(total)
     while open_classes:
-        weights = {label: sizes[label] * errors[label] for label in open_classes}
+        weights = {label: sizes[label] * difficulties[label] for label in open_classes}
         if sum(weights.values()) <= 0:
             weights = {label: float(sizes[label]) for label in open_classes}
         scale = rest / sum(weights[label] for label in sorted(open_classes))
