@@ -59,7 +59,7 @@ def test_every_method_has_committed_runs_or_is_named_as_left_out(dataset, proxy)
     runs = pd.read_csv(ROOT / "results" / "tables" / "baselines_runs.csv")
     runs = runs[runs["dataset"] == dataset]
     there = set(zip(runs["scorer"], runs["sampler"], runs["tag"], strict=True))
-    assert {method for method in wanted if row_of(method, proxy) not in there} == set(baselines_run.NOT_YET)
+    assert {method for method in wanted if row_of(method, proxy) not in there} == wanted & set(baselines_run.NOT_YET)
     if proxy == "full":
         assert {"herding_finetuned", "k_center_finetuned", "dlc_finetuned", "grand_released", "el2n"} <= wanted
     else:
