@@ -10,7 +10,7 @@ from prunetune.base.errors import InputError
 from prunetune.base.seeding import stream
 from prunetune.data.pool import Pool
 from prunetune.runs import sampler_search
-from prunetune.runs.sampler_search import Question, choose, split_pool
+from prunetune.runs.sampler_search import Question, choose, inner_amount, split_pool
 from prunetune.runs.scores import compute_scores
 from prunetune.samplers import CCS, FlexRand, TopKFlexible
 from prunetune.samplers.amount import Amount
@@ -230,7 +230,8 @@ def test_candidates_train_on_what_is_left_and_are_judged_on_what_was_held_out(mo
             probe = probes[repeat * len(candidates) + number]
             assert torch.equal(probe.test_features[:, 5].long(), held_out)
             assert torch.equal(probe.test_labels, pool.labels[held_out])
-            picked = sampler.select(scores, inner.labels, 0.3, stream("search", 0, 0.3, repeat))
+            # As many images as ratio 0.3 keeps of the whole pool.
+            picked = sampler.select(scores, inner.labels, 0.3 / 0.8, stream("search", 0, 0.3, repeat))
             assert torch.equal(probe.labels, inner.labels[picked])
             assert not set(picked_ids(inner, picked)) & {pool.sample_ids[i] for i in held_out}
     assert len({probe.seed for probe in probes}) == 3  # Each repeat has one seed, which all candidates share.
@@ -247,6 +248,27 @@ def test_the_better_images_are_found(misleading, better):
     choice = search(gamma_candidates(flexrand, Search(), 0.2), scorer, pool, features, ratio=0.2)
     assert (choice.sampler.gamma < 0.5) == (better == "easiest")
     assert search(end_candidates(flexible), scorer, pool, features, ratio=0.2).sampler.end == better
+
+
+def test_the_search_keeps_as_many_images_as_the_run():
+    """Of 24 images a class 5 % is one, for small gammas an easy one. Of the 19 that are left, it would be a hard one."""
+    pool = pool_of(24, 24, 24, 24)
+    hardness = torch.rand(96, generator=stream("hardness"))
+    # Only the hardest two fifths mislead, so the one image should be an easy one.
+    shown = torch.where(hardness > 0.6, (pool.labels + 1) % 4, pool.labels)
+    features = 4.0 * torch.nn.functional.one_hot(shown, 6).float() + torch.randn(96, 6, generator=stream("features"))
+    scorer, candidates = Given(tuple(hardness.tolist())), gamma_candidates(flexrand, Search(), 0.05)
+    chosen = search(candidates, scorer, pool, features, ratio=0.05).sampler
+    kept = chosen.select(hardness.double(), pool.labels, 0.05, stream("draw"))
+    assert len(kept) == 4
+    assert (hardness[kept] < hardness.quantile(0.6)).all()
+    assert chosen.gamma < 0.5
+
+
+def test_a_fraction_is_of_the_whole_pool_unless_the_rest_has_too_few_images():
+    assert inner_amount(Amount(0.2), 0.8).fraction == pytest.approx(0.25)
+    assert inner_amount(Amount(0.9), 0.8) == Amount(0.9)
+    assert inner_amount(Amount(per_class=3), 0.8) == Amount(per_class=3)
 
 
 def test_equal_candidates_leave_gamma_at_one_half():

@@ -272,7 +272,7 @@ def write_tables(wanted: Sequence[Block], places: Places) -> None:
     done = [(block, json.loads(places.file(block).read_text())) for block in wanted if places.file(block).is_file()]
     places.out.mkdir(parents=True, exist_ok=True)
     cells = [
-        {**cell, "device": content["device"], "commit": content["commit"]}
+        {"device": content["device"], "commit": content["commit"], **cell}
         for _, content in done
         for cell in content.get("cells", ())
     ]

@@ -86,9 +86,8 @@ def choose(question: Question, signals: Signals, feature_signals: Signals) -> Ch
     """Return the candidate whose subsets train the linear probes with the best accuracy on held-out pool images.
 
     In each repeat a part of each class is held out. Scores and prototypes are computed anew from the other images,
-    every candidate selects from these at the same ratio (or the same number per class), and a linear probe trained on
-    its subset is tested on the held-out part. There is one leak: a fully fine-tuned proxy is trained on the whole pool,
-    with the held-out part.
+    every candidate selects as many of these as the run will keep, and a linear probe trained on its subset is tested on
+    the held-out part. There is one leak: a fully fine-tuned proxy is trained on the whole pool, with the held-out part.
 
     Args:
         question: the candidates, and the scorer and amount to compare them for.
@@ -106,10 +105,11 @@ def choose(question: Question, signals: Signals, feature_signals: Signals) -> Ch
         kept, held_out = split_pool(pool, search, question.seed, repeat)
         inner = PartSignals(signals, kept)
         scores = compute_scores(question.scorer, inner, question.seed)
+        amount = inner_amount(question.amount, len(kept) / len(pool))
         for sampler in candidates.values():
             # All candidates get the same draws.
             generator = stream("search", question.seed, question.amount.value, repeat)
-            subsets.append(kept[question.amount.select(sampler, scores, inner.pool.labels, generator, inner)])
+            subsets.append(kept[amount.select(sampler, scores, inner.pool.labels, generator, inner)])
             judges.append((held_out, repeat))
     bank = view_bank(feature_signals, torch.cat(subsets).unique(), search.views)
     probes = [
@@ -127,6 +127,21 @@ def choose(question: Question, signals: Signals, feature_signals: Signals) -> Ch
     # The cost of the scorer's signals is charged to the score, even if they are first computed here.
     seconds = time.perf_counter() - start - (sum(signals.spent.values()) - spent_before)
     return _best(candidates, accuracy.view(search.repeats, len(candidates)), seconds)
+
+
+def inner_amount(amount: Amount, share: float) -> Amount:
+    """Return what candidates select from a share of the pool: as many images as the run keeps of the whole pool.
+
+    The same fraction would keep fewer images, for which another candidate can be best. Where a class keeps one or two
+    images, rounding even decides from which side FlexRand takes them, and that side would change with the number.
+
+    Args:
+        amount: what the run keeps. A fraction of which the share has too few images stays as it is.
+        share: the part of the pool that is not held out, in (0, 1).
+    """
+    if amount.fraction is None or amount.fraction >= share:
+        return amount
+    return Amount(fraction=amount.fraction / share)
 
 
 def split_pool(pool: Pool, search: Search, seed: int, repeat: int) -> tuple[Tensor, Tensor]:
