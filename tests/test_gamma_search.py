@@ -251,7 +251,7 @@ def test_the_better_images_are_found(misleading, better):
 
 
 def test_the_search_keeps_as_many_images_as_the_run():
-    """Of 24 images a class 5 % is one, for small gammas an easy one. Of the 19 that are left, it would be a hard one."""
+    """Of 24 images 5 % is one, for small gammas an easy one. Of the 19 that are left, it would be a hard one."""
     pool = pool_of(24, 24, 24, 24)
     hardness = torch.rand(96, generator=stream("hardness"))
     # Only the hardest two fifths mislead, so the one image should be an easy one.
