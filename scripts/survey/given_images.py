@@ -146,8 +146,8 @@ class Given:
 
         Returns:
             For each: "accuracy"; "balanced", the mean over classes; "rare", that over the third of the classes with
-            the fewest given images, all fractions; "images", k; "different", how many of them are no copies of others;
-            "wrong", how many labels of them are wrong.
+            the fewest given images; "by_size", the mean over classes weighted by given images, all fractions;
+            "images", k; "different", how many of them are no copies of others; "wrong", how many have wrong labels.
         """
         images = self.images
         features, labels = images.test
@@ -162,11 +162,13 @@ class Given:
     def _accuracies(self, is_right: Tensor) -> dict[str, float]:
         labels, num_classes = self.images.test[1], self.images.num_classes
         by_class = torch.bincount(labels, is_right.double(), num_classes) / labels.bincount(minlength=num_classes)
-        rarest = self.labels.bincount(minlength=num_classes).argsort(stable=True)[: max(num_classes // 3, 1)]
+        sizes = self.labels.bincount(minlength=num_classes)
+        rarest = sizes.argsort(stable=True)[: max(num_classes // 3, 1)]
         return {
             "accuracy": float(is_right.double().mean()),
             "balanced": float(by_class.mean()),
             "rare": float(by_class[rarest].mean()),
+            "by_size": float((by_class * sizes).sum() / sizes.sum()),
         }
 
     def _made_of(self, kept: Tensor) -> dict[str, int]:

@@ -4,7 +4,7 @@ python -m scripts.survey.robustness --data <folder with data/ and weights/> --st
 
 Every case is five sub-pools of a set, the same for all methods. A linear probe on the kept images says what they are
 worth, so that all differences are paired. Finished sub-pools are kept in --parts, method by method, and the script goes
-on from there. It writes robustness.md and .csv, few_images.md and .csv, and robustness_cells.csv with every number.
+on from there. It writes robustness.md and .csv, few_images.md and .csv, and robustness_cells.csv with the accuracies.
 """
 
 import argparse
@@ -78,6 +78,10 @@ def _without_suspects(images: Images, number: int) -> Given:
     return given.without_suspects(_flipped(images, number))
 
 
+def _clean_without_suspects(images: Images, number: int) -> Given:
+    return given.without_suspects(given.sub_pool(images, number))
+
+
 def _rare(ratio: float, budgets: str = "proportional") -> Callable[[Images, int], Given]:
     def make(images: Images, number: int) -> Given:
         return replace(given.with_rare_classes(given.sub_pool(images, number), ratio), budgets=budgets)
@@ -104,6 +108,9 @@ CASES = {
     "no_suspects": Case(
         "10 % of the labels are wrong; suspects are removed first", _without_suspects, against="flipped"
     ),
+    "right_no_suspects": Case(
+        "Nothing is wrong; suspects are removed all the same", _clean_without_suspects, against="clean"
+    ),
     "rare": Case("Rare classes, 1:50", _rare(50), CIFAR),
     "rare_equal": Case("Rare classes, 1:50, as many of each class", _rare(50, "equal"), CIFAR, against="rare"),
     "rare10": Case("Rare classes, 1:10", _rare(10), DTD),
@@ -128,6 +135,7 @@ COLUMNS = (
     Column("large_herding", "to herding, .3 and .5"),
     Column("effect", "to the case before, .02 to .2"),
     Column("rare", "rare classes, .02 to .2", ".1f"),
+    Column("by_size", "weighted by size, .02 to .2", ".1f"),
     Column("wrong", "wrong labels at .1, %", ".1f"),
     Column("different", "different images at .1, %", ".1f"),
 )
@@ -150,7 +158,8 @@ NOTES = (
     "`prunetune prune` shows. As many images are kept as without removing them.",
     "Rare classes: sizes fall exponentially from the largest class to 1/50 or 1/10 of it; which class is rare is drawn "
     "in each sub-pool. The test set has as many images of each class, so that accuracy is the mean over classes. rare "
-    "classes: accuracy on the third of the classes with the fewest images.",
+    "classes: accuracy on the third of the classes with the fewest images; weighted by size: the mean over classes, "
+    "weighted as the classes are in the pool, which is the accuracy on test images that are as unequal.",
     "Copies are exact, of a third of the images of each class, and equal features find them. As many images are kept.",
     "Style: cifar10mini has 32 px photographs and caltech101 objects on plain backgrounds; airplane, automobile, bird, "
     "dog and ship are in both. Painted digits have colours of their own, white ones do not. Shown is the mean over "
@@ -251,24 +260,30 @@ def read_parts(parts: Path, methods: Sequence[str], sub_pools: int = SUB_POOLS) 
 
 
 def write_tables(out: Path, cells: Cells) -> None:
-    """Write the two tables, and every number of every sub-pool."""
+    """Write the two tables, and the accuracies of every sub-pool."""
     about = "Methods of the study on images as users have them. A linear probe on the kept images, five sub-pools."
     rows = [row for case in CASES if case != "few" for row in rows_of(cells, case)]
     write_table(out, "robustness", "Robust to what users have", about, COLUMNS, rows, NOTES)
     about = "One to eight images of each class. A linear probe on the kept images, five sub-pools."
     write_table(out, "few_images", "Few images", about, FEW_COLUMNS, list(rows_of(cells, "few")), FEW_NOTES)
-    with (out / "robustness_cells.csv").open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["case", "set", "method", "budget", "what", "sub_pool", "value"])
-        for key, values in cells.items():
-            writer.writerows([*key, number, f"{value:.6g}"] for number, value in enumerate(values.tolist()))
+    write_cells(out / "robustness_cells.csv", cells)
+
+
+def write_cells(file: Path, cells: Cells) -> None:
+    """Write the accuracy of every cell, a fraction: a row for each case, set, method and budget, sub-pools beside."""
+    shown_cells = {key[:4]: values for key, values in cells.items() if key[4] == CASES[key[0]].measure}
+    most = max(map(len, shown_cells.values()))
+    with file.open("w", newline="") as opened:
+        writer = csv.writer(opened, lineterminator="\n")
+        writer.writerow(["case", "set", "method", "budget", *(f"sub_pool_{number}" for number in range(most))])
+        writer.writerows([*key, *(f"{value:.4f}" for value in values)] for key, values in shown_cells.items())
 
 
 def rows_of(cells: Cells, case: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a case: of each set and method, and their mean over the sets."""
+    """Yield the rows of a case: of each set and method, and their mean over the sets where these are all five."""
     sets = [name for name in CASES[case].sets if any(key[:2] == (case, name) for key in cells)]
     methods = list(dict.fromkeys(key[2] for key in cells))
-    for group in [*([name] for name in sets), *([sets] if len(sets) > 1 else [])]:
+    for group in [*([name] for name in sets), *([sets] if len(sets) == len(SETS) else [])]:
         for method in methods:
             yield _row(Means(cells, group), case, method)
 
@@ -307,7 +322,7 @@ def _row(means: Means, case: str, method: str) -> dict[str, Any]:
         before = means.over(kind.against, method, SMALL, kind.measure)
         row["effect"] = shown(means.over(case, method, SMALL, kind.measure) - before)
     if case.startswith("rare"):
-        row["rare"] = 100 * float(means.over(case, method, SMALL, "rare").mean())
+        row |= {what: 100 * float(means.over(case, method, SMALL, what).mean()) for what in ("rare", "by_size")}
     if case == "few":
         return row
     images = means.over(case, method, ["0.1"], "images")
