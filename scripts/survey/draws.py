@@ -210,8 +210,8 @@ def write_tables(out: Path, found: dict[str, list[Found]]) -> None:
     notes = (
         "Accuracy in % on the test images, the mean over five sub-pools. one head: the mean of the five heads alone.",
         "to: paired differences in points with 95 % intervals of Student's t over the sub-pools, which overlap.",
-        "images: of one draw, different ones of five draws, and of the draw that is five times as large; each keeps at "
-        "least one image of a class, so that 5 x is less than five times on caltech101.",
+        "images: of one draw, different ones of five draws, and of the draw that is five times as large; a class keeps a "
+        "whole number of images and at least one, so that 5 x is not always five times as many.",
     )
     write_table(out, "ensembles", "Ensembles of heads", about, ENSEMBLE_COLUMNS, rows, notes)
 
