@@ -1,6 +1,7 @@
 """A sub-pool: a random part of a pool's images, the same on every machine and in every order."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,9 +51,14 @@ def subpool(pool: Pool, fraction: float, seed: int) -> Tensor:
     """
     checks.number("the fraction of a sub-pool", fraction, "(0, 1]")
     checks.whole_number("the seed of a sub-pool", seed, least=0)
-    ranks = [hashlib.sha256(f"{seed}:{sample_id}".encode()).hexdigest() for sample_id in pool.sample_ids]
-    drawn: list[int] = []
-    for label in pool.labels.unique():
-        members = torch.nonzero(pool.labels == label).flatten().tolist()
-        drawn += sorted(members, key=ranks.__getitem__)[: max(1, round(len(members) * fraction))]
-    return torch.tensor(sorted(drawn), dtype=torch.int64)
+    return drawn(pool.labels, pool.sample_ids, fraction, seed)
+
+
+def drawn(labels: Tensor, sample_ids: Sequence[str], fraction: float, seed: int) -> Tensor:
+    """Return the positions [M] int64 that `subpool` draws of a pool with labels [N] and these N names."""
+    ranks = [hashlib.sha256(f"{seed}:{sample_id}".encode()).hexdigest() for sample_id in sample_ids]
+    rows: list[int] = []
+    for label in labels.unique():
+        members = torch.nonzero(labels == label).flatten().tolist()
+        rows += sorted(members, key=ranks.__getitem__)[: max(1, round(len(members) * fraction))]
+    return torch.tensor(sorted(rows), dtype=torch.int64)
