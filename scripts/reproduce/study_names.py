@@ -9,15 +9,16 @@ NAMES = {
     "typiclust": "TypiClust",
     "activeft": "ActiveFT",
     "dlc_validation": "DLC + FlexRand",
-    "dlc_0.25": "DLC + FlexRand, gamma 0.25",
-    "dlc_oracle": "DLC + FlexRand, gamma from the test set",
-    "dlc_easiest": "DLC, easiest images",
+    "earlier_search": "DLC + FlexRand (first search)",
+    "dlc_0.25": "DLC + FlexRand (gamma 0.25)",
+    "dlc_oracle": "DLC + FlexRand (gamma from the test set)",
+    "dlc_easiest": "DLC (easiest images)",
     "d2": "D2",
     "ccs": "CCS",
     "moderate": "Moderate",
     "zcore": "ZCore",
-    "el2n": "EL2N, hardest images",
-    "aum": "AUM, hardest images",
+    "el2n": "EL2N (hardest images)",
+    "aum": "AUM (hardest images)",
 }
 JUDGES = {"linear_probe": "linear probe", "logistic_regression": "logistic regression", "full": "full fine-tuning"}
 BACKBONES = {"vit_tiny": "ViT-Tiny", "mobilenetv2": "MobileNetV2", "micro": "micro"}
