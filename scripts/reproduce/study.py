@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with data/ and weights/")
     parser.add_argument("--folder", type=Path, action="append", default=[], help="another folder of images; repeatable")
     parser.add_argument("--pairs", nargs="+", metavar="SET-BACKBONE", help="run only these, such as dtd10-vit_tiny")
+    parser.add_argument("--kinds", nargs="+", choices=("features", *METHODS_OF), help="run only these kinds of blocks")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder for features and finished blocks")
     parser.add_argument("--out", type=Path, default=Path("results/study"), help="folder for the tables")
     parser.add_argument("--hours", type=float, default=6.0, help="blocks that would end later are not begun")
@@ -128,9 +129,8 @@ def main() -> None:
     known = predictions(wanted, places)
     print("\n".join(plan(wanted, places, known, options.workers)), flush=True)
     if not options.plan:
-        run(
-            [block for block in wanted if not options.pairs or block.pair.name in options.pairs], places, known, options
-        )
+        chosen = [block for block in wanted if not options.pairs or block.pair.name in options.pairs]
+        run([block for block in chosen if not options.kinds or block.kind in options.kinds], places, known, options)
         write_tables(wanted, places)
 
 
