@@ -208,13 +208,25 @@ def test_every_formula_belongs_to_a_class_of_the_catalogue():
 
 
 def test_every_difference_in_which_method_when_is_in_a_committed_table():
-    frames = [pd.read_csv(ROOT / "results" / "tables" / name) for name in ("baselines.csv", "real.csv")]
-    known = {
-        f"{row['difference']:+.1f} ± {row['difference_std']:.1f}" for frame in frames for _, row in frame.iterrows()
-    }
-    shown = re.findall(r"[+-]\d+\.\d ± \d+\.\d", (DOCS / "which_method.md").read_text())
+    text = (DOCS / "which_method.md").read_text()
+    frame = pd.read_csv(ROOT / "results" / "tables" / "baselines.csv")
+    known = {f"{row['difference']:+.1f} ± {row['difference_std']:.1f}" for _, row in frame.iterrows()}
+    shown = re.findall(r"[+-]\d+\.\d ± \d+\.\d", text)
+    assert shown
+    assert set(shown) - known == set()
+    measured = "".join(path.read_text() for path in (DOCS / "study.md", ROOT / "results" / "LOG.md"))
+    known = {_numbers(found) for found in re.findall(INTERVAL, measured)}
+    known |= {(-mean, -high, -low) for mean, low, high in known}  # Herding above DLC is DLC below herding.
+    shown = [_numbers(found) for found in re.findall(INTERVAL, text)]
     assert len(shown) > 15
     assert set(shown) - known == set()
+
+
+INTERVAL = r"([+-]?\d*\.\d) \[(-?\d*\.\d), (-?\d*\.\d)\]"
+
+
+def _numbers(words: tuple[str, ...]) -> tuple[float, ...]:
+    return tuple(float(word) + 0.0 for word in words)
 
 
 def test_every_cited_page_and_heading_exists():
@@ -284,20 +296,19 @@ def test_every_entry_of_the_log_has_a_verdict_and_a_line_in_the_index():
         assert re.search(rf"^## {re.escape(heading)}\n\n\*\*Verdict: [^*]+\*\*\n", text, re.MULTILINE), heading
 
 
-MEASURED = {  # Maps a row of the README's table to the row of docs/measured.md.
-    "method=herding": "herding-topk",
-    "method=facility_location": "facility_location-topk",
-    "method=typiclust": "none-typiclust",
-    "method=dlc": "dlc-flexrand",
-    "method=el2n proxy=linear_probe": "el2n_probe-topk",
-    "method=rs2": "none-rs2",
+MEASURED = {  # Maps a row of the README's table to the row of docs/study.md.
+    "method=herding": "herding",
+    "method=facility_location": "facility location",
+    "method=typiclust": "TypiClust",
+    "method=dlc": "DLC + FlexRand",
+    "method=el2n proxy=linear_probe": "EL2N (hardest images)",
 }
 
 
 @pytest.mark.parametrize(("named", "row"), MEASURED.items())
 def test_the_numbers_of_the_readme_are_the_measured_ones(named, row):
     shown = re.search(rf"`{named}` \| (.*) \|$", PAGES["README.md"].read_text(), re.MULTILINE)[1].split(" | ")
-    cells = re.search(rf"^\| {row} \| (.*) \|$", PAGES["docs/measured.md"].read_text(), re.MULTILINE)[1].split(" | ")
-    # The columns are Caltech-101 at ratios 0.05, 0.1, 0.3 and 0.5, then DTD at the same ratios.
-    means = [cell.split()[0] for cell in cells]
-    assert shown == [f"{means[ratio]}, {means[4 + ratio]}" for ratio in (0, 1, 3)]
+    section = (DOCS / "study.md").read_text().split("## Every method against random")[1]
+    heads = re.search(r"^\| method \| (.*) \|$", section, re.MULTILINE)[1].split(" | ")
+    cells = re.search(rf"^\| {re.escape(row)} \| (.*) \|$", section, re.MULTILINE)[1].replace("*", "").split(" | ")
+    assert shown == [cells[heads.index(budget)] for budget in ("5 %", "10 %", "50 %")]
