@@ -12,6 +12,9 @@ from torch import nn
 from made_data import make_image, make_image_folder
 from prunetune import prune
 from prunetune.base.errors import InputError
+from prunetune.own.command import unequal_classes
+from prunetune.own.keep import Keep
+from prunetune.own.read import read_embeddings
 from runs import prunetune_here
 
 COUNTS = {"bark": 12, "moss": 9, "sand": 6}
@@ -48,6 +51,15 @@ def test_a_folder_is_pruned_and_what_was_understood_is_said_first(photos, store,
     assert sorted(done.stdout.split()) == [str(tmp_path / "out" / name) for name in WRITTEN if name != "prune.json"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == WRITTEN
     assert (tmp_path / "out" / "kept.txt").read_text().split() == [row["name"] for row in kept_rows(tmp_path / "out")]
+
+
+def test_very_unequal_classes_are_named_with_the_option_for_them():
+    features = torch.eye(44)
+    rare = read_embeddings(features, ["rare"] * 4 + ["frequent"] * 40)
+    assert re.search("4 to 40 samples.* --per-class", unequal_classes(rare, Keep(fraction=0.5)))
+    assert unequal_classes(rare, Keep(per_class=2)) == ""
+    assert unequal_classes(read_embeddings(features, ["a"] * 14 + ["b"] * 30), Keep(fraction=0.5)) == ""
+    assert unequal_classes(read_embeddings(features), Keep(count=3)) == ""
 
 
 def test_the_command_and_the_function_keep_the_same_images(photos, store, tmp_path):

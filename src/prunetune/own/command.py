@@ -21,6 +21,7 @@ from prunetune.own.read import ReadOptions, read, read_embeddings
 from prunetune.own.stored_advice import keep_advice, key_of, stored_advice
 
 log = logging.getLogger(__name__)
+UNEQUAL = 10  # Classes are called unequal where the largest has so many times the samples of the smallest.
 WRITTEN = ("kept.txt", "kept.csv", "all.csv", "report.html")
 
 
@@ -118,7 +119,22 @@ def _run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
         return
     chosen = choose(data, keep, plan, store, source.options)
     log.info("kept %d of %d by %s", len(chosen.subset), len(chosen.subset.pool), chosen.subset.method)
+    if hint := unequal_classes(data, keep):
+        log.info("%s", hint)
     folder.write(mark(data), lambda partial: _write(chosen, advice, partial, output.export))
+
+
+def unequal_classes(data: OwnData, keep: Keep) -> str:
+    """Return how a user can keep equally many of each class, empty unless the sizes of the classes differ much."""
+    if not data.is_labelled or keep.per_class is not None:
+        return ""
+    sizes = [size for size in data.pool.labels.bincount().tolist() if size]
+    if max(sizes) < UNEQUAL * min(sizes):
+        return ""
+    return (
+        f"the classes have {min(sizes)} to {max(sizes)} samples, and large ones keep more; "
+        "if all classes count the same for you, --per-class keeps equally many of each"
+    )
 
 
 def _read(source: Source) -> OwnData:
