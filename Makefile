@@ -101,9 +101,9 @@ baselines: $(VENV)/.base  ## every method on real images: DATA=<folder with data
 $(VENV)/.study: $(VENV)/.base
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[study]' && touch $@
 
-study: $(VENV)/.study  ## which method for which data, on real images: DATA=<folder with data/ and weights/>; hours
+study: $(VENV)/.study  ## which method for which data: DATA=<folder with data/ and weights/>, ARGS='--hours 2'; hours
 	@test -n "$(DATA)" || { echo "error: pass DATA=<folder with data/ and weights/>"; exit 2; }
-	$(PY) -m scripts.reproduce.study --data $(DATA) --results $(RESULTS) --out $(RESULTS)/study
+	$(PY) -m scripts.reproduce.study --data $(DATA) --results $(RESULTS) --out $(RESULTS)/study $(ARGS)
 	$(PY) -m scripts.reproduce.study_report --out $(RESULTS)/study --figures $(RESULTS)/figures
 
 bench: $(VENV)/.base  ## speed as ratios against named alternatives; DATA=<folder with data/ and weights/>, REPEATS=<n>
