@@ -14,7 +14,7 @@ from scripts.bench import benchmarks
 from scripts.bench import probe_grid as bench
 
 LABELS = torch.arange(120) % 5
-SHORT = Recipe("linear_probe", epochs=4, batch_size=16)
+SHORT = Recipe("linear_probe", epochs=4, batch_size=16, last_batch="keep")
 
 
 def features(views: int) -> torch.Tensor:

@@ -69,7 +69,10 @@ BAD_INPUT = {  # Maps the name of a case to the arguments and to the expected er
     ),
     "a value that needs quotes": ([*SMALL, "tag=a#b"], "needs quotes of its own: 'key=\"value\"'"),
     "a misspelt group": (["dataset=dtdd"], "error: there is no dataset 'dtdd'. Did you mean 'dtd'? Known: cifar10, "),
-    "a word for a number": ([*SMALL, "ratio=some"], "Value 'some' of type 'str' could not be converted to Float"),
+    "a word for a number": (
+        [*SMALL, "ratio=some"],
+        "a number of images of each class such as 4_per_class, got 'some'",
+    ),
     "words for statistics": (
         [*SMALL, "backbone.mean=[a,b,c]"],
         "backbone.mean must be three numbers in [0, 1], got ['a'",

@@ -4,15 +4,18 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
 from torch import Tensor
 
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import stream
+from prunetune.config import identity
 from prunetune.data.pool import Pool
 from prunetune.runs import sampler_search
 from prunetune.runs.sampler_search import Question, choose, inner_amount, split_pool
 from prunetune.runs.scores import compute_scores
 from prunetune.samplers import CCS, FlexRand, TopKFlexible
+from prunetune.samplers import candidates as open_settings
 from prunetune.samplers.amount import Amount
 from prunetune.samplers.candidates import Search, beta_candidates, end_candidates, gamma_candidates, gammas
 from prunetune.scorers import DLC, Scorer
@@ -265,10 +268,27 @@ def test_the_search_keeps_as_many_images_as_the_run():
     assert chosen.gamma < 0.5
 
 
-def test_a_fraction_is_of_the_whole_pool_unless_the_rest_has_too_few_images():
-    assert inner_amount(Amount(0.2), 0.8).fraction == pytest.approx(0.25)
-    assert inner_amount(Amount(0.9), 0.8) == Amount(0.9)
-    assert inner_amount(Amount(per_class=3), 0.8) == Amount(per_class=3)
+def test_the_search_keeps_the_same_number_where_it_is_small_and_valid_for_all_candidates():
+    def asked(amount: Amount, *gammas: float, keeps: str = "number") -> Amount:
+        some = {f"{gamma:g}": flexrand(gamma) for gamma in gammas}
+        return inner_amount(Question(some, DLC(), amount, 0, Search(keeps=keeps)), 0.8)
+
+    assert asked(Amount(0.2), 0.25, 0.5).fraction == pytest.approx(0.25)
+    assert asked(Amount(0.2), 0.25, 0.5, keeps="fraction") == Amount(0.2)
+    assert asked(Amount(0.2), 0.1, 0.5) == Amount(0.2)  # A gamma of 0.1 is not valid where a quarter is kept.
+    assert asked(Amount(0.5), 0.5) == Amount(0.5)
+    assert asked(Amount(per_class=3), 0.5) == Amount(per_class=3)
+
+
+def test_an_old_run_with_a_search_is_another_run_and_one_without_is_the_same():
+    now = {"sampler": {"gamma": "auto"}, "gamma_search": {"repeats": 3, "keeps": "number"}}
+    old = {"sampler": {"gamma": "auto"}, "gamma_search": {"repeats": 3}}
+    assert identity.differences(old, now) == [("gamma_search.keeps", "fraction", "number")]
+    assert identity.OPEN == open_settings.OPEN
+    for gamma, is_recorded in (("auto", True), ("0.25", False)):
+        with initialize_config_module("prunetune.configs", version_base="1.3"):
+            cfg = compose("config", overrides=["sampler=flexrand", f"sampler.gamma={gamma}"])
+        assert ("keeps" in identity.recorded(cfg)["gamma_search"]) == is_recorded
 
 
 def test_equal_candidates_leave_gamma_at_one_half():

@@ -68,7 +68,7 @@ def test_proxies_and_fine_tuned_networks_are_trained_in_the_default_layout(pool,
     assert is_channels_last(network.model.stages[1].path[0].weight)  # The proxy was a copy.
     whole = ShownImages.whole(pool, pool.images)
     finetune_all(network, whole, whole, ONE_EPOCH, 0, Hardware())
-    assert layouts == [False, False]
+    assert layouts == [False] * 4  # Two balanced batches for the proxy, and two for the fine-tuning.
 
 
 def test_a_network_with_parameters_of_five_dimensions_keeps_the_default_layout(pool, tmp_path):

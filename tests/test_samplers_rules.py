@@ -24,6 +24,7 @@ from prunetune.samplers import (
     Window,
 )
 from prunetune.samplers.activeft import gradient, nearest_unused
+from prunetune.samplers.amount import Amount
 from prunetune.samplers.base import unit
 from prunetune.samplers.beta import beta_log_weights, draw_weighted
 from prunetune.samplers.bws import ridge_accuracy
@@ -304,6 +305,11 @@ def test_of_equally_good_windows_the_central_one_is_taken():
     labels = torch.arange(40) // 20
     features = torch.stack([labels.float() * 10, torch.zeros(40)], dim=1) + 0.01 * cloud(40, 2)
     assert BWS().settled(ramp(40), labels, {0: 4, 1: 4}, features).start == 0.5
+
+
+def test_nucs_refuses_a_number_of_images_per_class():
+    with pytest.raises(InputError, match="class budgets of its own"):
+        Amount(per_class=4).check_sampler(NUCS())
 
 
 def nucs_slowly(features, labels, scores, ratio, winsor) -> list[int]:

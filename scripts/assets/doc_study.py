@@ -254,7 +254,7 @@ def _rule(tables: Tables) -> list[str]:
     return [
         "## The rule of the default",
         "Declared beforehand: the highest mean paired difference to random over 2 to 20 % kept (linear probe), among "
-        "methods of at\nmost 1.2 passes. Where the interval of the difference to the next method contains 0, the verdict "
+        "methods of at\nmost 1.2 passes. If the interval of the difference to the next method contains 0, the verdict "
         'is "no difference".',
         f"The rule gives **{named(row['best'])}**, of {row['candidates']:g} candidates. {_next_one(row)}{lacking} By "
         "budget:",

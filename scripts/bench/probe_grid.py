@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ METHODS = (
     *("margin", "grand_last", "el2n"),
 )
 RATIOS, SEEDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), (0, 1, 2, 3, 4)
-RECIPE = Recipe("linear_probe")
+RECIPE = Recipe("linear_probe", last_batch="keep")  # The plain loop of torch keeps a shorter last batch.
 GRID, ALONE, PLAIN, SLOWEST = "all together", "one after another", "plain torch loop, one after another", "slowest cell"
 SMALLER = ["dataset.num_pool=500", "dataset.num_test=300"]  # A smaller version of the embedded textures.
 SHOWN_RATIOS = (0.1, 0.5, 0.9)
@@ -92,14 +93,14 @@ def measure_heads(job: dict) -> Row:
     everything = torch.arange(len(task.pool))
     bank = view_bank(task.tuned, everything, job["views"]).values
     test = NetworkSignals(task.test, task.tuned.embedding).features()
-    recipe = Recipe("linear_probe", epochs=job.get("epochs", RECIPE.epochs))
+    recipe = replace(RECIPE, epochs=job.get("epochs", RECIPE.epochs))
     num_classes, way, device = len(task.pool.classes), job["way"], job["device"]
     methods = METHODS if way == GRID else METHODS[:1]
     probes = probes_of(task.pool.labels, test, task.test.labels, methods)
     if way == SLOWEST:
         probes = [max(probes, key=lambda probe: len(probe.rows))]
     # This run is a warm-up and is not timed.
-    train_probes(bank, probes[:1], num_classes, Recipe("linear_probe", epochs=2), device)
+    train_probes(bank, probes[:1], num_classes, replace(RECIPE, epochs=2), device)
     start = time.perf_counter()
     if way == PLAIN:
         losses = [plain_losses(bank, probe, num_classes, recipe) for probe in probes]

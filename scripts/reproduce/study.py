@@ -147,8 +147,9 @@ def restore(wanted: Sequence[Block], places: Places) -> None:
     for block in wanted:
         found = cells.get(block.name, ())
         is_whole = {row["method"] for row in found} >= set(METHODS_OF.get(block.kind, (None,)))
+        is_whole &= {row["budget"] for row in found} >= set(budgets_of(block))
         if is_whole and not places.file(block).is_file():
-            made_by = {"device": found[0]["device"], "commit": found[0]["commit"]}
+            made_by = {"device": found[0].get("device", ""), "commit": found[0]["commit"]}
             content = {"cells": found, "seconds": seconds.get(block.name, 0.0), **made_by}
             write_text(places.file(block), json.dumps(content))
 
@@ -242,14 +243,9 @@ def _features(block: Block, places: Places) -> dict[str, Any]:
 def _judged(block: Block, places: Places) -> dict[str, Any]:
     """Select with every method of this kind of block, and judge the selections."""
     opened = _opened(block.pair, places.results / "store")
-    assert len(opened.features) == len(opened.pool)  # Loaded now, so that no method is charged for it.
+    _ = opened.features  # Loaded now, so that no method is charged for it.
     part = opened.part(block.sub_pool)
-    budgets = {
-        "linear_probe": BUDGETS,
-        "logistic_regression": LOGISTIC_BUDGETS,
-        "full": FULL.get(block.pair.dataset, ()),
-    }
-    selections = list(part.selections(METHODS_OF[block.kind], budgets[block.kind]))
+    selections = list(part.selections(METHODS_OF[block.kind], budgets_of(block)))
     costs = {each.method: each.seconds for each in selections if each.budget == COSTED}
     return {"cells": _cells(block, part, selections), "costs": costs}
 
@@ -267,8 +263,15 @@ def _cells(block: Block, part: Part, selections: Sequence[Selection]) -> list[di
     ]
 
 
+def budgets_of(block: Block) -> Sequence[str]:
+    """Return the budgets of a block."""
+    if block.kind == "full":
+        return FULL.get(block.pair.dataset, ())
+    return {"linear_probe": BUDGETS, "logistic_regression": LOGISTIC_BUDGETS}.get(block.kind, ())
+
+
 def write_tables(wanted: Sequence[Block], places: Places) -> None:
-    """Write the cells, the costs and the seconds of all finished blocks."""
+    """Write the cells, the costs and the seconds of all finished blocks. Rows of other blocks and methods stay."""
     done = [(block, json.loads(places.file(block).read_text())) for block in wanted if places.file(block).is_file()]
     places.out.mkdir(parents=True, exist_ok=True)
     cells = [
@@ -276,14 +279,16 @@ def write_tables(wanted: Sequence[Block], places: Places) -> None:
         for _, content in done
         for cell in content.get("cells", ())
     ]
-    _write(places.out / "cells.csv", CELL, [{**cell, "accuracy": f"{cell['accuracy']:.6f}"} for cell in cells])
-    costs = {tuple(row[key] for key in COST[:3]): row for row in [*_read(places.out / "costs.csv"), *_cost_rows(done)]}
-    _write(places.out / "costs.csv", COST, list(costs.values()))
+    shown = [{**cell, "accuracy": f"{cell['accuracy']:.6f}"} for cell in cells]
+    rows = _merged(_read(places.out / "cells.csv"), shown, ("judge", "set", "backbone", "sub_pool", "method", "budget"))
+    _write(places.out / "cells.csv", CELL, rows)
+    _write(places.out / "costs.csv", COST, _merged(_read(places.out / "costs.csv"), list(_cost_rows(done)), COST[:3]))
     seconds = [
         {"kind": b.kind, "pair": b.pair.name, "sub_pool": b.sub_pool, "seconds": f"{content['seconds']:.1f}"}
         for b, content in done
     ]
-    _write(places.out / "blocks.csv", ("kind", "pair", "sub_pool", "seconds"), seconds)
+    named = ("kind", "pair", "sub_pool")
+    _write(places.out / "blocks.csv", (*named, "seconds"), _merged(_read(places.out / "blocks.csv"), seconds, named))
     print(f"wrote {len(cells)} cells of {len(done)} blocks to {places.out}")
 
 
@@ -310,6 +315,13 @@ def _cost_rows(done: Sequence[tuple[Block, dict[str, Any]]]) -> Iterator[dict[st
 def num_passes(method: str) -> int:
     """Return how many forward passes over the pool a method needs: DLC one for each masked network."""
     return 0 if method == "random" else MASKED if method.startswith("dlc") else 1
+
+
+def _merged(
+    earlier: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]], key: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return the rows of both; where two have the same key, the new one in the place of the earlier."""
+    return list({tuple(str(row[name]) for name in key): row for row in [*earlier, *new]}.values())
 
 
 def _read(file: Path) -> list[dict[str, str]]:

@@ -4,14 +4,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from scripts.reproduce.study_rows import GAMMA, ORACLE, PRIMARY, RANDOM, Study, paired
+from scripts.reproduce.study_rows import EARLIER, GAMMA, ORACLE, PRIMARY, RANDOM, Study, paired
 from scripts.reproduce.study_statistics import ALPHA, holm, over_sets
 from scripts.reproduce.study_tables import compared
 
 FEWEST_SETS = 3
 AS_THEY_ARE = ("declared", "mended")  # The p-values of these groups are not corrected.
 DLC, EASIEST, HERDING = "dlc_validation", "dlc_easiest", "herding"
-EARLIER = "earlier_search"  # DLC + FlexRand with the search as it was when the study began (results/LOG.md).
 OTHERS = (
     *("facility_location", "k_medoids", "maxherding", "typiclust", "activeft"),
     *("d2", "ccs", "moderate", "zcore", "el2n", "aum"),

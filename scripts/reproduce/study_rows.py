@@ -21,6 +21,7 @@ PRIMARY = ("0.02", "0.05", "0.1", "0.2")
 PRIMARY_NAME = "0.02 to 0.2"
 RANDOM = "random"
 ORACLE = "dlc_oracle"
+EARLIER = "earlier_search"  # DLC + FlexRand with the search as it was when the study began (results/LOG.md).
 GAMMA = "dlc_0.25"  # The constant gamma that is compared with the other methods.
 UNKNOWN_DEVICE = "not recorded"
 # Images a class that are kept: the name, and the largest mean number that belongs to it.
@@ -221,7 +222,7 @@ def missing(study: Study) -> pd.DataFrame:
         A frame with judge, set, backbone, trainings (that there are), expected, and lacking (in words).
     """
     rows = []
-    shown = study.cells[~study.cells["method"].map(lambda name: is_grid_gamma(name) or name == ORACLE)]
+    shown = study.cells[~study.cells["method"].map(lambda name: is_grid_gamma(name) or name in (ORACLE, EARLIER))]
     everywhere = shown.loc[shown["judge"] != "full", PAIR].drop_duplicates()
     for judge in study.judges:
         mine = shown[shown["judge"] == judge]

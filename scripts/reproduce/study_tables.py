@@ -8,6 +8,7 @@ import pandas as pd
 
 from prunetune.report.statistics import Estimate
 from scripts.reproduce.study_rows import (
+    EARLIER,
     ORACLE,
     PER_CLASS,
     PRIMARY,
@@ -133,7 +134,7 @@ def _corrected(frame: pd.DataFrame) -> pd.DataFrame:
         return frame
     names = ("p_holm", "simultaneous_low", "simultaneous_high")
     frame = frame.assign(**dict.fromkeys(names, np.nan))
-    counted = frame[~frame["method"].map(lambda name: is_grid_gamma(name) or name == ORACLE)]
+    counted = frame[~frame["method"].map(lambda name: is_grid_gamma(name) or name in (ORACLE, EARLIER))]
     for _, family in counted.groupby(["judge", "reference", counted["budget"] == PRIMARY_NAME]):
         frame.loc[family.index, "p_holm"] = holm(family["p"])
         number = int(family["p"].notna().sum())
@@ -202,7 +203,7 @@ def best(study: Study) -> pd.DataFrame:
             for scope, accuracy in parts:
                 for among in ("cheap", "all") if cheap else ("all",):
                     names = [name for name in judged.methods if among == "all" or name in [*cheap, RANDOM]]
-                    if found := _best(accuracy, [name for name in names if name != ORACLE]):
+                    if found := _best(accuracy, [name for name in names if name not in (ORACLE, EARLIER)]):
                         shared = {"judge": judge, "rows": kind, "scope": scope, "among": among}
                         rows.append({**shared, **found, "passes": cost.get(found["best"], np.nan)})
     return _arranged(study, pd.DataFrame(rows))

@@ -27,8 +27,11 @@ ADDED = {
     "scoring_backbone.use_ema": True,
     "finetune.last_batch": "keep",
     "proxy.last_batch": "keep",
+    "gamma_search.keeps": "fraction",
 }
 UNRECORDED = {**REMOVED, **ADDED}  # What the absence of an option in a recorded configuration means.
+# As in prunetune.samplers.candidates, whose import would load torch.
+OPEN = ("gamma", "end", "beta")
 # What a sampler is called today that recorded no value for an added option.
 NAMED_SINCE = {("d2", "graph"): "d2_directed"}
 
@@ -42,6 +45,8 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
     values = OmegaConf.to_container(cfg, resolve=True)
     scorer = values["scorer"]
     values["sampler"] = sampler_settings(values["sampler"], scorer["own_sampler"])
+    if not any(values["sampler"].get(key) == "auto" for key in OPEN) and "gamma_search" in values:
+        values["gamma_search"].pop("keeps", None)  # Without a search it does not identify the run.
     if not (reads_proxy(scorer) or reads_proxy(values["sampler"])):
         values["proxy"] = None  # Neither the scorer nor the sampler reads the proxy, so it does not identify the run.
     return {key: value for key, value in values.items() if key not in NOT_RECORDED}

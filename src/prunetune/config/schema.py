@@ -58,6 +58,7 @@ class GammaSearchConfig:
     betas: list[float] = MISSING
     repeats: int = MISSING
     held_out: float = MISSING
+    keeps: str = MISSING  # number | fraction
     views: int = MISSING
 
 

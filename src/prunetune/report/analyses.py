@@ -468,7 +468,7 @@ def _mmd_rows(runs: list[Run], kernel: PoolKernel, features: str, results_dir: P
     for run in runs:
         row = run.row
         cell = (row["dataset"], row["backbone"], method_name(row), row["ratio"], row["seed"])
-        if row["ratio"] == 1 or pd.notna(row["images_per_epoch"]) or cell in seen:
+        if row["ratio"] == 1 or pd.notna(row["images_per_epoch"]) or pd.notna(row["per_class"]) or cell in seen:
             continue
         seen.add(cell)
         try:

@@ -28,7 +28,7 @@ from prunetune.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 # The candidates are compared by linear probes trained with this recipe, independent of the recipe of the run.
-RECIPE = Recipe("linear_probe", evaluate_every=50)
+RECIPE = Recipe("linear_probe", evaluate_every=50, last_batch="balanced")
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,9 @@ def choose(question: Question, signals: Signals, feature_signals: Signals) -> Ch
     """Return the candidate whose subsets train the linear probes with the best accuracy on held-out pool images.
 
     In each repeat a part of each class is held out. Scores and prototypes are computed anew from the other images,
-    every candidate selects as many of these as the run will keep, and a linear probe trained on its subset is tested on
-    the held-out part. There is one leak: a fully fine-tuned proxy is trained on the whole pool, with the held-out part.
+    every candidate selects about as many of these as the run will keep, and a linear probe trained on its subset is
+    tested on the held-out part. There is one leak: a fully fine-tuned proxy is trained on the whole pool, with the
+    held-out part.
 
     Args:
         question: the candidates, and the scorer and amount to compare them for.
@@ -95,17 +96,18 @@ def choose(question: Question, signals: Signals, feature_signals: Signals) -> Ch
         feature_signals: those of the fine-tuned backbone for the whole pool. The probes are trained on its features.
     """
     candidates, search = question.candidates, question.search
-    if len(candidates) == 1 or question.amount.fraction == 1:
+    pool = signals.pool
+    if len(candidates) == 1 or question.amount.share(pool.labels) == 1:
         return Choice(next(iter(candidates.values())))
     start, spent_before = time.perf_counter(), sum(signals.spent.values())
-    pool, features = signals.pool, feature_signals.features()
+    features = feature_signals.features()
     subsets: list[Tensor] = []
     judges: list[tuple[Tensor, int]] = []
     for repeat in range(search.repeats):
         kept, held_out = split_pool(pool, search, question.seed, repeat)
         inner = PartSignals(signals, kept)
         scores = compute_scores(question.scorer, inner, question.seed)
-        amount = inner_amount(question.amount, len(kept) / len(pool))
+        amount = inner_amount(question, len(kept) / len(pool))
         for sampler in candidates.values():
             # All candidates get the same draws.
             generator = stream("search", question.seed, question.amount.value, repeat)
@@ -129,19 +131,26 @@ def choose(question: Question, signals: Signals, feature_signals: Signals) -> Ch
     return _best(candidates, accuracy.view(search.repeats, len(candidates)), seconds)
 
 
-def inner_amount(amount: Amount, share: float) -> Amount:
-    """Return what candidates select from a share of the pool: as many images as the run keeps of the whole pool.
+def inner_amount(question: Question, share: float) -> Amount:
+    """Return what candidates select from a share of the pool: about as many images as the run keeps of the whole pool.
 
     The same fraction would keep fewer images, for which another candidate can be best. Where a class keeps one or two
     images, rounding even decides from which side FlexRand takes them, and that side would change with the number.
 
+    Where the number would be more than half of the share, or outside the range of a candidate's gamma, the fraction
+    stays as it is: so many images differ little, and a candidate must not be judged by another rule than its own.
+
     Args:
-        amount: what the run keeps. A fraction of which the share has too few images stays as it is.
+        question: the candidates, and what the run keeps.
         share: the part of the pool that is not held out, in (0, 1).
     """
-    if amount.fraction is None or amount.fraction >= share:
+    amount = question.amount
+    if amount.fraction is None or question.search.keeps == "fraction":
         return amount
-    return Amount(fraction=amount.fraction / share)
+    fraction = amount.fraction / share
+    gammas = [getattr(sampler, "gamma", 0.5) for sampler in question.candidates.values()]
+    fits = fraction <= 0.5 and all(fraction / 2 <= min(gamma, 1 - gamma) for gamma in gammas)
+    return Amount(fraction=fraction) if fits else amount
 
 
 def split_pool(pool: Pool, search: Search, seed: int, repeat: int) -> tuple[Tensor, Tensor]:

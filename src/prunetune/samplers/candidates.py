@@ -16,18 +16,21 @@ class Search:
 
     grid: gammas to try; betas: cut-offs to try. repeats: splits of the pool, each with its own draw and head.
     held_out: fraction of each class that is held out to evaluate. views: augmented views that the probes train on; 0
-    takes the evaluation view.
+    takes the evaluation view. keeps: "number": candidates keep as many images as the run; "fraction": the same
+    fraction of the images that are not held out, which are fewer.
     """
 
     grid: tuple[float, ...] = (0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
     betas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)
     repeats: int = 3
     held_out: float = 0.2
+    keeps: str = "number"
     views: int = 0
 
     def __post_init__(self) -> None:
         checks.whole_number("gamma_search.repeats", self.repeats)
         checks.whole_number("gamma_search.views", self.views, least=0)
+        checks.choice("gamma_search.keeps", self.keeps, ("number", "fraction"))
         checks.number("gamma_search.held_out", self.held_out, "(0, 1)")
         for key, interval, what in (("grid", "(0, 1)", "gammas"), ("betas", "[0, 1)", "fractions")):
             if not checks.are_numbers(values := getattr(self, key), interval):

@@ -39,6 +39,12 @@ class NUCS(BWS):
         if self.budgets != "proportional":
             raise InputError(f"sampler=nucs has class budgets of its own, got sampler.budgets={self.budgets}; leave it")
 
+    def check_budgets(self) -> None:
+        raise InputError(
+            "nucs has class budgets of its own, which distribute a fraction of the pool, not a number of images of "
+            "each class; pass a fraction, or sampler=bws"
+        )
+
     def budgets_of(self, scores: Tensor, labels: Tensor, ratio: float) -> dict[int, int]:
         """Return how many images each class keeps, for the classes that occur.
 
