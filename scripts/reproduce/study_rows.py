@@ -180,6 +180,7 @@ def with_oracle(cells: pd.DataFrame) -> pd.DataFrame:
     """
     cells = cells.assign(gamma=cells["method"].map(gamma_of))
     constant = cells[cells["gamma"].notna()]
+    constant = constant[constant.groupby("judge")["gamma"].transform("nunique") > 1]  # One gamma leaves no choice.
     if constant.empty:
         return cells
     where = ["judge", "set", "backbone", "budget"]
