@@ -98,6 +98,11 @@ def test_a_run_is_refused_before_anything_is_computed(tmp_path, monkeypatch):
             run_here(tmp_path, *SMALL, "ratio=2_per_class", *words)
 
 
+def test_a_method_that_selects_for_the_ratio_refuses_a_number_per_class(tmp_path):
+    with pytest.raises(InputError, match="k_medoids selects for a fraction of each class, not for a number of images"):
+        parsed_here(tmp_path, *SMALL, "method=k_medoids_swap", "ratio=4_per_class")
+
+
 def test_with_a_number_per_class_all_values_of_the_search_are_candidates(tmp_path):
     gammas = parsed_here(tmp_path, *SMALL, "method=dlc", "ratio=40_per_class").candidates
     assert sorted(map(float, gammas)) == [0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9]

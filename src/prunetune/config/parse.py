@@ -92,6 +92,11 @@ def parse_image_run(cfg: DictConfig) -> ImageRun:
         raise InputError("results_dir is the folder of runs and store and must not be empty; pass results_dir=<folder>")
     amount = Amount.parse(cfg.ratio)
     cfg = OmegaConf.merge(cfg, {"ratio": amount.value})  # Other keys refer to it, and the record has one form of it.
+    if amount.per_class is not None and cfg.scorer.get("fraction") == amount.value:  # It refers to the ratio.
+        raise InputError(
+            f"{cfg.scorer.name} selects for a fraction of each class, not for a number of images per class; "
+            "pass ratio=<fraction>, or another method"
+        )
     return ImageRun(
         names=resolve_names(cfg),
         amount=amount,
