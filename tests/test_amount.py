@@ -92,15 +92,10 @@ def test_a_run_is_refused_before_anything_is_computed(tmp_path, monkeypatch):
         (["method=rs2"], "RS2 shows a fraction of the whole pool in each epoch"),
         (["method=random_equal"], "sampler.budgets=equal distributes a fraction"),
         (["scorer=k_medoids", "scorer.fraction=0.1"], "selects for scorer.fraction=0.1"),
-        (["method=k_medoids_swap"], "scorer.fraction is the ratio that SWAP improves"),
+        (["method=k_medoids_swap"], "k_medoids selects for a fraction of each class, not for a number of images"),
     ):
         with pytest.raises(InputError, match=message):
             run_here(tmp_path, *SMALL, "ratio=2_per_class", *words)
-
-
-def test_a_method_that_selects_for_the_ratio_refuses_a_number_per_class(tmp_path):
-    with pytest.raises(InputError, match="k_medoids selects for a fraction of each class, not for a number of images"):
-        parsed_here(tmp_path, *SMALL, "method=k_medoids_swap", "ratio=4_per_class")
 
 
 def test_with_a_number_per_class_all_values_of_the_search_are_candidates(tmp_path):
