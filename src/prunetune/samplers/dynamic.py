@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from prunetune.base.errors import InputError
-from prunetune.samplers.base import Sampler, check_ratio, check_shapes, class_budgets
+from prunetune.samplers.amount import check_ratio
+from prunetune.samplers.base import Sampler, check_shapes
+from prunetune.samplers.budgets import class_budgets
 from prunetune.signals.contract import Signals
 from prunetune.training.sample_order import SampleOrder
 

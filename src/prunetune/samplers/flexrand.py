@@ -8,7 +8,8 @@ from torch import Tensor
 
 from prunetune.base import checks
 from prunetune.base.errors import InputError
-from prunetune.samplers.base import AUTO, Sampler, check_ratio, check_shapes, draw, easiest_first
+from prunetune.samplers.amount import check_ratio
+from prunetune.samplers.base import AUTO, Sampler, check_shapes, draw, easiest_first
 from prunetune.signals.contract import Signals
 
 
