@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ from scripts.reproduce.study_cells import (
     BUDGETS,
     GAMMAS,
     METHODS,
-    SHARE,
     SUB_POOLS,
     Opened,
     Pair,
@@ -41,6 +40,7 @@ from scripts.reproduce.study_cells import (
     Selection,
     pairs,
 )
+from scripts.reproduce.study_rows import COST_COLUMNS, SHARE
 
 LOGISTIC_BUDGETS = BUDGETS[:5]
 LOGISTIC_SUB_POOLS, FULL_SUB_POOLS = 3, 5
@@ -65,7 +65,6 @@ CELL = (
     "device",
     "commit",
 )
-COST = ("set", "backbone", "method", "passes", "select_seconds", "plain_pass_seconds")
 MASKED = 5  # Networks of DLC; the first of them is the unmasked one.
 COSTED = "0.1"  # The costs are those of this budget.
 
@@ -155,23 +154,16 @@ def restore(wanted: Sequence[Block], places: Places) -> None:
 
 
 def predictions(wanted: Sequence[Block], places: Places) -> dict[str, float]:
-    """Return the seconds that each block should take: the median of finished ones of its kind and pair.
-
-    Those of blocks.csv, from an earlier study, serve where no such block is finished.
-    """
-    found: dict[str, float] = {}
+    """Return the seconds that each block should take: the median of finished ones of its kind and pair."""
     measured: dict[tuple[str, str], list[float]] = {}
+    for row in _read(places.out / "blocks.csv"):
+        measured.setdefault((row["kind"], row["pair"]), []).append(float(row["seconds"]))
     for block in wanted:
         if (file := places.file(block)).is_file():
             measured.setdefault((block.kind, block.pair.name), []).append(json.loads(file.read_text())["seconds"])
-    before: dict[tuple[str, str], list[float]] = {}
-    for row in _read(places.out / "blocks.csv"):
-        before.setdefault((row["kind"], row["pair"]), []).append(float(row["seconds"]))
-    for block in wanted:
-        key = block.kind, block.pair.name
-        if seconds := measured.get(key) or before.get(key):
-            found[block.name] = statistics.median(seconds)
-    return found
+    medians = {key: statistics.median(seconds) for key, seconds in measured.items()}
+    keys = {block.name: (block.kind, block.pair.name) for block in wanted}
+    return {name: medians[key] for name, key in keys.items() if key in medians}
 
 
 def plan(wanted: Sequence[Block], places: Places, known: dict[str, float], workers: int) -> list[str]:
@@ -228,7 +220,7 @@ def _finish(block: Block, places: Places) -> None:
     print(f"{block.name}: {seconds:.0f} s", flush=True)
 
 
-@lru_cache(maxsize=2)
+@cache  # The blocks go from pair to pair, so every worker meets each pair again.
 def _opened(pair: Pair, store: Path) -> Opened:
     return Opened(pair, store)
 
@@ -282,7 +274,11 @@ def write_tables(wanted: Sequence[Block], places: Places) -> None:
     shown = [{**cell, "accuracy": f"{cell['accuracy']:.6f}"} for cell in cells]
     rows = _merged(_read(places.out / "cells.csv"), shown, ("judge", "set", "backbone", "sub_pool", "method", "budget"))
     _write(places.out / "cells.csv", CELL, rows)
-    _write(places.out / "costs.csv", COST, _merged(_read(places.out / "costs.csv"), list(_cost_rows(done)), COST[:3]))
+    _write(
+        places.out / "costs.csv",
+        COST_COLUMNS,
+        _merged(_read(places.out / "costs.csv"), list(_cost_rows(done)), COST_COLUMNS[:3]),
+    )
     seconds = [
         {"kind": b.kind, "pair": b.pair.name, "sub_pool": b.sub_pool, "seconds": f"{content['seconds']:.1f}"}
         for b, content in done

@@ -29,11 +29,10 @@ from prunetune.signals.part import PartSignals
 from prunetune.training.sample_order import Static
 from scripts.bench.benchmarks import composed
 from scripts.real_data import backbones, datasets
+from scripts.reproduce.study_rows import ONE, SHARE
 
-SHARE = 0.8  # A sub-pool has this share of each class.
 SUB_POOLS = 10
 SAMPLE = 192  # The time of a pass is measured on about this many images.
-ONE = "1_per_class"
 BUDGETS = (ONE, "0.02", "0.05", "0.1", "0.2", "0.3", "0.5", "0.7", "0.9")
 PAIRS = (
     *(("dtd10", "vit_tiny"), ("caltech101", "vit_tiny"), ("cifar10mini", "vit_tiny"), ("digits", "micro")),

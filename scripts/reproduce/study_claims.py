@@ -15,7 +15,7 @@ OTHERS = (
     *("facility_location", "k_medoids", "maxherding", "typiclust", "activeft"),
     *("d2", "ccs", "moderate", "zcore", "el2n", "aum"),
 )
-PAID = (HERDING, "el2n", "aum")  # Costs are compared with these methods.
+PAID = (HERDING, "el2n", "aum")  # The cost of DLC + FlexRand is compared with that of these methods.
 HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot be told here"
 
 
@@ -29,7 +29,7 @@ class Claim:
 
 
 CLAIMS = (
-    Claim("declared", EARLIER, HERDING),  # This is the comparison as it was declared.
+    Claim("declared", EARLIER, HERDING),  # The search for gamma as it was when the comparison was declared.
     Claim("mended", DLC, HERDING),
     Claim("declared", HERDING, RANDOM),
     Claim("main", DLC, RANDOM),

@@ -20,11 +20,12 @@ ONE = "1_per_class"
 PRIMARY = ("0.02", "0.05", "0.1", "0.2")
 PRIMARY_NAME = "0.02 to 0.2"
 RANDOM = "random"
+SHARE = 0.8  # A sub-pool has this share of each class.
 ORACLE = "dlc_oracle"
 EARLIER = "earlier_search"  # DLC + FlexRand with the search as it was when the study began (results/LOG.md).
 GAMMA = "dlc_0.25"  # The constant gamma that is compared with the other methods.
 UNKNOWN_DEVICE = "not recorded"
-# Images a class that are kept: the name, and the largest mean number that belongs to it.
+# Groups by the number of images that are kept of each class. The value is the largest mean number in the group.
 PER_CLASS = {"1": 1.5, "2 to 4": 4.5, "5 to 9": 9.5, "10 to 19": 19.5, "20 to 49": 49.5, "50 or more": np.inf}
 
 

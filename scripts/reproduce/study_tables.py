@@ -14,6 +14,7 @@ from scripts.reproduce.study_rows import (
     PRIMARY,
     PRIMARY_NAME,
     RANDOM,
+    SHARE,
     Judged,
     Study,
     fraction,
@@ -34,7 +35,6 @@ from scripts.reproduce.study_statistics import (
 )
 
 REFERENCES = (RANDOM, "herding", "dlc_validation")
-SHARE = 0.8  # The part of the pool that a sub-pool has.
 MOST_PASSES = 1.2  # A default may cost at most this many passes.
 NOT_REAL = ("digits", "textures")  # Generated or tiny images, whose plain pass is too short to measure a cost by.
 Row = dict[str, Any]

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import t
 from torch import Tensor
 
 from prunetune.api import make_plan
@@ -25,6 +24,7 @@ from prunetune.own import learning_curve
 from prunetune.own.advice import selection_of
 from prunetune.own.choose import DEFAULT_METHOD
 from prunetune.own.learning_curve import FRACTIONS, Curve
+from prunetune.report.statistics import estimate
 from prunetune.training.linear_probe import Probe
 from scripts.bench.benchmarks import Column, write_table
 from scripts.survey.features import SETS, Features, features_of
@@ -135,15 +135,14 @@ def row_of(features: Features, found: Sequence[dict[str, Any]]) -> dict[str, Any
     losses = np.array([part["losses"] for part in found])
     holds, error = (low <= losses) & (losses <= high), mean - losses
     by_pool = holds.mean(axis=1)
-    half = float(t.ppf(0.975, len(found) - 1) * by_pool.std(ddof=1) / np.sqrt(len(found)))
-    coverage = by_pool.mean()
+    coverage = estimate(by_pool)
     return {
         "set": features.name,
         "samples": found[0]["samples"],
         "classes": int(features.labels.max()) + 1,
         "sub_pools": len(found),
-        "coverage": 100 * coverage,
-        "interval": f"{100 * max(coverage - half, 0):.1f} to {100 * min(coverage + half, 1):.1f}",
+        "coverage": 100 * coverage.mean,
+        "interval": f"{100 * max(coverage.low, 0):.1f} to {100 * min(coverage.high, 1):.1f}",
         **{f"at_{f:g}": 100 * share for f, share in zip(FRACTIONS, holds.mean(axis=0), strict=False)},
         "width": 100 * float((high - low).mean()),
         "bias": 100 * float(error.mean()),

@@ -38,12 +38,12 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.optimize import nnls
-from scipy.stats import t as student
 from torch import Tensor
 
 from prunetune.base.progress import track
 from prunetune.base.seeding import derive_seed, stream
 from prunetune.networks.masking import MaskPath
+from prunetune.report.statistics import estimate
 from prunetune.runs.scores import compute_scores
 from prunetune.samplers.budgets import class_budgets, difficulty_shares, whole_shares
 from prunetune.samplers.nucs import NUCS
@@ -417,8 +417,8 @@ def rows_of(accuracies: Sequence[Trained]) -> list[dict[str, Any]]:
 
 def interval(values: np.ndarray, level: float) -> tuple[float, float]:
     """Return the interval of the mean of values [n] by Student's t, with `level` in its two tails together."""
-    half = student.ppf(1 - level / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
+    found = estimate(values, confidence=1 - level)
+    return found.low, found.high
 
 
 def measured(given: Material, names: Sequence[str], stage: str) -> list[Trained]:

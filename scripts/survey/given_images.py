@@ -21,14 +21,13 @@ from prunetune.own.duplicates import identical_rows
 from prunetune.own.suspects import suspect_labels
 from prunetune.runs.sampler_search import Question, choose
 from prunetune.runs.scores import compute_scores
-from prunetune.samplers.amount import Amount
-from prunetune.samplers.budgets import class_budgets
+from prunetune.samplers.amount import ENDING, Amount
+from prunetune.samplers.budgets import class_budgets, same_budgets
 from prunetune.signals.tensors import TensorSignals
 from prunetune.training.linear_probe import Probe, train_probes
 from scripts.reproduce.study_cells import SHARE, Opened
 from scripts.survey.suspect_labels import flipped
 
-PER_CLASS = "_per_class"  # A budget "4_per_class" is four images of each class; "0.1" is a tenth of each class.
 DUPLICATED = 1 / 3  # This share of the images of each class is there twice.
 
 
@@ -36,7 +35,7 @@ DUPLICATED = 1 / 3  # This share of the images of each class is there twice.
 class Images:
     """The features of a set: N images of its pool and N' of a test set.
 
-    run: maps a method of the study and a ratio to its run. features: [N, D] float32. levels: the same of each masked
+    run: returns the run of a method of the study at a ratio. features: [N, D] float32. levels: the same of each masked
     network, for DLC. labels: [N] int64. sample_ids: N names. num_classes: C. test: features [N', D] and labels [N'].
     other_test: the same of test images of another style.
     """
@@ -123,21 +122,20 @@ class Given:
 
     def _select(self, method: str, scores: Tensor, budget: str) -> Tensor:
         counts = self.counts(budget)
-        ratio = sum(counts.values()) / len(self.labels) if budget.endswith(PER_CLASS) else float(budget)
+        ratio = sum(counts.values()) / len(self.labels) if budget.endswith(ENDING) else float(budget)
         run, own = self.images.run(method, ratio), self.labels[self.allowed]
         candidates = {name: replace(sampler, budgets=self.budgets) for name, sampler in run.candidates.items()}
-        question = Question(candidates, run.scorer, Amount(ratio), self.number, run.search)
+        question = Question(candidates, run.scorer, Amount.parse(budget), self.number, run.search)
         sampler = choose(question, self.signals, self.signals).sampler
         with seeded("sample", self.number, ratio) as generator:
-            if len(own) == len(self.labels) and not budget.endswith(PER_CLASS):
+            if len(own) == len(self.labels) and not budget.endswith(ENDING):
                 return sampler.select(scores, own, ratio, generator, self.signals)
             return sampler.select_budgets(scores, own, _at_most(counts, own), generator, self.signals)
 
     def counts(self, budget: str) -> dict[int, int]:
         """Return how many images each class keeps, counted with those that may not stay."""
-        if budget.endswith(PER_CLASS):
-            most, sizes = int(budget.removesuffix(PER_CLASS)), self.labels.bincount().tolist()
-            return {label: min(size, most) for label, size in enumerate(sizes) if size}
+        if budget.endswith(ENDING):
+            return same_budgets(self.labels, Amount.parse(budget).per_class)
         return class_budgets(self.labels, float(budget), budgets=self.budgets)
 
     def judged(self, kept: Sequence[Tensor]) -> list[dict[str, Any]]:

@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t
 
 from prunetune.base.publish import write_json
+from prunetune.report.statistics import estimate
+from prunetune.samplers.amount import ENDING
 from scripts.bench.benchmarks import Column, write_table
 from scripts.real_data import check_folder, datasets
 from scripts.reproduce.study_cells import Opened, Pair, pairs
 from scripts.survey import given_images as given
-from scripts.survey.given_images import PER_CLASS, Given, Images
+from scripts.survey.given_images import Given, Images
 
 METHODS = (
     *("random", "herding", "dlc_validation", "dlc_0.25", "dlc_easiest"),
@@ -32,7 +33,7 @@ METHODS = (
 )
 BUDGETS = ("0.02", "0.05", "0.1", "0.2", "0.3", "0.5")
 SMALL, LARGE = BUDGETS[:4], BUDGETS[4:]
-COUNTS = tuple(f"{count}{PER_CLASS}" for count in (1, 2, 4, 8))
+COUNTS = tuple(f"{count}{ENDING}" for count in (1, 2, 4, 8))
 SUB_POOLS = 5
 REAL = ("dtd10-vit_tiny", "caltech101-vit_tiny", "cifar10mini-vit_tiny")
 SETS = (*REAL, "textures-micro", "digits-micro")
@@ -141,7 +142,7 @@ COLUMNS = (
 )
 FEW_COLUMNS = (
     *COLUMNS[:2],
-    *(Column(budget, budget.replace(PER_CLASS, " a class"), ".1f") for budget in COUNTS),
+    *(Column(budget, budget.replace(ENDING, " a class"), ".1f") for budget in COUNTS),
     Column("small_random", "to random"),
     Column("small_herding", "to herding"),
 )
@@ -335,9 +336,8 @@ def _row(means: Means, case: str, method: str) -> dict[str, Any]:
 
 def shown(differences: np.ndarray) -> str:
     """Return the mean of differences [S], fractions, in points with the 95 % interval of Student's t."""
-    values = 100 * differences
-    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return f"{values.mean():+.1f} [{values.mean() - half:.1f}, {values.mean() + half:.1f}]"
+    found = estimate(100 * differences)
+    return f"{found.mean:+.1f} [{found.low:.1f}, {found.high:.1f}]"
 
 
 if __name__ == "__main__":

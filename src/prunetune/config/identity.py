@@ -46,7 +46,7 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
     scorer = values["scorer"]
     values["sampler"] = sampler_settings(values["sampler"], scorer["own_sampler"])
     if not any(values["sampler"].get(key) == "auto" for key in OPEN) and "gamma_search" in values:
-        values["gamma_search"].pop("keeps", None)  # Without a search it does not identify the run.
+        values["gamma_search"].pop("keeps", None)  # A run without a search does not depend on it.
     if not (reads_proxy(scorer) or reads_proxy(values["sampler"])):
         values["proxy"] = None  # Neither the scorer nor the sampler reads the proxy, so it does not identify the run.
     return {key: value for key, value in values.items() if key not in NOT_RECORDED}

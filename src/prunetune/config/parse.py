@@ -91,7 +91,7 @@ def parse_image_run(cfg: DictConfig) -> ImageRun:
     if not cfg.results_dir:
         raise InputError("results_dir is the folder of runs and store and must not be empty; pass results_dir=<folder>")
     amount = Amount.parse(cfg.ratio)
-    cfg = OmegaConf.merge(cfg, {"ratio": amount.value})  # Other keys refer to it, and the record has one form of it.
+    cfg = OmegaConf.merge(cfg, {"ratio": amount.value})  # Settings such as scorer.fraction=${ratio} then get this form.
     if amount.per_class is not None and cfg.scorer.get("fraction") == amount.value:  # It refers to the ratio.
         raise InputError(
             f"{cfg.scorer.name} selects for a fraction of each class, not for a number of images per class; "
@@ -160,7 +160,7 @@ def _logistic_recipe(values: Mapping[str, Any]) -> LogisticRecipe:
         if key not in ("name", "trained") and value is not None:
             raise InputError(
                 f"finetune.{key} must be null with finetune.trained={LogisticRecipe.trained}, which is not trained in "
-                f"epochs, got {value!r}; leave finetune.{key} out, or choose another recipe"
+                f"epochs, got {value!r}; pass finetune.{key}=null, or choose another recipe"
             )
     return LogisticRecipe(values["name"])
 

@@ -132,7 +132,7 @@ def unequal_classes(data: OwnData, keep: Keep) -> str:
     if max(sizes) < UNEQUAL * min(sizes):
         return ""
     return (
-        f"the classes have {min(sizes)} to {max(sizes)} samples, and large ones keep more; "
+        f"the classes have {min(sizes)} to {max(sizes)} samples; "
         "if all classes count the same for you, --per-class keeps equally many of each"
     )
 

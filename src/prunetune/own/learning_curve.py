@@ -5,7 +5,6 @@ fractions, a linear probe is trained on each part, and the held-out samples judg
 the data are pruned afterwards, all samples are candidates.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -27,7 +26,7 @@ FRACTIONS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 SPLITS = 20
 MOST_SAMPLES = 20_000  # Of larger data this many are drawn, since the curve of more would take longer than a pass.
 WITHIN = 0.01  # The recommended fraction loses at most this much accuracy, at the upper end of its interval.
-BATCH = 128
+RECIPE = Recipe("linear_probe", views=0, evaluate_every=50)
 # Below the smallest of these fractions a method is hardly told apart, and above the largest all methods agree.
 COMPARED = (0.05, 0.5)
 
@@ -155,8 +154,7 @@ def judged(features: Tensor, probes: Sequence[Probe], num_classes: int, device: 
         num_classes: C.
         device: the device on which they are trained.
     """
-    recipe = Recipe("linear_probe", views=0, evaluate_every=50, batch_size=_balanced(len(probes[0].rows)))
-    results = train_probes(features.unsqueeze(0), probes, num_classes, recipe, device)
+    results = train_probes(features.unsqueeze(0), probes, num_classes, RECIPE, device)
     return [(r.predictions == p.test_labels).numpy() for r, p in zip(results, probes, strict=True)]
 
 
@@ -189,20 +187,6 @@ def share(fraction: float, labels: Tensor, pool: Tensor) -> float:
         pool: [n] the positions that are not held out.
     """
     return min(fraction * len(labels) / len(pool), 1.0)
-
-
-def accuracies(features: Tensor, probes: Sequence[Probe], num_classes: int, device: str) -> list[float]:
-    """Train probes on about equally many samples each, and return the accuracy of each on its test samples.
-
-    Args:
-        features: [N, D] float32, which the rows of the probes belong to.
-        probes: the heads to train.
-        num_classes: C.
-        device: the device on which they are trained.
-    """
-    recipe = Recipe("linear_probe", views=0, evaluate_every=50, batch_size=_balanced(len(probes[0].rows)))
-    results = train_probes(features.unsqueeze(0), probes, num_classes, recipe, device)
-    return [float((r.predictions == p.test_labels).double().mean()) for r, p in zip(results, probes, strict=True)]
 
 
 def check(labels: Tensor) -> None:
@@ -279,8 +263,3 @@ def _both(
 def _probe(features: Tensor, labels: Tensor, pool: Tensor, judges: Tensor, kept: Tensor, number: int) -> Probe:
     rows = pool[kept]
     return Probe(rows, labels[rows], features[judges], labels[judges], derive_seed("advise head", number))
-
-
-def _balanced(count: int) -> int:
-    """Return the batch size that divides `count` samples into batches of nearly one size: a short one distorts."""
-    return math.ceil(count / math.ceil(count / BATCH))

@@ -35,8 +35,8 @@ class Ranking:
     num_blocks: int
 
 
-def estimate(values: Sequence[float] | pd.Series) -> Estimate:
-    """Return the mean with Student's 95 % interval. The values must be independent repetitions."""
+def estimate(values: Sequence[float] | pd.Series | np.ndarray, confidence: float = CONFIDENCE) -> Estimate:
+    """Return the mean with Student's interval, by default of 95 %. The values must be independent repetitions."""
     numbers = np.asarray(values, dtype=np.float64)
     n = len(numbers)
     if n == 0:
@@ -45,7 +45,7 @@ def estimate(values: Sequence[float] | pd.Series) -> Estimate:
     if n == 1:
         return Estimate(mean, np.nan, 1, np.nan, np.nan)
     std = float(numbers.std(ddof=1))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * std / np.sqrt(n)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * std / np.sqrt(n)
     return Estimate(mean, std, n, mean - half, mean + half)
 
 

@@ -25,7 +25,7 @@ EXAMPLE = f"a number of images of each class such as 4{ENDING}"
 
 @dataclass(frozen=True)
 class Amount:
-    """How much of each class a run keeps, as its key `ratio` says it. Exactly one of the two is set.
+    """How much of each class a run keeps: the meaning of its key `ratio`. Exactly one of the two fields is set.
 
     fraction: in (0, 1]. per_class: a number of images of each class; a class that has fewer keeps all of them.
     """

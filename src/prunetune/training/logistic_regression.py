@@ -27,7 +27,7 @@ from prunetune.training.recipe import Epoch, FinetuneResult
 from prunetune.training.sample_order import Static
 
 log = logging.getLogger(__name__)
-GRID = tuple(np.logspace(-4, 4, 10).tolist())  # The candidates for C are those of LogisticRegressionCV.
+GRID = tuple(np.logspace(-4, 4, 10).tolist())  # The default candidates of scikit-learn's LogisticRegressionCV.
 WITHOUT_FOLDS = 1.0  # C where no cross-validation is possible; the default of LogisticRegression.
 MOST_FOLDS = 5
 MOST_STEPS = 1000  # The default of scikit-learn, 100, is too small for the largest C.

@@ -69,7 +69,7 @@ class LogisticRecipe:
     name: str = "logistic_regression"
     trained: ClassVar[str] = "logistic_regression"
     views: ClassVar[int] = 0
-    epochs: ClassVar[int] = 1  # history.csv has one row.
+    epochs: ClassVar[int] = 1  # It has no epochs. The 1 stands for the single row of history.csv.
 
     def __post_init__(self) -> None:
         checks.fields("finetune", self)
