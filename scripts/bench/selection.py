@@ -1,11 +1,12 @@
-"""The cost of selecting a subset: DLC + FlexRand against baselines that fine-tune the network on the whole pool.
+"""What selecting a subset costs and gains, by methods of one pass, DLC + FlexRand, and baselines that fine-tune.
 
 python -m scripts.bench.selection [--data <folder with data/ and weights/>] [--images 800] [--repeats 2]
 
-A baseline's cost is extrapolated from two measured epochs of its proxy (and GraNd's gradients from a few images); DLC
-and its cheaper variants (fewer networks, smaller images, bfloat16) are measured as a whole, from files and an empty
-store to the saved subset. The quality of a variant is its rank correlation with DLC at full size in fp32, and the
-accuracy of a linear probe on its subset at ratio 0.1. The script writes selection.md and selection.csv.
+A baseline's cost is extrapolated from two measured epochs of its proxy (and GraNd's gradients from a few images).
+Methods of one pass, DLC and its cheaper variants (fewer networks, smaller images, bfloat16) are measured as a whole,
+from files and an empty store to the saved subset. A selection is judged by the accuracy of a linear probe on its subset
+at ratio 0.1. A variant of DLC also has its rank correlation with DLC at full size in fp32. The script writes
+selection.md and selection.csv.
 """
 
 import json
@@ -18,20 +19,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, t
 from torch import Tensor
 
 from prunetune.base.devices import Hardware, resolve_device
 from prunetune.base.seeding import seeded, stream
 from prunetune.base.store import Store
+from prunetune.config.parse import parse_image_run
 from prunetune.data.images.decoded import ShownImages
 from prunetune.data.pool import Pool
 from prunetune.networks.frozen_pass import Passes, embed
 from prunetune.report.score_analysis import within_class_spearman
 from prunetune.runs.records import write_subset
 from prunetune.samplers import FlexRand, RandomSampler
+from prunetune.samplers.base import Sampler
 from prunetune.scorers import DLC
+from prunetune.scorers.base import Scorer
 from prunetune.scorers.grand import gradient_norms
+from prunetune.signals.contract import Signals
 from prunetune.signals.network import Embedding, NetworkSignals
 from prunetune.signals.proxy import ProxyRecipe, ProxyTraining
 from prunetune.signals.proxy_training import write_full
@@ -42,6 +47,8 @@ from scripts.bench.benchmarks import PEAK, SECONDS, SPREAD, Column, Row
 
 RATIO, GAMMA = 0.1, 0.25
 EPOCHS, EARLY, PROXIES = 50, 5, 3  # Epochs of the recipe; epoch that el2n and grand read; proxies they average.
+DLC_METHOD = "dlc + flexrand"
+ONE_PASS = ("herding", "maxherding", "facility_location", "k_medoids", "typiclust", "zcore")  # They read features.
 LEVELS = (5, 3, 2, 1)
 SHARES = {"full": 1.0, "small": 160 / 224, "smaller": 128 / 224}  # Fractions of the network's input size.
 GRADIENTS = 32  # Number of images whose gradients are timed.
@@ -56,11 +63,13 @@ COLUMNS = (
     Column("decode_seconds", "of it decoding", ".2f"),
     Column("over_forgetting", "Forgetting / this", ".1f"),
     Column("over_forgetting_decoded", "with decoding", ".1f"),
-    Column("over_dlc", "this / DLC", ".1f"),
+    Column("over_dlc", "this / DLC", ".2f"),
     Column("spearman", "Spearman", ".4f"),
     Column("class_spearman", "in classes", ".4f"),
     Column("accuracy", "accuracy %", ".1f"),
     Column("accuracy_std", "std", ".1f"),
+    Column("gain", "above random", ".1f"),
+    Column("gain_within", "+-", ".1f"),
     PEAK,
 )
 NOTES = (
@@ -71,8 +80,11 @@ NOTES = (
     "Forgetting / this: at the same precision, decoding left out of both; with decoding: in both. this / DLC: against "
     "DLC with T = 5 at full size and the same precision.",
     "Spearman: with DLC at T = 5, full size, fp32: over the pool, and the mean over classes.",
-    "accuracy: a linear probe (50 epochs, fp32 features of the evaluation view at full size) on the subset that "
-    f"FlexRand draws at ratio {RATIO} with gamma {GAMMA}, on the test set; mean and std over seeds.",
+    "accuracy: a linear probe (50 epochs, fp32 features of the evaluation view at full size) on the subset, on the "
+    f"test set; mean and std over seeds. FlexRand draws anew for each seed, with gamma {GAMMA}. Methods of one pass "
+    "keep the same images for each seed.",
+    "above random: points of accuracy, paired by seed; +-: half of the 95 % t interval over seeds.",
+    f"Methods of one pass ({', '.join(ONE_PASS)}) are measured as DLC is: decoding, features, selection, saved subset.",
     "Sizes below the checkpoint's own resample the position embedding of a ViT.",
 )
 
@@ -84,16 +96,27 @@ def pixels(full: int, share: float) -> int:
 
 
 def variants(full: int) -> dict[str, Row]:
-    """Return every variant of DLC by name: T, size and precision; the first two are the plain ones."""
-    named = {}
+    """Return the methods of one pass and every variant of DLC by name; the first two of DLC are the plain ones."""
+    one_pass = [{"method": name, "size": full, "precision": precision} for name in ONE_PASS for precision in PRECISIONS]
+    named = {f"{job['method']} {job['precision']}": job for job in one_pass}
     for share in SHARES.values():
         for levels in LEVELS:
             for precision in PRECISIONS:
                 size = pixels(full, share)
                 if precision == "fp32" and (levels, size) != (LEVELS[0], full):
                     continue
-                named[f"dlc T{levels} {size}px {precision}"] = {"levels": levels, "size": size, "precision": precision}
+                job = {"method": DLC_METHOD, "levels": levels, "size": size, "precision": precision}
+                named[f"dlc T{levels} {size}px {precision}"] = job
     return named
+
+
+def method_of(job: Row) -> tuple[Scorer, Sampler]:
+    """Return the scorer and the sampler of a job."""
+    if job["method"] == DLC_METHOD:
+        return DLC(levels=job["levels"]), FlexRand(gamma=GAMMA)
+    run = parse_image_run(benchmarks.composed([*job["overrides"], f"method={job['method']}", f"ratio={RATIO}"]))
+    [sampler] = run.candidates.values()
+    return run.scorer, sampler
 
 
 def overrides_of(job: Row) -> list[str]:
@@ -113,14 +136,15 @@ def part(pool: Pool, count: int) -> Pool:
 
 
 def select(job: Row) -> Row:
-    """Score with DLC and save a FlexRand subset. The scores are saved in the file that the job names."""
+    """Score with a method and save its subset. The scores are saved in the file that the job names."""
     pool, _, network = benchmarks.opened(overrides_of(job))
-    pool = part(pool, job["images"])
+    pool, (scorer, sampler) = part(pool, job["images"]), method_of(job)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         embedding = Embedding(network, Store(Path(folder)), job["precision"], resolve_device("auto"))
-        scores = DLC(levels=job["levels"]).score(pool, NetworkSignals(pool, embedding), stream("bench selection"))
-        subset = FlexRand(gamma=GAMMA).select(scores, pool.labels, RATIO, stream("bench subset"))
+        signals = NetworkSignals(pool, embedding)
+        scores = scorer.score(pool, signals, stream("bench selection"))
+        subset = sampler.select(scores, pool.labels, RATIO, stream("bench subset"), signals)
         write_subset(Path(folder) / "subset.csv", pool, subset)
         seconds = time.perf_counter() - start
         decode_seconds = embedding.decode_seconds(pool)
@@ -172,11 +196,14 @@ def judge(job: Row) -> Row:
     pool, device = part(pool, job["images"]), resolve_device("auto")
     with tempfile.TemporaryDirectory() as folder:
         embedding = Embedding(network, Store(Path(folder)), "fp32", device)
-        features, test_features = (NetworkSignals(each, embedding).features() for each in (pool, test))
+        signals = NetworkSignals(pool, embedding)
+        features, test_features = signals.features(), NetworkSignals(test, embedding).features()
     accuracies = {}
+    samplers = {name: method_of({**job, **each})[1] for name, each in variants(job["full_size"]).items()}
     for name, file in {"random": None, **job["files"]}.items():
         scores = torch.zeros(len(pool), dtype=torch.float64) if file is None else torch.from_numpy(np.load(file))
-        subsets = [_draw(scores, pool, seed, is_random=file is None) for seed in range(job["seeds"])]
+        sampler = samplers.get(name, RandomSampler())
+        subsets = [_draw(sampler, scores, signals, seed) for seed in range(job["seeds"])]
         probes = [Probe(s, pool.labels[s], test_features, test.labels, seed) for seed, s in enumerate(subsets)]
         recipe = Recipe("linear_probe", views=0, evaluate_every=EPOCHS)
         results = train_probes(features.unsqueeze(0), probes, len(pool.classes), recipe, device)
@@ -184,10 +211,9 @@ def judge(job: Row) -> Row:
     return {"seconds": 0.0, "accuracies": accuracies, "num_images": len(pool), "labels": pool.labels.tolist()}
 
 
-def _draw(scores: Tensor, pool: Pool, seed: int, is_random: bool) -> Tensor:
-    sampler = RandomSampler() if is_random else FlexRand(gamma=GAMMA)
+def _draw(sampler: Sampler, scores: Tensor, signals: Signals, seed: int) -> Tensor:
     with seeded("sample", seed, RATIO) as generator:
-        return sampler.select(scores, pool.labels, RATIO, generator)
+        return sampler.select(scores, signals.pool.labels, RATIO, generator, signals)
 
 
 PARTS = {"select": select, "train": train, "judge": judge}
@@ -215,7 +241,8 @@ def compare(overrides: list[str], options: Any) -> tuple[list[Row], int]:
 def table_rows(chosen: dict[str, Row], found: dict[str, Row], judged: Row, scores: dict[str, Tensor]) -> list[Row]:
     """Return the rows of one pool and network, the baselines first."""
     rows = []
-    plain = {p: next(name for name, job in chosen.items() if job["precision"] == p) for p in PRECISIONS}
+    of_dlc = {name: job for name, job in chosen.items() if job["method"] == DLC_METHOD}
+    plain = {p: next(name for name, job in of_dlc.items() if job["precision"] == p) for p in PRECISIONS}
     forgetting = {}
     for precision in PRECISIONS:
         measured, dlc = found[f"train {precision}"], found[plain[precision]]
@@ -229,17 +256,21 @@ def table_rows(chosen: dict[str, Row], found: dict[str, Row], judged: Row, score
                 row["over_dlc"] = seconds / (dlc["seconds"] - dlc["decode_seconds"])
             rows.append({**row, "size": chosen[plain[precision]]["size"]})
     accuracies = judged.get("accuracies", {})
-    rows.append({"method": "random", **_accuracy(accuracies.get("random"))})
+    random = _accuracy(accuracies, "random") or {"seconds": judged["outcome"]}
+    rows.append({"method": "random", **random})
     reference = scores.get(plain["fp32"])
     for name, job in chosen.items():
-        row = {"method": "dlc + flexrand", **job, **found[name], **_accuracy(accuracies.get(name))}
+        row = {**job, **found[name], **_accuracy(accuracies, name)}
         if "seconds" not in row:
             row["seconds"] = row["outcome"]
         elif job["precision"] in forgetting:
             seconds, decoding = forgetting[job["precision"]]
             row["over_forgetting"] = seconds / (row["seconds"] - row["decode_seconds"])
             row["over_forgetting_decoded"] = (seconds + decoding) / row["seconds"]
-        if name in scores and reference is not None and "labels" in judged:
+            dlc = found[plain[job["precision"]]]
+            if name not in of_dlc and "seconds" in dlc:
+                row["over_dlc"] = (row["seconds"] - row["decode_seconds"]) / (dlc["seconds"] - dlc["decode_seconds"])
+        if name in of_dlc and name in scores and reference is not None and "labels" in judged:
             row["spearman"] = float(spearmanr(reference, scores[name]).statistic)
             in_classes = within_class_spearman(reference, scores[name], torch.tensor(judged["labels"]))
             row["class_spearman"] = in_classes.mean
@@ -247,11 +278,17 @@ def table_rows(chosen: dict[str, Row], found: dict[str, Row], judged: Row, score
     return rows
 
 
-def _accuracy(accuracies: list[float] | None) -> Row:
-    if not accuracies:
+def _accuracy(accuracies: dict[str, list[float]], name: str) -> Row:
+    """Return mean and std over seeds in percent, and the difference to random with half of its 95 % t interval."""
+    if not accuracies.get(name):
         return {}
-    std = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
-    return {"accuracy": 100 * statistics.mean(accuracies), "accuracy_std": 100 * std}
+    own = [100 * each for each in accuracies[name]]
+    row = {"accuracy": statistics.mean(own), "accuracy_std": statistics.stdev(own) if len(own) > 1 else 0.0}
+    if name == "random" or len(own) < 2:
+        return row
+    gains = [mine - 100 * random for mine, random in zip(own, accuracies["random"], strict=True)]
+    within = t.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / len(gains) ** 0.5
+    return {**row, "gain": statistics.mean(gains), "gain_within": float(within)}
 
 
 def main() -> None:
@@ -273,7 +310,7 @@ def main() -> None:
         rows += [{"section": f"{name}: {count} images, ratio {RATIO}", **row} for row in found]
     if resolve_device("auto") == "cpu":
         rows.append({"section": "GPU", "method": "all", "seconds": "unmeasured: no GPU here"})
-    title = "Selection cost: DLC + FlexRand against full-fine-tuning baselines"
+    title = "What selection costs and gains: methods of one pass, DLC + FlexRand, baselines that fine-tune"
     about = f"{options.repeats} runs of each in turn, medians; {options.seeds} seeds. "
     about += "By `python -m scripts.bench.selection`."
     benchmarks.write_table(options.out, "selection", title, about, COLUMNS, rows, NOTES)
