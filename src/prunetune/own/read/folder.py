@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import json
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 
@@ -94,9 +94,7 @@ def _without_images(found: Scan, options: ReadOptions) -> OwnData:
 
 def _of_shards(files: list[Path], folder: Path, options: ReadOptions) -> OwnData:
     """Read the parquet files of one split; `train-00000-of-00002.parquet` belongs to the split train."""
-    splits = {
-        path: path.stem.split("-")[0] if split_kind(path.stem.split("-")[0]) else path.parent.name for path in files
-    }
+    splits = {path: shard_split(path) for path in files}
     names = sorted({name for name in splits.values() if split_kind(name)})
     if len(names) < 2 and options.split is None:
         return read_records(parquet_records(files), options)
@@ -112,6 +110,12 @@ def _of_shards(files: list[Path], folder: Path, options: ReadOptions) -> OwnData
             others.append((name, records.column(image)))
     notes = (f"split: {', '.join(chosen)}", *data.notes)
     return dataclasses.replace(data, left_out=left_out, others=encoded_others(others, options), notes=notes)
+
+
+def shard_split(path: PurePath) -> str:
+    """Return the first word of a parquet file's name if it names a split, else the name of its folder."""
+    word = path.stem.split("-")[0]
+    return word if split_kind(word) else path.parent.name
 
 
 def _metadata_of(folder: Path, options: ReadOptions) -> Path | None:

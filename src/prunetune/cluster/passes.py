@@ -1,0 +1,305 @@
+"""The second stage: images are decoded, and frozen and masked networks are run over them.
+
+Ray Data streams the work: tasks on CPUs read and decode a part, actors that hold the networks take it, and no more
+parts are decoded than wait for an actor (back-pressure). Without GPUs each actor decodes its parts itself, since both
+would compete for the same CPUs. Each actor writes the features of its part to the disk, so that neither images nor
+features reach the driver.
+
+What is kept between the passes of DLC. The losses need the mean feature of each class, which is known only when all
+images have been seen. Between the two, the features of all T levels are kept: 4 T D bytes a row in float32 (10 kB for
+five levels of a ResNet-18, D = 512). To keep the decoded views instead would take 3 S S bytes (150 kB for S = 224), and
+to keep nothing would decode every image twice and run the unmasked network twice. The features are float32, since
+DLC's losses of half precision would change ranks.
+"""
+
+import copy
+import functools
+import hashlib
+import json
+import logging
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from prunetune.base.devices import resolve_device
+from prunetune.base.errors import InputError
+from prunetune.base.publish import new_file
+from prunetune.cluster.catalogue import Catalogue, Part, Segment
+from prunetune.cluster.content import contents
+from prunetune.cluster.engine import Failure, died, guarded, library
+from prunetune.cluster.progress import Progress
+from prunetune.cluster.stages import Item, Stage
+from prunetune.data.images.decode import UnreadableImage
+from prunetune.data.images.rule import DecodeRule
+from prunetune.data.images.transforms import CROP_SHARE, evaluation_view
+from prunetune.networks.backbone import Network
+from prunetune.networks.frozen_pass import Passes, embed
+from prunetune.networks.maskable import maskable
+from prunetune.networks.masking import MaskPath, masked_networks
+
+VIEW_BYTES = 32 << 20  # The views of one part take at most this many bytes.
+MOST_ROWS = 8192  # A part has at most this many rows.
+FEATURES, DIGESTS = ".features.npz", ".digests.npy"
+MOST_BLOCKS = 4096  # The segments are handed out in at most this many blocks.
+WORK = "work.pickle"  # This file tells the workers what they do.
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What is run over the images.
+
+    network: pretrained, on the CPU; None only decodes the images, to find those that cannot be read. path: the masks of
+    DLC, or None. seed: of random masks. rule: how files become pixels. passes: batch size, device and precision.
+    collapsed: whether features are the released code's one number for each image.
+    """
+
+    network: Network | None
+    rule: DecodeRule
+    passes: Passes
+    path: MaskPath | None = None
+    seed: int = 0
+    collapsed: bool = False
+
+    @property
+    def side(self) -> int:
+        """The side of the network's images in pixels."""
+        return 32 if self.network is None else self.network.input_size
+
+    @property
+    def rows(self) -> int:
+        """The most rows of a part. It depends on the network only, so that parts are the same on every cluster."""
+        return max(1, min(MOST_ROWS, VIEW_BYTES // (3 * self.side**2)))
+
+
+def run_passes(
+    catalogue: Catalogue, stage: Stage, work: Work, gpus: float = 1.0
+) -> tuple[list[Part], dict[str, dict[str, Any]]]:
+    """Run the passes over all rows, and return the parts and their records; finished parts are not read again.
+
+    The file <part>.features.npz holds `positions` [n] int64 and `labels` [n] int32 of the rows that can be read and
+    have a label, `features` [n, D] float32 and, for DLC, `levels` [T - 1 or T, n, D] float32. A record has `failed`,
+    the pairs of position and reason of rows that cannot be read.
+
+    Args:
+        catalogue: the rows.
+        stage: where files and records go.
+        work: what is run.
+        gpus: how many GPUs an actor takes, such as 0.5 for two actors on each; not read where there are none.
+
+    Raises:
+        InputError: a disk is full, object storage fails, or a worker dies again and again.
+    """
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    segments = catalogue.segments(work.rows)
+    parts = [part for segment in segments for part in segment.parts]
+    records = stage.records([Item(part.name, part.count) for part in parts])
+    todo = [_unfinished(segment, records) for segment in segments]
+    todo = [segment for segment in todo if segment.parts]
+    progress = Progress("scoring", catalogue.total, sum(part.count for part in parts if part.name in records))
+    for name, rows, record in _streamed(catalogue, stage, work, todo, gpus) if todo else ():
+        records[name] = record
+        progress.add(rows)
+    for part in parts:  # A worker that died can have finished parts that it did not report.
+        if part.name not in records and (record := stage.record(part.name)) is not None:
+            records[part.name] = record
+    return parts, {part.name: records[part.name] for part in parts}
+
+
+def _unfinished(segment: Segment, records: dict[str, Any]) -> Segment:
+    """Return a segment without the finished parts at its end; those before an unfinished one are passed over."""
+    left = [i for i, part in enumerate(segment.parts) if part.name not in records]
+    return Segment(segment.shard, segment.parts[: left[-1] + 1] if left else (), segment.groups, segment.start)
+
+
+def _streamed(
+    catalogue: Catalogue, stage: Stage, work: Work, segments: Sequence[Segment], gpus: float
+) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Yield the name, rows and record of each part as it is finished."""
+    ray, data = library(), library("ray.data")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = data.DataContext.get_current()
+    context.enable_progress_bars, context.print_on_execution_start = False, False
+    context.target_max_block_size = VIEW_BYTES  # So that a decoded part waits as a block of its own.
+    place = stage.folder / WORK
+    with new_file(place) as partial:
+        partial.write_bytes(pickle.dumps((catalogue, stage, work, segments)))
+    # Blocks that are there from the start need no tasks of their own, for which actors on all CPUs would leave no room.
+    rows = data.from_items(
+        [{"id": i} for i in range(len(segments))], override_num_blocks=min(len(segments), MOST_BLOCKS)
+    )
+    if work.network is not None and work.passes.hardware.device == "cuda":
+        # An actor on a GPU takes no CPU, so that there is always one for decoding.
+        most = max(1, int(ray.cluster_resources().get("GPU", 0) / gpus))
+        rows = rows.map_batches(_decoded, batch_size=1, fn_kwargs={"place": str(place)}, num_cpus=1)
+        function, resources = Networks, {"num_gpus": gpus, "num_cpus": 0}
+    else:
+        most = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        function, resources = DecodingNetworks, {"num_cpus": 1}
+    pool = data.ActorPoolStrategy(size=min(most, len(segments)))
+    done = rows.map_batches(
+        function, batch_size=1, fn_constructor_kwargs={"place": str(place)}, compute=pool, **resources
+    )
+    try:
+        for row in done.iter_rows():
+            if row["error"]:
+                raise InputError(row["error"])
+            yield row["name"], row["rows"], json.loads(row["record"])
+    except ray.exceptions.RayError as error:
+        raise _explained(error) from None
+
+
+def _explained(error: BaseException) -> BaseException:
+    """Return the error of a worker that died as one line; any other error as it is."""
+    names = {type(one).__name__ for one in (error, error.__cause__, getattr(error, "cause", None)) if one is not None}
+    known = {"WorkerCrashedError", "OutOfMemoryError", "NodeDiedError", "ActorDiedError", "ActorUnavailableError"}
+    return died(error) if names & known else error
+
+
+@functools.cache
+def _shared(place: str) -> tuple[Catalogue, Stage, Work, Sequence[Segment]]:
+    """Return what all workers share; each process reads it once."""
+    return pickle.loads(Path(place).read_bytes())
+
+
+def _decoded(batch: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
+    """Yield the views of each unfinished part of a segment as one row."""
+    catalogue, stage, work, segments = _shared(place)
+    segment = segments[int(batch["id"][0])]
+    parts = contents(catalogue, segment)
+    while True:
+        outcome = guarded(next, parts, None)
+        if outcome is None:
+            return
+        if isinstance(outcome, Failure):
+            yield _row(segment.parts[0], error=outcome.text)
+            return
+        part, images = outcome
+        if stage.record(part.name) is None:
+            row = guarded(_views, catalogue, stage, work, part, images)
+            yield _row(part, error=row.text) if isinstance(row, Failure) else row
+
+
+def _row(part: Part, views: bytes = b"", positions: Any = (), failed: Any = (), error: str = "") -> dict[str, Any]:
+    named = {"name": part.name, "first": part.first, "count": part.count, "failed": json.dumps(list(failed))}
+    positions = np.asarray(positions, dtype=np.int64).tobytes()
+    return {name: [value] for name, value in {**named, "views": views, "positions": positions, "error": error}.items()}
+
+
+def _views(
+    catalogue: Catalogue, stage: Stage, work: Work, part: Part, images: Iterator[bytes | OSError]
+) -> dict[str, Any]:
+    """Decode a part; write the hash of each content where the driver has not listed the files."""
+    names, labels = catalogue.names(part), catalogue.labels(part)
+    views, positions, failed, digests = bytearray(), [], [], []
+    for offset, content in enumerate(images):
+        digests.append(_digest(content, work.rule))
+        if labels[offset] < 0:
+            continue
+        try:
+            if isinstance(content, OSError):
+                raise UnreadableImage(names[offset], content.strerror or str(content))
+            image = work.rule.decode_bytes(content, names[offset])
+        except UnreadableImage as error:
+            failed.append([part.first + offset, error.reason])
+            continue
+        positions.append(part.first + offset)
+        if work.network is not None:
+            views += _view(image, work.side).numpy().tobytes()
+    with new_file(stage.file(part.name, DIGESTS)) as partial, partial.open("wb") as file:
+        np.save(file, np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32))
+    return _row(part, bytes(views), positions, failed)
+
+
+def _digest(content: bytes | OSError, rule: DecodeRule) -> bytes:
+    """Return the hash that `data.images.own` gives to the same content; zeros for a row without content."""
+    return bytes(32) if isinstance(content, OSError) else hashlib.sha256(rule.mark.encode() + content).digest()
+
+
+def _view(image: Tensor, side: int) -> Tensor:
+    """Return the evaluation view, made as the in-process engine makes it: it stores large images in a smaller size."""
+    short = round(side / CROP_SHARE)
+    if min(image.shape[1:]) > short:
+        image = functional.resize(image, [short], antialias=True)
+    return evaluation_view(image, side).contiguous()
+
+
+class Networks:
+    """An actor that holds the networks of all levels, and runs them over the views of one part after another."""
+
+    def __init__(self, place: str) -> None:
+        self._catalogue, self._stage, self._work, _ = _shared(place)
+        self._place = place
+        torch.set_num_threads(1)  # Each CPU has an actor of its own.
+        self._device = resolve_device(self._work.passes.hardware.device)
+        network = self._work.network
+        self._network = None if network is None else copy.deepcopy(network).to(self._device).eval()
+        self._levels = self._masked()
+
+    def _masked(self) -> list[Network]:
+        """Return a copy of the network for each level that is not the network itself, so that masks are made once."""
+        path = self._work.path
+        if path is None or self._network is None:
+            return []
+        if not maskable(self._network.model, path.modules).is_plain:
+            raise InputError(
+                f"{self._network.title} computes its weights from others, which engine=ray cannot mask; leave the "
+                "engine out"
+            )
+        skipped = 1 if path.include_unmasked else 0
+        with masked_networks(self._network.model, path, self._work.seed) as levels:
+            copies = [copy.deepcopy(self._network) if level >= skipped else None for level in levels]
+        return [one for one in copies if one is not None]
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Write the features of a part, and return its record."""
+        row = {name: values[0] for name, values in batch.items()}
+        part = Part(str(row["name"]), int(row["first"]), int(row["count"]))
+        record = Failure(str(row["error"])) if row["error"] else guarded(self._finish, part, row)
+        error = record.text if isinstance(record, Failure) else ""
+        return {"name": [part.name], "rows": [part.count], "record": [json.dumps(None if error else record)]} | {
+            "error": [error]
+        }
+
+    def _finish(self, part: Part, row: dict[str, Any]) -> dict[str, Any]:
+        side = self._work.side
+        positions = np.frombuffer(row["positions"], dtype=np.int64)
+        labels = self._catalogue.labels(part)[positions - part.first]
+        arrays = {"positions": positions, "labels": labels}
+        if self._network is not None:
+            views = torch.from_numpy(np.frombuffer(bytearray(row["views"]), dtype=np.uint8).reshape(-1, 3, side, side))
+            arrays["features"] = self._features(self._network, views)
+            if self._work.path is not None:
+                arrays["levels"] = np.stack([self._features(one, views) for one in self._levels] or [np.zeros((0, 0))])
+        path = self._stage.file(part.name, FEATURES)
+        with new_file(path) as partial, partial.open("wb") as file:
+            np.savez(file, **arrays)
+        digests = self._stage.file(part.name, DIGESTS)
+        return self._stage.finish(part.name, [path, digests], {"failed": json.loads(str(row["failed"]))})
+
+    def _features(self, network: Network, views: Tensor) -> np.ndarray:
+        passes = self._work.passes
+        if len(views) == 0:
+            return np.zeros((0, network.num_features), dtype=np.float32)
+        rows = range(len(views))
+        features = embed(network, views.__getitem__, rows, passes, "features", collapsed=self._work.collapsed)
+        if not features.isfinite().all():
+            raise InputError(
+                "the backbone gives features that are not finite; check its weights or pass precision=fp32"
+            )
+        return features.numpy()
+
+
+class DecodingNetworks(Networks):
+    """An actor without a GPU, which decodes the parts itself, so that no CPU waits for another one."""
+
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Write the features of the parts of a segment, and yield their records."""
+        for views in _decoded(batch, self._place):
+            yield super().__call__(views)
