@@ -50,6 +50,7 @@ NOT_RUN = {  # Maps the page and the first line of a block to the reason why it 
     "docs/reproduce.md: prunetune grid sweep=main finetune=linear_probe proxy=linear_probe \\": "needs its data",
     "docs/reproduce.md: make tables figures": "makes a virtual environment",
     "docs/clusters.md: prunetune grid sweep=main hydra/launcher=slurm \\": "needs Slurm",
+    "docs/clusters.md: pip install -e '.[cluster]'": "needs a package index and object storage",
 }
 
 

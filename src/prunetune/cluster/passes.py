@@ -48,7 +48,7 @@ VIEW_BYTES = 32 << 20  # The views of one part take at most this many bytes.
 MOST_ROWS = 8192  # A part has at most this many rows.
 FEATURES, DIGESTS = ".features.npz", ".digests.npy"
 MOST_BLOCKS = 4096  # The segments are handed out in at most this many blocks.
-WORK = "work.pickle"  # This file tells the workers what they do.
+WORK = ".work"  # A file of this ending tells the workers what they do.
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +127,7 @@ def _streamed(
     context = data.DataContext.get_current()
     context.enable_progress_bars, context.print_on_execution_start = False, False
     context.target_max_block_size = VIEW_BYTES  # So that a decoded part waits as a block of its own.
-    place = stage.folder / WORK
-    with new_file(place) as partial:
-        partial.write_bytes(pickle.dumps((catalogue, stage, work, segments)))
+    place = write_work(stage, (catalogue, stage, work, segments))
     # Blocks that are there from the start need no tasks of their own, for which actors on all CPUs would leave no room.
     rows = data.from_items(
         [{"id": i} for i in range(len(segments))], override_num_blocks=min(len(segments), MOST_BLOCKS)
@@ -153,6 +151,8 @@ def _streamed(
             yield row["name"], row["rows"], json.loads(row["record"])
     except ray.exceptions.RayError as error:
         raise _explained(error) from None
+    finally:
+        place.unlink(missing_ok=True)
 
 
 def _explained(error: BaseException) -> BaseException:
@@ -160,6 +160,15 @@ def _explained(error: BaseException) -> BaseException:
     names = {type(one).__name__ for one in (error, error.__cause__, getattr(error, "cause", None)) if one is not None}
     known = {"WorkerCrashedError", "OutOfMemoryError", "NodeDiedError", "ActorDiedError", "ActorUnavailableError"}
     return died(error) if names & known else error
+
+
+def write_work(stage: Stage, shared: tuple[Catalogue, Stage, Work, Sequence[Segment]]) -> Path:
+    """Write what all workers share into the folder of a stage, and return its place, which no other content gets."""
+    content = pickle.dumps(shared)
+    place = stage.folder / f"{hashlib.sha256(content).hexdigest()[:16]}{WORK}"
+    with new_file(place) as partial:
+        partial.write_bytes(content)
+    return place
 
 
 @functools.cache

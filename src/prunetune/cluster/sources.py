@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from prunetune.base.errors import InputError
+from prunetune.base.extra import needed
 from prunetune.cluster.engine import storage_fault
 from prunetune.data.images.own import EncodedImages, OwnFiles
 from prunetune.data.images.rule import OWN_SUFFIXES
@@ -160,10 +161,8 @@ def file_system(url: str) -> tuple[Any, str]:
     Raises:
         InputError: the library for such addresses is not installed.
     """
-    import fsspec
-
     try:
-        return fsspec.core.url_to_fs(url)
+        return needed("fsspec", "cluster", "addresses such as s3://").core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise InputError(f"{url} cannot be opened ({error}); pip install -e '.[cluster]' brings s3 and gs") from None
 
