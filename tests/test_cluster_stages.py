@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from cluster_inputs import shards
+from prunetune import RayEngine
 from prunetune.api import make_plan, prune
 from prunetune.base.errors import InputError
 from prunetune.base.store import Store
 from prunetune.cluster import job, passes, stages
-from prunetune.cluster.engine import Cluster, Failure, RayEngine, guarded, storage_fault
+from prunetune.cluster.engine import Cluster, Failure, chosen_engine, guarded, storage_fault
 from prunetune.cluster.job import check_plan, list_rows, prune_rows
 from prunetune.cluster.outcome import as_subset, mark_of_shards
 from prunetune.cluster.passes import Networks, _decoded
@@ -170,6 +171,16 @@ def test_methods_that_ray_does_not_run_are_refused_by_name():
             check_plan(make_plan(scorer, sampler, "micro", 0, duplicates="all"), keep, options)
     with pytest.raises(InputError, match='does not look for duplicates; pass duplicates="all"'):
         check_plan(make_plan("dlc", "auto", "micro", 0), keep, options)
+
+
+def test_the_engine_is_a_name_or_its_settings():
+    assert chosen_engine("local") is None
+    assert chosen_engine("ray") == RayEngine()
+    assert chosen_engine(RayEngine("auto", worker_gb=1)).worker_bytes == 10**9
+    with pytest.raises(InputError, match="engine must be"):
+        chosen_engine("spark")
+    with pytest.raises(InputError, match="worker_gb"):
+        RayEngine(worker_gb=0)
 
 
 def test_scores_near_a_cut_are_counted():

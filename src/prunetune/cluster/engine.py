@@ -32,10 +32,10 @@ def library(name: str = "ray") -> Any:
 def started(address: str | None = None) -> Iterator[None]:
     """Connect to Ray inside the block. A connection that the caller has made already is used and stays open.
 
-    Ray on this machine gets no dashboard, listens on the loopback address only and sends no usage statistics.
+    Ray on this machine gets no dashboard and sends no usage statistics.
 
     Args:
-        address: that of a cluster, such as "auto" or "ray://head:10001"; None starts Ray on this machine.
+        address: that of a cluster, such as "auto" or "10.0.0.1:6379"; None starts Ray on this machine.
 
     Raises:
         InputError: Ray is not installed, or there is no cluster at the address.
@@ -53,11 +53,12 @@ def started(address: str | None = None) -> Iterator[None]:
             ray.init(address=address, **quiet)
         else:
             _start_here(ray, quiet)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        what = "Ray could not be started here" if address is None else f"there is no Ray cluster at {address}"
-        raise InputError(
-            f"{what} ({_first_line(error)}); check the address, or leave it out to use this machine"
-        ) from None
+    except Exception as error:  # Ray raises bare Exceptions too, such as for a machine that is too busy to start it.
+        if address is None:
+            text = f"Ray could not be started here ({_first_line(error)}); try again when the machine is less busy"
+        else:
+            text = f"there is no Ray cluster at {address} ({_first_line(error)}); check it, or leave it out"
+        raise InputError(text) from None
     try:
         yield
     finally:
@@ -71,7 +72,7 @@ def _start_here(ray: Any, quiet: dict[str, Any]) -> None:
         address="local",
         include_dashboard=False,
         object_store_memory=room,
-        _node_ip_address="127.0.0.1",
+        _node_ip_address="127.0.0.1",  # Otherwise Ray looks for the route to an outside address to learn its own.
         **quiet,
     )
 
@@ -80,7 +81,7 @@ def _start_here(ray: Any, quiet: dict[str, Any]) -> None:
 class RayEngine:
     """How a pruning runs on Ray.
 
-    address: that of a cluster, such as "auto" or "ray://head:10001"; None starts Ray on this machine. gpus_per_actor:
+    address: that of a cluster, such as "auto" or "10.0.0.1:6379"; None starts Ray on this machine. gpus_per_actor:
     the GPUs that one copy of the network takes, such as 0.5 for two copies on each; it is not read where there are
     none. worker_gb: the memory in GB that a worker may use for one class; larger classes are selected in two levels.
     """
@@ -146,7 +147,8 @@ def storage_fault(error: BaseException) -> str | None:
     if name in ("NoCredentialsError", "PartialCredentialsError") or isinstance(error, PermissionError):
         return f"no access to the data or the store ({_first_line(error)}); check the credentials and permissions"
     if isinstance(error, FileNotFoundError):
-        return f"{error.filename or _first_line(error)} is missing; check the path, or copy the file again"
+        missing = f"{error.filename} is missing" if error.filename else _first_line(error)
+        return f"{missing}; check the path, or copy the file again"
     fault = fault_of(error)
     if fault is not None:
         return f"a worker could not read or write ({reason(fault)}); free some space or check the path"
@@ -180,7 +182,8 @@ def run_tasks(
     """
     ray = library()
     held = [ray.put(argument) for argument in shared]
-    remote = ray.remote(max_retries=RETRIES, num_cpus=1, **({} if memory is None else {"memory": memory}))(_task)
+    wanted = {} if memory is None else {"memory": min(memory, _largest_memory(ray))}
+    remote = ray.remote(max_retries=RETRIES, num_cpus=1, **wanted)(_task)
     limit = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting: dict[Any, Any] = {}
     left = iter(items)
@@ -195,6 +198,11 @@ def run_tasks(
     finally:
         for reference in waiting:
             ray.cancel(reference, force=False)
+
+
+def _largest_memory(ray: Any) -> int:
+    """Return the memory of the largest machine; Ray would wait for ever for a machine that has more."""
+    return int(max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]))
 
 
 def _task(function: Callable[..., Any], item: Any, *shared: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import PIL
+import torch
 
 from prunetune.base.devices import Hardware, resolve_device, resolve_precision
 from prunetune.base.errors import InputError
@@ -26,6 +27,7 @@ from prunetune.cluster.sources import Source
 from prunetune.cluster.stages import Item, Stage
 from prunetune.cluster.two_level import TWO_LEVEL
 from prunetune.data.images import transforms
+from prunetune.networks.backbone import Network
 from prunetune.networks.frozen_pass import Passes
 from prunetune.own.choose import Plan, network_of
 from prunetune.own.folder import mark
@@ -210,7 +212,7 @@ def _work(catalogue: Catalogue, plan: Plan, options: ReadOptions) -> tuple[Work,
     reads = not isinstance(plan.scorer, NONE_READ)
     network = network_of(plan, options) if reads else None
     device = _device(plan.device)
-    precision = resolve_precision(plan.precision, device, network) if network is not None else "fp32"
+    precision = "fp32" if network is None else _precision(plan.precision, device, network)
     path, seed, collapsed = None, 0, False
     if isinstance(plan.scorer, DLC):
         modules = plan.scorer.mask_modules or network.mask_modules
@@ -232,6 +234,12 @@ def _work(catalogue: Catalogue, plan: Plan, options: ReadOptions) -> tuple[Work,
         "collapsed": collapsed,
         "precision": precision,
     }
+
+
+def _precision(precision: str, device: str, network: Network) -> str:
+    """Return the precision of the workers; a driver without their kind of GPU does not know whether bf16 is fast."""
+    is_blind = device == "cuda" and not torch.cuda.is_available()
+    return "fp32" if is_blind and precision == "auto" else resolve_precision(precision, device, network)
 
 
 def _device(device: str) -> str:
@@ -264,7 +272,7 @@ def _check_failures(
             names = catalogue.names(part)
             named.update({names[position - part.first]: reason for position, reason in broken})
     named = dict(list(named.items())[:MOST_NAMED])
-    more = f", and {failed - len(named)} more, which all.csv names" if failed > len(named) else ""
+    more = f", and {failed - len(named)} more" if failed > len(named) else ""
     if options.on_error == "stop":
         raise InputError(
             f"{failed} of {catalogue.total} images cannot be read: {by_reason(named)}{more}; repair or remove them, or "

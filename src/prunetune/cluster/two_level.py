@@ -13,8 +13,6 @@ data", NeurIPS). Herding has no such bound. Its second level herds to the mean o
 union, so that what is minimised is the same as in one level.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from torch import Tensor
 
@@ -28,13 +26,12 @@ from prunetune.selection.greedy import facility_location
 from prunetune.selection.neighbours import Points
 
 TWO_LEVEL = (Herding, KCenter, FacilityLocation)
-ReadPart = Callable[[int], tuple[Tensor, Tensor]]  # Maps the number of a part to its members and their features.
 
 
 def part_of(positions: np.ndarray, parts: int, seed: int) -> np.ndarray:
     """Return the part of each row, [n] int64 in 0..parts - 1, drawn from its position and the seed (SplitMix64)."""
     with np.errstate(over="ignore"):
-        mixed = positions.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = positions.astype(np.uint64) + np.uint64(seed % 2**64) * np.uint64(0x9E3779B97F4A7C15)
         mixed += np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
