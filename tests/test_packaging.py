@@ -77,8 +77,8 @@ def test_every_import_of_the_package_its_scripts_and_the_command_is_declared():
     assert {"torch", "timm", "hydra", "safetensors"} <= modules
     # Only tests call the function of `prunetune.testing` that imports pytest, so pytest is installed.
     # One survey compares with cleanlab where that is installed. The report of the study has an extra of its own.
-    # Addresses of object storage need the extra cluster.
-    modules -= {"pytest", "cleanlab", "statsmodels", "fsspec"}
+    # Addresses of object storage need the extra cluster, and its benchmark the extra cluster-tests.
+    modules -= {"pytest", "cleanlab", "statsmodels", "fsspec", "psutil"}
     extra = {"pyarrow", "datasets", "webdataset", "pillow_heif", "huggingface_hub"}
     assert undeclared(modules - extra, REQUIRED) == set()
     assert extra <= modules
