@@ -47,6 +47,7 @@ def started(address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    address = address or os.environ.get("RAY_ADDRESS") or None  # Ray's own variable, which scripts/slurm sets.
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is not None:
@@ -81,9 +82,10 @@ def _start_here(ray: Any, quiet: dict[str, Any]) -> None:
 class RayEngine:
     """How a pruning runs on Ray.
 
-    address: that of a cluster, such as "auto" or "10.0.0.1:6379"; None starts Ray on this machine. gpus_per_actor:
-    the GPUs that one copy of the network takes, such as 0.5 for two copies on each; it is not read where there are
-    none. worker_gb: the memory in GB that a worker may use for one class; larger classes are selected in two levels.
+    address: that of a cluster, such as "auto" or "10.0.0.1:6379"; None takes the environment variable RAY_ADDRESS, and
+    starts Ray on this machine if that is not set. gpus_per_actor: the GPUs that one copy of the network takes, such as
+    0.5 for two copies on each; it is not read where there are none. worker_gb: the memory in GB that a worker may use
+    for one class; larger classes are selected in two levels.
     """
 
     address: str | None = None

@@ -128,7 +128,7 @@ Precision = Annotated[str, option("--precision", panel=MACHINE, help="auto, fp32
 Engine = Annotated[str, option("--engine", panel=MACHINE, help="local: this process. ray: the workers of Ray.")]
 RayAddress = Annotated[
     str | None,
-    option("--ray-address", panel=MACHINE, metavar="ADDRESS", help="A Ray cluster, such as auto; else this machine."),
+    option("--ray-address", panel=MACHINE, metavar="ADDRESS", help="A Ray cluster; else RAY_ADDRESS or this machine."),
 ]
 GpusPerActor = Annotated[
     float, option("--gpus-per-actor", panel=MACHINE, help="With --engine ray: the GPUs that one network takes.")
