@@ -9,7 +9,7 @@ from typing import Any
 
 Row = dict[str, Any]
 METHODS = {  # Maps the data to methods, and each method to its number of classes and its planned sizes.
-    "images": {method: (10, (10_000, 100_000, 1_000_000)) for method in ("decode", "plain", "dlc")},
+    "images": {method: (10, (10_000, 30_000, 100_000, 1_000_000)) for method in ("decode", "plain", "dlc")},
     "embeddings": {
         **{method: (1000, (100_000, 1_000_000, 10_000_000)) for method in ("random", "topk", "flexrand", "herding")},
         **{method: (20, (1_000_000,)) for method in ("one_level", "two_levels")},
