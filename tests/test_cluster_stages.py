@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,17 @@ def test_methods_that_ray_does_not_run_are_refused_by_name():
             check_plan(make_plan(scorer, sampler, "micro", 0, duplicates="all"), keep, options)
     with pytest.raises(InputError, match='does not look for duplicates; pass duplicates="all"'):
         check_plan(make_plan("dlc", "auto", "micro", 0), keep, options)
+
+
+def test_the_engine_in_process_needs_no_ray(tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ray"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray", None)  # Importing it raises ModuleNotFoundError.
+    data = shards(tmp_path / "data", rows=12, files=1)
+    settings = {"keep": 6, "scorer": "random", "backbone": "micro", "duplicates": "all"}
+    assert len(prune(data, **settings)) == 6
+    with pytest.raises(InputError, match=r"engine=ray need ray, .*pip install -e '.\[cluster\]'"):
+        prune(data, engine="ray", **settings)
 
 
 def test_the_engine_is_a_name_or_its_settings():

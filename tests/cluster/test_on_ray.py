@@ -14,7 +14,6 @@ from prunetune.api import prune
 from prunetune.cli import app
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.filterwarnings("default")]
-SETTINGS = {"scorer": "dlc", "backbone": "micro", "duplicates": "all"}
 
 
 def command(*words: object) -> None:
@@ -51,14 +50,14 @@ def test_a_local_ray_uses_no_address_but_loopback(on_ray, tmp_path):
     found, is_over = set(), threading.Event()
 
     def watch():
-        while not is_over.wait(0.02):
+        while not is_over.wait(0.2):
             for process in family(psutil.Process()):
                 with contextlib.suppress(psutil.Error):  # The process has ended meanwhile.
                     found.update((process.name(), *one) for one in _addresses(process))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    prune(shards(tmp_path / "data"), 0.2, engine="ray", store=tmp_path / "store", **SETTINGS)
+    prune(shards(tmp_path / "data"), 0.2, scorer="random", engine="ray", store=tmp_path / "store")
     is_over.set()
     watcher.join()
     assert {"gcs_server", "raylet"} <= {name for name, _ in found}

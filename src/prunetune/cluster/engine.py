@@ -16,6 +16,7 @@ from prunetune.base.store import Store
 ENGINES = ("local", "ray")
 RETRIES = 5  # A task whose worker dies is tried again this many times.
 LOOPBACK = "127.0.0.1"
+STARTS = 3  # Ray waits 30 seconds for its own processes. On a busy machine it is started up to this many times.
 OBJECT_STORE = 1 << 30  # Bytes of shared memory on one machine; images wait in it for a free network.
 AHEAD = 2  # For each CPU this many tasks are handed out, so that no worker waits for the driver.
 
@@ -71,14 +72,22 @@ def _start_here(ray: Any, num_cpus: int | None, quiet: dict[str, Any]) -> None:
     shared = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None
     room = OBJECT_STORE if shared is None else min(OBJECT_STORE, shared.f_bavail * shared.f_frsize // 2)
     with _on_loopback():
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            object_store_memory=room,
-            _node_ip_address=LOOPBACK,
-            **quiet,
-        )
+        for left in reversed(range(STARTS)):
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    object_store_memory=room,
+                    _node_ip_address=LOOPBACK,
+                    **quiet,
+                )
+            except Exception:
+                ray.shutdown()
+                if not left:
+                    raise
+            else:
+                return
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from prunetune.own.data import OwnData
 from prunetune.own.read import ReadOptions
 from prunetune.own.read.assemble import Found, assemble
 from prunetune.own.read.columns import LABEL_NAMES, usual
-from prunetune.own.read.folder import FILE_NAME, METADATA
+from prunetune.own.read.folder import FILE_NAME, METADATA, found_in
 from prunetune.own.read.labels import is_empty
 from prunetune.own.read.layout import understand
 from prunetune.own.read.options import leave_out
@@ -81,6 +81,7 @@ def list_files(url: str) -> list[File]:
         InputError: there is nothing, or it is out of reach.
     """
     system, path = file_system(url)
+    system.invalidate_cache()  # Another call of this process may have listed the folder before it changed.
     try:
         if "*" in path:
             found = system.glob(path, detail=True)
@@ -125,25 +126,11 @@ def read_remote_folder(files: Sequence[File], top: str, options: ReadOptions) ->
         data = _of_list(metadata, f"{top}/", replace(options, image_column=options.image_column or FILE_NAME), True)
         if data is not None:
             named = set(data.pool.images.content.urls)
-            absent = [name for one in images if parts[one].url not in named for name in ["/".join(one)]]
+            absent = ["/".join(one) for one in images if parts[one].url not in named]
             return replace(data, left_out={**data.left_out, **dict.fromkeys(absent, f"not in {metadata.name}")})
     layout = understand(images, top, options)
-    ids = sorted("/".join(one) for one in layout.chosen)
-    classes = None if layout.classes is None else dict(zip(layout.chosen, layout.classes, strict=True))
-    found = Found(
-        layout="flat" if classes is None else "folders",
-        source=top,
-        num_rows=len(ids),
-        rows=list(range(len(ids))),
-        sample_ids=ids,
-        names=list(ids),
-        images=_images([parts[tuple(one.split("/"))].url for one in ids], ids, options),
-        place=ids.__getitem__,
-        labels=None if classes is None else [classes[tuple(one.split("/"))] for one in ids],
-        are_names=True,
-        left_out={**left_out, **layout.left_out},
-        notes=layout.notes,
-    )
+    names = ["/".join(one) for one in layout.in_order]
+    found = found_in(layout, top, _images([parts[one].url for one in layout.in_order], names, options), left_out)
     return assemble(found, PurePosixPath(top).name, options)
 
 
