@@ -2,8 +2,8 @@
 
 Ray Data streams the work: tasks on CPUs read and decode a part, actors that hold the networks take it, and no more
 parts are decoded than wait for an actor (back-pressure). Without GPUs each actor decodes its parts itself, since both
-would compete for the same CPUs. Each actor writes the features of its part to the disk, so that neither images nor
-features reach the driver.
+would compete for the same CPUs; without a network there is nothing to hold, and tasks do it. Each actor writes the
+features of its part to the disk, so that neither images nor features reach the driver.
 
 What is kept between the passes of DLC. The losses need the mean feature of each class, which is known only when all
 images have been seen. Between the two, the features of all T levels are kept: 4 T D bytes a row in float32 (10 kB for
@@ -132,20 +132,8 @@ def _streamed(
     rows = data.from_items(
         [{"id": i} for i in range(len(segments))], override_num_blocks=min(len(segments), MOST_BLOCKS)
     )
-    if work.network is not None and work.passes.hardware.device == "cuda":
-        # An actor on a GPU takes no CPU, so that there is always one for decoding.
-        most = max(1, int(ray.cluster_resources().get("GPU", 0) / gpus))
-        rows = rows.map_batches(_decoded, batch_size=1, fn_kwargs={"place": str(place)}, num_cpus=1)
-        function, resources = Networks, {"num_gpus": gpus, "num_cpus": 0}
-    else:
-        most = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        function, resources = DecodingNetworks, {"num_cpus": 1}
-    pool = data.ActorPoolStrategy(size=min(most, len(segments)))
-    done = rows.map_batches(
-        function, batch_size=1, fn_constructor_kwargs={"place": str(place)}, compute=pool, **resources
-    )
     try:
-        for row in done.iter_rows():
+        for row in _mapped(rows, work, str(place), len(segments), gpus).iter_rows():
             if row["error"]:
                 raise InputError(row["error"])
             yield row["name"], row["rows"], json.loads(row["record"])
@@ -153,6 +141,25 @@ def _streamed(
         raise _explained(error) from None
     finally:
         place.unlink(missing_ok=True)
+
+
+def _mapped(rows: Any, work: Work, place: str, segments: int, gpus: float) -> Any:
+    """Return the records of all parts as rows of a Ray Dataset, which are made when they are asked for."""
+    if work.network is None:
+        return rows.map_batches(_checked, batch_size=1, fn_kwargs={"place": place}, num_cpus=1)
+    function: type[Networks] = DecodingNetworks
+    share, kind, wanted = {"num_cpus": 1.0}, "CPU", 1.0
+    if uses_gpus(work):  # An actor on a GPU takes no CPU, so that there is always one for decoding.
+        rows = rows.map_batches(_decoded, batch_size=1, fn_kwargs={"place": place}, num_cpus=1)
+        function, share, kind, wanted = Networks, {"num_gpus": gpus, "num_cpus": 0.0}, "GPU", gpus
+    most = max(1, int(library().cluster_resources().get(kind, 0) / wanted))
+    pool = library("ray.data").ActorPoolStrategy(size=min(most, segments))
+    return rows.map_batches(function, batch_size=1, fn_constructor_kwargs={"place": place}, compute=pool, **share)
+
+
+def uses_gpus(work: Work) -> bool:
+    """Return whether the networks run on GPUs, so that other workers decode for them."""
+    return work.passes.hardware.device == "cuda"
 
 
 def _explained(error: BaseException) -> BaseException:
@@ -171,9 +178,9 @@ def write_work(stage: Stage, shared: tuple[Catalogue, Stage, Work, Sequence[Segm
     return place
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def _shared(place: str) -> tuple[Catalogue, Stage, Work, Sequence[Segment]]:
-    """Return what all workers share; each process reads it once."""
+    """Return what all workers share; each process reads it once for a run."""
     return pickle.loads(Path(place).read_bytes())
 
 
@@ -303,6 +310,11 @@ class Networks:
                 "the backbone gives features that are not finite; check its weights or pass precision=fp32"
             )
         return features.numpy()
+
+
+def _checked(batch: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
+    """Decode the parts of a segment without a network, and yield their records."""
+    yield from DecodingNetworks(place)(batch)
 
 
 class DecodingNetworks(Networks):
