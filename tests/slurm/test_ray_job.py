@@ -79,7 +79,7 @@ def test_a_pruning_runs_on_the_ray_of_its_job(cluster, tmp_path):
     state, said = ended(cluster, tmp_path, submit(cluster, tmp_path, sys.executable, "-m", "prunetune", *words))
     assert state == "COMPLETED 0:0", said
     assert len((tmp_path / "out/kept.txt").read_text().splitlines()) == 12
-    assert json.loads((tmp_path / "out/prune.json").read_text())["facts"]["engine"] == "ray"
+    assert json.loads((tmp_path / "out/prune.json").read_text())["engine"] == "ray"
 
 
 def test_the_status_of_a_command_that_fails_is_that_of_the_job(cluster, tmp_path):
