@@ -170,6 +170,7 @@ STAGES_OF_LOG = {
     "class means": "scores",
     "losses": "scores",
     "scores": "scores",
+    "writing products": "products",
     "sorting by class": "sorting",
     "selecting": "selecting",
     "first level": "selecting",

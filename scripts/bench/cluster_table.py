@@ -16,8 +16,8 @@ METHODS = {  # Maps the data to methods, and each method to its number of classe
     },
 }
 KEEP = {"images": 0.1, "embeddings": 0.02}  # The fraction of each class that is kept.
-STAGES = ("listing", "passes", "scores", "sorting", "selecting")
-KINDS = ("lists", "passes", "scores", "runs", "choices", "out")  # The folders that hold products.
+STAGES = ("listing", "passes", "scores", "sorting", "selecting", "products")
+KINDS = ("lists", "passes", "scores", "runs", "choices", "products", "out")  # The folders that hold products.
 ENGINES = ("local", "ray")
 NOT_RUN = "not run"
 NOT_ASKED = f"{NOT_RUN}: nobody has asked for it yet"
