@@ -1,14 +1,17 @@
 """The benchmark of the cluster engine: its shards, its table, and its model of cost. Times are not checked."""
 
 import csv
+import re
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from runs import ROOT
 from scripts.assets.doc_cluster_costs import cluster_costs_page
 from scripts.bench import cluster_data, cluster_table
 from scripts.bench.cluster_costs import PASSES, are_enough, checked, fitted
+from scripts.bench.cluster_table import STAGES_OF_LOG
 
 HELD_BACK = ("dlc", 100_000)
 START, READING, NETWORK = 40.0, 0.0005, 0.0002
@@ -51,6 +54,12 @@ def test_embeddings_are_given_to_the_engine_in_process_in_the_same_order(tmp_pat
     assert features.dtype == np.float16
     assert np.array_equal(features[10:], np.stack(table.column("embedding").to_pylist()))
     assert labels[10:].tolist() == table.column("fine").to_pylist()
+
+
+def test_every_stage_of_the_engine_has_a_column():
+    texts = [file.read_text() for file in (ROOT / "src/prunetune/cluster").glob("*.py")]
+    assert {name for text in texts for name in re.findall(r'what="([^"]+)"', text)} == set(STAGES_OF_LOG)
+    assert set(STAGES_OF_LOG.values()) <= set(cluster_table.STAGES)
 
 
 def test_the_model_finds_its_numbers_and_predicts_the_row_that_is_held_back():

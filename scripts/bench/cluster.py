@@ -44,7 +44,7 @@ from prunetune.runs.records import commit
 from prunetune.scorers import DLC
 from scripts.bench import benchmarks, cluster_table
 from scripts.bench.cluster_data import as_arrays, made
-from scripts.bench.cluster_table import ENGINES, KEEP, KINDS, METHODS, NOT_RUN, STAGES, Row
+from scripts.bench.cluster_table import ENGINES, KEEP, KINDS, METHODS, NOT_RUN, STAGES, STAGES_OF_LOG, Row
 from scripts.bench.processes import Family
 
 LIMIT = 3600  # Seconds that one row may take.
@@ -161,21 +161,6 @@ def _stages_timed() -> Iterator[Row]:
         yield row
     finally:
         Stage.run, job.run_passes = run, passes
-
-
-# Maps what the log calls a stage to its column; see prunetune.cluster.
-STAGES_OF_LOG = {
-    "listing shards": "listing",
-    "reading embeddings": "passes",
-    "class means": "scores",
-    "losses": "scores",
-    "scores": "scores",
-    "writing products": "products",
-    "sorting by class": "sorting",
-    "selecting": "selecting",
-    "first level": "selecting",
-    "second level": "selecting",
-}
 
 
 def _bytes_of(folders: Any) -> int:

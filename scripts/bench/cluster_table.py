@@ -17,6 +17,19 @@ METHODS = {  # Maps the data to methods, and each method to its number of classe
 }
 KEEP = {"images": 0.1, "embeddings": 0.02}  # The fraction of each class that is kept.
 STAGES = ("listing", "passes", "scores", "sorting", "selecting", "products")
+STAGES_OF_LOG = {  # Maps what the log calls a stage to its column.
+    "listing shards": "listing",
+    "reading embeddings": "passes",
+    "class means": "scores",
+    "losses": "scores",
+    "scores": "scores",
+    "sorting by class": "sorting",
+    "selecting": "selecting",
+    "first level": "selecting",
+    "second level": "selecting",
+    "loss of two levels": "selecting",
+    "writing products": "products",
+}
 KINDS = ("lists", "passes", "scores", "runs", "choices", "products", "out")  # The folders that hold products.
 ENGINES = ("local", "ray")
 NOT_RUN = "not run"
