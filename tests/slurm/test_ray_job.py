@@ -94,7 +94,7 @@ def test_a_job_that_is_cancelled_stops_its_ray(cluster, tmp_path):
     wait_for(lambda: log.exists() and "runs" in log.read_text(), PATIENCE)
     assert ray_of(cluster, job)
     cluster.command("scancel", job)
-    wait_for(lambda: not ray_of(cluster, job), 60)
+    wait_for(lambda: not ray_of(cluster, job) and not (cluster.folder / f"ray-{job}").exists(), 60)
 
 
 def test_a_script_without_a_command_says_what_it_needs(cluster, tmp_path):
