@@ -4,10 +4,10 @@ CPU seconds of a run of N images through L passes of the network are
 
     start + N (reading + L pass)
 
-with three numbers that are fitted to the rows of images, all but one, by least squares of relative errors. L is 0 for
-`decode`, 1 for `plain` and 5 for `dlc`. The largest run of DLC is held back and predicted. `reading` holds all that is
-done once for an image: listing, decoding, losses, sorting, selecting and writing. Bytes are a fixed number for each row
-of data, except those of features, which are 4 L D.
+with three numbers that are fitted to the rows of `plain` (L = 1) and `dlc` (L = 5), all but one, by least squares of
+relative errors. The largest run of DLC is held back and predicted. `reading` holds all that is done once for an image:
+listing, decoding, losses, sorting, selecting and writing. Bytes are a fixed number for each row of data, except those of
+features, which are 4 L D.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ import numpy as np
 
 from scripts.bench.cluster_table import KINDS, Row, medians
 
-PASSES = {"decode": 0, "plain": 1, "dlc": 5}
+PASSES = {"plain": 1, "dlc": 5}
 ENOUGH = 3  # Rows that are needed beside the one that is held back.
 Point = tuple[str, int]  # Method and size.
 GOAL = 0.2  # The prediction should be within this share of the measurement.
@@ -38,9 +38,9 @@ class Model:
 
 
 def points(rows: Sequence[Row]) -> dict[Point, Row]:
-    """Return the rows of images that Ray has finished, by method and size."""
+    """Return the rows of images through a network that Ray has finished, by method and size."""
     found = medians(rows)
-    return {key[1:3]: row for key, row in found.items() if key[0] == "images" and key[3] == "ray"}
+    return {key[1:3]: row for key, row in found.items() if key[0] == "images" and key[1] in PASSES and key[3] == "ray"}
 
 
 def held_back(measured: Mapping[Point, Row]) -> Point:
