@@ -6,8 +6,8 @@ CPU seconds of a run of N images through L passes of the network are
 
 with three numbers that are fitted to the rows of `plain` (L = 1) and `dlc` (L = 5), all but one, by least squares of
 relative errors. The largest run of DLC is held back and predicted. `reading` holds all that is done once for an image:
-listing, decoding, losses, sorting, selecting and writing. Bytes are a fixed number for each row of data, except those of
-features, which are 4 L D.
+listing, decoding, losses, sorting, selecting and writing. Bytes are a fixed number for each row of data, except those
+of features, which are 4 L D.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
