@@ -9,7 +9,7 @@ WORKERS ?= 2
 REAL = $(if $(DATA),--data $(DATA))
 .DEFAULT_GOAL := help
 TABLES := main weakly transfer time ablation-path ablation-masking ablation-sampler ablation-gamma v1-depths v1-paradigms instruction v1-llm
-.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-cluster test-gpu drill lint status report collect tables figures wandb real paper baselines study bench bench-scale backbones parity docs
+.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-cluster test-gpu drill lint status report collect tables figures wandb real paper baselines study bench bench-scale bench-cluster backbones parity docs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -123,6 +123,10 @@ bench: $(VENV)/.base  ## speed as ratios against named alternatives; DATA=<folde
 
 bench-scale: $(VENV)/.base  ## time and memory of scorers and samplers up to a million images; hours
 	$(PY) -m scripts.bench.scale
+
+bench-cluster: $(VENV)/.cluster  ## the cluster engine against the engine in process: WORK=<folder with 24 GB>; hours
+	@test -n "$(WORK)" || { echo "error: pass WORK=<folder with 24 GB of room>"; exit 2; }
+	$(PY) -m scripts.bench.cluster --work $(WORK)
 
 backbones: $(VENV)/.base  ## try one network of every family of timm: results/backbones.csv; half an hour
 	$(PY) -m scripts.survey.backbones
