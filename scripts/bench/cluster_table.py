@@ -224,12 +224,11 @@ def _bytes(found: dict[Any, Row]) -> list[str]:
     ]
     heads = ["data", "method", "rows", "read", *KINDS, "sent to disks"]
     about = (
-        "Bytes a row. read: the size of the shards. The others are the sizes of what Ray leaves in the store and in "
+        "Bytes a row. read: the size of the shards. The others are the sizes of what Ray leaves in the store and the "
+        "folder of the outcome: runs are what is shuffled from the order of the shards to that of the classes, choices "
+        "are scores, ranks and what is kept in the order of the classes, products the same in the order of the shards. "
+        "sent to disks: as Linux counts it for all processes."
     )
-    about += (
-        "the folder of the outcome; runs are what is shuffled from the order of the shards to that of the classes. "
-    )
-    about += "sent to disks: as Linux counts it for all processes."
     return [*_table("Bytes", heads, lines), "", about]
 
 
