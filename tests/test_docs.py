@@ -51,6 +51,11 @@ NOT_RUN = {  # Maps the page and the first line of a block to the reason why it 
     "docs/reproduce.md: make tables figures": "makes a virtual environment",
     "docs/clusters.md: prunetune grid sweep=main hydra/launcher=slurm \\": "needs Slurm",
     "docs/clusters.md: pip install -e '.[cluster]'": "needs a package index and object storage",
+    "docs/clusters.md: sbatch --nodes=4 --gpus-per-node=8 --cpus-per-task=64 --mem=200G scripts/slurm/ray.sbatch \\": (
+        "needs Slurm; tests/slurm runs the script"
+    ),
+    "docs/clusters.md: prunetune prune /data/photos --keep 0.1 --scorer dlc --engine ray --gpus-per-actor 1 "
+    "--store /data/store --out pruned": "needs Ray and GPUs",
 }
 
 
