@@ -106,6 +106,7 @@ def test_the_table_has_ratios_exponents_and_what_was_not_run(tmp_path):
     text = (tmp_path / "cluster.md").read_text()
     # Half the seconds in process are a ratio of 0.50.
     assert "| images | plain | 100,000 | 3,636 | 1,818 | 0.50 | 0.50 |" in text
+    assert "- images plain 100,000: 0.50 of the rows a second of the engine in process." in text
     growth = np.log10((START + 1e5 * READING) / (START + 1e4 * READING))
     assert f"| images | decode | 10,000 to 100,000 | {growth:.2f} |" in text
     assert "- images dlc 1,000,000 ray: not run: it takes too long." in text

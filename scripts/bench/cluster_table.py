@@ -88,6 +88,7 @@ def write(rows: list[Row], file: Path) -> None:
     found = medians(rows)
     sections = [
         _head(rows),
+        _missed(found),
         _speed(found),
         _growth(found),
         _stages(found),
@@ -110,7 +111,7 @@ def _head(rows: Sequence[Row]) -> list[str]:
         "flexrand take their losses. one_level: herding of 20 classes. two_levels: the same, but a worker holds",
         "a quarter of a class.",
         "",
-        "Both engines had the same two cores and ran in turn, each row in a process of its own with an empty store.",
+        "Both engines had the same two cores and ran one after another, each row in a process of its own with an empty store.",
         "Other programs used the machine, so that seconds are disturbed: CPU seconds, of all processes of a row, say",
         "more. They count the starts of Ray's workers, about 6 s of CPU each. X: not measured. n: one run of each row,",
         "or the median of its repeats. Goals: ratio at least "
@@ -144,6 +145,21 @@ def _speed(found: dict[Any, Row]) -> list[str]:
     heads += ["CPU s in process", "CPU s Ray", "start of Ray, s"]
     about = "ratio: seconds of the engine in process divided by those of Ray; above 1 Ray is faster."
     return [*_table("Rows a second", heads, lines), "", about]
+
+
+def _missed(found: dict[Any, Row]) -> list[str]:
+    """Return the measured rows that miss a goal of speed or memory."""
+    lines = []
+    for data, method, size in _cases(found):
+        here, ray = (found.get((data, method, size, engine), {}) for engine in ENGINES)
+        name, ratio = f"{data} {method} {size:,}", _ratio(here.get("seconds"), ray.get("seconds"))
+        if ratio != "X" and float(ratio) < SPEED:
+            lines.append(f"- {name}: {ratio} of the rows a second of the engine in process.")
+        if (ray.get("driver_peak_bytes") or 0) > DRIVER + A_ROW * size:
+            lines.append(f"- {name}: the driver held {_mebibytes(ray, 'driver_peak_bytes')} MiB.")
+        if (ray.get("worker_peak_bytes") or 0) > WORKER:
+            lines.append(f"- {name}: a worker held {_mebibytes(ray, 'worker_peak_bytes')} MiB.")
+    return ["", "## Missed goals of speed and memory", "", *(lines or ["None of what was measured."])]
 
 
 def _rate(size: int, seconds: float | None) -> str:
