@@ -111,11 +111,10 @@ def _head(rows: Sequence[Row]) -> list[str]:
         "flexrand take their losses. one_level: herding of 20 classes. two_levels: the same, but a worker holds",
         "a quarter of a class.",
         "",
-        "Both engines had the same two cores and ran one after another, each row in a process of its own with an empty store.",
-        "Other programs used the machine, so that seconds are disturbed: CPU seconds, of all processes of a row, say",
-        "more. They count the starts of Ray's workers, about 6 s of CPU each. X: not measured. n: one run of each row,",
-        "or the median of its repeats. Goals: ratio at least "
-        f"{SPEED}, exponents at most {GROWTH} (greedy methods have none).",
+        "Both engines had the same two cores and ran one after another, each row in a process of its own with an empty",
+        "store: one run, or the median of its repeats. Other programs used the machine too, which disturbs seconds; CPU",
+        "seconds, of all processes of a row, say more. They count the starts of Ray's workers, about 5 s of CPU each.",
+        f"X: not measured. Goals: ratio at least {SPEED}, exponents at most {GROWTH} (greedy methods have none).",
         f"By `python -m scripts.bench.cluster`, commit {commits}. {devices}.",
     ]
 
