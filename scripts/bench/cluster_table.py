@@ -112,7 +112,7 @@ def _head(rows: Sequence[Row]) -> list[str]:
         "a quarter of a class.",
         "",
         "Both engines had the same two cores and ran one after another, each row in a process of its own with an empty",
-        "store: one run, or the median of its repeats. Other programs used the machine too, which disturbs seconds; CPU",
+        "store: one run, or the median of its repeats. Other programs used the machine, which disturbs seconds; CPU",
         "seconds, of all processes of a row, say more. They count the starts of Ray's workers, about 5 s of CPU each.",
         f"X: not measured. Goals: ratio at least {SPEED}, exponents at most {GROWTH} (greedy methods have none).",
         f"By `python -m scripts.bench.cluster`, commit {commits}. {devices}.",
