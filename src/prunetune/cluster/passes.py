@@ -18,7 +18,7 @@ import hashlib
 import json
 import logging
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,25 +122,53 @@ def _streamed(
     catalogue: Catalogue, stage: Stage, work: Work, segments: Sequence[Segment], gpus: float
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Yield the name, rows and record of each part as it is finished."""
+    place = write_work(stage, (catalogue, stage, work, segments))
+    on_gpus = work.network is not None and work.passes.hardware.device == "cuda"
+    crew = Crew(_decoded, Networks, DecodingNetworks, gpus if on_gpus else 0.0)
+    try:
+        yield from streamed([{"id": i} for i in range(len(segments))], place, crew)
+    finally:
+        place.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Crew:
+    """What the workers run on a row. gpus: those that an actor takes, 0 to use none.
+
+    decode: makes views of a row on a CPU. networks: the actors on GPUs that take the views. both: the actors that do
+    both where no GPU is used.
+    """
+
+    decode: Callable[..., Any]
+    networks: type
+    both: type
+    gpus: float = 0.0
+
+
+def streamed(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Run a crew over rows, and yield the name, rows and record of each part as it is finished.
+
+    Args:
+        items: at least one row.
+        place: the file of what all workers share, see `write_work`; each function and actor gets it as `place`.
+        crew: what is run.
+    """
     ray, data = library(), library("ray.data")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = data.DataContext.get_current()
     context.enable_progress_bars, context.print_on_execution_start = False, False
     context.target_max_block_size = VIEW_BYTES  # So that a decoded part waits as a block of its own.
-    place = write_work(stage, (catalogue, stage, work, segments))
     # Blocks that are there from the start need no tasks of their own, for which actors on all CPUs would leave no room.
-    rows = data.from_items(
-        [{"id": i} for i in range(len(segments))], override_num_blocks=min(len(segments), MOST_BLOCKS)
-    )
-    if work.network is not None and work.passes.hardware.device == "cuda":
+    rows = data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS))
+    if crew.gpus:
         # An actor on a GPU takes no CPU, so that there is always one for decoding.
-        most = max(1, int(ray.cluster_resources().get("GPU", 0) / gpus))
-        rows = rows.map_batches(_decoded, batch_size=1, fn_kwargs={"place": str(place)}, num_cpus=1)
-        function, resources = Networks, {"num_gpus": gpus, "num_cpus": 0}
+        most = max(1, int(ray.cluster_resources().get("GPU", 0) / crew.gpus))
+        rows = rows.map_batches(crew.decode, batch_size=1, fn_kwargs={"place": str(place)}, num_cpus=1)
+        function, resources = crew.networks, {"num_gpus": crew.gpus, "num_cpus": 0}
     else:
         most = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        function, resources = DecodingNetworks, {"num_cpus": 1}
-    pool = data.ActorPoolStrategy(size=min(most, len(segments)))
+        function, resources = crew.both, {"num_cpus": 1}
+    pool = data.ActorPoolStrategy(size=min(most, len(items)))
     done = rows.map_batches(
         function, batch_size=1, fn_constructor_kwargs={"place": str(place)}, compute=pool, **resources
     )
@@ -151,8 +179,6 @@ def _streamed(
             yield row["name"], row["rows"], json.loads(row["record"])
     except ray.exceptions.RayError as error:
         raise _explained(error) from None
-    finally:
-        place.unlink(missing_ok=True)
 
 
 def _explained(error: BaseException) -> BaseException:
@@ -162,9 +188,9 @@ def _explained(error: BaseException) -> BaseException:
     return died(error) if names & known else error
 
 
-def write_work(stage: Stage, shared: tuple[Catalogue, Stage, Work, Sequence[Segment]]) -> Path:
+def write_work(stage: Stage, shared: tuple[Any, ...]) -> Path:
     """Write what all workers share into the folder of a stage, and return its place, which no other content gets."""
-    content = pickle.dumps(shared)
+    content = library("ray.cloudpickle").dumps(shared)  # The images of some readers hold functions.
     place = stage.folder / f"{hashlib.sha256(content).hexdigest()[:16]}{WORK}"
     with new_file(place) as partial:
         partial.write_bytes(content)
@@ -172,14 +198,14 @@ def write_work(stage: Stage, shared: tuple[Catalogue, Stage, Work, Sequence[Segm
 
 
 @functools.cache
-def _shared(place: str) -> tuple[Catalogue, Stage, Work, Sequence[Segment]]:
+def shared_work(place: str) -> tuple[Any, ...]:
     """Return what all workers share; each process reads it once."""
     return pickle.loads(Path(place).read_bytes())
 
 
 def _decoded(batch: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
     """Yield the views of each unfinished part of a segment as one row."""
-    catalogue, stage, work, segments = _shared(place)
+    catalogue, stage, work, segments = shared_work(place)
     segment = segments[int(batch["id"][0])]
     parts = contents(catalogue, segment)
     while True:
@@ -243,7 +269,7 @@ class Networks:
     """An actor that holds the networks of all levels, and runs them over the views of one part after another."""
 
     def __init__(self, place: str) -> None:
-        self._catalogue, self._stage, self._work, _ = _shared(place)
+        self._catalogue, self._stage, self._work, _ = shared_work(place)
         self._place = place
         torch.set_num_threads(1)  # Each CPU has an actor of its own.
         self._device = resolve_device(self._work.passes.hardware.device)
