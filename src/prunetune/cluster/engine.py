@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunetune.base import checks
+from prunetune.base.devices import ENGINES
 from prunetune.base.disk import fault_of, reason
 from prunetune.base.errors import InputError
 from prunetune.base.extra import needed
 from prunetune.base.store import Store
 
-ENGINES = ("local", "ray")
 RETRIES = 5  # A task whose worker dies is tried again this many times.
 OBJECT_STORE = 1 << 30  # Bytes of shared memory on one machine; images wait in it for a free network.
 AHEAD = 2  # For each CPU this many tasks are handed out, so that no worker waits for the driver.

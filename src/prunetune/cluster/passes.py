@@ -190,7 +190,7 @@ def _explained(error: BaseException) -> BaseException:
 
 def write_work(stage: Stage, shared: tuple[Any, ...]) -> Path:
     """Write what all workers share into the folder of a stage, and return its place, which no other content gets."""
-    content = library("ray.cloudpickle").dumps(shared)  # The images of some readers hold functions.
+    content = pickle.dumps(shared)
     place = stage.folder / f"{hashlib.sha256(content).hexdigest()[:16]}{WORK}"
     with new_file(place) as partial:
         partial.write_bytes(content)
