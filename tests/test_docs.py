@@ -51,6 +51,8 @@ NOT_RUN = {  # Maps the page and the first line of a block to the reason why it 
     "docs/reproduce.md: make tables figures": "makes a virtual environment",
     "docs/clusters.md: prunetune grid sweep=main hydra/launcher=slurm \\": "needs Slurm",
     "docs/clusters.md: pip install -e '.[cluster]'": "needs a package index and object storage",
+    "docs/clusters.md: prunetune prune-text shards/ --model <folder or hub name> --scorer dlc --keep 0.1 "
+    "--engine ray --out kept": "needs Ray and a language model",
     "docs/clusters.md: prunetune run dataset=dtd backbone=resnet18 scorer=dlc ratio=0.1 engine=ray": "needs Ray",
 }
 

@@ -190,7 +190,7 @@ def prune(
 
     options = _reading(split, image_column, label_column, root, labels_from, no_exif, max_pixels, on_error, out)
     network = _network(backbone, checkpoint)
-    on_ray = _ray(engine, ray_address, gpus_per_actor, worker_gb)
+    on_ray = ray_of(engine, ray_address, gpus_per_actor, worker_gb)
     duplicates = duplicates or ("one" if on_ray is None else "all")
     plan = make_plan(scorer, sampler, network, seed, proxy=proxy, rounding=rounding, duplicates=duplicates)
     plan = replace(plan, device=device, precision=precision, batch_size=batch_size)
@@ -245,7 +245,7 @@ def advise(
     command.advise(command.Source(data, embeddings, labels, ids, options), plan, output)
 
 
-def _ray(engine: str, address: str | None, gpus_per_actor: float, worker_gb: float) -> Any:
+def ray_of(engine: str, address: str | None, gpus_per_actor: float, worker_gb: float = 2.0) -> Any:
     """Return the settings of Ray, or None for the engine local.
 
     Raises:
