@@ -43,3 +43,26 @@ def archives(folder: Path, rows=40, files=2) -> Path:
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
     return folder
+
+
+def photos(folder: Path, rows=24) -> Path:
+    """Write images in a folder for each of two classes, and the list photos.csv of half of them."""
+    rng = np.random.default_rng(5)
+    lines = ["path,label"]
+    for row in range(rows):
+        place = folder / ("bark", "moss")[row % 2] / f"{row:03d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(encoded(rng, row % 2))
+        if row % 4 < 2:
+            lines.append(f"{place.relative_to(folder)},{('grey', 'green')[row % 3 % 2]}")
+    (folder / "photos.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def vectors(place: Path, rows=80, width=6) -> tuple[np.ndarray, np.ndarray]:
+    """Write a parquet file of embeddings and labels, and return both."""
+    rng = np.random.default_rng(0)
+    values, labels = rng.standard_normal((rows, width)).astype(np.float16), rng.integers(0, 2, rows)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width)
+    pq.write_table(pa.table({"vector": column, "label": labels}), place, row_group_size=30)
+    return values, labels

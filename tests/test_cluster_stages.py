@@ -1,6 +1,8 @@
 """The stages of a cluster run, done one after another in this process: what is selected does not depend on Ray."""
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +11,24 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cluster_inputs import shards
+from cluster_inputs import shards, vectors
 from prunetune import RayEngine
 from prunetune.api import make_plan, prune
 from prunetune.base.errors import InputError
+from prunetune.base.hashes import file_hash
 from prunetune.base.store import Store
-from prunetune.cluster import job, passes, stages
+from prunetune.cluster import job, passes, products, stages
 from prunetune.cluster.engine import Cluster, Failure, chosen_engine, guarded, storage_fault
 from prunetune.cluster.job import check_plan, list_rows, prune_rows
 from prunetune.cluster.outcome import as_subset, mark_of_shards
 from prunetune.cluster.passes import Networks, _decoded
+from prunetune.cluster.products import write_products
 from prunetune.cluster.progress import Progress
-from prunetune.cluster.selecting import ClassWork, _near, class_works, near_cuts, selected
+from prunetune.cluster.selecting import COPIES, ClassWork, _near, class_works, near_cuts, selected
 from prunetune.cluster.sources import find
 from prunetune.cluster.stages import Item, Stage
-from prunetune.cluster.two_level import order_of, part_of, picks_of_part
+from prunetune.cluster.two_level import MEASURES, measure_loss, order_of, part_of, picks_of_part
+from prunetune.networks.micro import WIDTHS
 from prunetune.own.folder import mark
 from prunetune.own.keep import understood
 from prunetune.own.read import ReadOptions, read
@@ -125,6 +130,18 @@ def test_a_broken_shard_is_named_or_left_out(here, tmp_path):
     assert [Path(name).name for name in outcome.catalogue.left_out] == ["001.parquet"]
 
 
+def test_a_damaged_row_group_costs_its_images_only(here, tmp_path):
+    data = shards(tmp_path / "data")
+    content = bytearray((data / "001.parquet").read_bytes())
+    content[4:64] = b"\xff" * 60  # The header of the first page of images.
+    (data / "001.parquet").write_bytes(content)
+    with pytest.raises(InputError, match=r"12 of 90 images cannot be read: 30, 31, .* \(row group 0 of 001"):
+        pruned(data, tmp_path, 0.2, "random")
+    outcome = pruned(data, tmp_path, 0.2, "random", options=ReadOptions(on_error="skip"))
+    assert np.isnan(outcome.scores[30:42]).all()
+    assert sum(outcome.sizes.values()) == 78
+
+
 def test_finished_parts_are_kept_and_damaged_ones_made_again(here, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(passes, "MOST_ROWS", 10)
     data = shards(tmp_path / "data")
@@ -173,6 +190,17 @@ def test_methods_that_ray_does_not_run_are_refused_by_name():
         check_plan(make_plan("dlc", "auto", "micro", 0), keep, options)
 
 
+def test_the_engine_in_process_needs_no_ray(tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ray"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray", None)  # Importing it raises ModuleNotFoundError.
+    data = shards(tmp_path / "data", rows=12, files=1)
+    settings = {"keep": 6, "scorer": "random", "backbone": "micro", "duplicates": "all"}
+    assert len(prune(data, **settings)) == 6
+    with pytest.raises(InputError, match=r"engine=ray need ray, .*pip install -e '.\[cluster\]'"):
+        prune(data, engine="ray", **settings)
+
+
 def test_the_engine_is_a_name_or_its_settings():
     assert chosen_engine("local") is None
     assert chosen_engine("ray") == RayEngine()
@@ -193,48 +221,72 @@ def test_scores_near_a_cut_are_counted():
     assert near_cuts(work, RandomSampler(), ranked, kept) == 0
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_rounding_moves_only_scores_that_are_counted_as_near_a_cut(seed):
+    generator = torch.Generator().manual_seed(seed)
+    scores = 1 + 1e-5 * torch.rand(400, generator=generator, dtype=torch.float64)
+    rounded = scores * (1 + 0.9e-6 * (2 * torch.rand(400, generator=generator, dtype=torch.float64) - 1))
+    work = ClassWork(0, 400, 80, 0.2)
+    kept, other = (selected(work, TopK(), one) for one in (scores, rounded))
+    differ = int((kept != other).sum())
+    assert 0 < differ <= near_cuts(work, TopK(), scores, kept) < 400
+
+
+def test_products_are_parquet_files_and_a_manifest_with_hashes(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(passes, "MOST_ROWS", 10)
+    monkeypatch.setattr(products, "MOST_ROWS", 40)
+    data = shards(tmp_path / "data", broken=(4,))
+    outcome = pruned(data, tmp_path, 0.2, "dlc", options=ReadOptions(on_error="skip"))
+    folder = write_products(outcome, tmp_path / "products", True)
+    files = sorted(folder.glob("*.parquet"))
+    table = pa.concat_tables(map(pq.read_table, files))
+    assert len(files) == 3
+    assert table.column_names == ["row", "id", "label", "score", "kept", "features"]
+    rows = [row for row in range(90) if row != 4]
+    assert table.column("row").to_pylist() == rows
+    assert table.column("id").to_pylist() == list(map(str, rows))
+    labels = pa.concat_tables(map(pq.read_table, sorted(data.glob("*.parquet")))).column("label").to_pylist()
+    assert table.column("label").to_pylist() == [labels[row] for row in rows]
+    assert np.array_equal(table.column("score").to_numpy(), outcome.scores[rows])
+    assert np.array_equal(table.column("kept").to_numpy(), outcome.kept[rows])
+    with np.load(next(outcome.passes.folder.glob("*.features.npz"))) as file:
+        assert np.array_equal(np.stack(table.column("features").to_numpy()[: len(file["features"])]), file["features"])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest == {path.name: {"bytes": path.stat().st_size, "xxh3": file_hash(path)} for path in files}
+
+
 @pytest.mark.parametrize("scorer", ["herding", "k_center", "facility_location"])
 def test_a_class_that_no_worker_holds_is_selected_in_two_levels(here, tmp_path, scorer):
     data = shards(tmp_path / "data")
     one = pruned(data, tmp_path, 0.2, scorer)
-    width = 4 * 4 * 64
-    two = pruned(data, tmp_path, 0.2, scorer, worker_gb=20 * width / 1e9)
+    width = WIDTHS[-1]
+    two = pruned(data, tmp_path, 0.2, scorer, worker_gb=20 * 4 * COPIES * width / 1e9)  # A worker holds 20 rows.
     assert two.kept.sum() == one.kept.sum()
     assert two.budgets == one.budgets
     scores = two.scores[two.kept]
     assert scores.max() == 1
     assert (two.scores[~two.kept] == 0).all()
-
-
-def test_two_levels_lose_little():
-    """The loss against one level, on Gaussian features: herding's distance of means, and k-center's radius."""
-    features = torch.randn(600, 16, generator=torch.Generator().manual_seed(4))
-    mean = features.double().mean(dim=0)
-    part = torch.from_numpy(part_of(np.arange(600), 4, 0))
-    picks = picks_of_part(30, 4, 200)
-    for scorer, measure in [(Herding(), _distance), (KCenter(), _radius), (FacilityLocation(), _uncovered)]:
-        union = torch.cat(
-            [
-                members[order_of(scorer, features[members], min(picks, len(members)))]
-                for members in (torch.nonzero(part == number).flatten() for number in range(4))
-            ]
+    assert one.losses == ()
+    sizes = {f"kind {label}": (two.sizes[label], two.budgets[label]) for label in range(3)}
+    assert {loss.name for loss in two.losses} == set(sizes)
+    for loss in two.losses:
+        size, budget = sizes[loss.name]
+        assert (loss.parts, loss.kept) == (-(-size // 20), round(budget * loss.rows / size))
+        assert re.search(
+            r"of [23] parts; on \d+ of its rows, of which \d are kept, the .* is .* instead of ", loss.line
         )
-        two = union[order_of(scorer, features[union], 30, mean)]
-        one = order_of(scorer, features, 30)
-        assert measure(features, two) <= 1.3 * measure(features, one)
 
 
-def _distance(features, picks):
-    return float((features[picks].mean(dim=0) - features.mean(dim=0)).norm()) + 0.01
-
-
-def _radius(features, picks):
-    return float(torch.cdist(features, features[picks]).min(dim=1).values.max())
-
-
-def _uncovered(features, picks):
-    unit = torch.nn.functional.normalize(features, dim=1)
-    return float((1 - (unit @ unit[picks].T).max(dim=1).values).sum())
+@pytest.mark.parametrize(("scorer", "most"), [(Herding(), 1.3), (KCenter(), 1.15), (FacilityLocation(), 1.1)])
+def test_two_levels_lose_little(scorer, most):
+    """The loss against one level, on Gaussian features; a random draw is much worse or the measure says nothing."""
+    features = torch.randn(600, 16, generator=torch.Generator().manual_seed(4))
+    loss = measure_loss(scorer, features, 30, 4, "all")
+    assert loss.two_levels <= most * loss.one_level
+    value = MEASURES[type(scorer)][1]
+    assert loss.one_level == value(features, order_of(scorer, features, 30))
+    drawn = [value(features, torch.randperm(600, generator=torch.Generator().manual_seed(i))[:30]) for i in range(9)]
+    assert loss.two_levels < sorted(drawn)[4]
 
 
 def test_parts_of_a_large_class_are_even_and_fixed():
@@ -287,10 +339,7 @@ def test_an_item_without_its_record_is_not_finished(tmp_path):
 def test_embeddings_in_parquet(here, tmp_path):
     from prunetune.cluster.sources import find_embeddings
 
-    rng = np.random.default_rng(0)
-    rows, labels = rng.standard_normal((80, 6)).astype(np.float16), rng.integers(0, 2, 80)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 6)
-    pq.write_table(pa.table({"vector": column, "label": labels}), tmp_path / "e.parquet", row_group_size=30)
+    rows, labels = vectors(tmp_path / "e.parquet")
     plan = make_plan("herding", "auto", "micro", 0, duplicates="all")
     cluster, keep = Cluster(Store(tmp_path / "store")), understood(0.25)
     source = find_embeddings(tmp_path / "e.parquet", OPTIONS)

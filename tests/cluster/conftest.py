@@ -1,13 +1,15 @@
-"""One Ray of two workers for all tests of this folder; without the extra `cluster` they are skipped by name."""
+"""A local S3 server, and a Ray of two CPUs for each file; without the extra `cluster` the tests are skipped by name."""
 
 import os
 from collections.abc import Iterator
 
 import pytest
 
+from prunetune.cluster.engine import started
+
 try:
     import moto.server
-    import ray
+    import ray  # noqa: F401
 except ModuleNotFoundError as error:
     MISSING = error.name
 else:
@@ -38,17 +40,8 @@ def s3() -> Iterator[str]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def on_ray(s3) -> Iterator[None]:
-    """Start Ray with two CPUs and a small object store; runs of this process use it."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=300_000_000,
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-    )
-    yield
-    ray.shutdown()
+    """Start Ray with two CPUs as a run starts it; the runs of this process use it."""
+    with started(num_cpus=2):
+        yield

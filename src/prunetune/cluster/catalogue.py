@@ -12,7 +12,8 @@ import numpy as np
 
 from prunetune.base.errors import InputError
 from prunetune.cluster.listing import OF_JSON, Header, read_list
-from prunetune.cluster.sources import File, Source
+from prunetune.cluster.remote import File
+from prunetune.cluster.sources import Source
 from prunetune.cluster.stages import Stage, sliced
 from prunetune.own.data import OwnData
 from prunetune.own.read.assemble import WITHOUT_LABELS

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ from prunetune.base.disk import explained
 from prunetune.base.errors import InputError
 from prunetune.base.verification import key_digest
 from prunetune.cluster.engine import Cluster, RayEngine, started
-from prunetune.cluster.job import Outcome, check_plan, list_rows, prune_rows
+from prunetune.cluster.job import NONE_READ, Outcome, check_plan, list_rows, products_folder, prune_rows
 from prunetune.cluster.outcome import as_subset, mark_of_shards, write_outcome
+from prunetune.cluster.products import write_products
 from prunetune.cluster.sources import Source, find, find_embeddings
 from prunetune.own import command
 from prunetune.own.choose import Plan
@@ -26,14 +27,23 @@ log = logging.getLogger(__name__)
 WRITTEN = (*command.WRITTEN, "kept.parquet", "all.parquet")
 
 
-def run(source: command.Source, keep: Keep, plan: Plan, output: command.Output, engine: RayEngine) -> None:
+def run(
+    source: command.Source,
+    keep: Keep,
+    plan: Plan,
+    output: command.Output,
+    engine: RayEngine,
+    with_features: bool = False,
+) -> None:
     """Read, choose and write. Messages go to standard error, the paths of the files to standard output.
+
+    with_features: see `products.write_products`.
 
     Raises:
         InputError: the input is wrong; `--out` is then unchanged.
     """
     with told():
-        _run(source, keep, plan, output, engine)
+        _run(source, keep, plan, output, engine, with_features)
     if not output.is_dry:
         print_paths(output.folder, WRITTEN)
 
@@ -52,7 +62,9 @@ def prune(data: Any, embeddings: Any, keep: Keep, plan: Plan, cluster: Cluster, 
         return as_subset(outcome, options.rule)
 
 
-def _run(source: command.Source, keep: Keep, plan: Plan, output: command.Output, engine: RayEngine) -> None:
+def _run(
+    source: command.Source, keep: Keep, plan: Plan, output: command.Output, engine: RayEngine, with_features: bool
+) -> None:
     options = source.options
     check_plan(plan, keep, options)
     if (source.data is None) == (source.embeddings is None):
@@ -61,12 +73,14 @@ def _run(source: command.Source, keep: Keep, plan: Plan, output: command.Output,
         raise InputError("with --engine ray, labels are a column of the parquet files; leave --labels and --ids out")
     if output.export is not None:
         raise InputError("--export works without --engine ray only; copy the files that kept.txt names")
+    if with_features and source.embeddings is None and isinstance(plan.scorer, NONE_READ):
+        raise InputError(f"--with-features needs a scorer that reads features, and {plan.scorer.name} reads none")
     folder = OutFolder(output.folder, {**output.asked, "advice": None})
     folder.check(source.place)
     found = _source(source.data, source.embeddings, options)
     cluster = Cluster(open_store(output.store), engine)
     facts = {"engine": "ray", "sources": source_mark(found)}
-    if not output.is_dry and folder.has_same(facts, ("sources",)):
+    if not output.is_dry and not with_features and folder.has_same(facts, ("sources",)):
         log.info("finished before: the same command on the same data")
         return
     with started(engine.address), _explained(cluster):
@@ -79,13 +93,15 @@ def _run(source: command.Source, keep: Keep, plan: Plan, output: command.Output,
         outcome = prune_rows(catalogue, keep, plan, cluster, options)
         lines = catalogue.described([outcome.sizes.get(label, 0) for label in range(len(catalogue.classes))])
         _say(outcome, lines)
-        _write(outcome, folder, facts, lines)
+        products = write_products(outcome, products_folder(outcome, cluster, with_features), with_features)
+        log.info("scores of all rows as parquet files: %s", products)
+        _write(outcome, folder, {**facts, "products": str(products)}, lines)
 
 
 def _write(outcome: Outcome, folder: OutFolder, facts: dict[str, Any], lines: list[str]) -> None:
     catalogue = outcome.catalogue
     if catalogue.held is not None:
-        data_mark = mark(catalogue.held)
+        data_mark = source_mark(catalogue.source)
     elif catalogue.source.layout == "embeddings":
         data_mark = facts["sources"]
     else:
@@ -93,7 +109,8 @@ def _write(outcome: Outcome, folder: OutFolder, facts: dict[str, Any], lines: li
     if folder.is_finished(data_mark):
         log.info("finished before: the same command on the same data, by the other engine")
         return
-    facts = {**facts, "near_a_cut": outcome.near, "unreadable": outcome.failed}
+    losses = [asdict(loss) for loss in outcome.losses]
+    facts = {**facts, "near_a_cut": outcome.near, "unreadable": outcome.failed, "two_levels": losses}
     replace(folder, facts=facts).write(data_mark, lambda partial: write_outcome(outcome, partial, lines))
 
 
@@ -102,9 +119,9 @@ def _source(data: Any, embeddings: Any, options: ReadOptions) -> Source:
 
 
 def source_mark(source: Source) -> str:
-    """Return a mark that changes when a shard is written again; "" for images that the driver has listed."""
+    """Return a mark that changes when a shard or an image is written again."""
     if source.held is not None:
-        return mark(source.held)
+        return source.mark or mark(source.held)
     return key_digest([[file.url, file.size, file.mark] for file in source.files])
 
 

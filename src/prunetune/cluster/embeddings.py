@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from prunetune.base.errors import InputError
-from prunetune.base.extra import needed
 from prunetune.base.publish import new_file
 from prunetune.cluster.catalogue import Catalogue, Part, Segment
+from prunetune.cluster.content import is_damage, parquet_file
 from prunetune.cluster.passes import FEATURES
-from prunetune.cluster.sources import open_url
+from prunetune.cluster.remote import File, open_url
 from prunetune.cluster.stages import Item, Stage
 
 ROWS = 16384  # A part has at most this many rows.
@@ -49,18 +49,32 @@ def read_segment(item: Item, outer: Stage, catalogue: Catalogue, stage: Stage) -
 
 def _parts(catalogue: Catalogue, segment: Segment) -> Iterator[np.ndarray]:
     """Yield the embeddings of each part, [n, D]."""
-    parquet = needed("pyarrow.parquet", "cluster", "parquet files")
-    with open_url(catalogue.files[segment.shard].url) as stream:
-        opened = parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
-        column = catalogue.columns.image
+    file = catalogue.files[segment.shard]
+    with open_url(file.url) as stream:
+        batches = parquet_file(stream).iter_batches(
+            ROWS, row_groups=list(segment.groups), columns=[catalogue.columns.image]
+        )
         waiting: list[np.ndarray] = []
-        batches = opened.iter_batches(ROWS, row_groups=list(segment.groups), columns=[column])
         for part in segment.parts:
             while sum(map(len, waiting)) < part.count:
-                waiting.append(_matrix(next(batches).column(0), catalogue, part))
+                waiting.append(_matrix(_next(batches, file), catalogue, part))
             joined = np.concatenate(waiting)
             yield joined[: part.count]
             waiting = [joined[part.count :]]
+
+
+def _next(batches: Iterator[Any], file: File) -> Any:
+    """Return the next embeddings of a file as a column of Arrow.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        return next(batches).column(0)
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        raise InputError(f"{file.url} cannot be read as parquet ({' '.join(str(error).split())[:200]})") from None
 
 
 def _matrix(column: Any, catalogue: Catalogue, part: Part) -> np.ndarray:

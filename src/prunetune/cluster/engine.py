@@ -15,6 +15,8 @@ from prunetune.base.extra import needed
 from prunetune.base.store import Store
 
 RETRIES = 5  # A task whose worker dies is tried again this many times.
+LOOPBACK = "127.0.0.1"
+STARTS = 3  # Ray waits 30 seconds for its own processes. On a busy machine it is started up to this many times.
 OBJECT_STORE = 1 << 30  # Bytes of shared memory on one machine; images wait in it for a free network.
 AHEAD = 2  # For each CPU this many tasks are handed out, so that no worker waits for the driver.
 
@@ -29,13 +31,14 @@ def library(name: str = "ray") -> Any:
 
 
 @contextmanager
-def started(address: str | None = None) -> Iterator[None]:
+def started(address: str | None = None, num_cpus: int | None = None) -> Iterator[None]:
     """Connect to Ray inside the block. A connection that the caller has made already is used and stays open.
 
-    Ray on this machine gets no dashboard and sends no usage statistics.
+    Ray on this machine gets no dashboard, sends no usage statistics, and uses no address but 127.0.0.1.
 
     Args:
         address: that of a cluster, such as "auto" or "10.0.0.1:6379"; None starts Ray on this machine.
+        num_cpus: how many CPUs Ray on this machine uses; by default all of them.
 
     Raises:
         InputError: Ray is not installed, or there is no cluster at the address.
@@ -52,7 +55,7 @@ def started(address: str | None = None) -> Iterator[None]:
         if address is not None:
             ray.init(address=address, **quiet)
         else:
-            _start_here(ray, quiet)
+            _start_here(ray, num_cpus, quiet)
     except Exception as error:  # Ray raises bare Exceptions too, such as for a machine that is too busy to start it.
         if address is None:
             text = f"Ray could not be started here ({_first_line(error)}); try again when the machine is less busy"
@@ -65,16 +68,42 @@ def started(address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _start_here(ray: Any, quiet: dict[str, Any]) -> None:
+def _start_here(ray: Any, num_cpus: int | None, quiet: dict[str, Any]) -> None:
     shared = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None
     room = OBJECT_STORE if shared is None else min(OBJECT_STORE, shared.f_bavail * shared.f_frsize // 2)
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        object_store_memory=room,
-        _node_ip_address="127.0.0.1",  # Otherwise Ray looks for the route to an outside address to learn its own.
-        **quiet,
-    )
+    with _on_loopback():
+        for left in reversed(range(STARTS)):
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    object_store_memory=room,
+                    _node_ip_address=LOOPBACK,
+                    **quiet,
+                )
+            except Exception:
+                ray.shutdown()
+                if not left:
+                    raise
+            else:
+                return
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let Ray take 127.0.0.1 as the address of this machine inside the block, and so listen on no other.
+
+    On Linux Ray replaces this address by that of the route to the outside, so that other machines could join, and then
+    listens on all addresses. With the constant below it does what it does on macOS and Windows, where none can join.
+    """
+    constants = library("ray._private.ray_constants")
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from prunetune.cluster.engine import Cluster, library
 from prunetune.cluster.listing import list_shards
 from prunetune.cluster.passes import FEATURES, Work, run_passes
 from prunetune.cluster.scores import prototypes, score_parts, write_scores
-from prunetune.cluster.selecting import COPIES, Chooser, ClassWork, choose_all, class_works
+from prunetune.cluster.selecting import COPIES, Chooser, ClassWork, choose_all, class_works, read_choices
 from prunetune.cluster.sources import Source
 from prunetune.cluster.stages import Item, Stage
-from prunetune.cluster.two_level import TWO_LEVEL
+from prunetune.cluster.two_level import TWO_LEVEL, Loss
 from prunetune.data.images import transforms
 from prunetune.networks.backbone import Network
 from prunetune.networks.frozen_pass import Passes
@@ -53,7 +53,8 @@ class Outcome:
     catalogue: the rows. parts: how they were cut. passes: the stage of features and digests. scores: [N] float64, NaN
     for a row that is no candidate. percentiles: [N] float64 of the class, NaN for such a row. kept: [N] bool. sizes,
     budgets: of each class. failed: how many images cannot be read. near: rows that another engine may put on the other
-    side of a cut. notes: what was left out of the outcome, and why.
+    side of a cut. key: of all that the choice depends on. losses: of classes that were selected in two levels. method:
+    in words. reasons: maps the positions of a part's rows that cannot be read to the reason.
     """
 
     catalogue: Catalogue
@@ -66,6 +67,8 @@ class Outcome:
     budgets: Mapping[int, int]
     failed: int
     near: int
+    key: str
+    losses: tuple[Loss, ...] = ()
     method: str = ""
     reasons: Callable[[Part], dict[int, str]] = field(default=lambda part: {}, repr=False)
 
@@ -142,7 +145,8 @@ def prune_rows(catalogue: Catalogue, keep: Keep, plan: Plan, cluster: Cluster, o
     failed = sum(len(record["failed"]) for record in records.values())
     _check_failures(catalogue, parts, records, failed, options)
     runs, width = _sorted(catalogue, parts, passes, plan, cluster, key)
-    arrays, near, works = _chosen(runs, catalogue, keep, plan, cluster, width)
+    works, stage, names, losses = _chosen(runs, catalogue, keep, plan, cluster, width)
+    arrays, near = _gathered(read_choices(stage, names), catalogue.total)
     return Outcome(
         catalogue,
         tuple(parts),
@@ -152,9 +156,16 @@ def prune_rows(catalogue: Catalogue, keep: Keep, plan: Plan, cluster: Cluster, o
         budgets={work.label: work.budget for work in works},
         failed=failed,
         near=near,
+        key=stage.folder.name,
+        losses=tuple(losses),
         method=plan.method,
         reasons=lambda part: dict(map(tuple, records[part.name]["failed"])),
     )
+
+
+def products_folder(outcome: Outcome, cluster: Cluster, with_features: bool) -> Path:
+    """Return where the products of a run go."""
+    return _folder(cluster, "products", {"choices": outcome.key, "features": with_features})
 
 
 def _sorted(
@@ -171,8 +182,8 @@ def _sorted(
 
 def _chosen(
     runs: Runs, catalogue: Catalogue, keep: Keep, plan: Plan, cluster: Cluster, width: int
-) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], int, list[ClassWork]]:
-    """Return scores, percentiles and kept of all rows, how many are near a cut, and what each class keeps."""
+) -> tuple[list[ClassWork], Stage, list[str], list[Loss]]:
+    """Return what each class keeps, where the choices are and their names, and what two levels lose."""
     sizes = {label: int(size) for label, size in enumerate(runs.sizes) if size}
     budgets, ratio = _budgets(sizes, keep, plan)
     is_plain, worker_bytes = keep.fraction is not None, cluster.engine.worker_bytes
@@ -188,8 +199,8 @@ def _chosen(
         "ratio": [ratio, is_plain],
         "worker_bytes": worker_bytes,
     }
-    choices = choose_all(works, chooser, Stage(_folder(cluster, "choices", key)), width, worker_bytes)
-    return *_gathered(choices, catalogue.total), works
+    stage = Stage(_folder(cluster, "choices", key))
+    return works, stage, *choose_all(works, chooser, stage, width, worker_bytes)
 
 
 def _pass(
@@ -251,7 +262,7 @@ def worker_device(device: str) -> str:
 
 def _rows_key(catalogue: Catalogue) -> Any:
     if catalogue.held is not None:
-        return mark(catalogue.held)
+        return catalogue.source.mark or mark(catalogue.held)
     return [catalogue.lists.name, catalogue.label, sorted(catalogue.indices.items())]
 
 

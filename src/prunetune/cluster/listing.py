@@ -15,7 +15,8 @@ from prunetune.base.errors import InputError
 from prunetune.base.extra import needed
 from prunetune.base.publish import new_file
 from prunetune.cluster.engine import storage_fault
-from prunetune.cluster.sources import File, Source, open_url
+from prunetune.cluster.remote import File, open_url
+from prunetune.cluster.sources import Source
 from prunetune.cluster.stages import Item, Stage
 from prunetune.own.read.columns import LABEL_NAMES, SPLIT_COLUMNS, Columns, choose_columns, usual, without_labels
 from prunetune.own.read.labels import is_empty, plain

@@ -177,6 +177,7 @@ def write_outcome(outcome: Outcome, folder: Path, lines: list[str]) -> None:
             "classes": classes,
             "failed": outcome.failed,
             "near": outcome.near,
+            "losses": [loss.line for loss in outcome.losses],
             "left_out": list(outcome.catalogue.left_out.items()),
         },
     )

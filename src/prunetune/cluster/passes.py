@@ -2,8 +2,8 @@
 
 Ray Data streams the work: tasks on CPUs read and decode a part, actors that hold the networks take it, and no more
 parts are decoded than wait for an actor (back-pressure). Without GPUs each actor decodes its parts itself, since both
-would compete for the same CPUs. Each actor writes the features of its part to the disk, so that neither images nor
-features reach the driver.
+would compete for the same CPUs; without a network there is nothing to hold, and tasks do it. Each actor writes the
+features of its part to the disk, so that neither images nor features reach the driver.
 
 What is kept between the passes of DLC. The losses need the mean feature of each class, which is known only when all
 images have been seen. Between the two, the features of all T levels are kept: 4 T D bytes a row in float32 (10 kB for
@@ -123,8 +123,8 @@ def _streamed(
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Yield the name, rows and record of each part as it is finished."""
     place = write_work(stage, (catalogue, stage, work, segments))
-    on_gpus = work.network is not None and work.passes.hardware.device == "cuda"
-    crew = Crew(_decoded, Networks, DecodingNetworks, gpus if on_gpus else 0.0)
+    networks = Crew(_decoded, Networks, DecodingNetworks, gpus if uses_gpus(work) else 0.0)
+    crew = Crew(_checked) if work.network is None else networks
     try:
         yield from streamed([{"id": i} for i in range(len(segments))], place, crew)
     finally:
@@ -135,13 +135,13 @@ def _streamed(
 class Crew:
     """What the workers run on a row. gpus: those that an actor takes, 0 to use none.
 
-    decode: makes views of a row on a CPU. networks: the actors on GPUs that take the views. both: the actors that do
-    both where no GPU is used.
+    decode: makes views of a row on a CPU; without actors, the record of a part. networks: the actors on GPUs that take
+    the views. both: the actors that do both where no GPU is used.
     """
 
     decode: Callable[..., Any]
-    networks: type
-    both: type
+    networks: type | None = None
+    both: type | None = None
     gpus: float = 0.0
 
 
@@ -160,25 +160,31 @@ def streamed(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[t
     context.target_max_block_size = VIEW_BYTES  # So that a decoded part waits as a block of its own.
     # Blocks that are there from the start need no tasks of their own, for which actors on all CPUs would leave no room.
     rows = data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS))
-    if crew.gpus:
-        # An actor on a GPU takes no CPU, so that there is always one for decoding.
-        most = max(1, int(ray.cluster_resources().get("GPU", 0) / crew.gpus))
-        rows = rows.map_batches(crew.decode, batch_size=1, fn_kwargs={"place": str(place)}, num_cpus=1)
-        function, resources = crew.networks, {"num_gpus": crew.gpus, "num_cpus": 0}
-    else:
-        most = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        function, resources = crew.both, {"num_cpus": 1}
-    pool = data.ActorPoolStrategy(size=min(most, len(items)))
-    done = rows.map_batches(
-        function, batch_size=1, fn_constructor_kwargs={"place": str(place)}, compute=pool, **resources
-    )
     try:
-        for row in done.iter_rows():
+        for row in _mapped(rows, crew, str(place), len(items)).iter_rows():
             if row["error"]:
                 raise InputError(row["error"])
             yield row["name"], row["rows"], json.loads(row["record"])
     except ray.exceptions.RayError as error:
         raise _explained(error) from None
+
+
+def _mapped(rows: Any, crew: Crew, place: str, items: int) -> Any:
+    """Return the records of all parts as rows of a Ray Dataset, which are made when they are asked for."""
+    if crew.both is None:
+        return rows.map_batches(crew.decode, batch_size=1, fn_kwargs={"place": place}, num_cpus=1)
+    function, share, kind, wanted = crew.both, {"num_cpus": 1.0}, "CPU", 1.0
+    if crew.gpus:  # An actor on a GPU takes no CPU, so that there is always one for decoding.
+        rows = rows.map_batches(crew.decode, batch_size=1, fn_kwargs={"place": place}, num_cpus=1)
+        function, share, kind, wanted = crew.networks, {"num_gpus": crew.gpus, "num_cpus": 0.0}, "GPU", crew.gpus
+    most = max(1, int(library().cluster_resources().get(kind, 0) / wanted))
+    pool = library("ray.data").ActorPoolStrategy(size=min(most, items))
+    return rows.map_batches(function, batch_size=1, fn_constructor_kwargs={"place": place}, compute=pool, **share)
+
+
+def uses_gpus(work: Work) -> bool:
+    """Return whether the networks run on GPUs, so that other workers decode for them."""
+    return work.passes.hardware.device == "cuda"
 
 
 def _explained(error: BaseException) -> BaseException:
@@ -197,9 +203,9 @@ def write_work(stage: Stage, shared: tuple[Any, ...]) -> Path:
     return place
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def shared_work(place: str) -> tuple[Any, ...]:
-    """Return what all workers share; each process reads it once."""
+    """Return what all workers share; each process reads it once for a run."""
     return pickle.loads(Path(place).read_bytes())
 
 
@@ -329,6 +335,11 @@ class Networks:
                 "the backbone gives features that are not finite; check its weights or pass precision=fp32"
             )
         return features.numpy()
+
+
+def _checked(batch: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
+    """Decode the parts of a segment without a network, and yield their records."""
+    yield from DecodingNetworks(place)(batch)
 
 
 class DecodingNetworks(Networks):

@@ -8,7 +8,7 @@ the number of workers or blocks, or on their order.
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from prunetune.base.publish import new_file
 from prunetune.base.seeding import derive_seed
 from prunetune.cluster.by_class import POSITIONS, ROWS, VALUES, Runs
 from prunetune.cluster.stages import Item, Stage
-from prunetune.cluster.two_level import order_of, part_of, picks_of_part
+from prunetune.cluster.two_level import Loss, measure_loss, order_of, part_of, picks_of_part
 from prunetune.data.pool import Pool
 from prunetune.own.files import class_percentiles
 from prunetune.runs.scores import compute_scores
@@ -93,11 +93,8 @@ def class_works(
 
 def choose_all(
     works: Sequence[ClassWork], chooser: Chooser, stage: Stage, width: int, worker_bytes: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """Select all classes in the workers, and yield what was chosen, a few classes at a time.
-
-    Each yield has `positions` [n] int64, `scores` [n] float64, `percentiles` [n] float64, `kept` [n] bool and `near`
-    [1] int64: how many rows lie so near a cut that another engine may put them on its other side.
+) -> tuple[list[str], list[Loss]]:
+    """Select all classes in the workers. Return the names of what was chosen, and what two levels lose.
 
     Args:
         works: the classes.
@@ -115,8 +112,20 @@ def choose_all(
     memory = max(64 << 20, most * (40 + 4 * COPIES * width))
     stage.run(items, choose_classes, chooser, what="selecting", memory=min(memory, worker_bytes))
     names += [item.name for item in items]
+    losses = []
     for work in large:
-        names += _choose_large(work, chooser, stage, held)
+        more, loss = _choose_large(work, chooser, stage, held)
+        names += more
+        losses.append(loss)
+    return names, losses
+
+
+def read_choices(stage: Stage, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+    """Yield what was chosen, a few classes at a time.
+
+    Each yield has `positions` [n] int64, `scores` [n] float64, `percentiles` [n] float64, `kept` [n] bool and `near`
+    [1] int64: how many rows lie so near a cut that another engine may put them on its other side.
+    """
     for name in names:
         with np.load(stage.file(name, CHOICE)) as file:
             yield {key: file[key] for key in file.files}
@@ -212,34 +221,50 @@ def _near(ranked: Tensor, cut: int) -> int:
     return int(last - first)
 
 
-def _choose_large(work: ClassWork, chooser: Chooser, stage: Stage, held: int) -> list[str]:
-    """Select a class that no worker holds, in two levels; return the names of its choices."""
+def _choose_large(work: ClassWork, chooser: Chooser, stage: Stage, held: int) -> tuple[list[str], Loss]:
+    """Select a class that no worker holds, in two levels; return the names of its choices, and the loss."""
     parts = math.ceil(work.size / held)
     picks = picks_of_part(work.budget, parts, held)
     name = f"large-{work.label:06d}"
-    log.info("class %s is selected in two levels of %d parts", chooser.classes[work.label], parts)
     items = [Item(f"{name}-{part:04d}", work.size // parts, (work, part, parts, picks)) for part in range(parts)]
     stage.run(items, pick_part, chooser, what="first level")
     union = Item(f"{name}-union", work.size, (work, tuple(item.name for item in items)))
     record = stage.run([union], pick_union, chooser, what="second level")[union.name]
-    return list(record["choices"])
+    measured = Item(f"{name}-loss", work.size // parts, (work, parts))
+    loss = Loss(**stage.run([measured], part_loss, chooser, what="loss of two levels")[measured.name]["loss"])
+    log.info("%s", loss.line)
+    return list(record["choices"]), loss
 
 
 def pick_part(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
     """Let one part of a large class pick, and write the positions and features of its picks."""
     work, part, parts, picks = item.work
+    positions, features = _rows_of_part(work, part, parts, chooser)
+    order = order_of(chooser.scorer, features, min(picks, len(features))).numpy()
+    path = stage.file(item.name, PICKS)
+    with new_file(path) as partial, partial.open("wb") as file:
+        np.savez(file, positions=positions[order], features=features.numpy()[order])
+    return stage.finish(item.name, [path], {})
+
+
+def _rows_of_part(work: ClassWork, part: int, parts: int, chooser: Chooser) -> tuple[np.ndarray, Tensor]:
+    """Return the positions [n] and features [n, D] float32 of one part of a class."""
     positions, rows = [], []
     both = zip(chooser.runs.read(work.label, POSITIONS), chooser.runs.read(work.label, ROWS), strict=True)
     for some, features in both:
         own = np.flatnonzero(part_of(some, parts, chooser.seed) == part)
         positions.append(some[own])
         rows.append(features[own])
-    features = torch.from_numpy(np.concatenate(rows)).float()
-    order = order_of(chooser.scorer, features, min(picks, len(features))).numpy()
-    path = stage.file(item.name, PICKS)
-    with new_file(path) as partial, partial.open("wb") as file:
-        np.savez(file, positions=np.concatenate(positions)[order], features=features.numpy()[order])
-    return stage.finish(item.name, [path], {})
+    return np.concatenate(positions), torch.from_numpy(np.concatenate(rows)).float()
+
+
+def part_loss(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
+    """Measure on the first part of a large class what two levels lose."""
+    work, parts = item.work
+    _, features = _rows_of_part(work, 0, parts, chooser)
+    kept = max(1, round(work.budget * len(features) / work.size))
+    loss = measure_loss(chooser.scorer, features, kept, parts, chooser.classes[work.label])
+    return stage.finish(item.name, [], {"loss": asdict(loss)})
 
 
 def pick_union(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:

@@ -4,39 +4,32 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from prunetune.base.errors import InputError
-from prunetune.base.extra import needed
-from prunetune.cluster.engine import storage_fault
-from prunetune.data.images.own import EncodedImages, OwnFiles
-from prunetune.data.images.rule import OWN_SUFFIXES
+from prunetune.cluster.remote import (
+    File,
+    Remote,
+    address,
+    is_image,
+    list_base,
+    list_files,
+    mark_of,
+    read_remote_folder,
+    read_remote_list,
+)
+from prunetune.data.images.own import OwnFiles
 from prunetune.data.readers.hugging_face import is_saved
 from prunetune.own.data import OwnData
 from prunetune.own.read import ReadOptions, read
-from prunetune.own.read.assemble import Found, assemble
 from prunetune.own.read.folder import METADATA, shard_split
-from prunetune.own.read.layout import understand
 from prunetune.own.read.options import check_used
+from prunetune.own.read.records import is_address
 from prunetune.own.read.scan import scan
 from prunetune.own.read.splits import choose_splits, split_kind
 from prunetune.own.read.webdataset import chosen_splits, expand, splits_of
 
 PARQUET, TAR = ".parquet", ".tar"
-
-
-@dataclass(frozen=True)
-class File:
-    """A shard: its address, its size in bytes, and a mark that changes when it is written again."""
-
-    url: str
-    size: int
-    mark: str
-
-    @property
-    def name(self) -> str:
-        """The last part of the address."""
-        return PurePosixPath(self.url).name
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +38,7 @@ class Source:
 
     layout: "parquet" or "webdataset" for shards, else that of `held`. files: the shards of the chosen splits, in the
     order of their rows. held: the candidates if the driver has listed them; only their images are read by the workers.
-    left_out, notes: as in OwnData.
+    left_out, notes: as in OwnData. mark: changes when images at addresses do; "" for files, whose times say it.
     """
 
     name: str
@@ -54,6 +47,7 @@ class Source:
     held: OwnData | None = None
     left_out: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    mark: str = ""
 
 
 def find(data: Any, options: ReadOptions) -> Source:
@@ -84,12 +78,12 @@ def find_embeddings(place: str | Path, options: ReadOptions) -> Source:
     """
     text = str(place)
     path = Path(os.path.abspath(os.path.expanduser(text)))
-    if "://" in text:
+    if is_address(text):
         found = _remote(text, options)
     elif path.is_dir():
-        found = _of_shards(_local_files([str(file) for file in sorted(path.rglob(f"*{PARQUET}"))]), path.name, options)
+        found = _of_shards(_files([str(file) for file in sorted(path.rglob(f"*{PARQUET}"))]), path.name, options)
     else:
-        found = _of_shards(_local_files([str(path)]), path.name, options)
+        found = _of_shards(_files([str(path)]), path.name, options)
     if found.layout != "parquet" or not all(file.url.lower().endswith(PARQUET) for file in found.files):
         word = options.words("engine", "ray")
         raise InputError(f"{text} are no parquet files, which {word} reads embeddings from; leave {word} out for .npy")
@@ -98,21 +92,21 @@ def find_embeddings(place: str | Path, options: ReadOptions) -> Source:
 
 def _find(data: Any, options: ReadOptions) -> Source:
     if isinstance(data, list | tuple) and data and all(str(one).lower().endswith(TAR) for one in data):
-        return _of_shards(_local_files(list(map(str, data))), "archives", options)
+        return _of_shards(_files(list(map(str, data))), "archives", options)
     if not isinstance(data, str | Path):
         return _held(read(data, options), options)
     text = str(data)
-    if "://" in text:
+    if is_address(text):
         return _remote(text, options)
     path = Path(os.path.abspath(os.path.expanduser(text)))
     if "{" in text and text.endswith(TAR):
-        return _of_shards(_local_files([str(one) for one in expand(text)]), path.name, options)
+        return _of_shards(_files([str(one) for one in expand(text)]), path.name, options)
     if "*" in text and not path.exists():
-        return _of_shards(_local_files([str(one) for one in sorted(path.parent.glob(path.name))]), path.name, options)
+        return _of_shards(_files([str(one) for one in sorted(path.parent.glob(path.name))]), path.name, options)
     if path.is_file() and path.suffix.lower() in (PARQUET, TAR):
-        return _of_shards(_local_files([str(path)]), path.name, options)
+        return _of_shards(_files([str(path)]), path.name, options)
     if path.is_dir() and not is_saved(path) and options.hold_out is None and (files := _shards_in(path, options)):
-        return _of_shards(_local_files(files), path.name, options)
+        return _of_shards(_files(files), path.name, options)
     return _held(read(data, options), options)
 
 
@@ -129,9 +123,13 @@ def _shards_in(folder: Path, options: ReadOptions) -> list[str]:
     return []
 
 
-def _local_files(paths: Sequence[str]) -> list[File]:
+def _files(paths: Sequence[str]) -> list[File]:
+    """Return files by their paths or addresses."""
     files = []
     for path in paths:
+        if is_address(path):
+            files += list_files(path)
+            continue
         try:
             stat = os.stat(path)
         except OSError:
@@ -140,8 +138,8 @@ def _local_files(paths: Sequence[str]) -> list[File]:
     return files
 
 
-def _held(data: OwnData, options: ReadOptions) -> Source:
-    """Return candidates that the driver has listed.
+def _held(data: OwnData, options: ReadOptions, mark: str = "") -> Source:
+    """Return candidates that the driver has listed; mark: see Source.
 
     Raises:
         InputError: their images can be read by the driver only, such as the items of a dataset in memory.
@@ -152,100 +150,21 @@ def _held(data: OwnData, options: ReadOptions) -> Source:
             f"{word} reads parquet files, tar archives, and folders and lists of image files, not {data.layout} in "
             f"memory; leave {word} out"
         )
-    return Source(data.pool.name, data.layout, held=data, left_out=dict(data.left_out), notes=data.notes)
-
-
-def file_system(url: str) -> tuple[Any, str]:
-    """Return the file system of an address and the path there.
-
-    Raises:
-        InputError: the library for such addresses is not installed.
-    """
-    try:
-        return needed("fsspec", "cluster", "addresses such as s3://").core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise InputError(f"{url} cannot be opened ({error}); pip install -e '.[cluster]' brings s3 and gs") from None
-
-
-def open_url(url: str) -> BinaryIO:
-    """Open a file on this machine or at an address, to be read at any place."""
-    if "://" not in url:
-        return open(url, "rb")
-    system, path = file_system(url)
-    return system.open(path, "rb")
+    return Source(data.pool.name, data.layout, held=data, left_out=dict(data.left_out), notes=data.notes, mark=mark)
 
 
 def _remote(url: str, options: ReadOptions) -> Source:
-    system, path = file_system(url)
-    try:
-        found = _listed(system, path)
-    except Exception as error:
-        text = storage_fault(error)
-        if text is None:
-            raise
-        raise InputError(f"{url}: {text}") from None
-    if not found:
-        raise InputError(f"there is nothing at {url}; check the address")
-    files = [
-        File(system.unstrip_protocol(name), int(info.get("size") or 0), _mark(info))
-        for name, info in sorted(found.items(), key=lambda pair: PurePosixPath(pair[0]).parts)
-    ]
+    files = list_files(url)
+    if len(files) == 1 and files[0].is_list:
+        data = read_remote_list(files[0], options)
+        return _held(data, options, mark_of(data, list_files(list_base(files[0], options))))
+    if any(is_image(file.url) for file in files) and "*" not in url:
+        data = read_remote_folder(files, address(url), options)
+        return _held(data, options, mark_of(data, files))
     for suffix in (PARQUET, TAR):
         if chosen := [file for file in files if file.url.lower().endswith(suffix)]:
-            return _of_shards(chosen, PurePosixPath(path).name, options)
-    return _remote_images(files, system.unstrip_protocol(path).rstrip("/"), options)
-
-
-def _listed(system: Any, path: str) -> dict[str, dict[str, Any]]:
-    if "*" in path:
-        return {name: info for name, info in system.glob(path, detail=True).items() if info["type"] == "file"}
-    if system.isfile(path):
-        return {path: system.info(path)}
-    return {name: info for name, info in system.find(path, detail=True).items() if info["type"] == "file"}
-
-
-def _mark(info: dict[str, Any]) -> str:
-    keys = ("ETag", "etag", "LastModified", "mtime", "generation", "updated")
-    return next((str(info[key]) for key in keys if info.get(key)), "")
-
-
-@dataclass(frozen=True)
-class Remote:
-    """Returns the content of one of several objects. urls: their addresses."""
-
-    urls: tuple[str, ...]
-
-    def __call__(self, item: int) -> bytes:
-        system, path = file_system(self.urls[item])
-        return system.cat_file(path)
-
-
-def _remote_images(files: Sequence[File], top: str, options: ReadOptions) -> Source:
-    """Return the images below an address, whose classes are folders as on a disk."""
-    parts = {tuple(file.url.removeprefix(f"{top}/").split("/")): file for file in files}
-    images = [one for one in parts if PurePosixPath(one[-1]).suffix.lower() in OWN_SUFFIXES]
-    left_out = {"/".join(one): "no images" for one in parts if one not in set(images)}
-    if not images:
-        raise InputError(f"{top} holds no parquet files, no tar archives and no images")
-    layout = understand(sorted(images, key="/".join), top, options)
-    order = sorted(range(len(layout.chosen)), key=lambda i: "/".join(layout.chosen[i]))
-    ids = ["/".join(layout.chosen[i]) for i in order]
-    urls = tuple(parts[layout.chosen[i]].url for i in order)
-    found = Found(
-        layout="flat" if layout.classes is None else "folders",
-        source=top,
-        num_rows=len(ids),
-        rows=list(range(len(ids))),
-        sample_ids=ids,
-        names=list(ids),
-        images=EncodedImages(Remote(urls), ids.__getitem__, tuple(range(len(ids))), options.rule),
-        place=lambda row: ids[row],
-        labels=None if layout.classes is None else [layout.classes[i] for i in order],
-        are_names=True,
-        left_out={**left_out, **layout.left_out},
-        notes=layout.notes,
-    )
-    return _held(assemble(found, PurePosixPath(top).name, options), options)
+            return _of_shards(chosen, PurePosixPath(url).name, options)
+    raise InputError(f"{url} holds no parquet files, no tar archives, and no images below a folder")
 
 
 def _of_shards(files: Sequence[File], name: str, options: ReadOptions) -> Source:

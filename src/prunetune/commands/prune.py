@@ -23,6 +23,7 @@ NOT_ASKED = (
     "ray_address",
     "gpus_per_actor",
     "worker_gb",
+    "with_features",
 )
 
 
@@ -136,6 +137,9 @@ GpusPerActor = Annotated[
 WorkerGb = Annotated[
     float, option("--worker-gb", panel=MACHINE, help="With --engine ray: the memory of a worker for one class, in GB.")
 ]
+WithFeatures = Annotated[
+    bool, option("--with-features", panel=OUTPUT, help="With --engine ray: also write the features of each sample.")
+]
 BatchSize = Annotated[int, option("--batch-size", panel=MACHINE, help="Images per forward pass.")]
 
 
@@ -175,6 +179,7 @@ def prune(
     ray_address: RayAddress = None,
     gpus_per_actor: GpusPerActor = 1.0,
     worker_gb: WorkerGb = 2.0,
+    with_features: WithFeatures = False,
 ) -> None:
     """Choose which images of your own data are kept: `prunetune prune my_photos --keep 0.2 --out pruned`.
 
@@ -196,12 +201,14 @@ def prune(
     plan = replace(plan, device=device, precision=precision, batch_size=batch_size)
     output = command.Output(out, {**_asked(context), "duplicates": duplicates}, export, store, dry_run)
     source = command.Source(data, embeddings, labels, ids, options)
+    if on_ray is None and with_features:
+        raise InputError("--with-features belongs to --engine ray; add it, or leave --with-features out")
     if on_ray is None:
         command.run(source, amount, plan, output)
         return
     from prunetune.cluster import command as cluster_command
 
-    cluster_command.run(source, amount, plan, output, on_ray)
+    cluster_command.run(source, amount, plan, output, on_ray, with_features)
 
 
 def advise(
