@@ -3,7 +3,6 @@
 import json
 from types import SimpleNamespace
 
-import cloudpickle
 import pytest
 
 from prunetune import RayEngine, prune_text
@@ -15,6 +14,7 @@ from runs import prunetune_here
 
 SMALL = TinyLanguageModel(layers=1, width=32)
 ROWS = [{"instruction": f"Say {i}.", "output": f"It is {i} or {'word ' * (i % 5)}."} for i in range(40)]
+PICKLE = SimpleNamespace(dumps=lambda work: work, loads=lambda work: work)  # Nothing leaves this process.
 SETTINGS = {"model": SMALL, "keep": 0.3, "max_tokens": 200}
 
 
@@ -65,7 +65,7 @@ class FakeRay:
 @pytest.fixture
 def ray(monkeypatch):
     fake = FakeRay()
-    monkeypatch.setattr(on_ray, "library", lambda name="ray": cloudpickle if name == "ray.cloudpickle" else fake)
+    monkeypatch.setattr(on_ray, "library", lambda name="ray": PICKLE if name == "ray.cloudpickle" else fake)
     monkeypatch.setattr(on_ray, "started", lambda address: on_ray.ExitStack())
     return fake
 
