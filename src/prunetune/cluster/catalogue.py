@@ -4,7 +4,7 @@ import bisect
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,42 +190,68 @@ def of_shards(
     found = list(records.values())
     counts = tuple(record["rows"] for record in found)
     firsts = tuple(int(first) for first in np.concatenate([[0], np.cumsum(counts)[:-1]]))
+    left_out = _left_out(source, found)
+    if sum(counts) == 0:
+        raise InputError(f"{source.name} holds no images that can be read; {len(left_out)} rows or files are left out")
+    if header is not None and header.warning:
+        log.warning("%s", header.warning)
+    catalogue = Catalogue(
+        source,
+        classes=(WITHOUT_LABELS,),
+        total=sum(counts),
+        files=source.files,
+        firsts=firsts,
+        counts=counts,
+        groups=tuple(tuple(record.get("groups", ())) for record in found),
+        lists=lists,
+        columns=None if header is None else header.columns,
+        is_labelled=False,
+        left_out=left_out,
+        notes=(*source.notes, *(() if header is None else header.columns.notes)),
+    )
+    label = _label_column(header, found, options)
+    return catalogue if label is None else _labelled(catalogue, label, header, found, options)
+
+
+def _left_out(source: Source, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the shards and samples that are no candidates, and the reasons."""
     left_out = dict(source.left_out)
-    for file, record in zip(source.files, found, strict=True):
+    for file, record in zip(source.files, records, strict=True):
         if "error" in record:
             left_out[file.url] = record["error"]
             log.warning("the shard %s is left out: %s", file.url, record["error"])
         left_out.update({name: "samples without an image" for name in record.get("left_out", ())})
-    if sum(counts) == 0:
-        raise InputError(f"{source.name} holds no images that can be read; {len(left_out)} rows or files are left out")
-    notes = list(source.notes) + list(() if header is None else header.columns.notes)
-    if header is not None and header.warning:
-        log.warning("%s", header.warning)
-    label = _label_column(header, found, options)
-    if header is None and label is not None:
-        words = f"{label.removeprefix(OF_JSON)} in .json" if label.startswith(OF_JSON) else f".{label}"
-        notes.insert(0, f"labels from {words}")
-    merged = _merged([record["labels"].get(label, {}) for record in found], firsts) if label is not None else {}
-    if label is not None:
-        _add_missing(merged, found, label, firsts)
+    return left_out
+
+
+def _labelled(
+    catalogue: Catalogue,
+    label: str,
+    header: Header | None,
+    records: Sequence[Mapping[str, Any]],
+    options: ReadOptions,
+) -> Catalogue:
+    """Return a catalogue with the classes of its rows.
+
+    Raises:
+        InputError: a label is missing or wrong.
+    """
+    merged = _merged([record["labels"].get(label, {}) for record in records], catalogue.firsts)
+    _add_missing(merged, records, label, catalogue.firsts)
     unlabelled = merged.pop("null", [0, 0])
-    read = _read_labels(merged, unlabelled, header, sum(counts), options, source) if label is not None else None
-    return Catalogue(
-        source,
-        read.classes if read else (WITHOUT_LABELS,),
-        sum(counts),
-        source.files,
-        firsts,
-        counts,
-        tuple(tuple(record.get("groups", ())) for record in found),
-        lists,
-        header.columns if header else None,
-        label,
-        {} if read is None else {text: read.indices[i] for text, i in _places(merged).items()},
-        label is not None,
-        left_out,
-        unlabelled[0] if label is not None else 0,
-        tuple(notes) + (tuple(read.notes) if read else ()),
+    read = _read_labels(merged, unlabelled, header, catalogue.total, options, catalogue.source)
+    notes = catalogue.notes
+    if header is None:
+        words = f"{label.removeprefix(OF_JSON)} in .json" if label.startswith(OF_JSON) else f".{label}"
+        notes = (f"labels from {words}", *notes)
+    return replace(
+        catalogue,
+        classes=read.classes,
+        label=label,
+        indices={text: read.indices[i] for text, i in _places(merged).items()},
+        is_labelled=True,
+        unlabelled=unlabelled[0],
+        notes=(*notes, *read.notes),
     )
 
 

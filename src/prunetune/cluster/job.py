@@ -41,7 +41,7 @@ from prunetune.samplers.flexrand import FlexRandReleased
 from prunetune.scorers import DLC, FacilityLocation, Herding, KCenter, MaxHerding, Moderate, NoScore, Random, Scorer
 
 log = logging.getLogger(__name__)
-VERSION = 1  # This number must be raised when what a stage writes changes.
+VERSION = 2  # This number must be raised when what a stage writes changes.
 NONE_READ = (Random, NoScore)  # These scorers read nothing, so that images are only decoded.
 BY_CLASS = (Herding, KCenter, FacilityLocation, MaxHerding, Moderate)  # Each class is scored by itself.
 
@@ -51,17 +51,17 @@ class Outcome:
     """What was chosen of N rows. All arrays are in the order of positions.
 
     catalogue: the rows. parts: how they were cut. passes: the stage of features and digests. scores: [N] float64, NaN
-    for a row that is no candidate. percentiles: [N] float64 of the class, NaN for such a row. kept: [N] bool. sizes,
-    budgets: of each class. failed: how many images cannot be read. near: rows that another engine may put on the other
-    side of a cut. key: of all that the choice depends on. losses: of classes that were selected in two levels. method:
-    in words. reasons: maps the positions of a part's rows that cannot be read to the reason.
+    for a row that is no candidate. ranks: [N] int32, how many rows of the class have no larger score. kept: [N] bool.
+    sizes, budgets: of each class. failed: how many images cannot be read. near: rows that another engine may put on the
+    other side of a cut. key: of all that the choice depends on. losses: of classes that were selected in two levels.
+    method: in words. reasons: maps the positions of a part's rows that cannot be read to the reason.
     """
 
     catalogue: Catalogue
     parts: tuple[Part, ...]
     passes: Stage
     scores: np.ndarray
-    percentiles: np.ndarray
+    ranks: np.ndarray
     kept: np.ndarray
     sizes: Mapping[int, int]
     budgets: Mapping[int, int]
@@ -350,12 +350,12 @@ def _check_large(works: Sequence[ClassWork], chooser: Chooser, width: int, worke
 def _gathered(
     choices: Iterable[Mapping[str, np.ndarray]], total: int
 ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], int]:
-    """Return scores, percentiles and kept in the order of positions: 17 bytes a row; and the rows near a cut."""
-    scores, percentiles = np.full(total, np.nan), np.full(total, np.nan)
+    """Return scores, ranks and kept in the order of positions: 13 bytes a row; and the rows near a cut."""
+    scores, ranks = np.full(total, np.nan), np.zeros(total, dtype=np.int32)
     kept, near = np.zeros(total, dtype=bool), 0
     for choice in choices:
         positions = choice["positions"]
-        scores[positions], percentiles[positions] = choice["scores"], choice["percentiles"]
+        scores[positions], ranks[positions] = choice["scores"], choice["ranks"]
         kept[positions] = choice["kept"]
         near += int(choice["near"].sum())
-    return (scores, percentiles, kept), near
+    return (scores, ranks, kept), near

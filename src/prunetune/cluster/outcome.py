@@ -219,11 +219,11 @@ def _lines(outcome: Outcome) -> Iterator[dict[str, Any]]:
             names,
             labels,
             outcome.scores[rows].tolist(),
-            outcome.percentiles[rows].tolist(),
+            outcome.ranks[rows].tolist(),
             outcome.kept[rows].tolist(),
             strict=True,
         )
-        for row, (name, label, score, percentile, kept) in enumerate(values, part.first):
+        for row, (name, label, score, rank, kept) in enumerate(values, part.first):
             if score == score:
                 yield {
                     "row": row,
@@ -231,7 +231,7 @@ def _lines(outcome: Outcome) -> Iterator[dict[str, Any]]:
                     "path": None,
                     "class": catalogue.classes[label] if catalogue.is_labelled else None,
                     "score": score,
-                    "percentile": percentile,
+                    "percentile": 100 * rank / outcome.sizes[label],
                     "kept": kept,
                     "weight": float(kept),
                     "reason": "kept" if kept else "not chosen",

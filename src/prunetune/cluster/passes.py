@@ -275,13 +275,17 @@ class Networks:
     """An actor that holds the networks of all levels, and runs them over the views of one part after another."""
 
     def __init__(self, place: str) -> None:
-        self._catalogue, self._stage, self._work, _ = shared_work(place)
-        self._place = place
+        self._place, self._is_ready = place, False
+
+    def _prepare(self) -> None:
+        """Bring the networks to the device; not in __init__, an error of which is a dead worker to Ray."""
+        self._catalogue, self._stage, self._work, _ = shared_work(self._place)
         torch.set_num_threads(1)  # Each CPU has an actor of its own.
         self._device = resolve_device(self._work.passes.hardware.device)
         network = self._work.network
         self._network = None if network is None else copy.deepcopy(network).to(self._device).eval()
         self._levels = self._masked()
+        self._is_ready = True
 
     def _masked(self) -> list[Network]:
         """Return a copy of the network for each level that is not the network itself, so that masks are made once."""
@@ -302,13 +306,19 @@ class Networks:
         """Write the features of a part, and return its record."""
         row = {name: values[0] for name, values in batch.items()}
         part = Part(str(row["name"]), int(row["first"]), int(row["count"]))
-        record = Failure(str(row["error"])) if row["error"] else guarded(self._finish, part, row)
+        record = Failure(str(row["error"])) if row["error"] else guarded(self._done, part, row)
         error = record.text if isinstance(record, Failure) else ""
         return {"name": [part.name], "rows": [part.count], "record": [json.dumps(None if error else record)]} | {
             "error": [error]
         }
 
+    def _done(self, part: Part, row: dict[str, Any]) -> dict[str, Any]:
+        if not self._is_ready:
+            self._prepare()
+        return self._finish(part, row)
+
     def _finish(self, part: Part, row: dict[str, Any]) -> dict[str, Any]:
+        """Write the files of a part, and return its record."""
         side = self._work.side
         positions = np.frombuffer(row["positions"], dtype=np.int64)
         labels = self._catalogue.labels(part)[positions - part.first]

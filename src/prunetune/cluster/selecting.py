@@ -21,7 +21,6 @@ from prunetune.cluster.by_class import POSITIONS, ROWS, VALUES, Runs
 from prunetune.cluster.stages import Item, Stage
 from prunetune.cluster.two_level import Loss, measure_loss, order_of, part_of, picks_of_part
 from prunetune.data.pool import Pool
-from prunetune.own.files import class_percentiles
 from prunetune.runs.scores import compute_scores
 from prunetune.samplers import Sampler
 from prunetune.scorers import Scorer
@@ -123,8 +122,9 @@ def choose_all(
 def read_choices(stage: Stage, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
     """Yield what was chosen, a few classes at a time.
 
-    Each yield has `positions` [n] int64, `scores` [n] float64, `percentiles` [n] float64, `kept` [n] bool and `near`
-    [1] int64: how many rows lie so near a cut that another engine may put them on its other side.
+    Each yield has `positions` [n] int64, `scores` [n] float64, `ranks` [n] int32 (how many rows of the class have no
+    larger score), `kept` [n] bool and `near` [1] int64 (how many rows lie so near a cut that another engine may put
+    them on its other side).
     """
     for name in names:
         with np.load(stage.file(name, CHOICE)) as file:
@@ -165,11 +165,11 @@ def _choose(work: ClassWork, chooser: Chooser) -> dict[str, np.ndarray]:
         scores = class_scores(chooser, work)
     kept = selected(work, chooser.sampler, scores)
     near = near_cuts(work, chooser.sampler, scores, kept) if chooser.scorer is None else 0
-    percentiles = class_percentiles(scores, torch.zeros(len(scores), dtype=torch.int64))
+    ranks = torch.searchsorted(scores.sort().values, scores, right=True)
     return {
         "positions": positions,
         "scores": scores.numpy(),
-        "percentiles": percentiles.numpy(),
+        "ranks": ranks.numpy().astype(np.int32),
         "kept": kept.numpy(),
         "near": np.array([near]),
     }
@@ -304,11 +304,10 @@ def _choice_of(positions: np.ndarray, ranks: Mapping[int, int], work: ClassWork)
     rank = np.array([ranks.get(position, -1) for position in positions.tolist()])
     kept, size = rank >= 0, work.size
     scores = np.where(kept, (size - rank) / size, 0.0)
-    percentiles = 100 * np.where(kept, size - rank, size - len(ranks)) / size
     return {
         "positions": np.asarray(positions),
         "scores": scores,
-        "percentiles": percentiles,
+        "ranks": np.where(kept, size - rank, size - len(ranks)).astype(np.int32),
         "kept": kept,
         "near": np.zeros(1, dtype=np.int64),
     }
