@@ -17,6 +17,7 @@ from prunetune.api import make_plan, prune
 from prunetune.base.errors import InputError
 from prunetune.base.hashes import file_hash
 from prunetune.base.store import Store
+from prunetune.cli import app
 from prunetune.cluster import job, passes, products, stages
 from prunetune.cluster.engine import Cluster, Failure, chosen_engine, guarded, storage_fault
 from prunetune.cluster.job import check_plan, list_rows, prune_rows
@@ -199,6 +200,18 @@ def test_the_engine_in_process_needs_no_ray(tmp_path, monkeypatch):
     assert len(prune(data, **settings)) == 6
     with pytest.raises(InputError, match=r"engine=ray need ray, .*pip install -e '.\[cluster\]'"):
         prune(data, engine="ray", **settings)
+
+
+@pytest.mark.parametrize("words", [("--ray-address", "auto"), ("--with-features",)])
+def test_options_of_ray_are_refused_without_it(words):
+    with pytest.raises(InputError, match=f"{words[0]} belongs to --engine ray; add it, or leave {words[0]} out"):
+        app(["prune", "photos", "--keep", "0.5", *words], standalone_mode=False)
+
+
+def test_features_of_a_scorer_that_reads_none_are_refused(tmp_path):
+    words = ["prune", str(tmp_path), "--keep", "0.5", "--scorer", "random", "--engine", "ray", "--with-features"]
+    with pytest.raises(InputError, match="--with-features needs a scorer that reads features, and random reads none"):
+        app(words, standalone_mode=False)
 
 
 def test_the_engine_is_a_name_or_its_settings():

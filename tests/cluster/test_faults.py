@@ -160,7 +160,6 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(on_ray, small
         assert not (tmp_path / "out").exists()
         assert [path for path in Path(place).rglob("*") if "partial" in path.name] == []
     assert resize(20_000)
-    monkeypatch.setattr(sys, "argv", [*sys.argv])
     with pytest.raises(SystemExit) as exit_:
         cli.main()
     assert exit_.value.code in (0, None)

@@ -5,12 +5,15 @@ import csv
 import ipaddress
 import json
 import threading
+import time
 
 import pytest
 
 from cluster_inputs import shards
 from cluster_processes import family
+from prunetune import RayEngine
 from prunetune.api import prune
+from prunetune.base.errors import InputError
 from prunetune.cli import app
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.filterwarnings("default")]
@@ -19,6 +22,14 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.filterw
 def command(*words: object) -> None:
     """Run the command in this process."""
     app([str(word) for word in words], standalone_mode=False)
+
+
+def test_an_address_without_a_cluster_is_refused_at_once(s3, tmp_path):
+    data = shards(tmp_path / "data", rows=12, files=1)
+    start = time.monotonic()
+    with pytest.raises(InputError, match=r"there is no Ray cluster at 127\.0\.0\.1:1 \(.*refused\); check it"):
+        prune(data, 0.5, "random", engine=RayEngine("127.0.0.1:1"))
+    assert time.monotonic() - start < 60  # Ray itself tries for minutes.
 
 
 @pytest.mark.usefixtures("on_ray")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from prunetune.base.store import Store
 
 RETRIES = 5  # A task whose worker dies is tried again this many times.
 LOOPBACK = "127.0.0.1"
+SECONDS_TO_ANSWER = 10
 STARTS = 3  # Ray waits 30 seconds for its own processes. On a busy machine it is started up to this many times.
 OBJECT_STORE = 1 << 30  # Bytes of shared memory on one machine; images wait in it for a free network.
 AHEAD = 2  # For each CPU this many tasks are handed out, so that no worker waits for the driver.
@@ -45,7 +47,6 @@ def started(address: str | None = None, num_cpus: int | None = None) -> Iterator
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reads these when it is first imported.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Our messages say in one line what Ray would say in many.
     ray = library()
     if ray.is_initialized():
         yield
@@ -53,6 +54,7 @@ def started(address: str | None = None, num_cpus: int | None = None) -> Iterator
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is not None:
+            _check_answers(address)
             ray.init(address=address, **quiet)
         else:
             _start_here(ray, num_cpus, quiet)
@@ -66,6 +68,13 @@ def started(address: str | None = None, num_cpus: int | None = None) -> Iterator
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise an OSError if nothing listens at an address; Ray would try for minutes, and say so in many lines."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
 
 
 def _start_here(ray: Any, num_cpus: int | None, quiet: dict[str, Any]) -> None:

@@ -195,14 +195,12 @@ def prune(
 
     options = _reading(split, image_column, label_column, root, labels_from, no_exif, max_pixels, on_error, out)
     network = _network(backbone, checkpoint)
-    on_ray = ray_of(engine, ray_address, gpus_per_actor, worker_gb)
+    on_ray = ray_of(engine, ray_address, gpus_per_actor, worker_gb, with_features)
     duplicates = duplicates or ("one" if on_ray is None else "all")
     plan = make_plan(scorer, sampler, network, seed, proxy=proxy, rounding=rounding, duplicates=duplicates)
     plan = replace(plan, device=device, precision=precision, batch_size=batch_size)
     output = command.Output(out, {**_asked(context), "duplicates": duplicates}, export, store, dry_run)
     source = command.Source(data, embeddings, labels, ids, options)
-    if on_ray is None and with_features:
-        raise InputError("--with-features belongs to --engine ray; add it, or leave --with-features out")
     if on_ray is None:
         command.run(source, amount, plan, output)
         return
@@ -252,7 +250,9 @@ def advise(
     command.advise(command.Source(data, embeddings, labels, ids, options), plan, output)
 
 
-def ray_of(engine: str, address: str | None, gpus_per_actor: float, worker_gb: float = 2.0) -> Any:
+def ray_of(
+    engine: str, address: str | None, gpus_per_actor: float, worker_gb: float = 2.0, with_features: bool = False
+) -> Any:
     """Return the settings of Ray, or None for the engine local.
 
     Raises:
@@ -261,8 +261,9 @@ def ray_of(engine: str, address: str | None, gpus_per_actor: float, worker_gb: f
     from prunetune.cluster.engine import RayEngine, chosen_engine
 
     if chosen_engine(engine) is None:
-        if address is not None:
-            raise InputError("--ray-address belongs to --engine ray; add it, or leave the address out")
+        for word, is_given in (("--ray-address", address is not None), ("--with-features", with_features)):
+            if is_given:
+                raise InputError(f"{word} belongs to --engine ray; add it, or leave {word} out")
         return None
     return RayEngine(address, gpus_per_actor, worker_gb)
 
