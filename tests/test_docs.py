@@ -56,6 +56,9 @@ NOT_RUN = {  # Maps the page and the first line of a block to the reason why it 
     ),
     "docs/clusters.md: prunetune prune /data/photos --keep 0.1 --scorer dlc --engine ray --gpus-per-actor 1 "
     "--store /data/store --out pruned": "needs Ray and GPUs",
+    "docs/clusters.md: prunetune prune-text shards/ --model <folder or hub name> --scorer dlc --keep 0.1 "
+    "--engine ray --out kept": "needs Ray and a language model",
+    "docs/clusters.md: prunetune run dataset=dtd backbone=resnet18 scorer=dlc ratio=0.1 engine=ray": "needs Ray",
 }
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunetune.base import checks
+from prunetune.base.devices import ENGINES
 from prunetune.base.disk import fault_of, reason
 from prunetune.base.errors import InputError
 from prunetune.base.extra import needed
 from prunetune.base.store import Store
 
-ENGINES = ("local", "ray")
 RETRIES = 5  # A task whose worker dies is tried again this many times.
 LOOPBACK = "127.0.0.1"
 SECONDS_TO_ANSWER = 10

@@ -222,7 +222,7 @@ def _work(catalogue: Catalogue, plan: Plan, options: ReadOptions) -> tuple[Work,
     """Return what is run over the images, and all that its outcome depends on."""
     reads = not isinstance(plan.scorer, NONE_READ)
     network = network_of(plan, options) if reads else None
-    device = _device(plan.device)
+    device = worker_device(plan.device)
     precision = "fp32" if network is None else _precision(plan.precision, device, network)
     path, seed, collapsed = None, 0, False
     if isinstance(plan.scorer, DLC):
@@ -253,7 +253,7 @@ def _precision(precision: str, device: str, network: Network) -> str:
     return "fp32" if is_blind and precision == "auto" else resolve_precision(precision, device, network)
 
 
-def _device(device: str) -> str:
+def worker_device(device: str) -> str:
     """Return the device of the workers: with auto a GPU if the cluster has one, whatever the driver has."""
     if device == "auto":
         return "cuda" if library().cluster_resources().get("GPU", 0) else "cpu"

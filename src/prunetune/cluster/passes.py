@@ -18,7 +18,7 @@ import hashlib
 import json
 import logging
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,38 +122,63 @@ def _streamed(
     catalogue: Catalogue, stage: Stage, work: Work, segments: Sequence[Segment], gpus: float
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Yield the name, rows and record of each part as it is finished."""
+    place = write_work(stage, (catalogue, stage, work, segments))
+    networks = Crew(_decoded, Networks, DecodingNetworks, gpus if uses_gpus(work) else 0.0)
+    crew = Crew(_checked) if work.network is None else networks
+    try:
+        yield from streamed([{"id": i} for i in range(len(segments))], place, crew)
+    finally:
+        place.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Crew:
+    """What the workers run on a row. gpus: those that an actor takes, 0 to use none.
+
+    decode: makes views of a row on a CPU; without actors, the record of a part. networks: the actors on GPUs that take
+    the views. both: the actors that do both where no GPU is used.
+    """
+
+    decode: Callable[..., Any]
+    networks: type | None = None
+    both: type | None = None
+    gpus: float = 0.0
+
+
+def streamed(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Run a crew over rows, and yield the name, rows and record of each part as it is finished.
+
+    Args:
+        items: at least one row.
+        place: the file of what all workers share, see `write_work`; each function and actor gets it as `place`.
+        crew: what is run.
+    """
     ray, data = library(), library("ray.data")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = data.DataContext.get_current()
     context.enable_progress_bars, context.print_on_execution_start = False, False
     context.target_max_block_size = VIEW_BYTES  # So that a decoded part waits as a block of its own.
-    place = write_work(stage, (catalogue, stage, work, segments))
     # Blocks that are there from the start need no tasks of their own, for which actors on all CPUs would leave no room.
-    rows = data.from_items(
-        [{"id": i} for i in range(len(segments))], override_num_blocks=min(len(segments), MOST_BLOCKS)
-    )
+    rows = data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS))
     try:
-        for row in _mapped(rows, work, str(place), len(segments), gpus).iter_rows():
+        for row in _mapped(rows, crew, str(place), len(items)).iter_rows():
             if row["error"]:
                 raise InputError(row["error"])
             yield row["name"], row["rows"], json.loads(row["record"])
     except ray.exceptions.RayError as error:
         raise _explained(error) from None
-    finally:
-        place.unlink(missing_ok=True)
 
 
-def _mapped(rows: Any, work: Work, place: str, segments: int, gpus: float) -> Any:
+def _mapped(rows: Any, crew: Crew, place: str, items: int) -> Any:
     """Return the records of all parts as rows of a Ray Dataset, which are made when they are asked for."""
-    if work.network is None:
-        return rows.map_batches(_checked, batch_size=1, fn_kwargs={"place": place}, num_cpus=1)
-    function: type[Networks] = DecodingNetworks
-    share, kind, wanted = {"num_cpus": 1.0}, "CPU", 1.0
-    if uses_gpus(work):  # An actor on a GPU takes no CPU, so that there is always one for decoding.
-        rows = rows.map_batches(_decoded, batch_size=1, fn_kwargs={"place": place}, num_cpus=1)
-        function, share, kind, wanted = Networks, {"num_gpus": gpus, "num_cpus": 0.0}, "GPU", gpus
+    if crew.both is None:
+        return rows.map_batches(crew.decode, batch_size=1, fn_kwargs={"place": place}, num_cpus=1)
+    function, share, kind, wanted = crew.both, {"num_cpus": 1.0}, "CPU", 1.0
+    if crew.gpus:  # An actor on a GPU takes no CPU, so that there is always one for decoding.
+        rows = rows.map_batches(crew.decode, batch_size=1, fn_kwargs={"place": place}, num_cpus=1)
+        function, share, kind, wanted = crew.networks, {"num_gpus": crew.gpus, "num_cpus": 0.0}, "GPU", crew.gpus
     most = max(1, int(library().cluster_resources().get(kind, 0) / wanted))
-    pool = library("ray.data").ActorPoolStrategy(size=min(most, segments))
+    pool = library("ray.data").ActorPoolStrategy(size=min(most, items))
     return rows.map_batches(function, batch_size=1, fn_constructor_kwargs={"place": place}, compute=pool, **share)
 
 
@@ -169,7 +194,7 @@ def _explained(error: BaseException) -> BaseException:
     return died(error) if names & known else error
 
 
-def write_work(stage: Stage, shared: tuple[Catalogue, Stage, Work, Sequence[Segment]]) -> Path:
+def write_work(stage: Stage, shared: tuple[Any, ...]) -> Path:
     """Write what all workers share into the folder of a stage, and return its place, which no other content gets."""
     content = pickle.dumps(shared)
     place = stage.folder / f"{hashlib.sha256(content).hexdigest()[:16]}{WORK}"
@@ -179,14 +204,14 @@ def write_work(stage: Stage, shared: tuple[Catalogue, Stage, Work, Sequence[Segm
 
 
 @functools.lru_cache(maxsize=1)
-def _shared(place: str) -> tuple[Catalogue, Stage, Work, Sequence[Segment]]:
+def shared_work(place: str) -> tuple[Any, ...]:
     """Return what all workers share; each process reads it once for a run."""
     return pickle.loads(Path(place).read_bytes())
 
 
 def _decoded(batch: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
     """Yield the views of each unfinished part of a segment as one row."""
-    catalogue, stage, work, segments = _shared(place)
+    catalogue, stage, work, segments = shared_work(place)
     segment = segments[int(batch["id"][0])]
     parts = contents(catalogue, segment)
     while True:
@@ -254,7 +279,7 @@ class Networks:
 
     def _prepare(self) -> None:
         """Bring the networks to the device; not in __init__, an error of which is a dead worker to Ray."""
-        self._catalogue, self._stage, self._work, _ = _shared(self._place)
+        self._catalogue, self._stage, self._work, _ = shared_work(self._place)
         torch.set_num_threads(1)  # Each CPU has an actor of its own.
         self._device = resolve_device(self._work.passes.hardware.device)
         network = self._work.network
@@ -281,15 +306,19 @@ class Networks:
         """Write the features of a part, and return its record."""
         row = {name: values[0] for name, values in batch.items()}
         part = Part(str(row["name"]), int(row["first"]), int(row["count"]))
-        record = Failure(str(row["error"])) if row["error"] else guarded(self._finish, part, row)
+        record = Failure(str(row["error"])) if row["error"] else guarded(self._done, part, row)
         error = record.text if isinstance(record, Failure) else ""
         return {"name": [part.name], "rows": [part.count], "record": [json.dumps(None if error else record)]} | {
             "error": [error]
         }
 
-    def _finish(self, part: Part, row: dict[str, Any]) -> dict[str, Any]:
+    def _done(self, part: Part, row: dict[str, Any]) -> dict[str, Any]:
         if not self._is_ready:
             self._prepare()
+        return self._finish(part, row)
+
+    def _finish(self, part: Part, row: dict[str, Any]) -> dict[str, Any]:
+        """Write the files of a part, and return its record."""
         side = self._work.side
         positions = np.frombuffer(row["positions"], dtype=np.int64)
         labels = self._catalogue.labels(part)[positions - part.first]

@@ -195,7 +195,7 @@ def prune(
 
     options = _reading(split, image_column, label_column, root, labels_from, no_exif, max_pixels, on_error, out)
     network = _network(backbone, checkpoint)
-    on_ray = _ray(engine, ray_address, gpus_per_actor, worker_gb, with_features)
+    on_ray = ray_of(engine, ray_address, gpus_per_actor, worker_gb, with_features)
     duplicates = duplicates or ("one" if on_ray is None else "all")
     plan = make_plan(scorer, sampler, network, seed, proxy=proxy, rounding=rounding, duplicates=duplicates)
     plan = replace(plan, device=device, precision=precision, batch_size=batch_size)
@@ -250,7 +250,9 @@ def advise(
     command.advise(command.Source(data, embeddings, labels, ids, options), plan, output)
 
 
-def _ray(engine: str, address: str | None, gpus_per_actor: float, worker_gb: float, with_features: bool) -> Any:
+def ray_of(
+    engine: str, address: str | None, gpus_per_actor: float, worker_gb: float = 2.0, with_features: bool = False
+) -> Any:
     """Return the settings of Ray, or None for the engine local.
 
     Raises:
