@@ -67,6 +67,15 @@ def test_folders_and_lists_of_images(on_ray, bucket, tmp_path):
     check("s3://lab/listed", listed, tmp_path, read_as=ReadOptions(labels_from="folders"))
 
 
+def test_a_list_that_holds_no_paths(on_ray, bucket, tmp_path):
+    folder = tmp_path / "no-paths"
+    folder.mkdir()
+    (folder / "list.jsonl").write_text('{"image": {"path": "a.png"}, "label": "moss"}\n')
+    bucket(folder)
+    with pytest.raises(InputError, match=r"list\.jsonl should name each image by a path or an address"):
+        prune("s3://lab/no-paths/list.jsonl", engine="ray", store=tmp_path / "ray", **SETTINGS)
+
+
 def test_an_object_that_a_list_names_and_that_is_not_there(on_ray, bucket, tmp_path):
     data = photos(tmp_path / "gaps")
     (data / "bark/000.png").unlink()

@@ -181,14 +181,21 @@ def _size_and_mark(url: str) -> tuple[int, str]:
 
 
 def _of_list(file: File, base: str, options: ReadOptions, needs_labels: bool = False) -> OwnData | None:
-    """Return the images of a list. With `needs_labels`: None if the list has no labels."""
+    """Return the images of a list. With `needs_labels`: None if the list has no labels.
+
+    Raises:
+        InputError: the list does not name its images by paths or addresses, or see `read_records`.
+    """
     with tempfile.TemporaryDirectory() as folder, open_url(file.url) as stream:
         copy = Path(folder) / file.name
         copy.write_bytes(stream.read())
         records = replace(table_records(copy), source=file.url)
     if needs_labels and options.label_column is None and not any(usual(name, LABEL_NAMES) for name in records.names):
         return None
-    return read_records(records, options, of_paths=lambda *given: _of_addresses(base, *given))
+    data = read_records(records, options, of_paths=lambda *given: _of_addresses(base, *given))
+    if not isinstance(getattr(data.pool.images, "content", None), Remote):
+        raise InputError(f"{file.name} should name each image by a path or an address; write one into each line")
+    return data
 
 
 def _of_addresses(base: str, records: Records, cells: Sequence[Any], options: ReadOptions) -> Found:
