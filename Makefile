@@ -9,7 +9,7 @@ WORKERS ?= 2
 REAL = $(if $(DATA),--data $(DATA))
 .DEFAULT_GOAL := help
 TABLES := main weakly transfer time ablation-path ablation-masking ablation-sampler ablation-gamma v1-depths v1-paradigms instruction v1-llm
-.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-gpu drill lint status report collect tables figures wandb real paper baselines study bench bench-scale backbones parity docs
+.PHONY: help run run-text demo-grid test test-slow test-data test-slurm test-cluster test-gpu drill lint status report collect tables figures wandb real paper baselines study bench bench-scale bench-cluster backbones parity docs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -45,10 +45,10 @@ demo-grid: $(VENV)/.base  ## grids on embedded data, offline, and from them ever
 	$(CLI) figures --allow-dirty --results $(RESULTS) --out $(RESULTS)/figures
 
 test: $(VENV)/.dev  ## default tests, the notebook, and data tests where PRUNETUNE_REAL_DATA is set
-	$(PY) -m pytest --nbmake tests docs/prune_your_images.ipynb -m 'not slow and not slurm' -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=20 --budget 9
+	$(PY) -m pytest --nbmake tests docs/prune_your_images.ipynb -m 'not slow and not slurm and not cluster' -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=20 --budget 9
 
 test-slow: $(VENV)/.dev  ## the long tests, half an hour
-	$(PY) -m pytest -m 'slow and not gpu and not slurm' -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=20
+	$(PY) -m pytest -m 'slow and not gpu and not slurm and not cluster' -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=20
 
 test-data: $(VENV)/.dev  ## tests on real images and weights below PRUNETUNE_REAL_DATA
 	$(PY) -m pytest -m data
@@ -56,6 +56,12 @@ test-data: $(VENV)/.dev  ## tests on real images and weights below PRUNETUNE_REA
 test-slurm: $(VENV)/.dev  ## grids on a real one-node Slurm, installed where apt can, skipped elsewhere
 	sh tests/slurm/install.sh
 	$(PY) -m pytest -m slurm
+
+$(VENV)/.cluster: $(VENV)/.dev
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev,instruct,cluster,cluster-tests]' && touch $@
+
+test-cluster: $(VENV)/.cluster  ## tests on Ray, two workers on this machine, and a local S3 server
+	$(PY) -m pytest -m cluster
 
 test-gpu: $(VENV)/.dev  ## tests that need a CUDA device
 	$(PY) -m pytest -m gpu
@@ -117,6 +123,10 @@ bench: $(VENV)/.base  ## speed as ratios against named alternatives; DATA=<folde
 
 bench-scale: $(VENV)/.base  ## time and memory of scorers and samplers up to a million images; hours
 	$(PY) -m scripts.bench.scale
+
+bench-cluster: $(VENV)/.cluster  ## the cluster engine against the engine in process: WORK=<folder with 24 GB>; hours
+	@test -n "$(WORK)" || { echo "error: pass WORK=<folder with 24 GB of room>"; exit 2; }
+	$(PY) -m scripts.bench.cluster --work $(WORK)
 
 backbones: $(VENV)/.base  ## try one network of every family of timm: results/backbones.csv; half an hour
 	$(PY) -m scripts.survey.backbones

@@ -71,7 +71,7 @@ def run_text_here(results: Path, *overrides: str) -> Path:
     return folder
 
 
-def grid_here(results: Path, *overrides: str) -> None:
+def grid_here(results: Path, *overrides: str, remote: Any = None) -> None:
     """Carry out a grid in this process."""
     from hydra import initialize_config_dir
 
@@ -81,7 +81,7 @@ def grid_here(results: Path, *overrides: str) -> None:
     cfg = compose_here(results, *overrides, config="grid")
     with initialize_config_dir(config_dir=str(ROOT / "configs"), version_base="1.3"):
         asked = parse_grid(cfg, [*overrides, f"results_dir={results}"])
-    grid.execute(asked)
+    grid.execute(asked, remote)
 
 
 def read_result(folder: Path) -> dict[str, Any]:

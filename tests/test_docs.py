@@ -50,6 +50,15 @@ NOT_RUN = {  # Maps the page and the first line of a block to the reason why it 
     "docs/reproduce.md: prunetune grid sweep=main finetune=linear_probe proxy=linear_probe \\": "needs its data",
     "docs/reproduce.md: make tables figures": "makes a virtual environment",
     "docs/clusters.md: prunetune grid sweep=main hydra/launcher=slurm \\": "needs Slurm",
+    "docs/clusters.md: pip install -e '.[cluster]'": "needs a package index and object storage",
+    "docs/clusters.md: sbatch --nodes=4 --gpus-per-node=8 --cpus-per-task=64 --mem=200G scripts/slurm/ray.sbatch \\": (
+        "needs Slurm; tests/slurm runs the script"
+    ),
+    "docs/clusters.md: prunetune prune /data/photos --keep 0.1 --scorer dlc --engine ray --gpus-per-actor 1 "
+    "--store /data/store --out pruned": "needs Ray and GPUs",
+    "docs/clusters.md: prunetune prune-text shards/ --model <folder or hub name> --scorer dlc --keep 0.1 "
+    "--engine ray --out kept": "needs Ray and a language model",
+    "docs/clusters.md: prunetune run dataset=dtd backbone=resnet18 scorer=dlc ratio=0.1 engine=ray": "needs Ray",
 }
 
 

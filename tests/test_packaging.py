@@ -77,7 +77,8 @@ def test_every_import_of_the_package_its_scripts_and_the_command_is_declared():
     assert {"torch", "timm", "hydra", "safetensors"} <= modules
     # Only tests call the function of `prunetune.testing` that imports pytest, so pytest is installed.
     # One survey compares with cleanlab where that is installed. The report of the study has an extra of its own.
-    modules -= {"pytest", "cleanlab", "statsmodels"}
+    # Addresses of object storage need the extra cluster, and its benchmark the extra cluster-tests.
+    modules -= {"pytest", "cleanlab", "statsmodels", "fsspec", "psutil"}
     extra = {"pyarrow", "datasets", "webdataset", "pillow_heif", "huggingface_hub"}
     assert undeclared(modules - extra, REQUIRED) == set()
     assert extra <= modules
@@ -104,7 +105,9 @@ def test_only_the_folder_of_text_runs_imports_its_extra():
 
 
 def test_every_import_of_the_tests_is_declared_too():
-    assert undeclared(imports_of("tests") - {"_pytest"}, [*REQUIRED, *EXTRAS]) == set()
+    of_clusters = {"ray", "moto", "s3fs", "psutil"}  # Only make test-cluster installs them.
+    assert of_clusters <= {canonicalize_name(requirement.name) for requirement in EXTRAS}
+    assert undeclared(imports_of("tests") - {"_pytest"} - of_clusters, [*REQUIRED, *EXTRAS]) == set()
 
 
 def test_every_declared_dependency_is_imported_or_a_tool():
@@ -126,6 +129,11 @@ def test_every_declared_dependency_is_imported_or_a_tool():
         "cleanlab",
         "mypy",
         "playwright",
+        "ray",
+        "s3fs",
+        "gcsfs",
+        "moto",
+        "psutil",
     }  # Pandas writes LaTeX with jinja2. Tests compare with two where they are installed, a page of docs imports one.
     homes = packages_distributions()
     modules = imports_of("src", "scripts", "run.py", "tests")

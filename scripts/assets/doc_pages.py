@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from prunetune.config.catalogue import Entry, entries
 from prunetune.instruct import registration  # noqa: F401  adds the text scorers and methods to the catalogue
 from scripts.assets.doc_backbones import backbones_page
+from scripts.assets.doc_cluster_costs import are_measured, cluster_costs_page
 from scripts.assets.doc_commands import commands_page
 from scripts.assets.doc_measured import measured_page
 from scripts.assets.doc_parity import parity_page
@@ -37,8 +38,9 @@ OF_ALL_SAMPLERS = ("min_per_class", "rounding", "budgets")  # Described once, at
 def pages() -> dict[str, Callable[[], str]]:
     """Return the function that makes each page, by the name of the page below docs/.
 
-    The page of the study is there once results/study/ has its tables.
+    The page of the study is there once results/study/ has its tables, and that of costs once they were measured.
     """
+    costs = ROOT / "results" / "bench" / "cluster.csv"
     study = ROOT / "results" / "study"
     return {
         "scorers.md": scorers_page,
@@ -51,6 +53,7 @@ def pages() -> dict[str, Callable[[], str]]:
         "backbones.md": lambda: backbones_page(ROOT / "results" / "backbones.csv"),
         "commands.md": commands_page,
         "text_forms.md": text_forms_page,
+        **({"cluster_costs.md": lambda: cluster_costs_page(costs)} if are_measured(costs) else {}),
         **({"study.md": lambda: study_page(study)} if is_there(study) else {}),
     }
 

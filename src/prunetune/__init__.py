@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prunetune.api import Subset, advise, prune
+    from prunetune.cluster.engine import RayEngine
     from prunetune.data.pool import Pool
     from prunetune.instruct.own_text.api import prune_text
     from prunetune.loop.recorder import Recorder
@@ -26,6 +27,7 @@ _HOMES = {
     "prune_text": "prunetune.instruct.own_text.api",
     "Subset": "prunetune.api",
     "Backbone": "prunetune.networks.backbone",
+    "RayEngine": "prunetune.cluster.engine",
     "ReadOptions": "prunetune.own.read",
     "Pool": "prunetune.data.pool",
     "Recorder": "prunetune.loop.recorder",
@@ -43,6 +45,7 @@ __all__ = [
     "InfoBatchSampler",
     "Pool",
     "RS2Sampler",
+    "RayEngine",
     "ReadOptions",
     "Recorder",
     "Signals",

@@ -13,6 +13,7 @@ from prunetune.base.disk import explained
 from prunetune.base.errors import InputError, suggestion
 from prunetune.base.publish import scratch_folder
 from prunetune.base.store import Store
+from prunetune.cluster.engine import Cluster, RayEngine, chosen_engine
 from prunetune.config.named import SAMPLERS, SCORERS, own_sampler
 from prunetune.networks.backbone import Backbone
 from prunetune.networks.named import as_backbone
@@ -20,6 +21,7 @@ from prunetune.own import keep as amounts
 from prunetune.own.advice import Advice, advise_data
 from prunetune.own.choose import DEFAULT_METHOD, NOT_HERE, Plan, choose, with_rounding
 from prunetune.own.data import OwnData
+from prunetune.own.keep import Keep
 from prunetune.own.read import ReadOptions, read, read_embeddings, read_labelled
 from prunetune.own.subset import Subset
 from prunetune.samplers import Sampler
@@ -47,13 +49,14 @@ def prune(
     read_as: ReadOptions | None = None,
     hold_out: float | None = None,
     rounding: str | None = None,
-    duplicates: str = "one",
+    duplicates: str | None = None,
     on_error: str = "stop",
     proxy: str | ProxyRecipe = "full",
     store: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
     batch_size: int = 64,
+    engine: str | RayEngine = "local",
 ) -> Subset:
     """Choose which samples of your own data are kept.
 
@@ -80,7 +83,8 @@ def prune(
             dataset=image_folder. By default nothing is.
         rounding: how a fraction of a class becomes a number: largest_remainder meets the total, half_even rounds each
             class by itself, as a run does. By default largest_remainder, and for a Sampler object its own.
-        duplicates: one keeps at most one of a group of duplicates; all treats each as a sample of its own.
+        duplicates: one keeps at most one of a group of duplicates; all treats each as a sample of its own. By default
+            one, and all with engine="ray", which does not look for duplicates.
         on_error: stop refuses data with images that cannot be read; skip leaves those images out.
         proxy: how to train the proxy network that EL2N, forgetting and others read: full (fine-tune the backbone on all
             samples, slow without a GPU), linear_probe (takes seconds), or a ProxyRecipe.
@@ -89,6 +93,9 @@ def prune(
         precision: the precision of the forward passes: auto (bf16 if the hardware supports it and the backbone has no
             batch normalisation), fp32 or bf16.
         batch_size: images per forward pass. Scores depend on it only by rounding.
+        engine: local works in this process; ray reads, scores and selects on the workers of a Ray cluster, or of this
+            machine (docs/clusters.md says what it runs); a RayEngine has its settings. With ray, `store` must be on a
+            disk that all machines share.
 
     Raises:
         InputError: an argument is not allowed, a sample cannot be read, or weights cannot be loaded.
@@ -96,8 +103,13 @@ def prune(
     amount = amounts.understood(keep, ratio, per_class)
     checks.choice("on_error", on_error, ON_ERROR)
     options = dataclasses.replace(read_as or ReadOptions(), on_error=on_error, hold_out=hold_out)
-    plan = make_plan(scorer, sampler, backbone, seed, proxy=proxy, rounding=rounding, duplicates=duplicates)
+    on_ray = chosen_engine(engine)
+    treated = duplicates or ("one" if on_ray is None else "all")
+    plan = make_plan(scorer, sampler, backbone, seed, proxy=proxy, rounding=rounding, duplicates=treated)
     plan = dataclasses.replace(plan, device=device, precision=precision, batch_size=batch_size)
+    if on_ray is not None:
+        with _store(store) as kept:
+            return _on_ray((data, embeddings, labels, ids), amount, plan, Cluster(kept, on_ray), options)
     own = _read(data, embeddings, labels, ids, options)
     with _store(store) as kept:
         return choose(own, amount, plan, kept, options).subset
@@ -197,6 +209,18 @@ def _read(data: Any, embeddings: Any, labels: Any, ids: Any, options: ReadOption
     if ids is not None:
         raise InputError("ids belong to embeddings; data bring their own")
     return read(data, options) if labels is None else read_labelled(data, labels, options)
+
+
+def _on_ray(given: tuple[Any, ...], keep: Keep, plan: Plan, cluster: Cluster, options: ReadOptions) -> Subset:
+    """Prune with engine="ray"; given: data, embeddings, labels and ids."""
+    from prunetune.cluster.command import prune as prune_on_ray
+
+    data, embeddings, labels, ids = given
+    if (data is None) == (embeddings is None):
+        raise InputError("pass either data or embeddings; exactly one of them is needed")
+    if labels is not None or ids is not None:
+        raise InputError('with engine="ray", labels are in the shards, lists or folders; leave labels and ids out')
+    return prune_on_ray(data, embeddings, keep, plan, cluster, options)
 
 
 def _named(choice: Any, known: Mapping[str, Any], what: str, kind: type, without: Collection[str] = ()) -> Any:

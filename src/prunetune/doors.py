@@ -3,8 +3,10 @@
 The key `pipeline` of each root configuration names one of these functions. Code below them receives no configuration.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -17,7 +19,9 @@ def image(cfg: DictConfig, out_dir: Path) -> None:
     from prunetune.config.parse import parse_image_run  # Imported here, since it loads torch, which `--help` avoids.
     from prunetune.runs import image_run
 
-    image_run.execute(parse_image_run(cfg), out_dir)
+    run = parse_image_run(cfg)
+    with _remote(run) as remote:
+        image_run.execute(run, out_dir, remote)
 
 
 def grid(cfg: DictConfig, out_dir: Path) -> None:
@@ -25,7 +29,21 @@ def grid(cfg: DictConfig, out_dir: Path) -> None:
     from prunetune.config.cells import parse_grid
     from prunetune.runs import grid
 
-    grid.execute(parse_grid(cfg, list(HydraConfig.get().overrides.task)))
+    asked = parse_grid(cfg, list(HydraConfig.get().overrides.task))
+    with _remote(asked.cells[0].run) as remote:  # All cells have the same engine.
+        grid.execute(asked, remote)
+
+
+@contextmanager
+def _remote(run: Any) -> Iterator[Any]:
+    """Yield the workers of the run's engine, or None for this process; Ray is imported only if it is the engine."""
+    if run.engine == "local":
+        yield None
+        return
+    from prunetune.cluster.pool_passes import RayPasses
+
+    with RayPasses(run.ray_address, run.device, run.results_dir / "store") as passes:
+        yield passes
 
 
 def instruct(cfg: DictConfig, out_dir: Path) -> None:

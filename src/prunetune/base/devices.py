@@ -10,6 +10,8 @@ from torch import nn
 
 from prunetune.base.errors import InputError
 
+ENGINES = ("local", "ray")  # Work is done in this process, or by the workers of Ray.
+
 
 def resolve_device(device: str) -> str:
     """Return "cpu", "cuda" or "mps" for auto | cpu | cuda | mps. auto never takes mps, whose results differ more."""

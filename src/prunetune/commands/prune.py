@@ -8,10 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
+from prunetune.base.errors import InputError
+
 METHOD, READING, OUTPUT, MACHINE = "Method", "Reading the data", "Output", "Machine"
 KEEP_WORDS = ("--keep", "--ratio", "--per-class")
 # The files of --out do not depend on these options.
-NOT_ASKED = ("out", "store", "dry_run", "device", "batch_size")
+NOT_ASKED = (
+    "out",
+    "store",
+    "dry_run",
+    "device",
+    "batch_size",
+    "engine",
+    "ray_address",
+    "gpus_per_actor",
+    "worker_gb",
+    "with_features",
+)
 
 
 class Export(StrEnum):
@@ -83,8 +96,13 @@ MaxPixels = Annotated[
 ]
 OnError = Annotated[str, option("--on-error", panel=READING, help="stop at what cannot be read, or skip it.")]
 Duplicates = Annotated[
-    str,
-    option("--duplicates", panel=READING, help="one: keep at most one of equal images; all: treat each by itself."),
+    str | None,
+    typer.Option(
+        "--duplicates",
+        rich_help_panel=READING,
+        help="one: keep at most one of equal images; all: treat each by itself.",
+        show_default="one; all with --engine ray",
+    ),
 ]
 Exports = Annotated[
     Export | None, option("--export", panel=OUTPUT, help="Also write the kept images as a folder or data set.")
@@ -108,6 +126,20 @@ AdviceOut = Annotated[
 DryRun = Annotated[bool, option("--dry-run", panel=OUTPUT, help="Print what was understood, and stop.")]
 Device = Annotated[str, option("--device", panel=MACHINE, help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, option("--precision", panel=MACHINE, help="auto, fp32 or bf16.")]
+Engine = Annotated[str, option("--engine", panel=MACHINE, help="local: this process. ray: the workers of Ray.")]
+RayAddress = Annotated[
+    str | None,
+    option("--ray-address", panel=MACHINE, metavar="ADDRESS", help="A Ray cluster; else RAY_ADDRESS or this machine."),
+]
+GpusPerActor = Annotated[
+    float, option("--gpus-per-actor", panel=MACHINE, help="With --engine ray: the GPUs that one network takes.")
+]
+WorkerGb = Annotated[
+    float, option("--worker-gb", panel=MACHINE, help="With --engine ray: the memory of a worker for one class, in GB.")
+]
+WithFeatures = Annotated[
+    bool, option("--with-features", panel=OUTPUT, help="With --engine ray: also write the features of each sample.")
+]
 BatchSize = Annotated[int, option("--batch-size", panel=MACHINE, help="Images per forward pass.")]
 
 
@@ -136,13 +168,18 @@ def prune(
     no_exif: NoExif = False,
     max_pixels: MaxPixels = None,
     on_error: OnError = "stop",
-    duplicates: Duplicates = "one",
+    duplicates: Duplicates = None,
     export: Exports = None,
     store: StoreFolder = None,
     dry_run: DryRun = False,
     device: Device = "auto",
     precision: Precision = "auto",
     batch_size: BatchSize = 64,
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
+    gpus_per_actor: GpusPerActor = 1.0,
+    worker_gb: WorkerGb = 2.0,
+    with_features: WithFeatures = False,
 ) -> None:
     """Choose which images of your own data are kept: `prunetune prune my_photos --keep 0.2 --out pruned`.
 
@@ -158,10 +195,18 @@ def prune(
 
     options = _reading(split, image_column, label_column, root, labels_from, no_exif, max_pixels, on_error, out)
     network = _network(backbone, checkpoint)
+    on_ray = ray_of(engine, ray_address, gpus_per_actor, worker_gb, with_features)
+    duplicates = duplicates or ("one" if on_ray is None else "all")
     plan = make_plan(scorer, sampler, network, seed, proxy=proxy, rounding=rounding, duplicates=duplicates)
     plan = replace(plan, device=device, precision=precision, batch_size=batch_size)
-    output = command.Output(out, _asked(context), export, store, dry_run)
-    command.run(command.Source(data, embeddings, labels, ids, options), amount, plan, output)
+    output = command.Output(out, {**_asked(context), "duplicates": duplicates}, export, store, dry_run)
+    source = command.Source(data, embeddings, labels, ids, options)
+    if on_ray is None:
+        command.run(source, amount, plan, output)
+        return
+    from prunetune.cluster import command as cluster_command
+
+    cluster_command.run(source, amount, plan, output, on_ray, with_features)
 
 
 def advise(
@@ -203,6 +248,24 @@ def advise(
     plan = replace(plan, device=device, precision=precision, batch_size=batch_size)
     output = command.Output(out, _asked(context), store=store)
     command.advise(command.Source(data, embeddings, labels, ids, options), plan, output)
+
+
+def ray_of(
+    engine: str, address: str | None, gpus_per_actor: float, worker_gb: float = 2.0, with_features: bool = False
+) -> Any:
+    """Return the settings of Ray, or None for the engine local.
+
+    Raises:
+        InputError: there is no such engine, or it has no use for an option.
+    """
+    from prunetune.cluster.engine import RayEngine, chosen_engine
+
+    if chosen_engine(engine) is None:
+        for word, is_given in (("--ray-address", address is not None), ("--with-features", with_features)):
+            if is_given:
+                raise InputError(f"{word} belongs to --engine ray; add it, or leave {word} out")
+        return None
+    return RayEngine(address, gpus_per_actor, worker_gb)
 
 
 def _asked(context: typer.Context) -> dict[str, str]:

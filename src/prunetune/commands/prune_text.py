@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from prunetune.commands.prune import KeepAmount, Out, Ratio, StoreFolder
+from prunetune.commands.prune import Engine, GpusPerActor, KeepAmount, Out, Ratio, RayAddress, StoreFolder, ray_of
 from prunetune.commands.prune import option as _option
 
 METHOD, READING, OUTPUT, MACHINE = "Method", "Reading the data", "Output", "Machine"
 KEEP_WORDS = ("--keep", "--ratio", "--per-stratum")
 # The files of --out do not depend on these options.
-NOT_ASKED = ("out", "store", "dry_run", "device")
+NOT_ASKED = ("out", "store", "dry_run", "device", "engine", "ray_address", "gpus_per_actor")
 
 Data = Annotated[
     str,
@@ -109,6 +109,9 @@ def prune_text(
     device: Device = "auto",
     dtype: Dtype = "auto",
     max_tokens: MaxTokens = 16384,
+    engine: Engine = "local",
+    ray_address: RayAddress = None,
+    gpus_per_actor: GpusPerActor = 1.0,
 ) -> None:
     """Choose which rows of your own text are kept: `prunetune prune-text my.jsonl --model FOLDER --keep 0.1`.
 
@@ -145,4 +148,5 @@ def prune_text(
         )
         reading = Reading(words.command, pairs_of(columns, "--columns"), split, limit, id_column, source_column)
     asked = {name: str(value) for name, value in context.params.items() if name not in NOT_ASKED}
-    command.run(data, reading, amount, plan, command.TextOutput(out, asked, store, dry_run))
+    workers = ray_of(engine, ray_address, gpus_per_actor)
+    command.run(data, reading, amount, plan, command.TextOutput(out, asked, store, dry_run, workers))

@@ -23,7 +23,8 @@ from prunetune.samplers.amount import plain_ratio
 
 PLURALS = ("methods", "ratios", "seeds")
 SINGULARS = ("method", "ratio", "seed")
-SHARED = ("dataset", "backbone", "finetune", "images", "batch_size", "device", "precision", "until", "results_dir")
+SHARED = ("dataset", "backbone", "finetune", "images", "batch_size", "device", "precision", "engine", "ray_address")
+SHARED += ("until", "results_dir")
 EXAMPLE = "'dlc sampler.gamma=0.3 tag=g0.3'"
 
 

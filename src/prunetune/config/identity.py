@@ -8,7 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 from prunetune.config import catalogue
 from prunetune.config.names import reads_proxy
 
-NOT_RECORDED = ("results_dir", "device", "until", "wandb")  # Two runs that differ only in these are the same run.
+# Two runs that differ only in these are the same run.
+NOT_RECORDED = ("results_dir", "device", "engine", "ray_address", "until", "wandb")
 # These keys say where code lives or what a message tells users to type. They do not change the outcome of a run.
 NOT_COMPARED = ("_target_", "pipeline", "prepare")
 # These options were removed, and every run now behaves as with the value given here. An older run that recorded this

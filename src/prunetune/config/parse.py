@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from prunetune.base import checks
+from prunetune.base.devices import ENGINES
 from prunetune.base.errors import InputError
 from prunetune.config.build import build, called, check_group, check_keys
 from prunetune.config.identity import recorded, sampler_settings
@@ -38,9 +39,10 @@ class ImageRun:
     names: the names of the run. amount: how much of each class is kept, as the key `ratio` says it. until: the last
     step, one of `STEPS`. scoring_backbone: None if the fine-tuned backbone also scores. candidates: the sampler under
     the label "". If a setting is `auto`, there are several samplers, and the run chooses one on held-out images.
-    device, precision: as given, possibly "auto". short_side: length in pixels to which the shorter side of stored
-    images is reduced, None to keep their size. record: the configuration that identifies the run, as result.json keeps
-    it.
+    device, precision: as given, possibly "auto". engine: where frozen networks are run, one of `devices.ENGINES`.
+    ray_address: that of a Ray cluster, None to start Ray on this machine. short_side: length in pixels to which the
+    shorter side of stored images is reduced, None to keep their size. record: the configuration that identifies the
+    run, as result.json keeps it.
     """
 
     names: Names
@@ -58,6 +60,8 @@ class ImageRun:
     search: Search
     device: str
     precision: str
+    engine: str
+    ray_address: str | None
     batch_size: int
     short_side: int | None
     wandb: str
@@ -66,6 +70,9 @@ class ImageRun:
 
     def __post_init__(self) -> None:
         checks.choice("until", self.until, STEPS)
+        checks.choice("engine", self.engine, ENGINES)
+        if self.ray_address is not None and self.engine != "ray":
+            raise InputError(f"ray_address={self.ray_address} needs engine=ray; pass it too, or leave the address out")
         checks.whole_number("seed", self.seed, least=None)
         checks.whole_number("batch_size", self.batch_size, what="the number of images per forward pass")
         checks.whole_number("images.short_side", self.short_side, most=MOST_PIXELS, or_none=True, what="in pixels")
@@ -113,6 +120,8 @@ def parse_image_run(cfg: DictConfig) -> ImageRun:
         search=parse_search(cfg.gamma_search),
         device=cfg.device,
         precision=cfg.precision,
+        engine=cfg.engine,
+        ray_address=cfg.ray_address,
         batch_size=cfg.batch_size,
         short_side=cfg.images.short_side,
         wandb=cfg.wandb,

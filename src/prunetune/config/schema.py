@@ -89,6 +89,8 @@ class Config:
     batch_size: int = MISSING
     device: str = MISSING
     precision: str = MISSING
+    engine: str = MISSING  # local | ray
+    ray_address: str | None = MISSING
     wandb: str = MISSING
     tag: str = MISSING
     results_dir: str = MISSING

@@ -23,6 +23,7 @@ from prunetune.networks.backbone import Network
 CPU_PIXELS = 8 * 224 * 224
 FETCHED_AT_ONCE = 8192  # Copying features to the CPU blocks the process, so it is done once for this many images.
 MOST_THREADS = 16  # Each thread processes its own part. With more threads than this, the GIL is the bottleneck.
+RELEASED_VIEW = "released view"  # The crops of the released code are drawn from this name.
 ImageAt = Callable[[int], Tensor]  # The function maps a position to an image [3, S, S] uint8.
 
 

@@ -162,7 +162,7 @@ def read_signals(data: OwnData, plan: Plan, store: Store, options: ReadOptions) 
     """
     if data.features is not None:
         return data, TensorSignals(data.features, pool=data.pool)
-    network = _network(plan, options)
+    network = network_of(plan, options)
     device = resolve_device(plan.device)
     embedding = Embedding(
         network,
@@ -179,7 +179,7 @@ def read_signals(data: OwnData, plan: Plan, store: Store, options: ReadOptions) 
     return data, NetworkSignals(data.pool, embedding, plan.proxy)
 
 
-def _network(plan: Plan, options: ReadOptions) -> Network:
+def network_of(plan: Plan, options: ReadOptions) -> Network:
     """Return the network. A message about its weights names the options of the door."""
     try:
         return as_network(plan.backbone)

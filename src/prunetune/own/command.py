@@ -101,7 +101,7 @@ def advise(source: Source, plan: Plan, output: Output) -> None:
 
 
 def _run(source: Source, keep: Keep, plan: Plan, output: Output) -> None:
-    folder = OutFolder(output.folder, output.asked)
+    folder = OutFolder(output.folder, output.asked, facts={"engine": "local"})
     folder.check(source.place)
     data = _read(source)
     if output.export is not None:

@@ -31,7 +31,7 @@ def write_files(subset: Subset, folder: Path, form: str | None = None, suspects:
     write_text(folder / "kept.txt", "".join(f"{line['name']}\n" for line in kept))
     for name, chosen in (("kept.csv", kept), ("all.csv", [*lines, *_left_out(subset)])):
         columns = (*COLUMNS, SUSPECT)
-        write_csv(folder / name, columns, ([_text(line.get(column)) for column in columns] for line in chosen))
+        write_csv(folder / name, columns, ([as_field(line.get(column)) for column in columns] for line in chosen))
     if form is not None:
         export(subset, folder, form)
 
@@ -98,7 +98,7 @@ def _left_out(subset: Subset) -> Iterator[dict[str, Any]]:
         yield {**dict.fromkeys(COLUMNS), "name": name, "kept": False, "weight": 0.0, "reason": f"left out: {reason}"}
 
 
-def _text(value: Any) -> Any:
+def as_field(value: Any) -> Any:
     """Return a value as it stands in the tables: an empty field for None and NaN, 1 and 0 for true and false."""
     if isinstance(value, bool):
         return int(value)

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,15 @@ class OutFolder:
     """The folder that the files of one pruning go to.
 
     path: the folder. asked: everything that the files depend on, beside the data, as JSON values. option: how the user
-    names the folder, such as "--out". command: prune, prune-text or advise; none replaces the files of another.
+    names the folder, such as "--out". command: prune, prune-text or advise; none replaces the files of another. facts:
+    what the record says beside, such as the engine; the files do not depend on it.
     """
 
     path: Path
     asked: Mapping[str, Any]
     option: str = "--out"
     command: str = "prune"
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, data_root: Path | None) -> None:
         """Refuse a folder that may not be written, before anything is computed.
@@ -65,6 +67,18 @@ class OutFolder:
             return False
         return all(_size(self.path / name) == size for name, size in record["files"].items())
 
+    def has_same(self, facts: Mapping[str, Any], names: tuple[str, ...]) -> bool:
+        """Return whether the folder holds the files of the same command, unchanged, and its record the same facts.
+
+        Args:
+            facts: what the record should say.
+            names: the facts that are compared.
+        """
+        record = _record_of(self.path, self.command)
+        if record is None or any(record["facts"].get(name) != facts[name] for name in names):
+            return False
+        return self.is_finished(record["data"])
+
     def write(self, data_mark: str, fill: Callable[[Path], None]) -> None:
         """Let `fill(folder)` write the files, and put them into place at once; data_mark: as for `is_finished`.
 
@@ -78,6 +92,7 @@ class OutFolder:
                 fill(partial)
                 sizes = {path.relative_to(partial).as_posix(): _size(path) for path in sorted(_walk(partial))}
                 record = {"command": self.command, "asked": self.asked, "data": data_mark, "files": sizes}
+                record = {**self.facts, **record}
                 write_json(partial / RECORD, record)
                 if self.path.is_dir():
                     remove(self.path)
@@ -100,7 +115,7 @@ def _record_of(folder: Path, command: str | None = None) -> dict[str, Any] | Non
         return None
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        found = {"asked": record["asked"], "data": record["data"], "files": dict(record["files"])}
+        found = {"asked": record["asked"], "data": record["data"], "files": dict(record["files"]), "facts": record}
         return found if command in (None, record.get("command", "prune")) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -51,16 +51,25 @@ class Keep:
         Raises:
             InputError: the count is larger than N.
         """
-        from prunetune.samplers.budgets import class_budgets, same_budgets, whole_shares
+        sizes = {label: count for label, count in enumerate(labels.bincount().tolist()) if count}
+        return self.size_budgets(sizes, rounding)
 
+    def size_budgets(self, sizes: dict[int, int], rounding: str = "largest_remainder") -> dict[int, int]:
+        """Return the same as `budgets`, of the number of samples of each class that has any, by ascending label.
+
+        Raises:
+            InputError: the count is larger than the number of all samples.
+        """
+        from prunetune.samplers.budgets import size_budgets, whole_shares
+
+        total = sum(sizes.values())
         if self.fraction is not None:
-            return class_budgets(labels, self.fraction, rounding=rounding)
+            return size_budgets(sizes, self.fraction, rounding=rounding)
         if self.per_class is not None:
-            return same_budgets(labels, self.per_class)
-        if self.count > len(labels):
-            raise InputError(f"there are {len(labels)} candidates, so that {self.count} cannot be kept; keep fewer")
-        sizes = same_budgets(labels, len(labels))
-        shares = {label: size * self.count / len(labels) for label, size in sizes.items()}
+            return {label: min(size, self.per_class) for label, size in sizes.items()}
+        if self.count > total:
+            raise InputError(f"there are {total} candidates, so that {self.count} cannot be kept; keep fewer")
+        shares = {label: size * self.count / total for label, size in sizes.items()}
         return whole_shares(sizes, shares, self.count, least=int(self.count >= len(sizes)))
 
 

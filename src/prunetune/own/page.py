@@ -36,6 +36,12 @@ def write_advice_page(path: Path, data: OwnData, advice: Advice) -> None:
     _write(path, "advice.html.jinja", {"data": data, **_left_out(data), **_advised(advice)})
 
 
+def write_cluster_page(path: Path, content: dict[str, Any]) -> None:
+    """Write the report of a pruning on a cluster; content: the values that cluster.html.jinja names."""
+    shown = {"left_out": content["left_out"][:MOST_LISTED], "num_left_out": len(content["left_out"])}
+    _write(path, "cluster.html.jinja", {**content, **shown, "most_listed": MOST_LISTED})
+
+
 def _write(path: Path, name: str, content: dict[str, Any]) -> None:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("prunetune.own", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True

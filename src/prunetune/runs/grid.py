@@ -23,6 +23,7 @@ from prunetune.config.cells import Cell, GridRun
 from prunetune.config.parse import ImageRun
 from prunetune.runs import failures, image_run, records
 from prunetune.runs.tracking import Tracker, open_run
+from prunetune.signals.remote import RemotePasses
 from prunetune.training.recipe import FinetuneResult
 
 log = logging.getLogger(__name__)
@@ -44,8 +45,12 @@ class Ready:
         return image_run.Training(self.pruned.subset, self.cell.run.seed, self.pruned.sample_order)
 
 
-def execute(grid: GridRun) -> None:
+def execute(grid: GridRun, remote: RemotePasses | None = None) -> None:
     """Run every cell that is not finished.
+
+    Args:
+        grid: the cells.
+        remote: the other processes that run frozen networks, None for this one.
 
     Raises:
         InputError: a cell cannot be run as configured, or some cells failed. The other cells are finished first.
@@ -62,7 +67,7 @@ def execute(grid: GridRun) -> None:
         return
     leftovers.sweep(grid.results_dir / "store", [grid.results_dir / "runs", grid.results_dir / "grids"])
     with open_run(grid.wandb, "prunetune", grid.title, grid.record, grid.results_dir / "wandb") as tracker:
-        results = run_cells(todo, tracker)
+        results = run_cells(todo, Tasks(remote), tracker)
         tracker.log_results(results)
 
 
@@ -101,9 +106,10 @@ class Attempts:
 
 
 class Tasks:
-    """The tasks of a grid's cells. Cells that are scored by the same network share it."""
+    """The tasks of a grid's cells. Cells that are scored by the same network share it. remote: as for `execute`."""
 
-    def __init__(self) -> None:
+    def __init__(self, remote: RemotePasses | None = None) -> None:
+        self._remote = remote
         self._opened: list[tuple[ImageRun, image_run.Task]] = []
 
     def of(self, run: ImageRun) -> image_run.Task:
@@ -112,12 +118,12 @@ class Tasks:
         for other, task in alike:
             if (other.proxy, other.is_searched) == (run.proxy, run.is_searched):
                 return task
-        task = alike[0][1].read_for(run) if alike else image_run.open_task(run)
+        task = alike[0][1].read_for(run) if alike else image_run.open_task(run, self._remote)
         self._opened.append((run, task))
         return task
 
 
-def run_cells(cells: list[Cell], tracker: Tracker) -> list[dict[str, Any]]:
+def run_cells(cells: list[Cell], tasks: Tasks, tracker: Tracker) -> list[dict[str, Any]]:
     """Score and prune each cell, then train them and write their results.
 
     Linear probes are trained together, logistic regressions are fitted one after another, and so are whole networks, or
@@ -126,7 +132,7 @@ def run_cells(cells: list[Cell], tracker: Tracker) -> list[dict[str, Any]]:
     Raises:
         Exception: some cells failed. It is raised after all other cells are done.
     """
-    tasks, attempts = Tasks(), Attempts()
+    attempts = Attempts()
     tasks.of(cells[0].run)  # An error here, such as missing data, concerns all cells, so it is raised at once.
     ready: list[Ready] = []
     # Cells that search their sampler come first: they store the masked features, which the other cells then reuse.

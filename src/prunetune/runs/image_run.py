@@ -14,6 +14,7 @@ from prunetune.base.devices import describe_device, resolve_device, resolve_prec
 from prunetune.base.errors import InputError, suggestion
 from prunetune.base.seeding import seeded
 from prunetune.base.store import Store
+from prunetune.config.named import SCORERS
 from prunetune.config.parse import ImageRun
 from prunetune.data.images.decoded import ShownImages
 from prunetune.data.pool import Pool
@@ -25,6 +26,7 @@ from prunetune.runs.tracking import MODES, Tracker
 from prunetune.runs.weights import weigh
 from prunetune.samplers.dynamic import DynamicSampler
 from prunetune.signals.network import Embedding, NetworkSignals
+from prunetune.signals.remote import RemotePasses
 from prunetune.signals.view_bank import view_bank
 from prunetune.training.full import finetune_all
 from prunetune.training.linear_probe import Probe, share_seconds, train_probes
@@ -83,10 +85,16 @@ class Training:
     sample_order: SampleOrder
 
 
-def execute(run: ImageRun, out_dir: Path) -> None:
-    """Score the pool, prune it and fine-tune on the kept images. A finished run is not repeated."""
+def execute(run: ImageRun, out_dir: Path, remote: RemotePasses | None = None) -> None:
+    """Score the pool, prune it and fine-tune on the kept images. A finished run is not repeated.
+
+    Args:
+        run: the run.
+        out_dir: its folder.
+        remote: the other processes that run frozen networks, None for this one.
+    """
     check(run)
-    steps.take(run, lambda: listing_of(run), lambda: ImageSteps(run, open_task(run)), out_dir)
+    steps.take(run, lambda: listing_of(run), lambda: ImageSteps(run, open_task(run, remote)), out_dir)
 
 
 @dataclass(frozen=True)
@@ -152,6 +160,8 @@ def check(run: ImageRun) -> None:
     """Refuse settings that do not fit together, before anything is computed."""
     if run.wandb not in MODES:
         raise InputError(f"wandb must be one of {', '.join(MODES)}, got {run.wandb!r}.{suggestion(run.wandb, MODES)}")
+    if run.engine != "local":
+        check_remote(run)
     for sampler in run.candidates.values():
         run.amount.check_sampler(sampler)
         check_fit(run.scorer, sampler, run.amount.fraction)
@@ -162,6 +172,26 @@ def check(run: ImageRun) -> None:
             )
 
 
+def check_remote(run: ImageRun) -> None:
+    """Refuse a run whose score or sampler needs more than features of frozen networks, which other processes compute.
+
+    Raises:
+        InputError: the message names what is not computed.
+    """
+    engine = f"engine={run.engine}"
+    if run.scorer.reads_images:
+        others = ", ".join(sorted(name for name, scorer in SCORERS.items() if scorer.reads_images))
+        raise InputError(
+            f"{engine} computes features, and {run.names.scorer} runs networks over images itself; "
+            f"pass engine=local, or any scorer but {others}"
+        )
+    if run.record["proxy"] is not None and run.proxy.training.trained == "all":
+        raise InputError(
+            f"{engine} trains no whole network, and {run.names.scorer}-{run.names.sampler} reads one that is trained "
+            f"as proxy={run.record['proxy']['name']}; pass proxy=linear_probe, or engine=local"
+        )
+
+
 def listing_of(run: ImageRun) -> str | None:
     """Return the hash of the data set's list of images, or None if the data are no longer there."""
     try:
@@ -170,15 +200,17 @@ def listing_of(run: ImageRun) -> str | None:
         return None
 
 
-def open_task(run: ImageRun) -> Task:
-    """Read the data set's lists and load the backbone or backbones."""
+def open_task(run: ImageRun, remote: RemotePasses | None = None) -> Task:
+    """Read the data set's lists and load the backbone or backbones. remote: as for `execute`."""
     pool, test = run.dataset.pool("train"), run.dataset.pool("test")
     device, store = resolve_device(run.device), Store(run.results_dir / "store")
 
     def embedding(backbone: Backbone) -> Embedding:
         network = backbone.load()
         precision, trained = resolve_precision(run.precision, device, network), training_precision(run.precision)
-        return Embedding(network, store, precision, device, run.batch_size, run.short_side, training_precision=trained)
+        return Embedding(
+            network, store, precision, device, run.batch_size, run.short_side, training_precision=trained, remote=remote
+        )
 
     tuned = NetworkSignals(pool, embedding(run.backbone), run.proxy, run.is_searched)
     if run.scoring_backbone is None:
@@ -310,6 +342,7 @@ def describe(run: ImageRun, task: Task, pruned: Pruned, outcome: FinetuneResult)
         "finetune_seconds": outcome.seconds,
         "probes_together": outcome.trained_together,
         "device": describe_device(task.device),
+        "engine": run.engine,
         "score_peak_memory_bytes": pruned.scores.peak_memory,
         "scores_path": str((pruned.scores.folder / "scores.csv").relative_to(run.results_dir)),
         **records.provenance(),

@@ -155,6 +155,18 @@ class Sampler(ABC):
             needed: features [n, D] or probabilities [n] of the class, as `needs` says.
         """
 
+    def draw_sizes(self, size: int, ratio: float) -> tuple[int, ...] | None:
+        """Return the lengths of the permutations that `select_in_class` draws in a class, one after another.
+
+        With them a generator can be brought to where it stands after a class whose scores are not at hand. None: the
+        draws depend on the scores, or on data beside them.
+
+        Args:
+            size: n, the images of the class, more than its budget.
+            ratio: as for `select_in_class`.
+        """
+        return None
+
     def settled(self, scores: Tensor, labels: Tensor, budgets: dict[int, int], needed: Tensor | None) -> "Sampler":
         """Return the sampler with its numbers that depend on the whole pool; most have none and return themselves.
 

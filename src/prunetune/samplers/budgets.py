@@ -35,6 +35,18 @@ def class_budgets(
         InputError: budgets are "drop" without a recall for every class.
     """
     sizes = {int(label): int(count) for label, count in enumerate(torch.bincount(labels)) if count}
+    return size_budgets(sizes, ratio, min_per_class, rounding, budgets, recall)
+
+
+def size_budgets(
+    sizes: dict[int, int],
+    ratio: float,
+    min_per_class: int = 1,
+    rounding: str = "half_even",
+    budgets: str = "proportional",
+    recall: Tensor | None = None,
+) -> dict[int, int]:
+    """Return the same as `class_budgets`, of the number of images of each class that has any, by ascending label."""
     if rounding == "largest_remainder":
         shares = {label: size * ratio for label, size in sizes.items()}
         proportional = whole_shares(sizes, shares, round(sum(sizes.values()) * ratio), min_per_class)

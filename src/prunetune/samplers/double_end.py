@@ -30,6 +30,9 @@ class DoubleEnd(Sampler):
         checks.number("sampler.beta", self.beta, "[0, 1)", otherwise=AUTO)
         super().__post_init__()
 
+    def draw_sizes(self, size: int, ratio: float) -> tuple[int, ...]:
+        return ()
+
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
     ) -> Tensor:

@@ -38,6 +38,10 @@ class FlexRand(Sampler):
         checks.choice("sampler.on_infeasible", self.on_infeasible, ("clip_share", "clip_gamma", "error"))
         super().__post_init__()
 
+    def draw_sizes(self, size: int, ratio: float) -> tuple[int, ...]:
+        num_easy = round(size * self._feasible(ratio))
+        return num_easy, size - num_easy
+
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
     ) -> Tensor:

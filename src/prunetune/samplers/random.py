@@ -20,6 +20,9 @@ class RandomSampler(Sampler):
     name: ClassVar[str] = "random"
     reads_scores: ClassVar[bool] = False
 
+    def draw_sizes(self, size: int, ratio: float) -> tuple[int, ...]:
+        return (size,)
+
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
     ) -> Tensor:

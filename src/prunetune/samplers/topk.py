@@ -20,6 +20,9 @@ class TopK(Sampler):
 
     name: ClassVar[str] = "topk"
 
+    def draw_sizes(self, size: int, ratio: float) -> tuple[int, ...]:
+        return ()
+
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
     ) -> Tensor:
@@ -35,6 +38,9 @@ class TopKEasiest(Sampler):
     """
 
     name: ClassVar[str] = "topk_easiest"
+
+    def draw_sizes(self, size: int, ratio: float) -> tuple[int, ...]:
+        return ()
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
@@ -59,6 +65,9 @@ class TopKFlexible(Sampler):
     def __post_init__(self) -> None:
         checks.choice("sampler.end", self.end, ("hardest", "easiest"), otherwise=AUTO)
         super().__post_init__()
+
+    def draw_sizes(self, size: int, ratio: float) -> tuple[int, ...]:
+        return ()
 
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None

@@ -21,6 +21,9 @@ class Window(Sampler):
     name: ClassVar[str] = "window"
     reads_hardness: ClassVar[bool] = True
 
+    def draw_sizes(self, size: int, ratio: float) -> tuple[int, ...]:
+        return ()
+
     def select_in_class(
         self, scores: Tensor, budget: int, ratio: float, generator: torch.Generator, needed: Tensor | None = None
     ) -> Tensor:

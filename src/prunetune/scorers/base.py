@@ -63,6 +63,11 @@ class Scorer(ABC):
         """Whether the scores mean nothing without labels. Without labels, all samples count as one class."""
         return self.uses_proxy
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether it runs networks over images itself, or reads their layers, instead of asking for features."""
+        return False
+
     def masks(self, network: Any) -> Maskable | None:
         """Return the weights of a network that the scorer masks; None if it masks none.
 

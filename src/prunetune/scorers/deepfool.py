@@ -48,6 +48,7 @@ class DeepFool(Scorer):
     higher_means: ClassVar[str] = "harder"
     version: ClassVar[int] = 1
     reads_proxy: ClassVar[bool] = True
+    reads_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.choice("scorer.variant", self.variant, ("fixed", "deepcore"))

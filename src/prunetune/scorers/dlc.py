@@ -55,7 +55,7 @@ class DLC(Scorer):
     needs_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        self._path(self.mask_modules or "all")
+        self.path(self.mask_modules or "all")
         self._kind()
         super().__post_init__()
 
@@ -66,7 +66,7 @@ class DLC(Scorer):
 
     def masks(self, network: Network) -> Maskable | None:
         modules = self.mask_modules or network.mask_modules
-        return network.maskable(modules) if self._path(modules).masks_any else None
+        return network.maskable(modules) if self.path(modules).masks_any else None
 
     def check_network(self, network: Network) -> None:
         super().check_network(network)
@@ -74,7 +74,7 @@ class DLC(Scorer):
             network.check(network.forward_collapsed, "give one number for each image", "pass scorer.pooling=backbone")
 
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
-        path = self._path(self.mask_modules or signals.mask_modules)
+        path = self.path(self.mask_modules or signals.mask_modules)
         prototypes = class_means(signals.features(self._kind()), pool.labels, len(pool.classes))  # [C, D]
         levels = signals.masked_features(path, generator.initial_seed() if self.uses_seed else 0, self._kind())
         losses = torch.stack([prototype_losses(features, prototypes, pool.labels) for features in levels])  # [T, N]
@@ -85,7 +85,8 @@ class DLC(Scorer):
         """Return what stored scores depend on; two options of earlier versions keep older scores valid."""
         return {**super().key(), "scope": "global", "prototypes": "unmasked"}
 
-    def _path(self, modules: str) -> MaskPath:
+    def path(self, modules: str) -> MaskPath:
+        """Return the masks of a network whose layers of this kind are masked: "conv2d", "linear" or "all"."""
         return MaskPath(self.schedule, self.levels, self.step, self.include_unmasked, self.masking, modules)
 
     def _kind(self) -> FeatureKind:

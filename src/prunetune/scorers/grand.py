@@ -63,6 +63,11 @@ class Grand(Scorer):
             raise InputError("variant deepcore reads the last layer only; pass scorer.parameters=last")
         super().__post_init__()
 
+    @property
+    def reads_images(self) -> bool:
+        """True for the gradients of all parameters."""
+        return self.parameters == "all"
+
     def score(self, pool: Pool, signals: Signals, generator: torch.Generator) -> Tensor:
         total = torch.zeros(len(pool), dtype=torch.float64)
         for repeat in range(self.repeats):

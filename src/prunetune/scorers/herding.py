@@ -62,15 +62,16 @@ class Herding(Scorer):
         return pick_scores(pool.labels, self.depth, lambda members, count: herd(features[members], count, is_farthest))
 
 
-def herd(features: Tensor, count: int, is_farthest: bool = False) -> Tensor:
+def herd(features: Tensor, count: int, is_farthest: bool = False, mean: Tensor | None = None) -> Tensor:
     """Return the order in which herding picks images of one class, [count] int64.
 
     Args:
         features: [n, D] float32.
         count: number of picks, at most n.
         is_farthest: whether to pick the image farthest from the target instead of the closest.
+        mean: [D] float64, the mean that the picks approach; by default that of the features.
     """
-    mean = features.mean(dim=0, dtype=torch.float64)
+    mean = features.mean(dim=0, dtype=torch.float64) if mean is None else mean
     centred = (features - mean.float()).T.contiguous()  # [D, n]. The product with a vector is fastest in this layout.
     sign = -1 if is_farthest else 1
     costs = sign * centred.square().sum(dim=0, dtype=torch.float64)  # [n]. The cost of a picked image is infinite.

@@ -43,6 +43,7 @@ class LCKnn(Scorer):
     version: ClassVar[int] = 1
     own_sampler: ClassVar[str] = "easy_diverse"
     needs_labels: ClassVar[bool] = True
+    reads_images: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.whole_number("scorer.neighbours", self.neighbours)

@@ -21,7 +21,16 @@ from prunetune.data.images.decoded import Decoded, Decoding, ShownImages, decode
 from prunetune.data.images.evaluation_views import EvaluationViews
 from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Network
-from prunetune.networks.frozen_pass import CPU_PIXELS, ImageAt, Passes, batches, embed, in_parts, training
+from prunetune.networks.frozen_pass import (
+    CPU_PIXELS,
+    RELEASED_VIEW,
+    ImageAt,
+    Passes,
+    batches,
+    embed,
+    in_parts,
+    training,
+)
 from prunetune.networks.maskable import USED_WEIGHTS, maskable
 from prunetune.networks.masking import MaskPath, masked_networks
 from prunetune.signals.contract import PLAIN, FeatureKind, Signals
@@ -36,6 +45,7 @@ from prunetune.signals.proxy import (
     open_recorded,
 )
 from prunetune.signals.proxy_training import open_probe, write_full, write_probe
+from prunetune.signals.remote import Asked, RemotePasses
 
 PART = 128  # One entry of the store holds the values of this many images.
 
@@ -47,7 +57,8 @@ class Embedding:
     network: pretrained, without head. precision: of forward passes, fp32 or bf16. device: cpu or cuda. batch_size:
     images per forward pass. short_side: pixels to which decoded images are shrunk, None keeps them. training_precision:
     of proxies, fp32 or bf16. overlaps: whether a first pass starts while images are still decoded; its seconds then
-    include waiting for images. None: on a GPU only.
+    include waiting for images. None: on a GPU only. remote: the other processes that compute features, None for this
+    one.
     """
 
     network: Network
@@ -58,6 +69,7 @@ class Embedding:
     short_side: int | None = None
     training_precision: str = "fp32"
     overlaps: bool | None = None
+    remote: RemotePasses | None = None
     _decoded: dict[str, tuple[Decoded, float]] = field(default_factory=dict, init=False, repr=False)
     _decoding: dict[str, Decoding] = field(default_factory=dict, init=False, repr=False)
     _views: dict[tuple[str, int], EvaluationViews] = field(default_factory=dict, init=False, repr=False)
@@ -107,8 +119,13 @@ class Embedding:
             self._views[key] = EvaluationViews(self.decoded(pool, wait=False), len(pool), key[1], self.store.root)
         return self._views[key]
 
-    def decode_seconds(self, pool: Pool) -> float:
-        """Return the seconds that decoding the pool took when it was done."""
+    def decode_seconds(self, pool: Pool) -> float | None:
+        """Return the seconds that decoding the pool took when it was done; None if only other processes have done it.
+
+        They decode in their passes, so that the seconds of features include it.
+        """
+        if self.remote is not None and pool.fingerprint not in self._decoded:
+            return None
         self.decoded(pool)
         return self._decoded[pool.fingerprint][1]
 
@@ -169,10 +186,10 @@ class NetworkSignals(Signals):
     def features(self, kind: FeatureKind = PLAIN) -> Tensor:
         if kind not in self._features:
             start = time.perf_counter()
-            self.embedding.decoded(self.pool, wait=False)  # Decoding is timed separately.
-            key = {**self.embedding.key(self.pool), **asdict(kind)}
+            if self.embedding.remote is None:
+                self.embedding.decoded(self.pool, wait=False)  # Decoding is timed separately.
             entry = self.embedding.store.entry(
-                "features", self.pool.name, key, lambda folder: self._write_features(folder, kind)
+                "features", self.pool.name, self._feature_key(kind), lambda folder: self._write_features(folder, kind)
             )
             self._features[kind] = torch.from_numpy(np.load(entry / "features.npy"))
             self._charge(f"features {kind}", read_meta(entry)["seconds"], time.perf_counter() - start)
@@ -209,7 +226,8 @@ class NetworkSignals(Signals):
         is_probe = recipe.training.trained == "head"
         # The features are charged separately, so they are computed before the timer starts.
         features = self.features() if is_probe else None
-        self.embedding.decoded(self.pool)
+        if self.embedding.remote is None or not is_probe:
+            self.embedding.decoded(self.pool)
         start = time.perf_counter()
 
         def entry() -> Path:
@@ -274,19 +292,37 @@ class NetworkSignals(Signals):
         return {**key, **self._proxy_recipe.key(), "repeat": repeat, "until": until}
 
     def _stream(self, path: MaskPath, seed: int, kind: FeatureKind, charge: str) -> Iterator[Tensor]:
-        network = self.embedding.network.to(self.embedding.device)
         seconds, start = 0.0, time.perf_counter()
+        for features in self._levels(path, seed, kind):
+            here = time.perf_counter() - start
+            seconds += here
+            self._charge(charge, seconds, here)
+            yield features
+            start = time.perf_counter()
+
+    def _levels(self, path: MaskPath, seed: int, kind: FeatureKind) -> Iterator[Tensor]:
+        """Compute the features at each level of the path, [N, D] each."""
+        embedding = self.embedding
+        if embedding.remote is not None:
+            if path.include_unmasked:
+                yield self.features(kind)
+            yield from embedding.remote.masked_features(self._asked(kind, path, seed))
+            return
+        network = embedding.network.to(embedding.device)
         with masked_networks(network.model, path, seed) as levels:
             for level in levels:
                 if level == 0 and path.include_unmasked:
-                    features = self.features(kind)
+                    yield self.features(kind)
                 else:
-                    features = self._embed(kind, level, f"masked network {level + 1} of {path.levels}")
-                here = time.perf_counter() - start
-                seconds += here
-                self._charge(charge, seconds, here)
-                yield features
-                start = time.perf_counter()
+                    yield self._embed(kind, level, f"masked network {level + 1} of {path.levels}")
+
+    def _asked(self, kind: FeatureKind, path: MaskPath | None = None, seed: int = 0) -> Asked:
+        embedding = self.embedding
+        key = self._feature_key(kind) if path is None else self._masked_key(path, seed, kind)
+        return Asked(self.pool, embedding.network, embedding.passes, embedding.short_side, kind, key, path, seed)
+
+    def _feature_key(self, kind: FeatureKind) -> dict[str, Any]:
+        return {**self.embedding.key(self.pool), **asdict(kind)}
 
     def _embed(self, kind: FeatureKind, level: int, description: str) -> Tensor:
         embedding = self.embedding
@@ -304,12 +340,16 @@ class NetworkSignals(Signals):
         if kind.transform == "evaluation":
             return plain
         images, size = self.embedding.decoded(self.pool), self.embedding.network.input_size
-        augmented = training(images, size, self.pool, "released view", level)
+        augmented = training(images, size, self.pool, RELEASED_VIEW, level)
         return lambda position: (augmented if self.pool.splits[position] == "train" else plain)(position)
 
     def _write_features(self, folder: Path, kind: FeatureKind) -> dict[str, Any]:
         start = time.perf_counter()
-        features = self._embed(kind, 0, f"features of {self.pool.name}")
+        remote = self.embedding.remote
+        if remote is None:
+            features = self._embed(kind, 0, f"features of {self.pool.name}")
+        else:
+            features = remote.features(self._asked(kind))
         if not features.isfinite().all():
             raise InputError(
                 f"the backbone gives features of {self.pool.name} that are not finite; "

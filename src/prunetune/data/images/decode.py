@@ -135,10 +135,19 @@ def decode_all(images: Images) -> Iterator[tuple[int, Tensor]]:
                 failures[position] = image
             else:
                 yield position, image
+    refuse_any(failures, len(images))
+
+
+def refuse_any(failures: Mapping[int, UnreadableImage], total: int) -> None:
+    """Name the first images that could not be read in the log, and raise one error for all; do nothing without any.
+
+    Raises:
+        UnreadableImages: there are such images.
+    """
     for failure in list(failures.values())[:UNREADABLE_NAMED]:
         log.warning("cannot read %s (%s)", failure.place, failure.reason)
     if failures:
-        raise UnreadableImages(failures, len(images))
+        raise UnreadableImages(failures, total)
 
 
 def _in_order(images: Images, workers: ThreadPoolExecutor) -> Iterator[tuple[int, Tensor | UnreadableImage]]:

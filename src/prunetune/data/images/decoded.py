@@ -137,6 +137,13 @@ class Decoding:
             os.close(self._descriptor)
 
 
+def shrunk(image: Tensor, short_side: int | None) -> Tensor:
+    """Return an image [3, height, width] with a short side of at most so many pixels; None keeps its size."""
+    if short_side is None or min(image.shape[1:]) <= short_side:
+        return image
+    return functional.resize(image, [short_side], antialias=True)
+
+
 def decoded_key(pool: Pool, short_side: int | None) -> dict[str, Any]:
     """Return what decoded pixels depend on."""
     return {"dataset": pool.fingerprint, "short_side": short_side}
@@ -155,8 +162,7 @@ def _write(pool: Pool, folder: Path, short_side: int | None, note: Note | None) 
     shapes = np.zeros((len(pool), 2), dtype=np.int64)
     with (folder / PIXELS).open("wb") as file:
         for position, image in decode_all(pool.images):
-            if short_side is not None and min(image.shape[1:]) > short_side:
-                image = functional.resize(image, [short_side], antialias=True)
+            image = shrunk(image, short_side)
             shapes[position] = image.shape[1:]
             file.write(image.numpy().tobytes())
             if note is not None:

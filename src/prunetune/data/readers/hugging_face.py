@@ -164,6 +164,9 @@ class _Column(Sequence):
     def __init__(self, dataset: Any, name: str) -> None:
         self._dataset, self._name, self._lock = dataset.select_columns([name]), name, threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Column, (self._dataset, self._name)  # A worker gets a lock of its own.
+
     def __len__(self) -> int:
         return len(self._dataset)
 

@@ -10,7 +10,7 @@ import logging
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 # Reading a damaged file raises one of these errors.
 DAMAGES = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 Compute = Callable[[nn.Module, Tensor], Tensor]  # Maps model and positions [B] to [B, W] float64 on the CPU.
+Computed = Callable[[Sequence[int]], Iterable[tuple[int, Tensor, float]]]
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,12 @@ def run_pass(
     Raises:
         InputError: the folder is not writable, or files of another process are missing.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    place = folder / f"{name}-{digest}"
+    place = _place(folder, name, key)
     share = processes.share(len(buckets))
     found = {index: _read(place, index, buckets[index]) for index in share}
     mine = [index for index in share if found[index] is None]
     if mine:
-        with explained(place):
-            place.mkdir(parents=True, exist_ok=True)
-            if processes.is_main:
-                with new_file(place / "key.json") as partial:
-                    write_json(partial, key)
+        _begin(place, key if processes.is_main else None)
         if len(mine) < len(share):
             log.info("%s: continues, %d of %d batches exist", name, len(share) - len(mine), len(share))
         with network() as model, torch.inference_mode():
@@ -88,6 +84,50 @@ def run_pass(
                 _write(place, index, buckets[index], values, time.perf_counter() - start)
     processes.wait()
     return _merged(place, buckets, sum(part[1] for part in found.values() if part is not None))
+
+
+def fill_pass(folder: Path, name: str, key: dict[str, Any], buckets: list[Tensor], computed: Computed) -> float:
+    """Let other processes compute the batches of a pass whose files do not exist, so that `run_pass` finds them all.
+
+    Args:
+        folder: as for `run_pass`, and so are name, key and buckets.
+        name: the name of the pass.
+        key: everything that the numbers depend on.
+        buckets: the positions of each batch.
+        computed: maps the indices of batches to the index, values and seconds of each, in any order.
+
+    Returns:
+        The seconds of the batches that were computed, summed over all processes.
+
+    Raises:
+        InputError: the folder is not writable, or the other processes fail.
+    """
+    place = _place(folder, name, key)
+    missing = [index for index, rows in enumerate(buckets) if _read(place, index, rows) is None]
+    if not missing:
+        return 0.0
+    _begin(place, key)
+    if len(missing) < len(buckets):
+        log.info("%s: continues, %d of %d batches exist", name, len(buckets) - len(missing), len(buckets))
+    total = 0.0
+    for index, values, seconds in computed(missing):
+        _write(place, index, buckets[index], values, seconds)
+        total += seconds
+    return total
+
+
+def _place(folder: Path, name: str, key: dict[str, Any]) -> Path:
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    return folder / f"{name}-{digest}"
+
+
+def _begin(place: Path, key: dict[str, Any] | None) -> None:
+    """Make the folder of a pass. key: is written too, unless another process does it."""
+    with explained(place):
+        place.mkdir(parents=True, exist_ok=True)
+        if key is not None:
+            with new_file(place / "key.json") as partial:
+                write_json(partial, key)
 
 
 def _merged(place: Path, buckets: list[Tensor], found_seconds: float) -> Pass:

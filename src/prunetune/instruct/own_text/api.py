@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from prunetune.base.disk import explained
 from prunetune.base.publish import scratch_folder
 from prunetune.base.store import Store
+from prunetune.cluster.engine import RayEngine, chosen_engine
 from prunetune.instruct.own_text.choose import choose, corpus_of
+from prunetune.instruct.own_text.on_ray import on_ray
 from prunetune.instruct.own_text.plan import (
     TextPlan,
     language_model,
@@ -57,6 +60,7 @@ def prune_text(
     device: str = "auto",
     dtype: str = "auto",
     max_tokens: int = 16384,
+    engine: str | RayEngine = "local",
 ) -> TextSubset:
     """Choose which rows of your own text are kept. Nothing is fine-tuned, and every row is a candidate.
 
@@ -96,6 +100,8 @@ def prune_text(
         device: auto, cpu or cuda.
         dtype: the type of the weights, auto, bf16 or fp32.
         max_tokens: tokens per forward pass, with padding. Scores depend on it only by rounding.
+        engine: local runs the model in this process; ray runs copies of it on the workers of a Ray cluster, or of this
+            machine (docs/clusters.md); a RayEngine has its settings.
 
     Returns:
         The kept rows: `positions`, `kept_rows`, `scores`, `to_jsonl(path)`, `to_frame()`, `to_folder(path)`.
@@ -125,8 +131,8 @@ def prune_text(
         )
         mapping = pairs_of(columns, "columns")
         reading = Reading(python, mapping, split, limit, id_column, source_column)
-        with _store(store) as kept:
-            rows = read_rows(data, reading)
+        with _store(store) as kept, on_ray(chosen_engine(engine)) as remote:
+            rows, plan = read_rows(data, reading), replace(plan, remote=remote)
             return choose(rows, corpus_of(rows, reading, plan), amount, plan, kept)
 
 

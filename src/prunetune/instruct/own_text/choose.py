@@ -110,8 +110,11 @@ def corpus_of(data: TextRows, reading: Reading, plan: TextPlan) -> RowsCorpus:
 
 def _source(reader: Reader, plan: TextPlan, store: Store) -> TextSource:
     processes = Processes.current(resolve_device(plan.device))
+    if processes.size > 1 and plan.remote is not None:
+        raise InputError("several processes were started, and engine=ray starts its own; start one process")
     dtype = plan.llm.resolved_dtype(processes.device)
-    return TextSource(TextSignals(reader, dtype, processes, store.root / "passes", plan.max_tokens), store)
+    given = (store.root / "passes", plan.max_tokens, None, plan.remote)
+    return TextSource(TextSignals(reader, dtype, processes, *given), store)
 
 
 def _scores(source: TextSource, plan: TextPlan) -> dict[str, Scores]:

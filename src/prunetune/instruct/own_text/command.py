@@ -2,13 +2,15 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from prunetune.cluster.engine import RayEngine
 from prunetune.data.readers.hugging_face import HUB
 from prunetune.instruct.own_text.choose import choose, corpus_of
 from prunetune.instruct.own_text.files import WRITTEN, write_files
+from prunetune.instruct.own_text.on_ray import on_ray
 from prunetune.instruct.own_text.plan import TextPlan
 from prunetune.instruct.own_text.read import Reading, read_rows
 from prunetune.instruct.own_text.words import command, spoken
@@ -21,12 +23,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TextOutput:
-    """What is written: the folder, the options that its files depend on, and the store."""
+    """What is written: the folder, the options that its files depend on, and the store. engine: Ray, or None."""
 
     folder: Path
     asked: Mapping[str, Any]
     store: Path | None
     is_dry: bool
+    engine: RayEngine | None = None
 
 
 def run(data: str, reading: Reading, keep: Keep, plan: TextPlan, output: TextOutput) -> None:
@@ -42,7 +45,8 @@ def run(data: str, reading: Reading, keep: Keep, plan: TextPlan, output: TextOut
 
 
 def _run(data: str, reading: Reading, keep: Keep, plan: TextPlan, output: TextOutput) -> None:
-    folder = OutFolder(output.folder, output.asked, command="prune-text")
+    facts = {} if output.engine is None else {"engine": "ray"}
+    folder = OutFolder(output.folder, output.asked, command="prune-text", facts=facts)
     place = Path(data.removeprefix(HUB)).expanduser()
     folder.check(place if place.exists() else None)
     rows = read_rows(data, reading)
@@ -57,6 +61,7 @@ def _run(data: str, reading: Reading, keep: Keep, plan: TextPlan, output: TextOu
     if output.is_dry:
         log.info("nothing was scored or written, because of --dry-run")
         return
-    subset = choose(rows, corpus, keep, plan, open_store(output.store))
+    with on_ray(output.engine) as remote:
+        subset = choose(rows, corpus, keep, replace(plan, remote=remote), open_store(output.store))
     log.info("kept %d of %d samples by %s", len(subset), len(subset.pool), subset.method)
     folder.write(mark, lambda partial: write_files(subset, partial))

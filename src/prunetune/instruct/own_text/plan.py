@@ -18,6 +18,7 @@ from prunetune.instruct.corpus.corpora import TEMPLATES
 from prunetune.instruct.model.language_model import LanguageModel, TinyLanguageModel
 from prunetune.instruct.own_text.words import Words
 from prunetune.instruct.parse import check_sampler
+from prunetune.instruct.scorers.signals import RemoteBatches
 from prunetune.own.choose import with_rounding
 from prunetune.samplers import Sampler, TopK
 from prunetune.scorers.base import Scorer
@@ -47,7 +48,8 @@ class TextPlan:
     to weights. sampler: chooses by the scores. coverage: a name of COVERAGE instead of the sampler, else None. strata:
     a word of STRATA. clusters: how many strata "cluster" makes. near: None leaves near-duplicates alone. pairs: a word
     of PAIRS. template, max_length: as in a corpus; max_length None is 1024 tokens or the model's context, whichever is
-    smaller. max_tokens: tokens per pass, with padding.
+    smaller. max_tokens: tokens per pass, with padding. remote: the other processes that run the model, None for this
+    one.
     """
 
     llm: LANGUAGE_MODEL
@@ -65,6 +67,7 @@ class TextPlan:
     max_length: int | None = None
     device: str = "auto"
     max_tokens: int = 16384
+    remote: RemoteBatches | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("strata", STRATA), ("pairs", PAIRS), ("template", TEMPLATES)):

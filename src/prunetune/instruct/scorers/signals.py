@@ -5,7 +5,7 @@ Shapes: N samples, T networks, E checkpoints, Q queries.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +21,7 @@ from prunetune.instruct.corpus.encoding import Encoded
 from prunetune.instruct.model.batches import Batch, Part, Tokens, bucketed, collate
 from prunetune.instruct.model.forward import mean_losses, pooled_states
 from prunetune.instruct.model.language_model import LanguageModel, TinyLanguageModel
-from prunetune.instruct.model.passes import run_pass
+from prunetune.instruct.model.passes import fill_pass, run_pass
 from prunetune.instruct.model.processes import Processes
 from prunetune.instruct.model.reader import Reader
 from prunetune.instruct.model.weight_masking import TextMaskPath, check_path, dropout_key, masked, with_dropout
@@ -60,6 +60,50 @@ class Level:
         return cls(dropout_key(rate, seed), lambda model: with_dropout(model, rate, seed))
 
 
+@dataclass(frozen=True, eq=False)
+class RemotePass:
+    """One pass that other processes compute.
+
+    name: of the pass. llm, device, dtype: the model and how it is loaded. level: the network. forward: what is computed
+    of a batch.
+    """
+
+    name: str
+    llm: LanguageModel | TinyLanguageModel
+    device: str
+    dtype: str
+    level: Level
+    forward: Forward
+
+    def values(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the outcome for a batch, [B, W] float64 CPU. model: that of the level."""
+        own = batch.to(self.device)
+        return _fitting(lambda: self.forward(model, own), own).double().cpu()
+
+
+class RemoteBatches(Protocol):
+    """Other processes, each with a copy of the language model. They run batches of the same samples as this process."""
+
+    def size(self, work: RemotePass) -> int:
+        """Return how many processes there are."""
+        ...
+
+    def compute(
+        self, work: RemotePass, batches: Iterator[tuple[int, Batch]], total: int
+    ) -> Iterator[tuple[int, Tensor, float]]:
+        """Yield the index, values [B, W] float64 and seconds of each batch, in any order.
+
+        Args:
+            work: what is computed.
+            batches: with their indices; the longest samples come first.
+            total: the samples of all batches.
+
+        Raises:
+            InputError: the model cannot be loaded there, or the processes fail.
+        """
+        ...
+
+
 class TextSignals:
     """The signals of a corpus under a language model. A signal is computed when a scorer asks for it.
 
@@ -76,6 +120,7 @@ class TextSignals:
         folder: Path,
         max_tokens: int = 16384,
         trajectory: Trajectory | None = None,
+        remote: RemoteBatches | None = None,
     ) -> None:
         """Keep the corpus and the model. The model is not loaded yet.
 
@@ -86,9 +131,10 @@ class TextSignals:
             folder: the folder for unfinished passes.
             max_tokens: tokens per batch, with padding.
             trajectory: returns the losses of a small fine-tuning. None if there is none.
+            remote: other processes that compute the passes. None if these processes do.
         """
         self.reader, self.dtype, self.processes, self.folder = reader, dtype, processes, folder
-        self.max_tokens, self.trajectory = max_tokens, trajectory
+        self.max_tokens, self.trajectory, self.remote = max_tokens, trajectory, remote
         self.products: dict[str, Tensor] = {}
         self.charges: dict[str, float] = {}
         self.tokens: dict[str, int] = {}
@@ -97,7 +143,8 @@ class TextSignals:
 
     def for_score(self, folder: Path) -> "TextSignals":
         """Return signals of the same corpus and the same loaded model with separate passes and charges."""
-        own = TextSignals(self.reader, self.dtype, self.processes, folder, self.max_tokens, self.trajectory)
+        given = (self.max_tokens, self.trajectory, self.remote)
+        own = TextSignals(self.reader, self.dtype, self.processes, folder, *given)
         own._shared = self._shared
         return own
 
@@ -200,7 +247,7 @@ class TextSignals:
         """
         if self.llm.quantization != "none":
             raise InputError(f"weights stored in {self.llm.quantization} cannot be masked; pass llm.quantization=none")
-        check_path(self.model, path)
+        check_path(self.model if self.remote is None else self.skeleton, path)  # Only sizes are read.
         networks = dict.fromkeys(map(path.network, range(path.levels)))
         losses = {level: self.response_losses(f"level{level}", Level.of_path(path, level)) for level in networks}
         return torch.stack([losses[path.network(level)] for level in range(path.levels)])
@@ -281,34 +328,36 @@ class TextSignals:
         """Return the outcome of `forward` for every sample, [len(tokens), W] float64. Batches on disk are reused."""
         lengths = torch.tensor([len(ids) for ids in tokens.ids])
         num_tokens = int(lengths.sum())
-        pad_id = self.reader.pad_id
+        pad_id, buckets = self.reader.pad_id, bucketed(lengths, self.max_tokens)
+        work = RemotePass(name, self.llm, self.device, self.dtype, level, forward)
+        key = {**self.key(), **key, "pass": name, "network": level.key}
 
         def compute(model: nn.Module, rows: Tensor) -> Tensor:
-            batch = collate(tokens, rows, pad_id).to(self.device)
-            return _fitting(lambda: forward(model, batch), batch).double().cpu()
+            return work.values(model, collate(tokens, rows, pad_id))
 
         @contextmanager
         def network() -> Any:
             with level.alter(self.model) as model:
                 yield model
 
-        outcome = run_pass(
-            self.folder,
-            name,
-            {**self.key(), **key, "pass": name, "network": level.key},
-            bucketed(lengths, self.max_tokens),
-            network,
-            compute,
-            self.processes,
-        )
+        size, new_seconds = self.processes.size, 0.0
+        if self.remote is not None:
+            remote, size = self.remote, self.remote.size(work)
+
+            def computed(indices: Sequence[int]) -> Iterator[tuple[int, Tensor, float]]:
+                batches = ((index, collate(tokens, buckets[index], pad_id)) for index in indices)
+                return remote.compute(work, batches, sum(len(buckets[index]) for index in indices))
+
+            new_seconds = fill_pass(self.folder, name, key, buckets, computed)
+        outcome = run_pass(self.folder, name, key, buckets, network, compute, self.processes)
         if not outcome.values.isfinite().all():  # A ranking would hide such values.
             bad = int((~outcome.values.isfinite()).any(dim=1).sum())
             raise InputError(
                 f"{name}: the language model gives values that are not finite for {bad} of {len(lengths)} samples; "
                 "check its weights or pass llm.dtype=fp32"
             )
-        self.charges[name] = outcome.seconds / self.processes.size
-        self.found_seconds += outcome.found_seconds
+        self.charges[name] = outcome.seconds / size
+        self.found_seconds += outcome.found_seconds - new_seconds
         self.tokens[name] = num_tokens
         log.info("%s: %d samples, %.0f tokens a second", name, len(lengths), num_tokens / self.charges[name])
         return outcome.values

@@ -4,11 +4,14 @@ import csv
 import dataclasses
 import json
 import os
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any
 
 import torch
 
 from prunetune.base.errors import InputError
+from prunetune.data.images.decode import Images
 from prunetune.data.images.own import OwnFiles
 from prunetune.data.pool import Pool
 from prunetune.data.readers.image_folder import ImageFolder
@@ -45,34 +48,41 @@ def read_folder(folder: Path, options: ReadOptions) -> OwnData:
 
 def _of_layout(found: Scan, layout: Layout, options: ReadOptions) -> OwnData:
     folder = found.folder
-    order = sorted(range(len(layout.chosen)), key=lambda i: "/".join(layout.chosen[i]))
-    chosen = [layout.chosen[i] for i in order]
-    ids = ["/".join(parts) for parts in chosen]
-    paths = [folder.joinpath(*parts) for parts in chosen]
-    others = None
+    paths = [folder.joinpath(*parts) for parts in layout.in_order]
+    of_layout = found_in(layout, folder, OwnFiles(tuple(paths), options.rule), found.left_out)
+    of_layout.paths = list(paths)
     if layout.others:
         files = tuple(folder.joinpath(*parts) for parts, _ in layout.others)
         splits = [split for _, split in layout.others]
-        others = other_splits(OwnFiles(files, options.rule), ["/".join(parts) for parts, _ in layout.others], splits)
-    return assemble(
-        Found(
-            layout="flat" if layout.classes is None else "folders",
-            source=folder,
-            num_rows=len(ids),
-            rows=list(range(len(ids))),
-            sample_ids=ids,
-            names=list(ids),
-            images=OwnFiles(tuple(paths), options.rule),
-            place=lambda row: ids[row],
-            labels=None if layout.classes is None else [layout.classes[i] for i in order],
-            are_names=True,
-            paths=paths,
-            left_out={**found.left_out, **layout.left_out},
-            others=others,
-            notes=layout.notes,
-        ),
-        folder.name,
-        options,
+        ids = ["/".join(parts) for parts, _ in layout.others]
+        of_layout.others = other_splits(OwnFiles(files, options.rule), ids, splits)
+    return assemble(of_layout, folder.name, options)
+
+
+def found_in(layout: Layout, source: Any, images: Images, left_out: Mapping[str, str]) -> Found:
+    """Return the images of folders that are understood.
+
+    Args:
+        layout: which images are candidates, and their classes.
+        source: the folder or its address.
+        images: those of `layout.in_order`.
+        left_out: maps other files to the reason why they are no candidates.
+    """
+    ids = ["/".join(parts) for parts in layout.in_order]
+    classes = None if layout.classes is None else dict(zip(layout.chosen, layout.classes, strict=True))
+    return Found(
+        layout="flat" if classes is None else "folders",
+        source=source,
+        num_rows=len(ids),
+        rows=list(range(len(ids))),
+        sample_ids=ids,
+        names=list(ids),
+        images=images,
+        place=ids.__getitem__,
+        labels=None if classes is None else [classes[parts] for parts in layout.in_order],
+        are_names=True,
+        left_out={**left_out, **layout.left_out},
+        notes=layout.notes,
     )
 
 
@@ -94,9 +104,7 @@ def _without_images(found: Scan, options: ReadOptions) -> OwnData:
 
 def _of_shards(files: list[Path], folder: Path, options: ReadOptions) -> OwnData:
     """Read the parquet files of one split; `train-00000-of-00002.parquet` belongs to the split train."""
-    splits = {
-        path: path.stem.split("-")[0] if split_kind(path.stem.split("-")[0]) else path.parent.name for path in files
-    }
+    splits = {path: shard_split(path) for path in files}
     names = sorted({name for name in splits.values() if split_kind(name)})
     if len(names) < 2 and options.split is None:
         return read_records(parquet_records(files), options)
@@ -112,6 +120,12 @@ def _of_shards(files: list[Path], folder: Path, options: ReadOptions) -> OwnData
             others.append((name, records.column(image)))
     notes = (f"split: {', '.join(chosen)}", *data.notes)
     return dataclasses.replace(data, left_out=left_out, others=encoded_others(others, options), notes=notes)
+
+
+def shard_split(path: PurePath) -> str:
+    """Return the first word of a parquet file's name if it names a split, else the name of its folder."""
+    word = path.stem.split("-")[0]
+    return word if split_kind(word) else path.parent.name
 
 
 def _metadata_of(folder: Path, options: ReadOptions) -> Path | None:

@@ -29,6 +29,11 @@ class Layout:
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def in_order(self) -> list[Parts]:
+        """The candidates in the order of their sample ids."""
+        return sorted(self.chosen, key="/".join)
+
 
 def understand(images: Sequence[Parts], where: str, options: ReadOptions) -> Layout:
     """Return which images are candidates, and of which classes they are.

@@ -48,13 +48,19 @@ class Records:
     class_names: Callable[[str], Sequence[str] | None] = lambda name: None
 
 
-def read_records(records: Records, options: ReadOptions, columns: Columns | None = None) -> OwnData:
+def read_records(
+    records: Records,
+    options: ReadOptions,
+    columns: Columns | None = None,
+    of_paths: Callable[[Records, Sequence[Any], ReadOptions], Found] | None = None,
+) -> OwnData:
     """Return the images of rows.
 
     Args:
         records: the rows.
         options: which columns, which root, which splits.
         columns: the columns, if it is known which ones they are.
+        of_paths: finds the images that cells name; by default in files.
 
     Raises:
         InputError: a row cannot be read, and `options.on_error` is "stop"; or see `choose_columns` and `read_labels`.
@@ -66,7 +72,8 @@ def read_records(records: Records, options: ReadOptions, columns: Columns | None
         log.warning("%s", line)
     cells = records.column(columns.image)
     first = next((cell for cell in cells if not is_empty(cell)), None)
-    found = _of_paths(records, cells, options) if isinstance(first, str | Path) else _of_images(records, cells, options)
+    find = (of_paths or _of_paths) if isinstance(first, str | Path) else _of_images
+    found = find(records, cells, options)
     found.notes[:0] = columns.notes
     if columns.label is not None:
         labels = records.column(columns.label)
@@ -92,7 +99,7 @@ def _of_paths(records: Records, cells: Sequence[Any], options: ReadOptions) -> F
             continue
         rows.append(row)
         paths.append(path)
-        ids.append(path.relative_to(root).as_posix() if root else _normal(str(text)))
+        ids.append(path.relative_to(root).as_posix() if root else normal(str(text)))
         names.append(str(text))
     hint = f"; paths start from {base}, {options.words('root', '<folder>')} gives another folder"
     if bad and len(bad) == records.count and options.root is None:
@@ -132,7 +139,7 @@ def _file(text: Any, base: Path, root: Path | None, options: ReadOptions) -> Pat
         raise ValueError(f"expected a path like the other rows, got {type(text).__name__}")
     if not text.strip():
         raise ValueError("it names no image")
-    if re.match(r"^[a-z][a-z0-9+]+://", text, re.IGNORECASE):
+    if is_address(text):
         raise ValueError("an address on the network is not read, download the image")
     path = _existing(base, text.strip())
     if root is not None and not path.is_relative_to(root):
@@ -151,7 +158,12 @@ def _existing(base: Path, text: str) -> Path:
     return path
 
 
-def _normal(text: str) -> str:
+def is_address(text: str) -> bool:
+    """Return whether a text is an address such as s3://bucket/name or https://host/name."""
+    return re.match(r"^[a-z][a-z0-9+]+://", text, re.IGNORECASE) is not None
+
+
+def normal(text: str) -> str:
     """Return a path as an id: with slashes, without `./`."""
     return PurePosixPath(os.path.normpath(text.strip().replace("\\", "/"))).as_posix()
 

@@ -147,7 +147,7 @@ def parquet_records(files: Sequence[Path]) -> Records:
         layout="parquet",
         source=files[0] if len(files) == 1 else list(files),
         called=files[0].name,
-        class_names=lambda name: _class_names(table.schema.metadata, name),
+        class_names=lambda name: class_names_of(table.schema.metadata, name),
     )
 
 
@@ -164,7 +164,7 @@ class _ArrowColumn(Sequence):
         return self._column[row].as_py()
 
 
-def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] | None:
+def class_names_of(metadata: dict[bytes, bytes] | None, column: str) -> list[str] | None:
     """Return the names of the classes that the library `datasets` has written beside a column, if there are any."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]

@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from prunetune.base.errors import InputError
 from prunetune.base.extra import needed
@@ -30,15 +30,15 @@ LABEL_FILES = ("cls", "label", "class")  # A file of one of these endings holds 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive: where it begins, and its size in bytes."""
+    """A file in an archive: where it begins, and its size in bytes. archive: a path, or the address of an object."""
 
-    archive: Path
+    archive: Path | str
     start: int
     size: int
 
     def read(self) -> bytes:
         """Return the content of the file."""
-        with self.archive.open("rb") as file:
+        with open(self.archive, "rb") as file:
             file.seek(self.start)
             return file.read(self.size)
 
@@ -58,8 +58,8 @@ def read_webdataset(archives: Sequence[Path], options: ReadOptions) -> OwnData:
     Raises:
         InputError: the extra `data` is not installed, an archive is missing or damaged, or see `read_labels`.
     """
-    splits = _splits(archives)
-    chosen = _chosen(splits, options)
+    splits = splits_of(archives)
+    chosen = chosen_splits(splits, options)
     names, samples, left_out = _samples([path for path in archives if splits[path] in chosen])
     others = _others([path for path in archives if splits[path] not in chosen], options)
     for split in sorted({splits[path] for path in archives} - set(chosen)):
@@ -82,7 +82,7 @@ def read_webdataset(archives: Sequence[Path], options: ReadOptions) -> OwnData:
     return assemble(found, archives[0].name, options)
 
 
-def _splits(archives: Sequence[Path]) -> dict[Path, str]:
+def splits_of(archives: Sequence[Path]) -> dict[Path, str]:
     """Return the split of each archive: the first word of its name or that of its folder, "" if it is none."""
     found = {}
     for path in archives:
@@ -91,7 +91,12 @@ def _splits(archives: Sequence[Path]) -> dict[Path, str]:
     return found
 
 
-def _chosen(splits: dict[Path, str], options: ReadOptions) -> list[str]:
+def chosen_splits(splits: dict[Path, str], options: ReadOptions) -> list[str]:
+    """Return the splits that are candidates, "" for archives that are not named after splits.
+
+    Raises:
+        InputError: only some archives are named after splits, or see `choose_splits`.
+    """
     names = sorted(set(splits.values()))
     if "" in names:
         if len(names) > 1:
@@ -111,7 +116,7 @@ def _samples(archives: Sequence[Path]) -> tuple[list[str], list[Sample], dict[st
     for path in archives:
         for key, sample in _index(path).items():
             name = f"{path.name}/{key}"
-            if _image_of(sample) is None:
+            if image_of(sample) is None:
                 left_out[name] = "samples without an image"
                 continue
             names.append(name)
@@ -121,48 +126,66 @@ def _samples(archives: Sequence[Path]) -> tuple[list[str], list[Sample], dict[st
 
 def _index(path: Path) -> dict[str, Sample]:
     """Return the samples of an archive by their keys."""
-    split = needed("webdataset.tariterators", "data", "WebDataset archives").base_plus_ext
-    found: dict[str, Sample] = {}
     try:
-        with tarfile.open(path, "r:") as archive:
+        with path.open("rb") as file:
+            return index_of(file, path)
+    except FileNotFoundError:
+        raise InputError(f"there is no archive {path}") from None
+
+
+def index_of(file: BinaryIO, path: Path | str) -> dict[str, Sample]:
+    """Return the samples of an open archive by their keys.
+
+    Args:
+        file: the archive; it can seek.
+        path: where the archive is, for its members and for messages.
+
+    Raises:
+        InputError: the extra `data` is not installed, or the archive is damaged.
+        FileNotFoundError: it is gone.
+    """
+    split = needed("webdataset.tariterators", "data", "WebDataset archives").base_plus_ext
+    name, found = str(path).rpartition("/")[2], {}
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 key, ending = split(member.name)
                 if key is None or not member.isfile() or Path(key).name.startswith("."):
                     continue
                 files = found.setdefault(key, {})
                 if ending.lower() in files:
-                    raise InputError(f"{path.name} has the file {member.name} twice; write the archive again")
+                    raise InputError(f"{name} has the file {member.name} twice; write the archive again")
                 files[ending.lower()] = Member(path, member.offset_data, member.size)
     except FileNotFoundError:
-        raise InputError(f"there is no archive {path}") from None
+        raise
     except (tarfile.TarError, OSError) as error:
         raise InputError(
             f"{path} cannot be read as a tar archive ({error}); an archive that is compressed must be unpacked first"
         ) from None
-    _check_end(path, found)
+    _check_end(file, path, found)
     return found
 
 
-def _check_end(path: Path, found: dict[str, Sample]) -> None:
+def _check_end(file: BinaryIO, path: Path | str, found: dict[str, Sample]) -> None:
     """Refuse an archive that does not end with zeros behind its last file: some of its samples were not read."""
     ends = [member.start + member.size for sample in found.values() for member in sample.values()]
-    with path.open("rb") as file:
-        file.seek(-(-max(ends, default=0) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
-        rest = file.read(tarfile.BLOCKSIZE)
-        if not rest:
-            raise InputError(f"{path} is cut short; copy it again")
-        while rest:
-            if rest.strip(b"\0"):
-                raise InputError(f"{path} holds more data behind its last file; write or copy it again")
-            rest = file.read(2**20)
+    file.seek(-(-max(ends, default=0) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
+    rest = file.read(tarfile.BLOCKSIZE)
+    if not rest:
+        raise InputError(f"{path} is cut short; copy it again")
+    while rest:
+        if rest.strip(b"\0"):
+            raise InputError(f"{path} holds more data behind its last file; write or copy it again")
+        rest = file.read(2**20)
 
 
-def _image_of(sample: Sample) -> Member | None:
+def image_of(sample: Sample) -> Member | None:
+    """Return the file of a sample that is its image; None if there is none."""
     return next((sample[ending] for ending in sorted(sample) if f".{ending.split('.')[-1]}" in OWN_SUFFIXES), None)
 
 
 def _images(samples: Sequence[Sample], names: Sequence[str], options: ReadOptions) -> EncodedImages:
-    members = [_image_of(sample) for sample in samples]
+    members = [image_of(sample) for sample in samples]
     return EncodedImages(
         lambda row: members[row].read(), lambda row: names[row], tuple(range(len(members))), options.rule
     )
@@ -174,7 +197,7 @@ def _others(archives: Sequence[Path], options: ReadOptions) -> Any:
     names, samples, _ = _samples(archives)
     if not samples:
         return None
-    kinds = [split_kind(split) for split in _splits(archives).values()]
+    kinds = [split_kind(split) for split in splits_of(archives).values()]
     return other_splits(_images(samples, names, options), names, [kinds[0] or "test"] * len(names))
 
 

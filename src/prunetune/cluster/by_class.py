@@ -1,0 +1,100 @@
+"""The fourth stage: rows in the order of their classes, so that a worker can read one class without reading the rest.
+
+Each task sorts a run of parts by class and position. A class is then a contiguous piece of each run. The file
+<run>.offsets.npy [C + 1] says where each class begins, and the others hold its positions, scores and features.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from prunetune.base.publish import new_file
+from prunetune.cluster.catalogue import Part
+from prunetune.cluster.passes import FEATURES
+from prunetune.cluster.scores import SCORES
+from prunetune.cluster.stages import Item, Stage
+
+RUN_BYTES = 256 << 20  # A run holds at most this many bytes, so that a worker can sort it in memory.
+OFFSETS, POSITIONS, VALUES, ROWS = ".offsets.npy", ".positions.npy", ".scores.npy", ".features.npy"
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Sorted runs. stage: where they are. names: of the runs, in the order of positions. sizes: [C] int64 rows."""
+
+    stage: Stage
+    names: tuple[str, ...]
+    sizes: np.ndarray
+
+    def read(self, label: int, what: str) -> Iterator[np.ndarray]:
+        """Yield the pieces of one class in ascending order of positions.
+
+        Args:
+            label: the index of the class.
+            what: POSITIONS, VALUES or ROWS.
+        """
+        for name in self.names:
+            offsets = np.load(self.stage.file(name, OFFSETS), mmap_mode="r")
+            start, stop = int(offsets[label]), int(offsets[label + 1])
+            if stop > start:
+                yield np.load(self.stage.file(name, what), mmap_mode="r")[start:stop]
+
+    def whole(self, label: int, what: str) -> np.ndarray:
+        """Return all of one class."""
+        return np.concatenate(list(self.read(label, what)))
+
+
+def sort_by_class(
+    parts: Sequence[Part], passes: Stage, scores: Stage | None, stage: Stage, num_classes: int, width: int
+) -> Runs:
+    """Write sorted runs of all rows, and return them.
+
+    Args:
+        parts: all parts, in the order of positions.
+        passes: the stage that holds positions, labels and features.
+        scores: the stage that holds scores; None if they are computed class by class.
+        stage: where the runs go.
+        num_classes: C.
+        width: bytes of the features of a row; 0 leaves them out.
+    """
+    items, chosen = [], []
+    most = max(1, RUN_BYTES // (width + 24))
+    for part in parts:
+        if chosen and sum(one.count for one in chosen) + part.count > most:
+            items.append(Item(f"run-{len(items):06d}", sum(one.count for one in chosen), chosen))
+            chosen = []
+        chosen = [*chosen, part]
+    items.append(Item(f"run-{len(items):06d}", sum(one.count for one in chosen), chosen))
+    stage.run(items, sort_run, passes, scores, num_classes, width > 0, what="sorting by class")
+    sizes = sum(np.diff(np.load(stage.file(item.name, OFFSETS))) for item in items)
+    return Runs(stage, tuple(item.name for item in items), np.asarray(sizes))
+
+
+def sort_run(
+    item: Item, stage: Stage, passes: Stage, scores: Stage | None, num_classes: int, with_features: bool
+) -> dict[str, Any]:
+    """Sort the rows of some parts by class; within a class they stay in the order of positions."""
+    columns: dict[str, list[np.ndarray]] = {POSITIONS: [], VALUES: [], ROWS: []}
+    labels = []
+    for part in item.work:
+        with np.load(passes.file(part.name, FEATURES)) as file:
+            labels.append(file["labels"])
+            columns[POSITIONS].append(file["positions"])
+            if with_features:
+                columns[ROWS].append(file["features"])
+        if scores is not None:
+            columns[VALUES].append(np.load(scores.file(part.name, SCORES)))
+    joined = np.concatenate(labels)
+    order = joined.argsort(kind="stable")
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(joined, minlength=num_classes))])
+    written = {OFFSETS: offsets}
+    for suffix in [suffix for suffix, pieces in columns.items() if pieces]:
+        written[suffix] = np.concatenate(columns.pop(suffix))[order]
+    paths = []
+    for suffix, values in written.items():
+        paths.append(stage.file(item.name, suffix))
+        with new_file(paths[-1]) as partial, partial.open("wb") as file:
+            np.save(file, values)
+    return stage.finish(item.name, paths, {})

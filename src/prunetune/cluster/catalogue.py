@@ -1,0 +1,346 @@
+"""What all rows of a cluster run are: classes, counts, and the parts that workers process."""
+
+import bisect
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunetune.base.errors import InputError
+from prunetune.cluster.listing import OF_JSON, Header, read_list
+from prunetune.cluster.remote import File
+from prunetune.cluster.sources import Source
+from prunetune.cluster.stages import Stage, sliced
+from prunetune.own.data import OwnData
+from prunetune.own.read.assemble import WITHOUT_LABELS
+from prunetune.own.read.columns import Columns
+from prunetune.own.read.labels import Labels, read_labels
+from prunetune.own.read.options import ReadOptions
+from prunetune.own.read.webdataset import LABEL_FILES
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows that are processed together. name: of its files. first: the position of its first row. count: its rows."""
+
+    name: str
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Parts that one worker reads one after another, since they lie in the same rows of a file.
+
+    shard: the index of the file; -1 for images that the driver has listed. groups: the row groups of a parquet file.
+    start: the row of the file at which the first of the groups begins.
+    """
+
+    shard: int
+    parts: tuple[Part, ...]
+    groups: tuple[int, ...] = ()
+    start: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """What all rows are. A position is the place of a row in the order of sample_id, as in a Pool.
+
+    source: where the data are. files: the shards. firsts: the position of the first row of each shard. counts: the rows
+    of each shard. groups: the row groups of each parquet file. lists: the folder of the lists of the shards. columns:
+    those of parquet files. label: the column of the lists that holds the labels; None if they are not read. indices:
+    maps a label as a JSON text to the index of its class. classes: their names. left_out: maps shards and samples that
+    are no candidates to the reason. unlabelled: how many rows have no label and are left out.
+    """
+
+    source: Source
+    classes: tuple[str, ...]
+    total: int
+    files: tuple[File, ...] = ()
+    firsts: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
+    groups: tuple[tuple[int, ...], ...] = ()
+    lists: Path | None = None
+    columns: Columns | None = None
+    label: str | None = None
+    indices: Mapping[str, int] = field(default_factory=dict)
+    is_labelled: bool = True
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    unlabelled: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def held(self) -> OwnData | None:
+        """The candidates, if the driver has listed them."""
+        return self.source.held
+
+    def segments(self, most: int) -> list[Segment]:
+        """Return all rows in parts of at most `most` rows; the same ones whatever the workers are."""
+        if self.held is not None:
+            return [
+                Segment(-1, (Part(f"{first:09d}", first, count),), start=first)
+                for first, count in sliced(self.total, most)
+            ]
+        return [segment for shard in range(len(self.files)) for segment in self._of_shard(shard, most)]
+
+    def _of_shard(self, shard: int, most: int) -> Iterator[Segment]:
+        first = self.firsts[shard]
+        if self.source.layout == "webdataset":
+            for start, count in sliced(self.counts[shard], most):
+                yield Segment(shard, (Part(f"{shard:06d}-{start:09d}", first + start, count),), start=start)
+            return
+        for groups, start, rows in _bundled(self.groups[shard], most):
+            parts = tuple(
+                Part(f"{shard:06d}-{start + offset:09d}", first + start + offset, count)
+                for offset, count in sliced(rows, most)
+            )
+            yield Segment(shard, parts, groups, start)
+
+    def shard_of(self, position: int) -> int:
+        """Return the index of the shard that holds a row."""
+        return bisect.bisect_right(self.firsts, position) - 1
+
+    def table(self, shard: int, columns: list[str] | None = None) -> Any:
+        """Return the list of a shard as an Arrow table."""
+        return read_list(Stage(self.lists).file(f"{shard:06d}", ".parquet"), columns)
+
+    def labels(self, part: Part) -> np.ndarray:
+        """Return the class of each row of a part, [n] int32; -1 for a row without a label."""
+        if self.held is not None:
+            return self.held.pool.labels[part.first : part.first + part.count].numpy().astype(np.int32)
+        if self.label is None:
+            return np.zeros(part.count, dtype=np.int32)
+        shard = self.shard_of(part.first)
+        column = self.table(shard, [self.label]).column(0).slice(part.first - self.firsts[shard], part.count)
+        coded = column.combine_chunks().dictionary_encode()
+        lookup = np.array([self.indices.get(text, -1) for text in coded.dictionary.to_pylist()] + [-1], dtype=np.int32)
+        codes = coded.indices.fill_null(len(lookup) - 1).to_numpy(zero_copy_only=False)
+        return lookup[codes]
+
+    def names(self, part: Part) -> list[str]:
+        """Return the name of each row of a part, as the user knows it."""
+        if self.held is not None:
+            return list(self.held.names[part.first : part.first + part.count])
+        if self.source.layout != "webdataset":
+            return [str(position) for position in range(part.first, part.first + part.count)]
+        shard = self.shard_of(part.first)
+        column = self.table(shard, ["name"]).column(0)
+        return column.slice(part.first - self.firsts[shard], part.count).to_pylist()
+
+    def sample_ids(self, part: Part) -> list[str]:
+        """Return the sample_id of each row of a part; those of shards are numbers of equal width."""
+        if self.held is not None:
+            return list(self.held.pool.sample_ids[part.first : part.first + part.count])
+        width = len(str(max(self.total - 1, 0)))
+        return [f"{position:0{width}d}" for position in range(part.first, part.first + part.count)]
+
+    def described(self, sizes: Sequence[int]) -> list[str]:
+        """Return the lines that say what was understood; sizes: candidates of each class."""
+        what = "rows" if self.source.layout == "embeddings" else "images"
+        shards = f" in {len(self.files)} shards" if self.files else ""
+        if not self.is_labelled:
+            return [f"{sum(sizes)} {what} without labels{shards}", *self.notes]
+        order = sorted(range(len(sizes)), key=lambda label: (-sizes[label], label))
+        shown = ", ".join(f"{self.classes[label]} {sizes[label]}" for label in order[:5])
+        more = ", ..." if len(order) > 5 else ""
+        return [f"{sum(sizes)} {what}{shards}, {len(sizes)} classes: {shown}{more}", *self.notes]
+
+
+def _bundled(groups: Sequence[int], most: int) -> Iterator[tuple[tuple[int, ...], int, int]]:
+    """Yield row groups that are read together, the row at which they begin, and their rows: at most `most` if many."""
+    chosen: list[int] = []
+    start = rows = 0
+    for group, count in enumerate(groups):
+        if chosen and rows + count > most:
+            yield tuple(chosen), start, rows
+            chosen, start, rows = [], start + rows, 0
+        chosen.append(group)
+        rows += count
+    if rows:
+        yield tuple(chosen), start, rows
+
+
+def of_held(source: Source) -> Catalogue:
+    """Return the catalogue of images that the driver has listed."""
+    data = source.held
+    return Catalogue(
+        source,
+        data.pool.classes,
+        len(data.pool),
+        is_labelled=data.is_labelled,
+        left_out=source.left_out,
+        notes=source.notes,
+    )
+
+
+def of_shards(
+    source: Source, header: Header | None, records: Mapping[str, Mapping[str, Any]], lists: Path, options: ReadOptions
+) -> Catalogue:
+    """Return the catalogue of shards that were listed.
+
+    Raises:
+        InputError: there is no row, or a label is missing or wrong.
+    """
+    found = list(records.values())
+    counts = tuple(record["rows"] for record in found)
+    firsts = tuple(int(first) for first in np.concatenate([[0], np.cumsum(counts)[:-1]]))
+    left_out = _left_out(source, found)
+    if sum(counts) == 0:
+        raise InputError(f"{source.name} holds no images that can be read; {len(left_out)} rows or files are left out")
+    if header is not None and header.warning:
+        log.warning("%s", header.warning)
+    catalogue = Catalogue(
+        source,
+        classes=(WITHOUT_LABELS,),
+        total=sum(counts),
+        files=source.files,
+        firsts=firsts,
+        counts=counts,
+        groups=tuple(tuple(record.get("groups", ())) for record in found),
+        lists=lists,
+        columns=None if header is None else header.columns,
+        is_labelled=False,
+        left_out=left_out,
+        notes=(*source.notes, *(() if header is None else header.columns.notes)),
+    )
+    label = _label_column(header, found, options)
+    return catalogue if label is None else _labelled(catalogue, label, header, found, options)
+
+
+def _left_out(source: Source, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the shards and samples that are no candidates, and the reasons."""
+    left_out = dict(source.left_out)
+    for file, record in zip(source.files, records, strict=True):
+        if "error" in record:
+            left_out[file.url] = record["error"]
+            log.warning("the shard %s is left out: %s", file.url, record["error"])
+        left_out.update({name: "samples without an image" for name in record.get("left_out", ())})
+    return left_out
+
+
+def _labelled(
+    catalogue: Catalogue,
+    label: str,
+    header: Header | None,
+    records: Sequence[Mapping[str, Any]],
+    options: ReadOptions,
+) -> Catalogue:
+    """Return a catalogue with the classes of its rows.
+
+    Raises:
+        InputError: a label is missing or wrong.
+    """
+    merged = _merged([record["labels"].get(label, {}) for record in records], catalogue.firsts)
+    _add_missing(merged, records, label, catalogue.firsts)
+    unlabelled = merged.pop("null", [0, 0])
+    read = _read_labels(merged, unlabelled, header, catalogue.total, options, catalogue.source)
+    notes = catalogue.notes
+    if header is None:
+        words = f"{label.removeprefix(OF_JSON)} in .json" if label.startswith(OF_JSON) else f".{label}"
+        notes = (f"labels from {words}", *notes)
+    return replace(
+        catalogue,
+        classes=read.classes,
+        label=label,
+        indices={text: read.indices[i] for text, i in _places(merged).items()},
+        is_labelled=True,
+        unlabelled=unlabelled[0],
+        notes=(*notes, *read.notes),
+    )
+
+
+def _label_column(header: Header | None, records: Sequence[Mapping[str, Any]], options: ReadOptions) -> str | None:
+    """Return the column of the lists that holds the labels.
+
+    Raises:
+        InputError: two keys could both be the label, or the named one is not there.
+    """
+    if header is not None:
+        return header.columns.label
+    if not options.reads_labels:
+        return None
+    endings = {ending for record in records for ending in record.get("endings", ())}
+    columns = {column for record in records for column in record["labels"]}
+    wanted = options.label_column
+    for ending in [wanted] if wanted else LABEL_FILES:
+        if ending in columns:
+            return ending
+    keys = sorted(column for column in columns if column.startswith(OF_JSON))
+    if len(keys) > 1:
+        names = [key.removeprefix(OF_JSON) for key in keys]
+        raise InputError(
+            f"the keys {' and '.join(names)} of .json could both be the label; name one with "
+            f"{options.words('label_column', names[0])}"
+        )
+    if keys:
+        return keys[0]
+    if wanted is not None:
+        raise InputError(f"no sample has a file .{wanted}, or this key in its .json; the endings are {_few(endings)}")
+    log.warning("no labels among %s; the images are taken without", _few(endings))
+    return None
+
+
+def _few(names: Sequence[str] | set[str]) -> str:
+    return ", ".join(sorted(names)[:20])
+
+
+def _merged(counts: Sequence[Mapping[str, Sequence[int]]], firsts: Sequence[int]) -> dict[str, list[int]]:
+    """Return how often each label occurs in all shards, and the first row that has it."""
+    merged: dict[str, list[int]] = {}
+    for own, first in zip(counts, firsts, strict=True):
+        for text, (count, row) in own.items():
+            merged.setdefault(text, [0, first + row])[0] += count
+    return merged
+
+
+def _add_missing(
+    merged: dict[str, list[int]], records: Sequence[Mapping[str, Any]], label: str, firsts: Sequence[int]
+) -> None:
+    """Count the rows of archives that have no label of the chosen kind at all."""
+    for record, first in zip(records, firsts, strict=True):
+        if label not in record["labels"] and record["rows"]:
+            merged.setdefault("null", [0, first])[0] += record["rows"]
+
+
+def _places(merged: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Return the place of each label in the list that `_read_labels` checks."""
+    places, place = {}, 0
+    for text, (count, _) in merged.items():
+        places[text] = place
+        place += min(count, 2)
+    return places
+
+
+def _read_labels(
+    merged: Mapping[str, Sequence[int]],
+    unlabelled: Sequence[int],
+    header: Header | None,
+    total: int,
+    options: ReadOptions,
+    source: Source,
+) -> Labels:
+    """Return the classes of the labels. A label stands twice in what is checked if several rows have it.
+
+    Raises:
+        InputError: rows have no label and are not to be left out, or see `read_labels`.
+    """
+    word = "sample" if source.layout == "webdataset" else "row"
+    if unlabelled[0] == total:
+        raise InputError(f"no row has a label; score without labels with {options.without_labels()}")
+    if unlabelled[0] and options.on_error != "skip":
+        raise InputError(
+            f"{unlabelled[0]} of {total} rows cannot be read: {word} {unlabelled[1]} (it has no label); repair or "
+            f"remove them, or leave them out with {options.words('on_error', 'skip')}"
+        )
+    values, rows = [], []
+    for text, (count, row) in merged.items():
+        values += [json.loads(text)] * min(count, 2)
+        rows += [row] * min(count, 2)
+    names = None if header is None else header.class_names
+    return read_labels(values, lambda i: f"{word} {rows[i]}", options, names)

@@ -1,0 +1,243 @@
+"""The first stage: every shard is listed once, so that labels, counts and places are known before images are read.
+
+The list of a shard is a parquet file with a row for each of its rows. Its columns are `name` (tar archives only),
+`start` and `size` in bytes of the image in the archive (tar archives only), and one column of labels as JSON texts for
+each place where labels can be. The driver gets only the number of rows and how often each label occurs.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from prunetune.base.errors import InputError
+from prunetune.base.extra import needed
+from prunetune.base.publish import new_file
+from prunetune.cluster.engine import storage_fault
+from prunetune.cluster.remote import File, open_url
+from prunetune.cluster.sources import Source
+from prunetune.cluster.stages import Item, Stage
+from prunetune.own.read.columns import LABEL_NAMES, SPLIT_COLUMNS, Columns, choose_columns, usual, without_labels
+from prunetune.own.read.labels import is_empty, plain
+from prunetune.own.read.options import ReadOptions
+from prunetune.own.read.splits import split_kind
+from prunetune.own.read.table import class_names_of
+from prunetune.own.read.webdataset import LABEL_FILES, Member, Sample, image_of, index_of
+
+OF_JSON = "json:"  # A column of labels from .json files is called after the key, with this in front.
+Counts = dict[str, list[int]]  # Maps a label as a JSON text to how often it occurs and to the first row that has it.
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the first parquet file says about all: the columns, and the names of classes that labels are indices of."""
+
+    columns: Columns
+    class_names: list[str] | None = None
+    warning: str = ""
+
+
+def list_shards(source: Source, stage: Stage, options: ReadOptions) -> tuple[Header | None, dict[str, dict[str, Any]]]:
+    """List all shards in the workers. Return the header of parquet files, and the record of each shard.
+
+    A record has `rows`, and `labels`: maps the name of each column of labels to Counts. That of a parquet file has
+    `groups`, the rows of each row group; that of an archive `endings`, `keys` and `left_out`, samples without an image.
+    A shard that cannot be read has `error`, and no rows; with on_error="stop" it ends the run.
+
+    Raises:
+        InputError: a shard cannot be read and is not to be skipped, or no column can hold the image.
+    """
+    header = None if source.layout == "webdataset" else parquet_header(source, options)
+    function: Callable[..., Any] = list_parquet if header is not None else list_archive
+    items = [Item(f"{i:06d}", 1, file) for i, file in enumerate(source.files)]
+    records = stage.run(items, function, header, options, what="listing shards")
+    return header, records
+
+
+def parquet_header(source: Source, options: ReadOptions) -> Header:
+    """Return the columns of images, or of embeddings, and of labels.
+
+    Raises:
+        InputError: the file is damaged, its columns can be read in two ways, or its images are paths.
+    """
+    parquet = needed("pyarrow.parquet", "cluster", "parquet files")
+    file = source.files[0]
+    with open_url(file.url) as stream:
+        try:
+            schema = parquet.read_schema(stream)
+        except Exception as error:  # Arrow raises several kinds of errors on damaged files.
+            raise _damaged(file, error) from None
+    if source.layout == "embeddings":
+        columns = _embedding_columns(schema, file, options)
+    else:
+        columns = choose_columns(schema.names, file.name, options)
+        if str(schema.field(columns.image).type) in ("string", "large_string"):
+            word = options.words("engine", "ray")
+            raise InputError(
+                f"the column {columns.image} of {file.name} holds paths, and {word} reads images inside the parquet "
+                "files; give the folder of the images, or a list of them as csv, tsv or jsonl"
+            )
+    names = None if columns.label is None else class_names_of(schema.metadata, columns.label)
+    return Header(columns, names, without_labels(schema.names, columns, options))
+
+
+def _embedding_columns(schema: Any, file: File, options: ReadOptions) -> Columns:
+    """Return the only column of lists of numbers, or the one that the user named, and the column of labels."""
+    lists = [field.name for field in schema if "list<" in str(field.type) or "list[" in str(field.type)]
+    given = options.image_column
+    if (given is None and len(lists) != 1) or (given is not None and given not in lists):
+        raise InputError(
+            f"{file.name} has the columns {', '.join(schema.names)}, of which {len(lists)} hold lists of numbers; name "
+            f"that of the embeddings with {options.words('image_column', '<name>')}"
+        )
+    named = replace(options, image_column=given or lists[0])
+    return choose_columns(
+        [name for name in schema.names if name not in lists or name == named.image_column], file.name, named
+    )
+
+
+def list_parquet(item: Item, stage: Stage, header: Header, options: ReadOptions) -> dict[str, Any]:
+    """List a parquet file: read its footer and its labels."""
+    file = item.work
+    parquet = needed("pyarrow.parquet", "cluster", "parquet files")
+    arrow = needed("pyarrow", "cluster", "parquet files")
+    try:
+        with open_url(file.url) as stream:
+            opened = parquet.ParquetFile(stream)
+            groups = [opened.metadata.row_group(i).num_rows for i in range(opened.num_row_groups)]
+            _check_columns(file, opened.schema_arrow.names, header)
+            label = header.columns.label
+            cells = [] if label is None else opened.read(columns=[label]).column(label).to_pylist()
+            _check_splits(file, opened, header)
+    except InputError:
+        raise
+    except Exception as error:  # Arrow raises several kinds of errors on damaged files.
+        return _skipped(item, stage, _damaged(file, error) if storage_fault(error) is None else error, options)
+    texts = [as_text(cell) for cell in cells]
+    table = {} if label is None else {label: arrow.array(texts, arrow.string())}
+    return _finished(item, stage, table, {"rows": sum(groups), "groups": groups})
+
+
+def _check_columns(file: File, names: list[str], header: Header) -> None:
+    wanted = [header.columns.image] + ([] if header.columns.label is None else [header.columns.label])
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise InputError(f"{file.name} has no column {missing[0]!r}, and the first file has; give files of one kind")
+
+
+def _check_splits(file: File, opened: Any, header: Header) -> None:
+    """Refuse a column that names several splits; the in-process engine chooses among them, row by row."""
+    used = (header.columns.image, header.columns.label)
+    for name in opened.schema_arrow.names:
+        if usual(name, SPLIT_COLUMNS) and name not in used:
+            values = set(map(str, opened.read(columns=[name]).column(name).unique().to_pylist()))
+            if values and all(split_kind(value) for value in values):
+                raise InputError(
+                    f"the column {name} of {file.name} names splits, and the engine ray takes splits from files: "
+                    f"write each split into files of its own, such as train-00000.parquet, or drop the column {name}"
+                )
+
+
+def _damaged(file: File, error: BaseException) -> InputError:
+    return InputError(f"{file.url} cannot be read as parquet ({' '.join(str(error).split())[:200]})")
+
+
+def list_archive(item: Item, stage: Stage, header: None, options: ReadOptions) -> dict[str, Any]:
+    """List an archive: read the headers of its files, and the small files that can hold labels."""
+    file = item.work
+    arrow = needed("pyarrow", "cluster", "tar archives")
+    try:
+        with open_url(file.url) as stream:
+            samples = index_of(stream, file.url)
+            left_out = [key for key, sample in samples.items() if image_of(sample) is None]
+            chosen = {key: sample for key, sample in samples.items() if image_of(sample) is not None}
+            found = [_labels_of(key, sample, stream, options) for key, sample in chosen.items()]
+    except (InputError, OSError) as error:
+        return _skipped(item, stage, error, options)
+    images = [image_of(sample) for sample in chosen.values()]
+    table = {
+        "name": arrow.array([f"{file.name}/{key}" for key in chosen], arrow.string()),
+        "start": arrow.array([image.start for image in images], arrow.int64()),
+        "size": arrow.array([image.size for image in images], arrow.int64()),
+    }
+    for column in sorted({name for labels in found for name in labels}):
+        table[column] = arrow.array([labels.get(column) for labels in found], arrow.string())
+    facts = {
+        "rows": len(chosen),
+        "endings": sorted({ending for sample in samples.values() for ending in sample}),
+        "keys": sorted({name.removeprefix(OF_JSON) for labels in found for name in labels if name.startswith(OF_JSON)}),
+        "left_out": [f"{file.name}/{key}" for key in left_out],
+    }
+    return _finished(item, stage, table, facts)
+
+
+def _labels_of(key: str, sample: Sample, stream: Any, options: ReadOptions) -> dict[str, str]:
+    """Return the labels that a sample could have, by the column that they go to."""
+    if not options.reads_labels:
+        return {}
+    wanted = options.label_column
+    endings = [wanted] if wanted in sample else [] if wanted else list(LABEL_FILES)
+    found = {
+        ending: json.dumps(_read(stream, sample[ending]).decode("utf-8", "replace").strip())
+        for ending in endings
+        if ending in sample
+    }
+    if "json" in sample and wanted not in sample:
+        try:
+            content = json.loads(_read(stream, sample["json"]))
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise InputError(f"the file .json of sample {key} is no JSON object")
+        for name, value in content.items():
+            if name == wanted or (wanted is None and usual(name, LABEL_NAMES)):
+                found[f"{OF_JSON}{name}"] = as_text(value)
+    return {column: text for column, text in found.items() if text is not None}
+
+
+def _read(stream: Any, member: Member) -> bytes:
+    stream.seek(member.start)
+    return stream.read(member.size)
+
+
+def as_text(cell: Any) -> str | None:
+    """Return a label as a JSON text; None for one that is empty."""
+    label = plain(cell)
+    if is_empty(label):
+        return None
+    return json.dumps(label, default=str)
+
+
+def _skipped(item: Item, stage: Stage, error: BaseException, options: ReadOptions) -> dict[str, Any]:
+    """Record a shard that cannot be read, if such shards are to be left out. A shard that is out of reach stops."""
+    if options.on_error != "skip" or not isinstance(error, InputError):
+        raise error
+    return stage.finish(item.name, [], {"rows": 0, "groups": [], "labels": {}, "error": str(error)})
+
+
+def _finished(item: Item, stage: Stage, table: Mapping[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """Write the list of a shard and its record."""
+    arrow = needed("pyarrow", "cluster", "parquet files")
+    parquet = needed("pyarrow.parquet", "cluster", "parquet files")
+    path = stage.file(item.name, ".parquet")
+    with new_file(path) as partial:
+        parquet.write_table(arrow.table(dict(table)), partial)
+    labels = {name: _counts(column) for name, column in table.items() if name not in ("name", "start", "size")}
+    return stage.finish(item.name, [path], {**facts, "labels": labels})
+
+
+def _counts(column: Any) -> Counts:
+    counts: Counts = {}
+    for row, text in enumerate(column.to_pylist()):
+        key = "null" if text is None else text
+        if key in counts:
+            counts[key][0] += 1
+        else:
+            counts[key] = [1, row]
+    return counts
+
+
+def read_list(path: Path, columns: list[str] | None = None) -> Any:
+    """Return the list of a shard as an Arrow table."""
+    return needed("pyarrow.parquet", "cluster", "parquet files").read_table(path, columns=columns, memory_map=True)

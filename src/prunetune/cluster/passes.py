@@ -1,0 +1,361 @@
+"""The second stage: images are decoded, and frozen and masked networks are run over them.
+
+Ray Data streams the work: tasks on CPUs read and decode a part, actors that hold the networks take it, and no more
+parts are decoded than wait for an actor (back-pressure). Without GPUs each actor decodes its parts itself, since both
+would compete for the same CPUs; without a network there is nothing to hold, and tasks do it. Each actor writes the
+features of its part to the disk, so that neither images nor features reach the driver.
+
+What is kept between the passes of DLC. The losses need the mean feature of each class, which is known only when all
+images have been seen. Between the two, the features of all T levels are kept: 4 T D bytes a row in float32 (10 kB for
+five levels of a ResNet-18, D = 512). To keep the decoded views instead would take 3 S S bytes (150 kB for S = 224), and
+to keep nothing would decode every image twice and run the unmasked network twice. The features are float32, since
+DLC's losses of half precision would change ranks.
+"""
+
+import copy
+import functools
+import hashlib
+import json
+import logging
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from prunetune.base.devices import resolve_device
+from prunetune.base.errors import InputError
+from prunetune.base.publish import new_file
+from prunetune.cluster.catalogue import Catalogue, Part, Segment
+from prunetune.cluster.content import contents
+from prunetune.cluster.engine import Failure, died, guarded, library
+from prunetune.cluster.progress import Progress
+from prunetune.cluster.stages import Item, Stage
+from prunetune.data.images.decode import UnreadableImage
+from prunetune.data.images.rule import DecodeRule
+from prunetune.data.images.transforms import CROP_SHARE, evaluation_view
+from prunetune.networks.backbone import Network
+from prunetune.networks.frozen_pass import Passes, embed
+from prunetune.networks.maskable import maskable
+from prunetune.networks.masking import MaskPath, masked_networks
+
+VIEW_BYTES = 32 << 20  # The views of one part take at most this many bytes.
+MOST_ROWS = 8192  # A part has at most this many rows.
+FEATURES, DIGESTS = ".features.npz", ".digests.npy"
+MOST_BLOCKS = 4096  # The segments are handed out in at most this many blocks.
+WORK = ".work"  # A file of this ending tells the workers what they do.
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What is run over the images.
+
+    network: pretrained, on the CPU; None only decodes the images, to find those that cannot be read. path: the masks of
+    DLC, or None. seed: of random masks. rule: how files become pixels. passes: batch size, device and precision.
+    collapsed: whether features are the released code's one number for each image.
+    """
+
+    network: Network | None
+    rule: DecodeRule
+    passes: Passes
+    path: MaskPath | None = None
+    seed: int = 0
+    collapsed: bool = False
+
+    @property
+    def side(self) -> int:
+        """The side of the network's images in pixels."""
+        return 32 if self.network is None else self.network.input_size
+
+    @property
+    def rows(self) -> int:
+        """The most rows of a part. It depends on the network only, so that parts are the same on every cluster."""
+        return max(1, min(MOST_ROWS, VIEW_BYTES // (3 * self.side**2)))
+
+
+def run_passes(
+    catalogue: Catalogue, stage: Stage, work: Work, gpus: float = 1.0
+) -> tuple[list[Part], dict[str, dict[str, Any]]]:
+    """Run the passes over all rows, and return the parts and their records; finished parts are not read again.
+
+    The file <part>.features.npz holds `positions` [n] int64 and `labels` [n] int32 of the rows that can be read and
+    have a label, `features` [n, D] float32 and, for DLC, `levels` [T - 1 or T, n, D] float32. A record has `failed`,
+    the pairs of position and reason of rows that cannot be read.
+
+    Args:
+        catalogue: the rows.
+        stage: where files and records go.
+        work: what is run.
+        gpus: how many GPUs an actor takes, such as 0.5 for two actors on each; not read where there are none.
+
+    Raises:
+        InputError: a disk is full, object storage fails, or a worker dies again and again.
+    """
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    segments = catalogue.segments(work.rows)
+    parts = [part for segment in segments for part in segment.parts]
+    records = stage.records([Item(part.name, part.count) for part in parts])
+    todo = [_unfinished(segment, records) for segment in segments]
+    todo = [segment for segment in todo if segment.parts]
+    progress = Progress("scoring", catalogue.total, sum(part.count for part in parts if part.name in records))
+    for name, rows, record in _streamed(catalogue, stage, work, todo, gpus) if todo else ():
+        records[name] = record
+        progress.add(rows)
+    for part in parts:  # A worker that died can have finished parts that it did not report.
+        if part.name not in records and (record := stage.record(part.name)) is not None:
+            records[part.name] = record
+    return parts, {part.name: records[part.name] for part in parts}
+
+
+def _unfinished(segment: Segment, records: dict[str, Any]) -> Segment:
+    """Return a segment without the finished parts at its end; those before an unfinished one are passed over."""
+    left = [i for i, part in enumerate(segment.parts) if part.name not in records]
+    return Segment(segment.shard, segment.parts[: left[-1] + 1] if left else (), segment.groups, segment.start)
+
+
+def _streamed(
+    catalogue: Catalogue, stage: Stage, work: Work, segments: Sequence[Segment], gpus: float
+) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Yield the name, rows and record of each part as it is finished."""
+    place = write_work(stage, (catalogue, stage, work, segments))
+    networks = Crew(_decoded, Networks, DecodingNetworks, gpus if uses_gpus(work) else 0.0)
+    crew = Crew(_checked) if work.network is None else networks
+    try:
+        yield from streamed([{"id": i} for i in range(len(segments))], place, crew)
+    finally:
+        place.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Crew:
+    """What the workers run on a row. gpus: those that an actor takes, 0 to use none.
+
+    decode: makes views of a row on a CPU; without actors, the record of a part. networks: the actors on GPUs that take
+    the views. both: the actors that do both where no GPU is used.
+    """
+
+    decode: Callable[..., Any]
+    networks: type | None = None
+    both: type | None = None
+    gpus: float = 0.0
+
+
+def streamed(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Run a crew over rows, and yield the name, rows and record of each part as it is finished.
+
+    Args:
+        items: at least one row.
+        place: the file of what all workers share, see `write_work`; each function and actor gets it as `place`.
+        crew: what is run.
+    """
+    ray, data = library(), library("ray.data")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = data.DataContext.get_current()
+    context.enable_progress_bars, context.print_on_execution_start = False, False
+    context.target_max_block_size = VIEW_BYTES  # So that a decoded part waits as a block of its own.
+    # Blocks that are there from the start need no tasks of their own, for which actors on all CPUs would leave no room.
+    rows = data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS))
+    try:
+        for row in _mapped(rows, crew, str(place), len(items)).iter_rows():
+            if row["error"]:
+                raise InputError(row["error"])
+            yield row["name"], row["rows"], json.loads(row["record"])
+    except ray.exceptions.RayError as error:
+        raise _explained(error) from None
+
+
+def _mapped(rows: Any, crew: Crew, place: str, items: int) -> Any:
+    """Return the records of all parts as rows of a Ray Dataset, which are made when they are asked for."""
+    if crew.both is None:
+        return rows.map_batches(crew.decode, batch_size=1, fn_kwargs={"place": place}, num_cpus=1)
+    function, share, kind, wanted = crew.both, {"num_cpus": 1.0}, "CPU", 1.0
+    if crew.gpus:  # An actor on a GPU takes no CPU, so that there is always one for decoding.
+        rows = rows.map_batches(crew.decode, batch_size=1, fn_kwargs={"place": place}, num_cpus=1)
+        function, share, kind, wanted = crew.networks, {"num_gpus": crew.gpus, "num_cpus": 0.0}, "GPU", crew.gpus
+    most = max(1, int(library().cluster_resources().get(kind, 0) / wanted))
+    pool = library("ray.data").ActorPoolStrategy(size=min(most, items))
+    return rows.map_batches(function, batch_size=1, fn_constructor_kwargs={"place": place}, compute=pool, **share)
+
+
+def uses_gpus(work: Work) -> bool:
+    """Return whether the networks run on GPUs, so that other workers decode for them."""
+    return work.passes.hardware.device == "cuda"
+
+
+def _explained(error: BaseException) -> BaseException:
+    """Return the error of a worker that died as one line; any other error as it is."""
+    names = {type(one).__name__ for one in (error, error.__cause__, getattr(error, "cause", None)) if one is not None}
+    known = {"WorkerCrashedError", "OutOfMemoryError", "NodeDiedError", "ActorDiedError", "ActorUnavailableError"}
+    return died(error) if names & known else error
+
+
+def write_work(stage: Stage, shared: tuple[Any, ...]) -> Path:
+    """Write what all workers share into the folder of a stage, and return its place, which no other content gets."""
+    content = pickle.dumps(shared)
+    place = stage.folder / f"{hashlib.sha256(content).hexdigest()[:16]}{WORK}"
+    with new_file(place) as partial:
+        partial.write_bytes(content)
+    return place
+
+
+@functools.lru_cache(maxsize=1)
+def shared_work(place: str) -> tuple[Any, ...]:
+    """Return what all workers share; each process reads it once for a run."""
+    return pickle.loads(Path(place).read_bytes())
+
+
+def _decoded(batch: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
+    """Yield the views of each unfinished part of a segment as one row."""
+    catalogue, stage, work, segments = shared_work(place)
+    segment = segments[int(batch["id"][0])]
+    parts = contents(catalogue, segment)
+    while True:
+        outcome = guarded(next, parts, None)
+        if outcome is None:
+            return
+        if isinstance(outcome, Failure):
+            yield _row(segment.parts[0], error=outcome.text)
+            return
+        part, images = outcome
+        if stage.record(part.name) is None:
+            row = guarded(_views, catalogue, stage, work, part, images)
+            yield _row(part, error=row.text) if isinstance(row, Failure) else row
+
+
+def _row(part: Part, views: bytes = b"", positions: Any = (), failed: Any = (), error: str = "") -> dict[str, Any]:
+    named = {"name": part.name, "first": part.first, "count": part.count, "failed": json.dumps(list(failed))}
+    positions = np.asarray(positions, dtype=np.int64).tobytes()
+    return {name: [value] for name, value in {**named, "views": views, "positions": positions, "error": error}.items()}
+
+
+def _views(
+    catalogue: Catalogue, stage: Stage, work: Work, part: Part, images: Iterator[bytes | OSError]
+) -> dict[str, Any]:
+    """Decode a part; write the hash of each content where the driver has not listed the files."""
+    names, labels = catalogue.names(part), catalogue.labels(part)
+    views, positions, failed, digests = bytearray(), [], [], []
+    for offset, content in enumerate(images):
+        digests.append(_digest(content, work.rule))
+        if labels[offset] < 0:
+            continue
+        try:
+            if isinstance(content, OSError):
+                raise UnreadableImage(names[offset], content.strerror or str(content))
+            image = work.rule.decode_bytes(content, names[offset])
+        except UnreadableImage as error:
+            failed.append([part.first + offset, error.reason])
+            continue
+        positions.append(part.first + offset)
+        if work.network is not None:
+            views += _view(image, work.side).numpy().tobytes()
+    with new_file(stage.file(part.name, DIGESTS)) as partial, partial.open("wb") as file:
+        np.save(file, np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32))
+    return _row(part, bytes(views), positions, failed)
+
+
+def _digest(content: bytes | OSError, rule: DecodeRule) -> bytes:
+    """Return the hash that `data.images.own` gives to the same content; zeros for a row without content."""
+    return bytes(32) if isinstance(content, OSError) else hashlib.sha256(rule.mark.encode() + content).digest()
+
+
+def _view(image: Tensor, side: int) -> Tensor:
+    """Return the evaluation view, made as the in-process engine makes it: it stores large images in a smaller size."""
+    short = round(side / CROP_SHARE)
+    if min(image.shape[1:]) > short:
+        image = functional.resize(image, [short], antialias=True)
+    return evaluation_view(image, side).contiguous()
+
+
+class Networks:
+    """An actor that holds the networks of all levels, and runs them over the views of one part after another."""
+
+    def __init__(self, place: str) -> None:
+        self._place, self._is_ready = place, False
+
+    def _prepare(self) -> None:
+        """Bring the networks to the device; not in __init__, an error of which is a dead worker to Ray."""
+        self._catalogue, self._stage, self._work, _ = shared_work(self._place)
+        torch.set_num_threads(1)  # Each CPU has an actor of its own.
+        self._device = resolve_device(self._work.passes.hardware.device)
+        network = self._work.network
+        self._network = None if network is None else copy.deepcopy(network).to(self._device).eval()
+        self._levels = self._masked()
+        self._is_ready = True
+
+    def _masked(self) -> list[Network]:
+        """Return a copy of the network for each level that is not the network itself, so that masks are made once."""
+        path = self._work.path
+        if path is None or self._network is None:
+            return []
+        if not maskable(self._network.model, path.modules).is_plain:
+            raise InputError(
+                f"{self._network.title} computes its weights from others, which engine=ray cannot mask; leave the "
+                "engine out"
+            )
+        skipped = 1 if path.include_unmasked else 0
+        with masked_networks(self._network.model, path, self._work.seed) as levels:
+            copies = [copy.deepcopy(self._network) if level >= skipped else None for level in levels]
+        return [one for one in copies if one is not None]
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Write the features of a part, and return its record."""
+        row = {name: values[0] for name, values in batch.items()}
+        part = Part(str(row["name"]), int(row["first"]), int(row["count"]))
+        record = Failure(str(row["error"])) if row["error"] else guarded(self._done, part, row)
+        error = record.text if isinstance(record, Failure) else ""
+        return {"name": [part.name], "rows": [part.count], "record": [json.dumps(None if error else record)]} | {
+            "error": [error]
+        }
+
+    def _done(self, part: Part, row: dict[str, Any]) -> dict[str, Any]:
+        if not self._is_ready:
+            self._prepare()
+        return self._finish(part, row)
+
+    def _finish(self, part: Part, row: dict[str, Any]) -> dict[str, Any]:
+        """Write the files of a part, and return its record."""
+        side = self._work.side
+        positions = np.frombuffer(row["positions"], dtype=np.int64)
+        labels = self._catalogue.labels(part)[positions - part.first]
+        arrays = {"positions": positions, "labels": labels}
+        if self._network is not None:
+            views = torch.from_numpy(np.frombuffer(bytearray(row["views"]), dtype=np.uint8).reshape(-1, 3, side, side))
+            arrays["features"] = self._features(self._network, views)
+            if self._work.path is not None:
+                arrays["levels"] = np.stack([self._features(one, views) for one in self._levels] or [np.zeros((0, 0))])
+        path = self._stage.file(part.name, FEATURES)
+        with new_file(path) as partial, partial.open("wb") as file:
+            np.savez(file, **arrays)
+        digests = self._stage.file(part.name, DIGESTS)
+        return self._stage.finish(part.name, [path, digests], {"failed": json.loads(str(row["failed"]))})
+
+    def _features(self, network: Network, views: Tensor) -> np.ndarray:
+        passes = self._work.passes
+        if len(views) == 0:
+            return np.zeros((0, network.num_features), dtype=np.float32)
+        rows = range(len(views))
+        features = embed(network, views.__getitem__, rows, passes, "features", collapsed=self._work.collapsed)
+        if not features.isfinite().all():
+            raise InputError(
+                "the backbone gives features that are not finite; check its weights or pass precision=fp32"
+            )
+        return features.numpy()
+
+
+def _checked(batch: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
+    """Decode the parts of a segment without a network, and yield their records."""
+    yield from DecodingNetworks(place)(batch)
+
+
+class DecodingNetworks(Networks):
+    """An actor without a GPU, which decodes the parts itself, so that no CPU waits for another one."""
+
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Write the features of the parts of a segment, and yield their records."""
+        for views in _decoded(batch, self._place):
+            yield super().__call__(views)

@@ -1,0 +1,90 @@
+"""The products of a run: parquet files with a row for each candidate, written by the workers, and their manifest.
+
+A file has the columns `row` (the place in the order of sample_id), `id` (the name as the user knows it), `label`,
+`score` and `kept`, and `features` if they are asked for. manifest.json has the bytes and the hash of each file.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunetune.base.extra import needed
+from prunetune.base.publish import new_file
+from prunetune.cluster.catalogue import Catalogue, Part
+from prunetune.cluster.job import Outcome
+from prunetune.cluster.passes import FEATURES
+from prunetune.cluster.stages import Item, Stage
+
+MOST_ROWS = 1 << 16  # A file has at most this many rows, so that few files are many rows.
+
+
+def write_products(outcome: Outcome, folder: Path, with_features: bool) -> Path:
+    """Write the products of a run in the workers, and return their folder.
+
+    Args:
+        outcome: what was chosen.
+        folder: where the files go, on a disk that all machines share.
+        with_features: whether the features of each row are written too; 4 D bytes a row.
+
+    Raises:
+        InputError: see `stages.Stage.run`.
+    """
+    stage, items = Stage(folder), []
+    for number, parts in enumerate(_together(outcome.parts)):
+        rows = slice(parts[0].first, parts[-1].first + parts[-1].count)
+        work = (parts, outcome.scores[rows], outcome.kept[rows])
+        items.append(Item(f"part-{number:06d}", rows.stop - rows.start, work))
+    records = stage.run(items, write_product, outcome.catalogue, outcome.passes, with_features, what="writing products")
+    stage.write_manifest(records)
+    return stage.folder
+
+
+def _together(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    chosen: list[Part] = []
+    for part in parts:
+        if chosen and sum(one.count for one in chosen) + part.count > MOST_ROWS:
+            yield chosen
+            chosen = []
+        chosen = [*chosen, part]
+    yield chosen
+
+
+def write_product(item: Item, stage: Stage, catalogue: Catalogue, passes: Stage, with_features: bool) -> dict[str, Any]:
+    """Write one file; its parts are row groups."""
+    parts, scores, kept = item.work
+    parquet = needed("pyarrow.parquet", "cluster", "tables")
+    path, writer = stage.file(item.name, ".parquet"), None
+    with new_file(path) as partial:
+        try:
+            for part in parts:
+                own = slice(part.first - parts[0].first, part.first - parts[0].first + part.count)
+                table = _table(catalogue, part, scores[own], kept[own], passes if with_features else None)
+                writer = writer or parquet.ParquetWriter(partial, table.schema)
+                writer.write_table(table)
+        finally:
+            if writer is not None:
+                writer.close()
+    return stage.finish(item.name, [path], {})
+
+
+def _table(catalogue: Catalogue, part: Part, scores: np.ndarray, kept: np.ndarray, passes: Stage | None) -> Any:
+    """Return the rows of a part that are candidates; passes: the stage of their features if these are asked for."""
+    arrow = needed("pyarrow", "cluster", "tables")
+    chosen = np.flatnonzero(~np.isnan(scores))
+    names, labels = np.array(catalogue.names(part), dtype=object), catalogue.labels(part)
+    classes = np.array(catalogue.classes, dtype=object) if catalogue.is_labelled else np.array([None])
+    columns = {
+        "row": arrow.array(part.first + chosen, arrow.int64()),
+        "id": arrow.array(names[chosen], arrow.string()),
+        "label": arrow.array(classes[labels[chosen]], arrow.string()),
+        "score": arrow.array(scores[chosen], arrow.float64()),
+        "kept": arrow.array(kept[chosen], arrow.bool_()),
+    }
+    if passes is not None:
+        with np.load(passes.file(part.name, FEATURES)) as file:
+            features = file["features"]  # Of the same rows: `positions` are those of the candidates.
+        flat = arrow.array(features.reshape(-1))
+        columns["features"] = arrow.FixedSizeListArray.from_arrays(flat, features.shape[1])
+    return arrow.table(columns)

@@ -1,0 +1,313 @@
+"""The last stage: every class is selected by a worker, with the draws that the in-process engine would make.
+
+In one process, a generator goes from class to class. Here the driver replays its draws, of which it needs only the
+sizes of the classes, and sends each class the state at which the generator arrives there. So the draws do not depend on
+the number of workers or blocks, or on their order.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunetune.base.publish import new_file
+from prunetune.base.seeding import derive_seed
+from prunetune.cluster.by_class import POSITIONS, ROWS, VALUES, Runs
+from prunetune.cluster.stages import Item, Stage
+from prunetune.cluster.two_level import Loss, measure_loss, order_of, part_of, picks_of_part
+from prunetune.data.pool import Pool
+from prunetune.runs.scores import compute_scores
+from prunetune.samplers import Sampler
+from prunetune.scorers import Scorer
+from prunetune.signals.tensors import TensorSignals
+
+log = logging.getLogger(__name__)
+TOLERANCE = 1e-6  # Scores of two engines differ by at most this share of themselves.
+COPIES = 4  # A greedy scorer holds this many float32 copies of the features of a class.
+TASK_ROWS = 200_000  # Small classes are selected together, up to this many rows.
+TASK_CLASSES = 64
+PICKS, CHOICE = ".picks.npz", ".choice.npz"
+
+
+@dataclass(frozen=True)
+class ClassWork:
+    """One class: its index, how many rows it has and keeps, the fraction, and the state of the generator [5056] uint8.
+
+    state: None if nothing is drawn.
+    """
+
+    label: int
+    size: int
+    budget: int
+    ratio: float
+    state: bytes | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Chooser:
+    """How classes are selected.
+
+    runs: the rows in the order of classes. scorer: computes the scores of a class from its features; None if scores are
+    in the runs. sampler: chooses. classes: their names. seed: of the scorer's draws. num_classes: of the pool.
+    """
+
+    runs: Runs
+    scorer: Scorer | None
+    sampler: Sampler
+    classes: tuple[str, ...]
+    seed: int
+
+
+def class_works(
+    sampler: Sampler, sizes: Mapping[int, int], budgets: Mapping[int, int], ratio: float, is_plain: bool, seed: int
+) -> list[ClassWork]:
+    """Return the work of each class, with the state that the generator of one process has when it comes to the class.
+
+    Args:
+        sampler: its `draw_sizes` says what it draws.
+        sizes: rows of each class that has any, by ascending label.
+        budgets: rows that each class keeps.
+        ratio: the fraction of all rows that is kept.
+        is_plain: whether each class is given this fraction; else its own.
+        seed: of all draws.
+    """
+    generator = torch.Generator().manual_seed(derive_seed("sample", seed, float(ratio)))
+    works = []
+    for label, size in sizes.items():
+        budget = budgets[label] if ratio < 1 or not is_plain else size
+        own = ratio if is_plain else budget / size
+        state = None
+        if 0 < budget < size and (draws := sampler.draw_sizes(size, own)):
+            state = generator.get_state().numpy().tobytes()
+            for length in draws:
+                torch.randperm(length, generator=generator)
+        works.append(ClassWork(label, size, budget, own, state))
+    return works
+
+
+def choose_all(
+    works: Sequence[ClassWork], chooser: Chooser, stage: Stage, width: int, worker_bytes: int
+) -> tuple[list[str], list[Loss]]:
+    """Select all classes in the workers. Return the names of what was chosen, and what two levels lose.
+
+    Args:
+        works: the classes.
+        chooser: how they are selected.
+        stage: where choices go.
+        width: D, the length of a feature; 0 if none is read.
+        worker_bytes: memory of a worker.
+    """
+    held = worker_bytes // (4 * COPIES * width) if width else max(work.size for work in works)
+    large = [work for work in works if work.size > held and 0 < work.budget < work.size]
+    small = [work for work in works if work not in large]
+    names = []
+    items = [Item(f"classes-{i:06d}", sum(work.size for work in some), some) for i, some in enumerate(_together(small))]
+    most = max((sum(work.size for work in item.work) for item in items), default=0)
+    memory = max(64 << 20, most * (40 + 4 * COPIES * width))
+    stage.run(items, choose_classes, chooser, what="selecting", memory=min(memory, worker_bytes))
+    names += [item.name for item in items]
+    losses = []
+    for work in large:
+        more, loss = _choose_large(work, chooser, stage, held)
+        names += more
+        losses.append(loss)
+    return names, losses
+
+
+def read_choices(stage: Stage, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+    """Yield what was chosen, a few classes at a time.
+
+    Each yield has `positions` [n] int64, `scores` [n] float64, `ranks` [n] int32 (how many rows of the class have no
+    larger score), `kept` [n] bool and `near` [1] int64 (how many rows lie so near a cut that another engine may put
+    them on its other side).
+    """
+    for name in names:
+        with np.load(stage.file(name, CHOICE)) as file:
+            yield {key: file[key] for key in file.files}
+
+
+def _together(works: Sequence[ClassWork]) -> Iterator[list[ClassWork]]:
+    """Yield classes that one task selects."""
+    chosen: list[ClassWork] = []
+    for work in works:
+        if chosen and (len(chosen) == TASK_CLASSES or sum(one.size for one in chosen) + work.size > TASK_ROWS):
+            yield chosen
+            chosen = []
+        chosen = [*chosen, work]
+    if chosen:
+        yield chosen
+
+
+def choose_classes(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
+    """Select some classes, and write what was chosen."""
+    found = [_choose(work, chooser) for work in item.work]
+    return _finished(item.name, stage, {key: np.concatenate([one[key] for one in found]) for key in found[0]})
+
+
+def _finished(name: str, stage: Stage, choice: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    path = stage.file(name, CHOICE)
+    written = {**choice, "near": choice["near"].sum(keepdims=True)}
+    with new_file(path) as partial, partial.open("wb") as file:
+        np.savez(file, **written)
+    return stage.finish(name, [path], {})
+
+
+def _choose(work: ClassWork, chooser: Chooser) -> dict[str, np.ndarray]:
+    positions = chooser.runs.whole(work.label, POSITIONS)
+    if chooser.scorer is None:
+        scores = torch.from_numpy(chooser.runs.whole(work.label, VALUES))
+    else:
+        scores = class_scores(chooser, work)
+    kept = selected(work, chooser.sampler, scores)
+    near = near_cuts(work, chooser.sampler, scores, kept) if chooser.scorer is None else 0
+    ranks = torch.searchsorted(scores.sort().values, scores, right=True)
+    return {
+        "positions": positions,
+        "scores": scores.numpy(),
+        "ranks": ranks.numpy().astype(np.int32),
+        "kept": kept.numpy(),
+        "near": np.array([near]),
+    }
+
+
+def class_scores(chooser: Chooser, work: ClassWork) -> Tensor:
+    """Return the scores [n] float64 of a scorer that looks at each class by itself."""
+    features = torch.from_numpy(chooser.runs.whole(work.label, ROWS)).float()
+    ids = tuple(f"{row:012d}" for row in range(work.size))
+    labels = torch.full((work.size,), work.label, dtype=torch.int64)
+    pool = Pool("class", labels, ids, ("train",) * work.size, chooser.classes)
+    return compute_scores(chooser.scorer, TensorSignals(features, pool=pool), chooser.seed)
+
+
+def selected(work: ClassWork, sampler: Sampler, scores: Tensor) -> Tensor:
+    """Return which rows of a class are kept, [n] bool, for its scores [n] float64."""
+    if not 0 < work.budget < work.size:
+        return torch.full((work.size,), work.budget > 0)
+    generator = torch.Generator()
+    if work.state is not None:
+        generator.set_state(torch.frombuffer(bytearray(work.state), dtype=torch.uint8))
+    kept = torch.zeros(work.size, dtype=torch.bool)
+    kept[sampler.select_in_class(scores, work.budget, work.ratio, generator, None)] = True
+    return kept
+
+
+def near_cuts(work: ClassWork, sampler: Sampler, scores: Tensor, kept: Tensor) -> int:
+    """Return how many rows could be on the other side of a cut if each score changed by the share TOLERANCE.
+
+    If it is 0, scores that differ by no more choose the same rows. FlexRand draws from each of its two parts in the
+    order of the rows: if a row changes sides, the draws of its class can move to the neighbours of the drawn rows.
+    """
+    draws = sampler.draw_sizes(work.size, work.ratio) if 0 < work.budget < work.size else None
+    if draws is None or len(draws) == 1:
+        return 0
+    ranked, order = scores.sort(stable=True)
+    cuts = [draws[0]] if draws else (torch.nonzero(kept[order].diff()).flatten() + 1).tolist()
+    return sum(_near(ranked, cut) for cut in cuts if 0 < cut < work.size)
+
+
+def _near(ranked: Tensor, cut: int) -> int:
+    """Return how many of the ascending scores [n] are near the gap between cut - 1 and cut."""
+    below, above = float(ranked[cut - 1]), float(ranked[cut])
+    reach = 2 * TOLERANCE * max(abs(below), abs(above))
+    if above - below > reach or above == below == 0:  # Equal scores of 0 are no sums, so that no rounding moves them.
+        return 0
+    first = torch.searchsorted(ranked, above - reach)
+    last = torch.searchsorted(ranked, below + reach, right=True)
+    return int(last - first)
+
+
+def _choose_large(work: ClassWork, chooser: Chooser, stage: Stage, held: int) -> tuple[list[str], Loss]:
+    """Select a class that no worker holds, in two levels; return the names of its choices, and the loss."""
+    parts = math.ceil(work.size / held)
+    picks = picks_of_part(work.budget, parts, held)
+    name = f"large-{work.label:06d}"
+    items = [Item(f"{name}-{part:04d}", work.size // parts, (work, part, parts, picks)) for part in range(parts)]
+    stage.run(items, pick_part, chooser, what="first level")
+    union = Item(f"{name}-union", work.size, (work, tuple(item.name for item in items)))
+    record = stage.run([union], pick_union, chooser, what="second level")[union.name]
+    measured = Item(f"{name}-loss", work.size // parts, (work, parts))
+    loss = Loss(**stage.run([measured], part_loss, chooser, what="loss of two levels")[measured.name]["loss"])
+    log.info("%s", loss.line)
+    return list(record["choices"]), loss
+
+
+def pick_part(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
+    """Let one part of a large class pick, and write the positions and features of its picks."""
+    work, part, parts, picks = item.work
+    positions, features = _rows_of_part(work, part, parts, chooser)
+    order = order_of(chooser.scorer, features, min(picks, len(features))).numpy()
+    path = stage.file(item.name, PICKS)
+    with new_file(path) as partial, partial.open("wb") as file:
+        np.savez(file, positions=positions[order], features=features.numpy()[order])
+    return stage.finish(item.name, [path], {})
+
+
+def _rows_of_part(work: ClassWork, part: int, parts: int, chooser: Chooser) -> tuple[np.ndarray, Tensor]:
+    """Return the positions [n] and features [n, D] float32 of one part of a class."""
+    positions, rows = [], []
+    both = zip(chooser.runs.read(work.label, POSITIONS), chooser.runs.read(work.label, ROWS), strict=True)
+    for some, features in both:
+        own = np.flatnonzero(part_of(some, parts, chooser.seed) == part)
+        positions.append(some[own])
+        rows.append(features[own])
+    return np.concatenate(positions), torch.from_numpy(np.concatenate(rows)).float()
+
+
+def part_loss(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
+    """Measure on the first part of a large class what two levels lose."""
+    work, parts = item.work
+    _, features = _rows_of_part(work, 0, parts, chooser)
+    kept = max(1, round(work.budget * len(features) / work.size))
+    loss = measure_loss(chooser.scorer, features, kept, parts, chooser.classes[work.label])
+    return stage.finish(item.name, [], {"loss": asdict(loss)})
+
+
+def pick_union(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
+    """Pick among the picks of all parts, and write the choice of the whole class, piece by piece."""
+    work, names = item.work
+    positions, rows = [], []
+    for name in names:
+        with np.load(stage.file(name, PICKS)) as file:
+            positions.append(file["positions"])
+            rows.append(file["features"])
+    joined = np.concatenate(positions)
+    sequence = joined.argsort()  # In the order of positions, so that ties go to the smaller one.
+    features, joined = torch.from_numpy(np.concatenate(rows)[sequence]), joined[sequence]
+    order = order_of(chooser.scorer, features, work.budget, class_mean(chooser.runs, work)).numpy()
+    ranks = dict(zip(joined[order].tolist(), range(work.budget), strict=True))
+    choices = []
+    for number, some in enumerate(chooser.runs.read(work.label, POSITIONS)):
+        choices.append(f"{item.name}-{number:04d}")
+        _finished(choices[-1], stage, _choice_of(some, ranks, work))
+    return stage.finish(item.name, [], {"choices": choices})
+
+
+def class_mean(runs: Runs, work: ClassWork) -> Tensor:
+    """Return the mean feature of a class, [D] float64, without holding the class."""
+    total = sum(np.asarray(some, dtype=np.float64).sum(axis=0) for some in _in_pieces(runs.read(work.label, ROWS)))
+    return torch.from_numpy(np.asarray(total)) / work.size
+
+
+def _in_pieces(arrays: Iterator[np.ndarray], rows: int = 8192) -> Iterator[np.ndarray]:
+    for array in arrays:
+        for start in range(0, len(array), rows):
+            yield array[start : start + rows]
+
+
+def _choice_of(positions: np.ndarray, ranks: Mapping[int, int], work: ClassWork) -> dict[str, np.ndarray]:
+    """Return the choice among some rows: picks have the score (n - rank) / n, other rows have 0."""
+    rank = np.array([ranks.get(position, -1) for position in positions.tolist()])
+    kept, size = rank >= 0, work.size
+    scores = np.where(kept, (size - rank) / size, 0.0)
+    return {
+        "positions": np.asarray(positions),
+        "scores": scores,
+        "ranks": np.where(kept, size - rank, size - len(ranks)).astype(np.int32),
+        "kept": kept,
+        "near": np.zeros(1, dtype=np.int64),
+    }

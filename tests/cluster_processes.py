@@ -1,0 +1,28 @@
+"""The processes of one Ray, and of no other that runs on the same machine."""
+
+import os
+from typing import Any
+
+
+def family(process: Any) -> list[Any]:
+    """Return a process of psutil and all that it has started."""
+    return [process, *process.children(recursive=True)]
+
+
+def title(process: Any) -> str:
+    """Return the command line of a process, which Ray replaces by what a worker does; "" if it has ended."""
+    import psutil
+
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def workers() -> list[Any]:
+    """Return the workers of the Ray that this process has started, those first that are at work."""
+    import psutil
+
+    found = [(title(one), one) for one in family(psutil.Process(os.getpid()))]
+    found = [(text, one) for text, one in found if text.startswith("ray::") and "Agent" not in text]
+    return [one for _, one in sorted(found, key=lambda pair: pair[0].startswith("ray::IDLE"))]

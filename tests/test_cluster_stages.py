@@ -1,0 +1,362 @@
+"""The stages of a cluster run, done one after another in this process: what is selected does not depend on Ray."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from cluster_inputs import shards, vectors
+from prunetune import RayEngine
+from prunetune.api import make_plan, prune
+from prunetune.base.errors import InputError
+from prunetune.base.hashes import file_hash
+from prunetune.base.store import Store
+from prunetune.cli import app
+from prunetune.cluster import job, passes, products, stages
+from prunetune.cluster.engine import Cluster, Failure, chosen_engine, guarded, storage_fault
+from prunetune.cluster.job import check_plan, list_rows, prune_rows
+from prunetune.cluster.outcome import as_subset, mark_of_shards
+from prunetune.cluster.passes import Networks, _decoded
+from prunetune.cluster.products import write_products
+from prunetune.cluster.progress import Progress
+from prunetune.cluster.selecting import COPIES, ClassWork, _near, class_works, near_cuts, selected
+from prunetune.cluster.sources import find
+from prunetune.cluster.stages import Item, Stage
+from prunetune.cluster.two_level import MEASURES, measure_loss, order_of, part_of, picks_of_part
+from prunetune.networks.micro import WIDTHS
+from prunetune.own.folder import mark
+from prunetune.own.keep import understood
+from prunetune.own.read import ReadOptions, read
+from prunetune.samplers import CCS, DoubleEnd, FlexRand, RandomSampler, TopK, TopKEasiest, Window
+from prunetune.scorers import FacilityLocation, Herding, KCenter
+
+OPTIONS = ReadOptions()
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Let the stages run in this process, in the order of their items."""
+
+    def in_turn(function, items, *shared, memory=None):
+        for item in items:
+            outcome = guarded(function, item, *shared)
+            if isinstance(outcome, Failure):
+                raise InputError(outcome.text)
+            yield item, outcome
+
+    def streamed(catalogue, stage, work, segments, gpus):
+        place = str(passes.write_work(stage, (catalogue, stage, work, segments)))
+        networks = Networks(place)
+        for number in range(len(segments)):
+            for views in _decoded({"id": [number]}, place):
+                row = {name: values[0] for name, values in networks(views).items()}
+                if row["error"]:
+                    raise InputError(row["error"])
+                yield row["name"], row["rows"], json.loads(row["record"])
+
+    class NoCluster:
+        cluster_resources = staticmethod(lambda: {"CPU": 2})
+
+    monkeypatch.setattr(stages, "run_tasks", in_turn)
+    monkeypatch.setattr(passes, "_streamed", streamed)
+    monkeypatch.setattr(job, "library", lambda: NoCluster)
+
+
+def pruned(data, tmp_path, keep, scorer, sampler="auto", options=OPTIONS, worker_gb=2.0):
+    plan = make_plan(scorer, sampler, "micro", 5, duplicates="all")
+    cluster = Cluster(Store(tmp_path / "cluster store"), RayEngine(worker_gb=worker_gb))
+    amount = understood(keep)
+    check_plan(plan, amount, options)
+    return prune_rows(list_rows(find(data, options), cluster, options), amount, plan, cluster, options)
+
+
+METHODS = [("dlc", "auto"), ("dlc", "topk"), ("herding", "auto"), ("k_center", "auto"), ("facility_location", "auto")]
+
+
+@pytest.mark.parametrize(("scorer", "sampler"), [*METHODS, ("moderate", "auto"), ("random", "auto")])
+def test_the_same_rows_are_kept_as_in_process(here, tmp_path, scorer, sampler):
+    data = shards(tmp_path / "data")
+    for keep in (0.2, 20):
+        outcome = pruned(data, tmp_path, keep, scorer, sampler)
+        subset = prune(
+            data, keep, scorer, sampler, "micro", 5, duplicates="all", store=tmp_path / "store", device="cpu"
+        )
+        assert np.flatnonzero(outcome.kept).tolist() == subset.positions.tolist()
+        assert np.allclose(outcome.scores, subset.scores.numpy(), rtol=1e-6)
+        assert as_subset(outcome, OPTIONS.rule).kept_names == subset.kept_names
+
+
+def test_blocks_and_parts_change_nothing(here, tmp_path, monkeypatch):
+    whole = pruned(shards(tmp_path / "a", files=1, group=90), tmp_path, 0.2, "dlc")
+    monkeypatch.setattr(passes, "MOST_ROWS", 7)
+    cut = pruned(shards(tmp_path / "b", files=5, group=20), tmp_path, 0.2, "dlc")
+    assert len(cut.parts) > len(whole.parts)
+    assert cut.kept.tolist() == whole.kept.tolist()
+
+
+def test_the_mark_of_shards_is_that_of_the_engine_in_process(here, tmp_path):
+    data = shards(tmp_path / "data", broken=(4,))
+    options = ReadOptions(on_error="skip")
+    outcome = pruned(data, tmp_path, 0.2, "random", options=options)
+    assert mark_of_shards(outcome) == mark(read(data, options))
+
+
+def test_broken_images_are_counted_and_named(here, tmp_path):
+    data = shards(tmp_path / "data", broken=(4, 50))
+    with pytest.raises(InputError, match=r"2 of 90 images cannot be read: 4, 50 \(its content is no image .*on_error"):
+        pruned(data, tmp_path, 0.2, "random")
+    options = ReadOptions(on_error="skip")
+    outcome = pruned(data, tmp_path, 0.2, "herding", options=options)
+    subset = prune(data, 0.2, "herding", "auto", "micro", 5, duplicates="all", on_error="skip")
+    assert outcome.failed == 2
+    assert np.flatnonzero(outcome.kept).tolist() == subset.positions.tolist()
+    assert {name: reason for name, reason in as_subset(outcome, options.rule).data.left_out.items()} == dict(
+        subset.data.left_out
+    )
+
+
+def test_a_broken_shard_is_named_or_left_out(here, tmp_path):
+    data = shards(tmp_path / "data")
+    (data / "001.parquet").write_bytes(b"PAR1 cut")
+    with pytest.raises(InputError, match=r"001\.parquet cannot be read as parquet"):
+        pruned(data, tmp_path, 0.2, "random")
+    outcome = pruned(data, tmp_path, 0.2, "random", options=ReadOptions(on_error="skip"))
+    assert sum(outcome.sizes.values()) == 60
+    assert [Path(name).name for name in outcome.catalogue.left_out] == ["001.parquet"]
+
+
+def test_a_damaged_row_group_costs_its_images_only(here, tmp_path):
+    data = shards(tmp_path / "data")
+    content = bytearray((data / "001.parquet").read_bytes())
+    content[4:64] = b"\xff" * 60  # The header of the first page of images.
+    (data / "001.parquet").write_bytes(content)
+    with pytest.raises(InputError, match=r"12 of 90 images cannot be read: 30, 31, .* \(row group 0 of 001"):
+        pruned(data, tmp_path, 0.2, "random")
+    outcome = pruned(data, tmp_path, 0.2, "random", options=ReadOptions(on_error="skip"))
+    assert np.isnan(outcome.scores[30:42]).all()
+    assert sum(outcome.sizes.values()) == 78
+
+
+def test_finished_parts_are_kept_and_damaged_ones_made_again(here, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(passes, "MOST_ROWS", 10)
+    data = shards(tmp_path / "data")
+    first = pruned(data, tmp_path, 0.2, "dlc")
+    parts = first.passes.folder
+    times = {path: path.stat().st_mtime_ns for path in parts.glob("*.features.npz")}
+    victim = min(times)
+    content = bytearray(victim.read_bytes())
+    content[-200] ^= 1
+    victim.write_bytes(content)
+    gone = max(times)
+    gone.unlink()
+    second = pruned(data, tmp_path, 0.2, "dlc")
+    made = {path for path in times if path.stat().st_mtime_ns != times[path]}
+    assert made == {victim, gone}
+    assert f"{victim.name.partition('.')[0]} is damaged" in caplog.text
+    assert second.kept.tolist() == first.kept.tolist()
+    assert set(json.loads((parts / "manifest.json").read_text())) == {path.name for path in parts.glob("*.np[yz]")}
+
+
+@pytest.mark.parametrize("sampler", [RandomSampler(), TopK(), TopKEasiest(), FlexRand(), Window(), DoubleEnd()])
+@pytest.mark.parametrize("ratio", [0.03, 0.3, 0.9])
+def test_replayed_draws_are_those_of_one_process(sampler, ratio):
+    labels = torch.randint(0, 6, (700,), generator=torch.Generator().manual_seed(1))
+    scores = torch.rand(700, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    from prunetune.base.seeding import seeded
+    from prunetune.samplers.budgets import class_budgets
+
+    with seeded("sample", 9, ratio) as generator:
+        expected = sampler.select(scores, labels, ratio, generator)
+    sizes = dict(enumerate(labels.bincount().tolist()))
+    works = class_works(sampler, sizes, class_budgets(labels, ratio), ratio, True, 9)
+    kept = torch.zeros(700, dtype=torch.bool)
+    for work in reversed(works):  # In any order.
+        members = torch.nonzero(labels == work.label).flatten()
+        kept[members] = selected(work, sampler, scores[members])
+    assert torch.nonzero(kept).flatten().equal(expected)
+
+
+def test_methods_that_ray_does_not_run_are_refused_by_name():
+    keep, options = understood(0.1), ReadOptions()
+    for scorer, sampler, words in [("el2n", "topk", "el2n"), ("random", CCS(), "ccs")]:
+        with pytest.raises(InputError, match=f'engine="ray".* runs the .*not {words}'):
+            check_plan(make_plan(scorer, sampler, "micro", 0, duplicates="all"), keep, options)
+    with pytest.raises(InputError, match='does not look for duplicates; pass duplicates="all"'):
+        check_plan(make_plan("dlc", "auto", "micro", 0), keep, options)
+
+
+def test_the_engine_in_process_needs_no_ray(tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ray"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray", None)  # Importing it raises ModuleNotFoundError.
+    data = shards(tmp_path / "data", rows=12, files=1)
+    settings = {"keep": 6, "scorer": "random", "backbone": "micro", "duplicates": "all"}
+    assert len(prune(data, **settings)) == 6
+    with pytest.raises(InputError, match=r"engine=ray need ray, .*pip install -e '.\[cluster\]'"):
+        prune(data, engine="ray", **settings)
+
+
+@pytest.mark.parametrize("words", [("--ray-address", "auto"), ("--with-features",)])
+def test_options_of_ray_are_refused_without_it(words):
+    with pytest.raises(InputError, match=f"{words[0]} belongs to --engine ray; add it, or leave {words[0]} out"):
+        app(["prune", "photos", "--keep", "0.5", *words], standalone_mode=False)
+
+
+def test_features_of_a_scorer_that_reads_none_are_refused(tmp_path):
+    words = ["prune", str(tmp_path), "--keep", "0.5", "--scorer", "random", "--engine", "ray", "--with-features"]
+    with pytest.raises(InputError, match="--with-features needs a scorer that reads features, and random reads none"):
+        app(words, standalone_mode=False)
+
+
+def test_the_engine_is_a_name_or_its_settings():
+    assert chosen_engine("local") is None
+    assert chosen_engine("ray") == RayEngine()
+    assert chosen_engine(RayEngine("auto", worker_gb=1)).worker_bytes == 10**9
+    with pytest.raises(InputError, match="engine must be"):
+        chosen_engine("spark")
+    with pytest.raises(InputError, match="worker_gb"):
+        RayEngine(worker_gb=0)
+
+
+def test_scores_near_a_cut_are_counted():
+    ranked = torch.tensor([1.0, 2.0, 2.0 + 1e-7, 3.0], dtype=torch.float64)
+    assert _near(ranked, 2) == 2
+    assert _near(ranked, 1) == 0
+    work = ClassWork(0, 4, 2, 0.5)
+    kept = torch.tensor([False, False, True, True])
+    assert near_cuts(work, TopK(), ranked, kept) == 2
+    assert near_cuts(work, RandomSampler(), ranked, kept) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rounding_moves_only_scores_that_are_counted_as_near_a_cut(seed):
+    generator = torch.Generator().manual_seed(seed)
+    scores = 1 + 1e-5 * torch.rand(400, generator=generator, dtype=torch.float64)
+    rounded = scores * (1 + 0.9e-6 * (2 * torch.rand(400, generator=generator, dtype=torch.float64) - 1))
+    work = ClassWork(0, 400, 80, 0.2)
+    kept, other = (selected(work, TopK(), one) for one in (scores, rounded))
+    differ = int((kept != other).sum())
+    assert 0 < differ <= near_cuts(work, TopK(), scores, kept) < 400
+
+
+def test_products_are_parquet_files_and_a_manifest_with_hashes(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(passes, "MOST_ROWS", 10)
+    monkeypatch.setattr(products, "MOST_ROWS", 40)
+    data = shards(tmp_path / "data", broken=(4,))
+    outcome = pruned(data, tmp_path, 0.2, "dlc", options=ReadOptions(on_error="skip"))
+    folder = write_products(outcome, tmp_path / "products", True)
+    files = sorted(folder.glob("*.parquet"))
+    table = pa.concat_tables(map(pq.read_table, files))
+    assert len(files) == 3
+    assert table.column_names == ["row", "id", "label", "score", "kept", "features"]
+    rows = [row for row in range(90) if row != 4]
+    assert table.column("row").to_pylist() == rows
+    assert table.column("id").to_pylist() == list(map(str, rows))
+    labels = pa.concat_tables(map(pq.read_table, sorted(data.glob("*.parquet")))).column("label").to_pylist()
+    assert table.column("label").to_pylist() == [labels[row] for row in rows]
+    assert np.array_equal(table.column("score").to_numpy(), outcome.scores[rows])
+    assert np.array_equal(table.column("kept").to_numpy(), outcome.kept[rows])
+    with np.load(next(outcome.passes.folder.glob("*.features.npz"))) as file:
+        assert np.array_equal(np.stack(table.column("features").to_numpy()[: len(file["features"])]), file["features"])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest == {path.name: {"bytes": path.stat().st_size, "xxh3": file_hash(path)} for path in files}
+
+
+@pytest.mark.parametrize("scorer", ["herding", "k_center", "facility_location"])
+def test_a_class_that_no_worker_holds_is_selected_in_two_levels(here, tmp_path, scorer):
+    data = shards(tmp_path / "data")
+    one = pruned(data, tmp_path, 0.2, scorer)
+    width = WIDTHS[-1]
+    two = pruned(data, tmp_path, 0.2, scorer, worker_gb=20 * 4 * COPIES * width / 1e9)  # A worker holds 20 rows.
+    assert two.kept.sum() == one.kept.sum()
+    assert two.budgets == one.budgets
+    scores = two.scores[two.kept]
+    assert scores.max() == 1
+    assert (two.scores[~two.kept] == 0).all()
+    assert one.losses == ()
+    sizes = {f"kind {label}": (two.sizes[label], two.budgets[label]) for label in range(3)}
+    assert {loss.name for loss in two.losses} == set(sizes)
+    for loss in two.losses:
+        size, budget = sizes[loss.name]
+        assert (loss.parts, loss.kept) == (-(-size // 20), round(budget * loss.rows / size))
+        assert re.search(
+            r"of [23] parts; on \d+ of its rows, of which \d are kept, the .* is .* instead of ", loss.line
+        )
+
+
+@pytest.mark.parametrize(("scorer", "most"), [(Herding(), 1.3), (KCenter(), 1.15), (FacilityLocation(), 1.1)])
+def test_two_levels_lose_little(scorer, most):
+    """The loss against one level, on Gaussian features; a random draw is much worse or the measure says nothing."""
+    features = torch.randn(600, 16, generator=torch.Generator().manual_seed(4))
+    loss = measure_loss(scorer, features, 30, 4, "all")
+    assert loss.two_levels <= most * loss.one_level
+    value = MEASURES[type(scorer)][1]
+    assert loss.one_level == value(features, order_of(scorer, features, 30))
+    drawn = [value(features, torch.randperm(600, generator=torch.Generator().manual_seed(i))[:30]) for i in range(9)]
+    assert loss.two_levels < sorted(drawn)[4]
+
+
+def test_parts_of_a_large_class_are_even_and_fixed():
+    part = part_of(np.arange(10_000), 7, 3)
+    assert np.bincount(part).min() > 1250
+    assert part[5000:5010].tolist() == part_of(np.arange(5000, 5010), 7, 3).tolist()
+    with pytest.raises(InputError, match="900 images of one class are to be kept, and a worker holds 500"):
+        picks_of_part(900, 4, 500)
+
+
+def test_a_full_disk_a_missing_object_and_a_wrong_credential_are_one_line():
+    class NoCredentialsError(Exception):
+        pass
+
+    NoCredentialsError.__module__ = "botocore.exceptions"
+    for error, words in [
+        (OSError(28, "No space left on device", "/store/x"), "No space left on device: /store/x.*free some space"),
+        (FileNotFoundError(2, "No such file", "bucket/a.parquet"), "bucket/a.parquet is missing"),
+        (NoCredentialsError("Unable to locate credentials"), "check the credentials"),
+    ]:
+        line = storage_fault(error)
+        assert "\n" not in line
+        pytest.raises(InputError, _raise, line).match(words)
+    assert storage_fault(KeyError("a bug")) is None
+
+
+def _raise(text):
+    raise InputError(text)
+
+
+def test_the_progress_line_has_rows_rate_and_time_left():
+    progress = Progress("scoring", 20_000, 1000)
+    progress.add(4000)
+    assert progress.line(16) == "scoring: 5000 of 20000 rows, 250 rows/s, 60 s left"
+    progress.add(15_000)
+    assert progress.line(76) == "scoring: 20000 of 20000 rows, 250 rows/s"
+
+
+def test_an_item_without_its_record_is_not_finished(tmp_path):
+    stage = Stage(tmp_path)
+    (tmp_path / "a.npy").write_bytes(b"12")
+    assert stage.record("a") is None
+    stage.finish("a", [tmp_path / "a.npy"], {"rows": 2})
+    assert stage.record("a")["rows"] == 2
+    (tmp_path / "a.npy").write_bytes(b"1")
+    assert stage.record("a") is None
+    assert Item("a", 1).work is None
+
+
+def test_embeddings_in_parquet(here, tmp_path):
+    from prunetune.cluster.sources import find_embeddings
+
+    rows, labels = vectors(tmp_path / "e.parquet")
+    plan = make_plan("herding", "auto", "micro", 0, duplicates="all")
+    cluster, keep = Cluster(Store(tmp_path / "store")), understood(0.25)
+    source = find_embeddings(tmp_path / "e.parquet", OPTIONS)
+    outcome = prune_rows(list_rows(source, cluster, OPTIONS), keep, plan, cluster, OPTIONS)
+    subset = prune(embeddings=rows, labels=labels, keep=0.25, scorer="herding", duplicates="all")
+    assert np.flatnonzero(outcome.kept).tolist() == subset.positions.tolist()
+    assert as_subset(outcome, OPTIONS.rule).sample_ids == subset.sample_ids
