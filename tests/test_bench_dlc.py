@@ -141,9 +141,10 @@ def test_the_costs_of_baselines_are_made_of_two_epochs():
 
 def test_variants_have_smaller_images_or_lower_precision_and_unique_names():
     chosen = selection.variants(224)
-    assert list(chosen)[:2] == ["dlc T5 224px fp32", "dlc T5 224px bf16"]
+    of_dlc = [name for name, job in chosen.items() if job["method"] == selection.DLC_METHOD]
+    assert of_dlc[:2] == ["dlc T5 224px fp32", "dlc T5 224px bf16"]
     assert {job["size"] for job in chosen.values()} == {224, 160, 128}
-    assert [job["precision"] for job in chosen.values()].count("fp32") == 1
+    assert [chosen[name]["precision"] for name in of_dlc].count("fp32") == 1
     assert {job["size"] for job in selection.variants(32).values()} == {32, 24, 16}
 
 
@@ -154,8 +155,8 @@ def test_the_table_of_selection_compares_at_equal_precision():
     found["train fp32"] = {"seconds": 20.0, "peak_bytes": 1, **parts}
     found["train bf16"] = {"outcome": "failed: x"}
     scores = {name: torch.arange(8.0) for name in chosen}
-    judged = {"accuracies": {"random": [0.5, 0.6]}, "labels": [0] * 4 + [1] * 4}
-    rows = selection.table_rows(chosen, found, judged, scores)
+    accuracies = {"random": [0.5, 0.6], "herding fp32": [0.7, 0.7]}
+    rows = selection.table_rows(chosen, found, {"accuracies": accuracies, "labels": [0] * 4 + [1] * 4}, scores)
     plain = next(row for row in rows if row["method"] == "dlc + flexrand")
     assert plain["over_forgetting"] == 50
     assert plain["over_forgetting_decoded"] == pytest.approx(501 / 11)
@@ -163,6 +164,10 @@ def test_the_table_of_selection_compares_at_equal_precision():
     assert next(row for row in rows if row["method"] == "forgetting")["over_dlc"] == 50
     random = next(row for row in rows if row["method"] == "random")
     assert random["accuracy"] == pytest.approx(55)
+    herding = next(row for row in rows if row["method"] == "herding")
+    assert (herding["over_dlc"], herding["over_forgetting"], herding["gain"]) == (1, 50, pytest.approx(15))
+    assert herding["gain_within"] == pytest.approx(12.706 * 5, abs=0.01)  # t of one degree of freedom, 20 and 10 points
+    assert "spearman" not in herding
     bf16 = [row for row in rows if row["method"] == "dlc + flexrand" and row["precision"] == "bf16"]
     assert bf16
     assert not any("over_forgetting" in row for row in bf16)

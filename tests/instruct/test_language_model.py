@@ -108,7 +108,8 @@ def test_the_tiny_models_chat_template_holds_every_turn():
     "model", ["/nowhere/at/all", "weights/missing", "mistralai/Mistral-7B-v0.3", "two words", "a/b/c"]
 )
 @pytest.mark.parametrize("step", ["tokenizer", "load", "identity"])
-def test_a_missing_model_gives_a_one_line_error(model, step):
+def test_a_missing_model_gives_a_one_line_error(monkeypatch, model, step):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # The hub's client waits between its attempts, 23 s in all.
     llm = LanguageModel(model=model)
     with pytest.raises(InputError) as caught:
         llm.load("cpu", "fp32") if step == "load" else getattr(llm, step)()
