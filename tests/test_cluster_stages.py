@@ -1,9 +1,12 @@
 """The stages of a cluster run, done one after another in this process: what is selected does not depend on Ray."""
 
+import io
 import json
 import re
 import sys
+import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -11,14 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cluster_inputs import shards, vectors
+from cluster_inputs import archives, shards, vectors
 from prunetune import RayEngine
 from prunetune.api import make_plan, prune
 from prunetune.base.errors import InputError
 from prunetune.base.hashes import file_hash
 from prunetune.base.store import Store
 from prunetune.cli import app
-from prunetune.cluster import job, passes, products, stages
+from prunetune.cluster import engine, job, passes, products, selecting, stages
 from prunetune.cluster.engine import Cluster, Failure, chosen_engine, guarded, storage_fault
 from prunetune.cluster.job import check_plan, list_rows, prune_rows
 from prunetune.cluster.outcome import as_subset, mark_of_shards
@@ -121,14 +124,28 @@ def test_broken_images_are_counted_and_named(here, tmp_path):
     )
 
 
-def test_a_broken_shard_is_named_or_left_out(here, tmp_path):
+@pytest.mark.parametrize("name", ["000.parquet", "001.parquet"])
+def test_a_broken_shard_is_named_or_left_out(here, tmp_path, name):
     data = shards(tmp_path / "data")
-    (data / "001.parquet").write_bytes(b"PAR1 cut")
-    with pytest.raises(InputError, match=r"001\.parquet cannot be read as parquet"):
+    (data / name).write_bytes(b"PAR1 cut")
+    with pytest.raises(InputError, match=rf"{name} cannot be read as parquet"):
         pruned(data, tmp_path, 0.2, "random")
     outcome = pruned(data, tmp_path, 0.2, "random", options=ReadOptions(on_error="skip"))
     assert sum(outcome.sizes.values()) == 60
-    assert [Path(name).name for name in outcome.catalogue.left_out] == ["001.parquet"]
+    assert [Path(left).name for left in outcome.catalogue.left_out] == [name]
+
+
+def test_an_archive_without_labels_is_left_out_beside_one_with_labels(here, tmp_path):
+    data = archives(tmp_path / "data")
+    with tarfile.open(data / "part-1.tar") as archive:
+        images = [(one, archive.extractfile(one).read()) for one in archive if one.name.endswith(".png")]
+    with tarfile.open(data / "part-1.tar", "w") as archive:
+        for member, content in images:
+            archive.addfile(member, io.BytesIO(content))
+    outcome = pruned(data, tmp_path, 0.2, "herding", options=ReadOptions(on_error="skip"))
+    subset = prune(data, 0.2, "herding", "auto", "micro", 5, duplicates="all", on_error="skip")
+    assert sum(outcome.sizes.values()) == 20
+    assert np.flatnonzero(outcome.kept).tolist() == subset.positions.tolist()
 
 
 def test_a_damaged_row_group_costs_its_images_only(here, tmp_path):
@@ -290,6 +307,25 @@ def test_a_class_that_no_worker_holds_is_selected_in_two_levels(here, tmp_path, 
         )
 
 
+def test_parts_of_different_sizes_pick_enough_for_the_whole_class(tmp_path):
+    size, held, budget = 101, 100, 100
+    rows = torch.randn(size, 4, generator=torch.Generator().manual_seed(0)).numpy()
+    stored = {selecting.POSITIONS: np.arange(size), selecting.ROWS: rows}
+    runs = SimpleNamespace(read=lambda label, kind: iter([stored[kind]]))
+    work, uneven = SimpleNamespace(size=size, budget=budget, label=0), 0
+    for seed in range(9):
+        chooser = SimpleNamespace(runs=runs, scorer=Herding(), seed=seed)
+        stage = Stage(tmp_path / str(seed))
+        stage.folder.mkdir()
+        for part in range(2):
+            item = Item(f"p{part}", size, (work, part, 2, picks_of_part(budget, 2, held)))
+            selecting.pick_part(item, stage, chooser)
+        picked = [np.load(file)["positions"] for file in stage.folder.glob("*" + selecting.PICKS)]
+        assert len(np.unique(np.concatenate(picked))) >= budget
+        uneven += abs(len(picked[0]) - len(picked[1])) > 1
+    assert uneven > 0
+
+
 @pytest.mark.parametrize(("scorer", "most"), [(Herding(), 1.3), (KCenter(), 1.15), (FacilityLocation(), 1.1)])
 def test_two_levels_lose_little(scorer, most):
     """The loss against one level, on Gaussian features; a random draw is much worse or the measure says nothing."""
@@ -360,3 +396,29 @@ def test_embeddings_in_parquet(here, tmp_path):
     subset = prune(embeddings=rows, labels=labels, keep=0.25, scorer="herding", duplicates="all")
     assert np.flatnonzero(outcome.kept).tolist() == subset.positions.tolist()
     assert as_subset(outcome, OPTIONS.rule).sample_ids == subset.sample_ids
+
+
+def test_embeddings_of_different_lengths_are_refused(here, tmp_path):
+    from prunetune.cluster.sources import find_embeddings
+
+    cells = [[1.0, 2.0]] * 20 + [[1.0, 2.0, 3.0, 4.0]] * 20
+    pq.write_table(pa.table({"embedding": cells, "label": [row % 2 for row in range(40)]}), tmp_path / "e.parquet")
+    cluster, plan = Cluster(Store(tmp_path / "store")), make_plan("herding", "auto", "micro", 0, duplicates="all")
+    source = find_embeddings(tmp_path / "e.parquet", OPTIONS)
+    with pytest.raises(InputError, match=r"e\.parquet differ in length"):
+        prune_rows(list_rows(source, cluster, OPTIONS), understood(0.25), plan, cluster, OPTIONS)
+
+
+@pytest.mark.parametrize(("share", "room"), [(1.0, 3), (0.3, 9), (0.1, 30), (2.0, 1)])
+def test_an_actor_needs_its_share_of_one_machine(monkeypatch, share, room):
+    nodes = [{"Alive": True, "Resources": {"GPU": 1.0}}, {"Alive": True, "Resources": {"GPU": 2.0}}]
+    dead = {"Alive": False, "Resources": {"GPU": 8.0}}
+    monkeypatch.setattr(engine, "library", lambda: SimpleNamespace(nodes=lambda: [*nodes, dead]))
+    assert engine.places("GPU", share) == room
+    with pytest.raises(InputError, match="no machine of the Ray cluster has 4 GPU, the most is 2"):
+        engine.places("GPU", 4.0)
+
+
+def test_a_share_above_one_gpu_is_a_whole_number():
+    with pytest.raises(InputError, match=r"gpus_per_actor above 1 must be a whole number, got 1\.5"):
+        RayEngine(gpus_per_actor=1.5)

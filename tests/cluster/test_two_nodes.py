@@ -13,8 +13,10 @@ SETTINGS = {"scorer": "dlc", "backbone": "micro", "duplicates": "all"}
 
 
 @pytest.fixture
-def two_nodes():
+def two_nodes(monkeypatch):
     """Return two nodes of one CPU each; the driver is connected to the first one."""
+    # The nodes have the address of this machine, which the guard against outside addresses does not know.
+    monkeypatch.setattr("prunetune.cluster.engine._check_answers", lambda address: None)
     ray = pytest.importorskip("ray", reason="ray is not installed; pip install -e '.[cluster]'")
     from ray.cluster_utils import Cluster
 

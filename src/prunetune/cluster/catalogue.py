@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prunetune.base.errors import InputError
-from prunetune.cluster.listing import OF_JSON, Header, read_list
+from prunetune.cluster.listing import OF_JSON, Header, list_columns, read_list
 from prunetune.cluster.remote import File
 from prunetune.cluster.sources import Source
 from prunetune.cluster.stages import Stage, sliced
@@ -117,6 +117,8 @@ class Catalogue:
         if self.label is None:
             return np.zeros(part.count, dtype=np.int32)
         shard = self.shard_of(part.first)
+        if self.label not in list_columns(Stage(self.lists).file(f"{shard:06d}", ".parquet")):  # No sample has a file.
+            return np.full(part.count, -1, dtype=np.int32)
         column = self.table(shard, [self.label]).column(0).slice(part.first - self.firsts[shard], part.count)
         coded = column.combine_chunks().dictionary_encode()
         lookup = np.array([self.indices.get(text, -1) for text in coded.dictionary.to_pylist()] + [-1], dtype=np.int32)

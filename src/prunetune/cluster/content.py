@@ -69,8 +69,10 @@ def parquet_file(stream: BinaryIO) -> Any:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Return whether an error of Arrow says that a file is damaged, and not that it is out of reach."""
+    """Return whether an error of Arrow says that a file is damaged, not that it is out of reach or memory too small."""
     arrow = needed("pyarrow", "cluster", "parquet files")
+    if isinstance(error, MemoryError):
+        return False
     return isinstance(error, arrow.ArrowException) or (type(error) is OSError and error.errno is None)
 
 

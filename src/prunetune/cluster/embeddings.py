@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from prunetune.base.errors import InputError
+from prunetune.base.extra import needed
 from prunetune.base.publish import new_file
 from prunetune.cluster.catalogue import Catalogue, Part, Segment
 from prunetune.cluster.content import is_damage, parquet_file
@@ -79,9 +80,10 @@ def _next(batches: Iterator[Any], file: File) -> Any:
 
 def _matrix(column: Any, catalogue: Catalogue, part: Part) -> np.ndarray:
     """Return a column of lists as [n, D] float16, or float32 for any other kind of number."""
-    lengths = {len(cell) if cell is not None else 0 for cell in column} if column.null_count else set()
+    compute = needed("pyarrow.compute", "cluster", "parquet files")
+    lengths = compute.unique(compute.list_value_length(column)).to_pylist()
     flat = column.flatten().to_numpy(zero_copy_only=False)
-    if column.null_count or len(flat) % max(len(column), 1) or len(flat) == 0 or len(lengths) > 1:
+    if column.null_count or len(lengths) != 1 or not lengths[0]:
         name = catalogue.files[catalogue.shard_of(part.first)].name
         raise InputError(f"the embeddings of {name} differ in length, or a row has none; give rows of one length")
     if flat.dtype.kind not in "fiu":

@@ -132,12 +132,34 @@ class RayEngine:
 
     def __post_init__(self) -> None:
         checks.number("gpus_per_actor", self.gpus_per_actor, "(0, inf)")
+        if self.gpus_per_actor > 1 and self.gpus_per_actor != int(self.gpus_per_actor):
+            raise InputError(f"gpus_per_actor above 1 must be a whole number, got {self.gpus_per_actor:g}")
         checks.number("worker_gb", self.worker_gb, "(0, inf)")
 
     @property
     def worker_bytes(self) -> int:
         """The memory of a worker in bytes."""
         return int(self.worker_gb * 1e9)
+
+
+def places(kind: str, share: float) -> int:
+    """Return for how many actors the machines of the cluster have room.
+
+    Args:
+        kind: what an actor takes, "CPU" or "GPU".
+        share: how much of it.
+
+    Raises:
+        InputError: no machine has as much.
+    """
+    machines = [node["Resources"].get(kind, 0) for node in library().nodes() if node["Alive"]]
+    found = sum(int(has / share + 1e-9) for has in machines)  # 0.3 of a GPU fits three times, 0.1 ten times.
+    if not found:
+        raise InputError(
+            f"no machine of the Ray cluster has {share:g} {kind}, the most is {max(machines, default=0):g}; take less, "
+            "another device, or another cluster"
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ each place where labels can be. The driver gets only the number of rows and how 
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,16 +58,12 @@ def list_shards(source: Source, stage: Stage, options: ReadOptions) -> tuple[Hea
 def parquet_header(source: Source, options: ReadOptions) -> Header:
     """Return the columns of images, or of embeddings, and of labels.
 
+    They are those of the first file, or of the first that can be read where damaged files are left out.
+
     Raises:
         InputError: the file is damaged, its columns can be read in two ways, or its images are paths.
     """
-    parquet = needed("pyarrow.parquet", "cluster", "parquet files")
-    file = source.files[0]
-    with open_url(file.url) as stream:
-        try:
-            schema = parquet.read_schema(stream)
-        except Exception as error:  # Arrow raises several kinds of errors on damaged files.
-            raise _damaged(file, error) from None
+    file, schema = _first_schema(source.files if options.on_error == "skip" else source.files[:1])
     if source.layout == "embeddings":
         columns = _embedding_columns(schema, file, options)
     else:
@@ -80,6 +76,22 @@ def parquet_header(source: Source, options: ReadOptions) -> Header:
             )
     names = None if columns.label is None else class_names_of(schema.metadata, columns.label)
     return Header(columns, names, without_labels(schema.names, columns, options))
+
+
+def _first_schema(files: Sequence[File]) -> tuple[File, Any]:
+    """Return the first file whose schema can be read, and its schema.
+
+    Raises:
+        InputError: no file can be read; the message is that of the first one.
+    """
+    parquet, damage = needed("pyarrow.parquet", "cluster", "parquet files"), None
+    for file in files:
+        with open_url(file.url) as stream:
+            try:
+                return file, parquet.read_schema(stream)
+            except Exception as error:  # Arrow raises several kinds of errors on damaged files.
+                damage = damage or _damaged(file, error)
+    raise damage
 
 
 def _embedding_columns(schema: Any, file: File, options: ReadOptions) -> Columns:
@@ -236,6 +248,11 @@ def _counts(column: Any) -> Counts:
         else:
             counts[key] = [1, row]
     return counts
+
+
+def list_columns(path: Path) -> list[str]:
+    """Return the names of the columns of a shard's list."""
+    return needed("pyarrow.parquet", "cluster", "parquet files").read_schema(path, memory_map=True).names
 
 
 def read_list(path: Path, columns: list[str] | None = None) -> Any:

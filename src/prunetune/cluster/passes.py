@@ -33,7 +33,7 @@ from prunetune.base.errors import InputError
 from prunetune.base.publish import new_file
 from prunetune.cluster.catalogue import Catalogue, Part, Segment
 from prunetune.cluster.content import contents
-from prunetune.cluster.engine import Failure, died, guarded, library
+from prunetune.cluster.engine import Failure, died, guarded, library, places
 from prunetune.cluster.progress import Progress
 from prunetune.cluster.stages import Item, Stage
 from prunetune.data.images.decode import UnreadableImage
@@ -177,8 +177,7 @@ def _mapped(rows: Any, crew: Crew, place: str, items: int) -> Any:
     if crew.gpus:  # An actor on a GPU takes no CPU, so that there is always one for decoding.
         rows = rows.map_batches(crew.decode, batch_size=1, fn_kwargs={"place": place}, num_cpus=1)
         function, share, kind, wanted = crew.networks, {"num_gpus": crew.gpus, "num_cpus": 0.0}, "GPU", crew.gpus
-    most = max(1, int(library().cluster_resources().get(kind, 0) / wanted))
-    pool = library("ray.data").ActorPoolStrategy(size=min(most, items))
+    pool = library("ray.data").ActorPoolStrategy(size=min(places(kind, wanted), items))
     return rows.map_batches(function, batch_size=1, fn_constructor_kwargs={"place": place}, compute=pool, **share)
 
 

@@ -237,10 +237,14 @@ def _choose_large(work: ClassWork, chooser: Chooser, stage: Stage, held: int) ->
 
 
 def pick_part(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
-    """Let one part of a large class pick, and write the positions and features of its picks."""
+    """Let one part of a large class pick, and write the positions and features of its picks.
+
+    A part picks at least its share of the budget, rounded up, since parts differ in size: so all together have enough.
+    """
     work, part, parts, picks = item.work
     positions, features = _rows_of_part(work, part, parts, chooser)
-    order = order_of(chooser.scorer, features, min(picks, len(features))).numpy()
+    share = -(-work.budget * len(features) // work.size)
+    order = order_of(chooser.scorer, features, max(share, min(picks, len(features)))).numpy()
     path = stage.file(item.name, PICKS)
     with new_file(path) as partial, partial.open("wb") as file:
         np.savez(file, positions=positions[order], features=features.numpy()[order])

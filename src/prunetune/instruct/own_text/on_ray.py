@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from prunetune.base.errors import InputError
-from prunetune.cluster.engine import RETRIES, Failure, RayEngine, died, guarded, library, started
+from prunetune.cluster.engine import RETRIES, Failure, RayEngine, died, guarded, library, places, started
 from prunetune.cluster.progress import Progress
 from prunetune.instruct.model.batches import Batch
 from prunetune.instruct.scorers.signals import RemotePass
@@ -110,7 +110,7 @@ class RayBatches:
         found = library().cluster_resources()
         if work.device.startswith("cuda"):
             share = self._engine.gpus_per_actor
-            return {"num_gpus": share, "num_cpus": 0}, max(1, int(found.get("GPU", 0) / share))
+            return {"num_gpus": share, "num_cpus": 0}, places("GPU", share)
         size = COPIES * BYTES[work.dtype] * sum(one.numel() for one in work.llm.skeleton().parameters())
         most = int(found.get("memory", 0) / size) or 1
         return {"num_cpus": 1}, max(1, min(most, int(found.get("CPU", 1))))
