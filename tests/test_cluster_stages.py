@@ -3,8 +3,10 @@
 import io
 import json
 import re
+import shutil
 import sys
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +23,7 @@ from prunetune.base.errors import InputError
 from prunetune.base.hashes import file_hash
 from prunetune.base.store import Store
 from prunetune.cli import app
+from prunetune.cluster import command as cluster_command
 from prunetune.cluster import engine, job, passes, products, selecting, stages
 from prunetune.cluster.engine import Cluster, Failure, chosen_engine, guarded, storage_fault
 from prunetune.cluster.job import check_plan, list_rows, prune_rows
@@ -305,6 +308,29 @@ def test_a_class_that_no_worker_holds_is_selected_in_two_levels(here, tmp_path, 
         assert re.search(
             r"of [23] parts; on \d+ of its rows, of which \d are kept, the .* is .* instead of ", loss.line
         )
+
+
+def test_an_outcome_of_two_levels_is_made_again_with_other_memory_or_in_process(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster_command, "started", lambda address: nullcontext())
+    data, out = shards(tmp_path / "data"), tmp_path / "out"
+    words = ["prune", str(data), "--keep", "0.2", "--backbone", "micro", "--scorer", "herding", "--out", str(out)]
+    words += ["--duplicates", "all", "--store", str(tmp_path / "store")]
+
+    def kept(*more):
+        app([*words, *more], standalone_mode=False)
+        return (out / "prune.json").stat().st_mtime_ns, (out / "kept.txt").read_text()
+
+    small = ["--engine", "ray", "--worker-gb", str(20 * 4 * COPIES * WIDTHS[-1] / 1e9)]  # A worker holds 20 rows.
+    two_levels = kept(*small)
+    assert kept(*small) == two_levels
+    one_level = kept("--engine", "ray")
+    assert one_level[1] != two_levels[1]
+    assert kept(*small) == one_level  # What one level keeps is as good.
+    shutil.rmtree(out)
+    kept(*small)
+    here_kept = kept()
+    assert here_kept[1] == one_level[1]
+    assert kept("--engine", "ray") == here_kept
 
 
 def test_parts_of_different_sizes_pick_enough_for_the_whole_class(tmp_path):

@@ -80,7 +80,7 @@ def _run(
     found = _source(source.data, source.embeddings, options)
     cluster = Cluster(open_store(output.store), engine)
     facts = {"engine": "ray", "sources": source_mark(found)}
-    if not output.is_dry and not with_features and folder.has_same(facts, ("sources",)):
+    if not output.is_dry and not with_features and _is_same(folder, facts, engine.worker_gb):
         log.info("finished before: the same command on the same data")
         return
     with started(engine.address), _explained(cluster):
@@ -95,7 +95,14 @@ def _run(
         _say(outcome, lines)
         products = write_products(outcome, products_folder(outcome, cluster, with_features), with_features)
         log.info("scores of all rows as parquet files: %s", products)
-        _write(outcome, folder, {**facts, "products": str(products)}, lines)
+        two_levels_gb = engine.worker_gb if outcome.losses else None
+        _write(outcome, folder, {**facts, "products": str(products), "two_levels_gb": two_levels_gb}, lines)
+
+
+def _is_same(folder: OutFolder, facts: dict[str, Any], worker_gb: float) -> bool:
+    """Return whether the folder is finished. The memory of a worker matters only if classes took two levels."""
+    names = "sources", "two_levels_gb"
+    return any(folder.has_same({**facts, "two_levels_gb": memory}, names) for memory in (None, worker_gb))
 
 
 def _write(outcome: Outcome, folder: OutFolder, facts: dict[str, Any], lines: list[str]) -> None:
@@ -106,6 +113,8 @@ def _write(outcome: Outcome, folder: OutFolder, facts: dict[str, Any], lines: li
         data_mark = facts["sources"]
     else:
         data_mark = mark_of_shards(outcome)
+    if outcome.losses:  # One level keeps other rows, so this is no outcome of the engine in process.
+        data_mark = key_digest([data_mark, facts["two_levels_gb"]])
     if folder.is_finished(data_mark):
         log.info("finished before: the same command on the same data, by the other engine")
         return
