@@ -1,7 +1,9 @@
 """Shared fixtures. Tests use no network, and real data only if PRUNETUNE_REAL_DATA names a folder."""
 
 import os
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -71,3 +73,18 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Return a folder on a file system of its own, and a function that sets its size in KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(*words):
+        return subprocess.run(["mount", *words, str(place)], capture_output=True, check=False).returncode == 0
+
+    if shutil.which("mount") is None or not mount("-t", "tmpfs", "-o", "size=48k", "tmpfs"):
+        pytest.skip("mounting a small file system needs root")
+    yield place, lambda kib: mount("-o", f"remount,size={kib}k")
+    subprocess.run(["umount", "--lazy", str(place)], check=True)  # Arrays of the run may still be mapped.

@@ -4,9 +4,7 @@ import errno
 import logging
 import os
 import re
-import shutil
 import stat
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,22 +216,6 @@ def test_a_disk_that_fills_up_at_any_write_of_a_run_is_one_line_and_loses_nothin
     assert lasting(read_result(run)) == lasting(read_result(calm))
     for name in ("subset.csv", "predictions.csv", "history.csv"):
         assert (run / name).read_bytes() == (calm / name).read_bytes()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """Return a folder on a file system of its own, and a function that sets its size in KiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-
-    def mount(*words):
-        return subprocess.run(["mount", *words, str(place)], capture_output=True, check=False).returncode == 0
-
-    if shutil.which("mount") is None or not mount("-t", "tmpfs", "-o", "size=48k", "tmpfs"):
-        pytest.skip("mounting a small file system needs root")
-
-    yield place, lambda kib: mount("-o", f"remount,size={kib}k")
-    subprocess.run(["umount", "--lazy", str(place)], check=True)  # Arrays of the run may still be mapped.
 
 
 def test_a_small_disk_fills_up_again_and_again_in_the_middle_of_a_run(small_disk):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from prunetune.cluster.passes import rows_of_part
 from scripts.assets.doc_text import page, table
 from scripts.bench.cluster_costs import (
     GOAL,
@@ -18,7 +19,9 @@ from scripts.bench.cluster_table import KINDS, Row, read
 
 SIZES = (10**8, 10**9)
 LEVELS = PASSES["dlc"]
-DRIVER_BYTES = 13  # The driver holds scores, percentiles and what is kept.
+DRIVER_BYTES = 13  # A row: the driver holds scores, ranks and what is kept.
+PART_BYTES = 1560  # A part of the rows: its record and its place.
+SMALL_SIDE = 32  # The images that were measured, in pixels.
 
 
 class Photos:
@@ -28,6 +31,7 @@ class Photos:
     decoding = 0.006  # CPU seconds to decode one and to make its view of 224 x 224.
     rate = 2500  # Images a second of one pass of a ResNet-18 on one GPU.
     width = 512  # D of a ResNet-18.
+    side = 224  # Of a view, in pixels.
 
 
 def are_measured(file: Path) -> bool:
@@ -74,7 +78,8 @@ def _model(rows: list[Row], model: Model, predicted: float, measured: float) -> 
     ]
     return [
         "CPU seconds of a run of N images through L passes of the network are `start + N (reading + L pass)`.\n"
-        "Wall time is this divided by the number of cores, if they are busy all the time.",
+        "Wall time is at least this divided by the number of cores. The command alone lists the rows and writes the\n"
+        "tables, which took 7 µs a row in one trial: two hours for 10^9.",
         table(["number", "fitted value", "meaning"], numbers),
         f"Fitted to {len(fitted)} runs ({names} images)\nby least squares of relative errors. Held back: {method} of "
         f"{size:,} images.\nPredicted are {predicted:.0f} CPU seconds, measured were {measured:.0f}. The prediction is "
@@ -86,7 +91,7 @@ def _model(rows: list[Row], model: Model, predicted: float, measured: float) -> 
 
 def _small(count: int, model: Model, sizes: dict[str, float]) -> list[str]:
     hours = model.cpu_seconds(count, LEVELS) / 3600
-    return [_power(count), f"{hours:,.0f}", *_traffic(count, sizes["input"], sizes, MICRO_WIDTH)]
+    return [_power(count), f"{hours:,.0f}", *_traffic(count, sizes["input"], sizes, MICRO_WIDTH, SMALL_SIDE)]
 
 
 def _photos(model: Model, sizes: dict[str, float]) -> list[str]:
@@ -95,7 +100,7 @@ def _photos(model: Model, sizes: dict[str, float]) -> list[str]:
         cores = (model.cpu_seconds(count, 0) + count * Photos.decoding) / 3600
         gpus = count * LEVELS / Photos.rate / 3600
         lines.append([_power(count), f"{gpus:,.0f}", f"{cores:,.0f}"])
-        lines[-1] += _traffic(count, Photos.content, sizes, Photos.width)
+        lines[-1] += _traffic(count, Photos.content, sizes, Photos.width, Photos.side)
     return [
         f"**Assumed, not measured:** a photo has {Photos.content / 1000:.0f} kB, decoding it and making its view takes "
         f"{1000 * Photos.decoding:.0f} ms of a core,\nand a GPU does {Photos.rate:,} images a second in each pass "
@@ -104,12 +109,13 @@ def _photos(model: Model, sizes: dict[str, float]) -> list[str]:
     ]
 
 
-def _traffic(count: int, content: float, sizes: dict[str, float], width: int) -> list[str]:
+def _traffic(count: int, content: float, sizes: dict[str, float], width: int, side: int) -> list[str]:
     features = 4 * LEVELS * width
     written = features + sum(sizes[kind] for kind in KINDS)
     # The losses read all features again, and the class means those of the unmasked network.
     read_again = content + features + 4 * width + sizes["passes"] + sizes["scores"] + sizes["runs"]
-    values = (count * read_again, count * written, count * sizes["runs"], count * DRIVER_BYTES)
+    driver = DRIVER_BYTES + PART_BYTES / rows_of_part(side)
+    values = (count * read_again, count * written, count * sizes["runs"], count * driver)
     return [_size(value) for value in values]
 
 
@@ -118,12 +124,14 @@ def _meaning(sizes: dict[str, float]) -> str:
     return "\n".join(
         [
             "- **read**: the shards once, the features of all levels for the losses, those of the unmasked network",
-            "  again for the class means, and what is sorted, without the hashes that a second call compares.",
+            "  again for the class means, and what is sorted. Each written file is also read once for its hash.",
             "- **written**: 4 L D bytes a row of features, and what was measured beside them, in bytes a row:",
             f"  {kinds}.\n  What `choices`, `products` and `out` are is in results/bench/cluster.md.",
             "- **shuffled**: what moves from the order of the shards to that of the classes. FlexRand needs a position",
             "  and a score of each row. A greedy scorer such as herding needs 4 D bytes more.",
-            f"- **driver**: {DRIVER_BYTES} bytes a row in memory, beside about 1 GB of libraries.",
+            f"- **driver**: {DRIVER_BYTES} bytes a row and {PART_BYTES:,} bytes for each part of the rows, beside "
+            f"about 1 GB of libraries. A part\n  has {rows_of_part(SMALL_SIDE):,} of the small images and "
+            f"{rows_of_part(Photos.side)} photos.",
             "- **GPU-hours, core-hours**: of all machines together, without those that wait.",
         ]
     )

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -133,21 +132,6 @@ def _need_credentials(address: str, is_needed: bool) -> None:
     data = b"0" if is_needed else b"inf"
     words = {"Content-Type": "text/plain"}
     urllib.request.urlopen(urllib.request.Request(f"{address}/moto-api/reset-auth", data, words, method="POST")).close()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """Return a folder on a file system of its own, and a function that sets its size in KiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-
-    def mount(*words):
-        return subprocess.run(["mount", *words, str(place)], capture_output=True, check=False).returncode == 0
-
-    if shutil.which("mount") is None or not mount("-t", "tmpfs", "-o", "size=64k", "tmpfs"):
-        pytest.skip("mounting a small file system needs root")
-    yield place, lambda kib: mount("-o", f"remount,size={kib}k")
-    subprocess.run(["umount", "--lazy", str(place)], check=True)  # Arrays of the run may still be mapped.
 
 
 def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(on_ray, small_disk, tmp_path, monkeypatch):

@@ -74,8 +74,13 @@ class Work:
 
     @property
     def rows(self) -> int:
-        """The most rows of a part. It depends on the network only, so that parts are the same on every cluster."""
-        return max(1, min(MOST_ROWS, VIEW_BYTES // (3 * self.side**2)))
+        """The most rows of a part."""
+        return rows_of_part(self.side)
+
+
+def rows_of_part(side: int) -> int:
+    """Return the most rows of a part, for views of this many pixels a side; parts are the same on every cluster."""
+    return max(1, min(MOST_ROWS, VIEW_BYTES // (3 * side**2)))
 
 
 def run_passes(
