@@ -1,7 +1,8 @@
 """The fourth stage: rows in the order of their classes, so that a worker can read one class without reading the rest.
 
-Each task sorts a run of parts by class and position. A class is then a contiguous piece of each run. The file
-<run>.offsets.npy [C + 1] says where each class begins, and the others hold its positions, scores and features.
+Each task takes some parts and sorts their rows by class, then by position. The sorted rows are called a run. In a run
+the rows of one class stand together: <run>.offsets.npy [C + 1] says where each class begins. The other files of the run
+hold positions, scores and features in the same order.
 """
 
 from collections.abc import Iterator, Sequence

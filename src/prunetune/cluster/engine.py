@@ -19,7 +19,7 @@ RETRIES = 5  # A task whose worker dies is tried again this many times.
 LOOPBACK = "127.0.0.1"
 SECONDS_TO_ANSWER = 10
 STARTS = 3  # Ray waits 30 seconds for its own processes. On a busy machine it is started up to this many times.
-OBJECT_STORE = 1 << 30  # Bytes of shared memory on one machine; images wait in it for a free network.
+OBJECT_STORE = 1 << 30  # Bytes of shared memory on one machine. Decoded images wait there until a network is free.
 AHEAD = 2  # For each CPU this many tasks are handed out, so that no worker waits for the driver.
 
 

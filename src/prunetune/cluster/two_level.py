@@ -1,19 +1,22 @@
-"""Picks in a class that no worker holds: each part of it picks, then the union of the parts' picks.
+"""Selection in two levels, for a class that is too large for one worker.
 
-Which part a row belongs to is drawn from its position, so that the parts are random, and the same whatever the blocks
-and the workers are.
+The class is cut into random parts. In the first level each part picks some of its rows. In the second level the final
+picks are chosen among all of these. The part of a row is drawn from its position, so it does not depend on how many
+workers there are.
 
-Facility location: with random parts that each pick as many images as are kept, the better of the parts' picks and the
-second level's reaches (1 - 1/e) / 2 of the best value in expectation (Barbosa et al. 2015, "The power of randomization:
-distributed submodular maximization on massive datasets", ICML; the scheme: GreeDi, Mirzasoleiman et al. 2013, NeurIPS).
-Here only the second level is taken, its gains are counted on the union, and parts that cannot pick so many pick fewer,
-so that the bound is a guide and no guarantee. k-center: the radius is at most 4 times the smallest possible one if each
-part picks as many as are kept (Malkomes et al. 2015, "Fast distributed k-center clustering with outliers on massive
-data", NeurIPS). Herding has no such bound. Its second level herds to the mean of the whole class, not to that of the
-union, so that what is minimised is the same as in one level.
+Facility location. A published bound says: if each random part picks as many rows as are kept, the best of the parts'
+own selections and of the second level has on average at least (1 - 1/e) / 2 of the highest possible value (Barbosa et
+al. 2015, "The power of randomization: distributed submodular maximization on massive datasets", ICML; the method is
+GreeDi, Mirzasoleiman et al. 2013, NeurIPS). Three things differ here: only the second level is used, its values are
+computed on the picks of the parts, and a part may pick fewer rows. So the bound is a guide and no guarantee.
 
-What two levels lose in the data at hand is measured where one level is possible: on one of the parts, which is a random
-sample of the class. It is selected in one level, and in two levels of as many parts as the class has.
+k-center. The radius is at most 4 times the smallest possible one, if each part picks as many rows as are kept (Malkomes
+et al. 2015, "Fast distributed k-center clustering with outliers on massive data", NeurIPS).
+
+Herding has no such bound. Its second level uses the mean of the whole class, as one level does.
+
+How much two levels lose is measured on one part of the class, which is a random sample of it. This part is selected
+once in one level and once in two levels, and both selections are compared.
 """
 
 from dataclasses import dataclass
