@@ -6,7 +6,8 @@ python -m scripts.reproduce.paper_run --data <folder with data/ and weights/> [-
 The cells come from the presets of configs/sweep, with other data sets and backbones in the place of the paper's:
 main       dtd10 and caltech101, each with ViT-Tiny and MobileNetV2, linear probe, dynamics from a linear-probe proxy
 transfer   MobileNetV2 scores and ViT-Tiny is probed, and the reverse
-ablations  path size, masking, sampler, gamma and time on dtd10 with ViT-Tiny, linear probe, the fully fine-tuned proxy
+ablations  path size, masking, sampler and gamma on dtd10 with ViT-Tiny, linear probe, dynamics from its proxy
+full_proxy the sampler ablation and the time table on dtd10 with ViT-Tiny and the fully fine-tuned proxy; hours
 full       the sampler and gamma ablations at ratio 0.1 under full fine-tuning of ViT-Tiny on dtd10, three gammas; hours
 
 Finished runs are skipped, so the command can be given again. Then: `make tables figures RESULTS=<results>`.
@@ -22,8 +23,9 @@ from omegaconf import OmegaConf
 
 from scripts.real_data import ROOT, backbones, check_folder, datasets
 
-PARTS = ("main", "transfer", "ablations", "full")
-ABLATIONS = ("ablation_path", "ablation_masking", "ablation_sampler", "ablation_gamma", "time")
+PARTS = ("main", "transfer", "ablations", "full_proxy", "full")
+ABLATIONS = ("ablation_path", "ablation_masking", "ablation_sampler", "ablation_gamma")
+OF_FULL_PROXY = ("ablation_sampler", "time")
 # precision=bf16 also trains the full proxy in bf16, which halves the time on a CPU; auto would train it in fp32.
 SHARED = ["wandb=disabled", "precision=bf16", "finetune.evaluate_every=50", "seeds=[0,1,2]"]
 PROBE = ["finetune=linear_probe", "finetune.views=4"]
@@ -52,6 +54,9 @@ def grids(data: Path, parts: list[str]) -> Iterator[list[str]]:
                 yield [*dataset, *networks[tuned], *PROBE, NINE, _listed([cell])]
     if "ablations" in parts:
         for preset in ABLATIONS:
+            yield [*dtd10, *vit_tiny, *PROBE, "proxy=linear_probe", NINE, _listed(methods(preset))]
+    if "full_proxy" in parts:
+        for preset in OF_FULL_PROXY:
             yield [*dtd10, *vit_tiny, *PROBE, NINE, _listed(methods(preset))]
     if "full" in parts:
         kept = [cell for cell in methods("ablation_gamma") if cell.endswith(tuple(f"tag={tag}" for tag in FULL_GAMMAS))]
