@@ -416,6 +416,18 @@ def test_the_curves_show_the_means_and_spreads_of_the_table() -> None:
     assert level.get_ydata()[0] == pytest.approx(81)
 
 
+def test_a_number_per_class_is_no_point_of_the_curve_of_fractions() -> None:
+    table = tables.summary(collect.read(GOLDEN / "results.csv"))
+    counted = table[(table["method"] == "dlc-topk") & (table["ratio"] == 0.1)].assign(column="4 per class")
+    axes = figures.accuracy_curves(pd.concat([table, counted])).axes[1]
+    curve, points = axes.containers[-2:]
+    assert curve.get_label() == "dlc-topk"
+    assert len(curve.lines[0].get_xdata()) == len(table[table["method"] == "dlc-topk"])
+    assert len(points.lines[0].get_xdata()) == len(counted[counted["dataset"] == "textures"]) == 1
+    assert points.lines[0].get_linestyle() == "None"
+    assert "hollow: a number per class" in axes.get_xlabel()
+
+
 def test_the_axes_end_where_the_data_end() -> None:
     table = tables.summary(collect.read(GOLDEN / "results.csv"))
     _, axes = figures.accuracy_curves(table).axes

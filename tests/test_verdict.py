@@ -9,7 +9,8 @@ BRACKETS = "In brackets: the 95 % t interval of the difference to random, paired
 def part(*rows: tuple) -> pd.DataFrame:
     """Return a setting of a summary from (method, ratio, n, difference, low, high, num_pairs)."""
     columns = ["method", "ratio", "n", "difference", "low", "high", "num_pairs"]
-    return pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(column=table["ratio"].map("{:g}".format))
 
 
 def random_at(ratio: float, n: int = 3) -> tuple:
@@ -92,5 +93,15 @@ def test_a_method_that_was_not_run_at_a_ratio_is_not_named_there() -> None:
     assert verdict.sentences(table) == [
         "At 2 % with 3 seeds: b-topk is 2.0 points above random [1.0, 3.0].",
         "At 10 % with 3 seeds: a-topk is 2.0 points above random [1.0, 3.0].",
+        BRACKETS,
+    ]
+
+
+def test_a_number_per_class_is_not_mixed_with_the_fraction_that_keeps_as_many() -> None:
+    by_fraction = part(random_at(0.1), ("a-topk", 0.1, 3, 2.0, 1.0, 3.0, 3))
+    by_count = part(random_at(0.1), ("a-topk", 0.1, 3, -2.0, -3.0, -1.0, 3)).assign(column="4 per class")
+    assert verdict.sentences(pd.concat([by_fraction, by_count])) == [
+        "At 10 % with 3 seeds: a-topk is 2.0 points above random [1.0, 3.0].",
+        "At 4 per class with 3 seeds: a-topk is 2.0 points below random [-3.0, -1.0].",
         BRACKETS,
     ]

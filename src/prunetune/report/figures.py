@@ -12,6 +12,7 @@ from torch import Tensor
 from prunetune.base.errors import InputError
 from prunetune.data.pool import Pool
 from prunetune.report.tables import SETTING, WHOLE_POOL
+from prunetune.report.verdict import PER_CLASS
 
 MOST_CLASSES = 10
 MARGIN = 0.03  # The axis extends beyond the outermost marker by this fraction of the range of the data.
@@ -21,6 +22,8 @@ STYLES = (  # The markers and lines differ too, so that the curves can be told a
     *(("#000000", "o", "-"), ("#d55e00", "s", "--"), ("#0072b2", "^", "-."), ("#009e73", "D", ":")),
     *(("#cc79a7", "v", "--"), ("#e69f00", "P", "-."), ("#56b4e9", "X", ":")),
 )
+
+COUNTED = {"markerfacecolor": "none", "linestyle": "none"}  # A number per class is no point of a curve of fractions.
 
 
 def extremes(pool: Pool, scores: Tensor, num: int = 5, title: str = "Easy and hard images") -> Figure:
@@ -92,12 +95,17 @@ def _draw_curves(axes: Axes, part: pd.DataFrame) -> None:
     ):
         rows = rows.sort_values("ratio")
         style = {"color": color, "marker": marker, "linestyle": line, "capsize": 3, "markersize": 5, "linewidth": 1.4}
-        axes.errorbar(rows["ratio"], rows["mean"], yerr=rows["std"].fillna(0), label=method, **style)
+        is_counted = rows["column"].str.endswith(PER_CLASS)
+        for index, (_, shown) in enumerate(rows.groupby(is_counted)):  # The fractions come first.
+            own = COUNTED if shown["column"].str.endswith(PER_CLASS).all() else {}
+            label = None if index else method
+            axes.errorbar(shown["ratio"], shown["mean"], yerr=shown["std"].fillna(0), label=label, **(style | own))
     for row in part[whole].to_dict("records"):
         label = f"{row['method']} (ratio 1)"
         axes.axhline(row["mean"], color="#777777", linestyle=(0, (6, 2)), linewidth=1, label=label)
     _end_with_the_data(axes, part[~whole], part.loc[whole, "mean"])
-    axes.set_xlabel("fraction of each class kept")
+    counted = part["column"].str.endswith(PER_CLASS).any()
+    axes.set_xlabel("fraction of each class kept" + (" (hollow: a number per class)" if counted else ""))
     axes.set_ylabel("test accuracy, %  (mean ± std over seeds)")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -12,6 +12,7 @@ FEWEST_PAIRS = 2  # A single seed has no spread, so an interval needs at least t
 MOST_NAMED = 3  # A sentence with more names and their intervals would be too long to read.
 MOST_LISTED = 6  # At most 6 names without intervals are listed.
 RANDOM = "random"
+PER_CLASS = " per class"
 
 
 def sentences(part: pd.DataFrame) -> list[str]:
@@ -20,22 +21,22 @@ def sentences(part: pd.DataFrame) -> list[str]:
     A method is above or below random where the 95 % t interval of the difference, paired by seed, leaves zero out.
 
     Args:
-        part: one setting of `tables.summary`, with ratio, method, n, difference, low and high (the ends of the
+        part: one setting of `tables.summary`, with ratio, column, method, n, difference, low and high (the ends of the
             interval, percentage points) and num_pairs.
 
     Returns:
-        One sentence for each ratio, and one that explains the intervals if there are any: at most three. None where
-        there is no method to compare.
+        One sentence for each ratio or number per class, and one that explains the intervals if there are any. None
+        where there is no method to compare.
     """
     run = part[(part["ratio"] < 1) & (part["n"] > 0)]
-    # A number of images per class can be the same ratio as a fraction. The sentences then are about the first of them.
-    run = run.drop_duplicates(["ratio", "method"])
     compared = run[(run["num_pairs"] > 0) | ~_is_random(run["method"])]
     if compared.empty:
         return []
     if not compared["num_pairs"].any():
         return ["No method was run with a seed of random, so none can be compared: run random with the same seeds."]
-    lines = [_at(ratio, compared[compared["ratio"] == ratio]) for ratio in shown_ratios(compared["ratio"])]
+    shown = compared[compared["ratio"].isin(shown_ratios(compared["ratio"]))]
+    # A number of images per class can be the same ratio as a fraction. Each of the two has a sentence of its own.
+    lines = [_at(column, shown[shown["column"] == column]) for column in shown.sort_values("ratio")["column"].unique()]
     if (compared["num_pairs"] >= FEWEST_PAIRS).any():
         lines.append("In brackets: the 95 % t interval of the difference to random, paired by seed.")
     return lines
@@ -54,8 +55,8 @@ def _is_random(methods: pd.Series) -> pd.Series:
     return (methods == RANDOM) | methods.str.startswith(f"{RANDOM} (")
 
 
-def _at(ratio: float, compared: pd.DataFrame) -> str:
-    """Return the sentence of one ratio."""
+def _at(column: str, compared: pd.DataFrame) -> str:
+    """Return the sentence of one column of the table: a fraction such as "0.1", or "4 per class"."""
     judged = compared[compared["num_pairs"] >= FEWEST_PAIRS].sort_values("difference", ascending=False, kind="stable")
     above, below = judged[judged["low"] > 0], judged[judged["high"] < 0]
     level = judged[(judged["low"] <= 0) & (judged["high"] >= 0)]
@@ -69,7 +70,8 @@ def _at(ratio: float, compared: pd.DataFrame) -> str:
     ]
     seeds = sorted(set(judged["num_pairs"]))
     over = f" with {' to '.join(str(count) for count in dict.fromkeys([seeds[0], seeds[-1]]))} seeds" if seeds else ""
-    return f"At {100 * ratio:g} %{over}: {'; '.join(parts)}."
+    kept = column if column.endswith(PER_CLASS) else f"{100 * float(column):g} %"
+    return f"At {kept}{over}: {'; '.join(parts)}."
 
 
 def _apart(rows: pd.DataFrame, side: str) -> list[str]:
