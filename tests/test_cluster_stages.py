@@ -24,7 +24,7 @@ from prunetune.base.hashes import file_hash
 from prunetune.base.store import Store
 from prunetune.cli import app
 from prunetune.cluster import command as cluster_command
-from prunetune.cluster import engine, job, passes, products, selecting, stages
+from prunetune.cluster import embeddings, engine, job, passes, products, selecting, stages
 from prunetune.cluster.engine import Cluster, Failure, chosen_engine, guarded, storage_fault
 from prunetune.cluster.job import check_plan, list_rows, prune_rows
 from prunetune.cluster.outcome import as_subset, mark_of_shards
@@ -32,7 +32,7 @@ from prunetune.cluster.passes import Networks, _decoded
 from prunetune.cluster.products import write_products
 from prunetune.cluster.progress import Progress
 from prunetune.cluster.selecting import COPIES, ClassWork, _near, class_works, near_cuts, selected
-from prunetune.cluster.sources import find
+from prunetune.cluster.sources import find, find_embeddings
 from prunetune.cluster.stages import Item, Stage
 from prunetune.cluster.two_level import MEASURES, measure_loss, order_of, part_of, picks_of_part
 from prunetune.networks.micro import WIDTHS
@@ -308,6 +308,11 @@ def test_a_class_that_no_worker_holds_is_selected_in_two_levels(here, tmp_path, 
         assert re.search(
             r"of [23] parts; on \d+ of its rows, of which \d are kept, the .* is .* instead of ", loss.line
         )
+    lost = min((tmp_path / "cluster store").glob("cluster/choices-*/*-union-*.choice.npz"))
+    lost.unlink()
+    again = pruned(data, tmp_path, 0.2, scorer, worker_gb=20 * 4 * COPIES * width / 1e9)
+    assert lost.exists()
+    assert again.kept.tolist() == two.kept.tolist()
 
 
 def test_an_outcome_of_two_levels_is_made_again_with_other_memory_or_in_process(here, tmp_path, monkeypatch):
@@ -412,8 +417,6 @@ def test_an_item_without_its_record_is_not_finished(tmp_path):
 
 
 def test_embeddings_in_parquet(here, tmp_path):
-    from prunetune.cluster.sources import find_embeddings
-
     rows, labels = vectors(tmp_path / "e.parquet")
     plan = make_plan("herding", "auto", "micro", 0, duplicates="all")
     cluster, keep = Cluster(Store(tmp_path / "store")), understood(0.25)
@@ -424,9 +427,30 @@ def test_embeddings_in_parquet(here, tmp_path):
     assert as_subset(outcome, OPTIONS.rule).sample_ids == subset.sample_ids
 
 
-def test_embeddings_of_different_lengths_are_refused(here, tmp_path):
-    from prunetune.cluster.sources import find_embeddings
+def test_lost_and_damaged_features_of_embeddings_are_made_again(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, "ROWS", 10)  # The row groups of 30 rows have three parts each.
+    vectors(tmp_path / "e.parquet")
+    cluster, plan = Cluster(Store(tmp_path / "store")), make_plan("herding", "auto", "micro", 0, duplicates="all")
+    source = find_embeddings(tmp_path / "e.parquet", OPTIONS)
 
+    def files():
+        outcome = prune_rows(list_rows(source, cluster, OPTIONS), understood(0.25), plan, cluster, OPTIONS)
+        found = sorted(outcome.passes.folder.glob("*.features.npz"))
+        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
+
+    before = files()
+    assert len(before) == 8
+    names = list(before)
+    names[1].unlink()
+    names[5].write_bytes(before[names[5]][1][:-1] + b"x")
+    after = files()
+    assert {name: content for name, (_, content) in after.items()} == {
+        name: content for name, (_, content) in before.items()
+    }
+    assert [name for name in names if after[name] == before[name]] == names[6:]  # Whole segments are read again.
+
+
+def test_embeddings_of_different_lengths_are_refused(here, tmp_path):
     cells = [[1.0, 2.0]] * 20 + [[1.0, 2.0, 3.0, 4.0]] * 20
     pq.write_table(pa.table({"embedding": cells, "label": [row % 2 for row in range(40)]}), tmp_path / "e.parquet")
     cluster, plan = Cluster(Store(tmp_path / "store")), make_plan("herding", "auto", "micro", 0, duplicates="all")

@@ -41,7 +41,7 @@ from prunetune.samplers.flexrand import FlexRandReleased
 from prunetune.scorers import DLC, FacilityLocation, Herding, KCenter, MaxHerding, Moderate, NoScore, Random, Scorer
 
 log = logging.getLogger(__name__)
-VERSION = 2  # This number must be raised when what a stage writes changes.
+VERSION = 3  # This number must be raised when what a stage writes changes.
 NONE_READ = (Random, NoScore)  # These scorers read nothing, so that images are only decoded.
 BY_CLASS = (Herding, KCenter, FacilityLocation, MaxHerding, Moderate)  # Each class is scored by itself.
 
