@@ -127,6 +127,26 @@ def test_broken_images_are_counted_and_named(here, tmp_path):
     )
 
 
+@pytest.mark.parametrize("write", [shards, archives])
+def test_skipping_keeps_the_passes_of_a_call_that_stopped(here, tmp_path, write):
+    data = write(tmp_path / "data")
+    place = sorted(data.iterdir())[0]
+    place.write_bytes(place.read_bytes().replace(b"PNG", b"GNP", 3))  # One image or more begin so.
+    with pytest.raises(InputError, match="images cannot be read"):
+        pruned(data, tmp_path, 0.2, "herding")
+    files = lambda: {  # noqa: E731
+        path: path.stat().st_mtime_ns
+        for kind in ("lists", "passes")
+        for path in tmp_path.rglob(f"{kind}-*/*")
+        if path.name != stages.MANIFEST
+    }
+    done = files()
+    assert len(done) > 6
+    outcome = pruned(data, tmp_path, 0.2, "herding", options=ReadOptions(on_error="skip"))
+    assert 0 < outcome.failed < 10
+    assert files() == done
+
+
 @pytest.mark.parametrize("name", ["000.parquet", "001.parquet"])
 def test_a_broken_shard_is_named_or_left_out(here, tmp_path, name):
     data = shards(tmp_path / "data")
@@ -136,6 +156,8 @@ def test_a_broken_shard_is_named_or_left_out(here, tmp_path, name):
     outcome = pruned(data, tmp_path, 0.2, "random", options=ReadOptions(on_error="skip"))
     assert sum(outcome.sizes.values()) == 60
     assert [Path(left).name for left in outcome.catalogue.left_out] == [name]
+    with pytest.raises(InputError, match=rf"{name} cannot be read as parquet"):
+        pruned(data, tmp_path, 0.2, "random")
 
 
 def test_an_archive_without_labels_is_left_out_beside_one_with_labels(here, tmp_path):

@@ -52,6 +52,9 @@ def list_shards(source: Source, stage: Stage, options: ReadOptions) -> tuple[Hea
     function: Callable[..., Any] = list_parquet if header is not None else list_archive
     items = [Item(f"{i:06d}", 1, file) for i, file in enumerate(source.files)]
     records = stage.run(items, function, header, options, what="listing shards")
+    broken = next((record["error"] for record in records.values() if "error" in record), None)
+    if broken is not None and options.on_error != "skip":  # An earlier call has left it out.
+        raise InputError(broken)
     return header, records
 
 
