@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+import socket
 import sys
 import tarfile
 from contextlib import nullcontext
@@ -28,7 +29,7 @@ from prunetune.cluster import embeddings, engine, job, passes, products, selecti
 from prunetune.cluster.engine import Cluster, Failure, chosen_engine, guarded, storage_fault
 from prunetune.cluster.job import check_plan, list_rows, prune_rows
 from prunetune.cluster.outcome import as_subset, mark_of_shards
-from prunetune.cluster.passes import Networks, _decoded
+from prunetune.cluster.passes import Networks, _decoded, shared_folder, shared_work
 from prunetune.cluster.products import write_products
 from prunetune.cluster.progress import Progress
 from prunetune.cluster.selecting import COPIES, ClassWork, _near, class_works, near_cuts, selected
@@ -57,14 +58,14 @@ def here(monkeypatch):
             yield item, outcome
 
     def streamed(catalogue, stage, work, segments, gpus):
-        place = str(passes.write_work(stage, (catalogue, stage, work, segments)))
-        networks = Networks(place)
-        for number in range(len(segments)):
-            for views in _decoded({"id": [number]}, place):
-                row = {name: values[0] for name, values in networks(views).items()}
-                if row["error"]:
-                    raise InputError(row["error"])
-                yield row["name"], row["rows"], json.loads(row["record"])
+        with shared_folder(stage, (catalogue, stage, work, segments)) as place:
+            networks = Networks(str(place))
+            for number in range(len(segments)):
+                for views in _decoded({"id": [number]}, str(place)):
+                    row = {name: values[0] for name, values in networks(views).items()}
+                    if row["error"]:
+                        raise InputError(row["error"])
+                    yield row["name"], row["rows"], json.loads(row["record"])
 
     class NoCluster:
         cluster_resources = staticmethod(lambda: {"CPU": 2})
@@ -425,6 +426,18 @@ def test_the_progress_line_has_rows_rate_and_time_left():
     assert progress.line(16) == "scoring: 5000 of 20000 rows, 250 rows/s, 60 s left"
     progress.add(15_000)
     assert progress.line(76) == "scoring: 20000 of 20000 rows, 250 rows/s"
+
+
+def test_equal_commands_at_the_same_time_do_not_share_a_folder(tmp_path):
+    killed = tmp_path / f".partial-{socket.gethostname()}-{2**22 + 1}-12345678"  # No process has such an id.
+    killed.mkdir()
+    with shared_folder(Stage(tmp_path), ("work",)) as first:
+        with shared_folder(Stage(tmp_path), ("work",)) as second:
+            assert shared_work(str(second)) == ("work",)
+        assert list(tmp_path.iterdir()) == [first]
+        shared_work.cache_clear()
+        assert shared_work(str(first)) == ("work",)  # As a worker reads it that starts late.
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_item_without_its_record_is_not_finished(tmp_path):

@@ -261,7 +261,7 @@ def worker_device(device: str) -> str:
 
 
 def _rows_key(catalogue: Catalogue) -> Any:
-    """Return what the rows and their labels depend on; on_error is not part of it, so that both have the same passes."""
+    """Return what rows and labels depend on. on_error is not part of it, so that both have the same passes."""
     if catalogue.held is not None:
         return catalogue.source.mark or mark(catalogue.held)
     files = [[*asdict(file).values(), rows] for file, rows in zip(catalogue.files, catalogue.counts, strict=True)]

@@ -18,7 +18,9 @@ import hashlib
 import json
 import logging
 import pickle
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from torchvision.transforms.v2 import functional
 
 from prunetune.base.devices import resolve_device
 from prunetune.base.errors import InputError
+from prunetune.base.leftovers import aside, remove_once
 from prunetune.base.publish import new_file
 from prunetune.cluster.catalogue import Catalogue, Part, Segment
 from prunetune.cluster.content import contents
@@ -48,7 +51,7 @@ VIEW_BYTES = 32 << 20  # The views of one part take at most this many bytes.
 MOST_ROWS = 8192  # A part has at most this many rows.
 FEATURES, DIGESTS = ".features.npz", ".digests.npy"
 MOST_BLOCKS = 4096  # The segments are handed out in at most this many blocks.
-WORK = ".work"  # A file of this ending tells the workers what they do.
+SHARED = "shared"  # The file of this name tells the workers what they do.
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,13 +130,10 @@ def _streamed(
     catalogue: Catalogue, stage: Stage, work: Work, segments: Sequence[Segment], gpus: float
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Yield the name, rows and record of each part as it is finished."""
-    place = write_work(stage, (catalogue, stage, work, segments))
     networks = Crew(_decoded, Networks, DecodingNetworks, gpus if uses_gpus(work) else 0.0)
     crew = Crew(_checked) if work.network is None else networks
-    try:
+    with shared_folder(stage, (catalogue, stage, work, segments)) as place:
         yield from streamed([{"id": i} for i in range(len(segments))], place, crew)
-    finally:
-        place.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def streamed(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[t
 
     Args:
         items: at least one row.
-        place: the file of what all workers share, see `write_work`; each function and actor gets it as `place`.
+        place: the folder of what all workers share, see `shared_folder`; each function and actor gets it as `place`.
         crew: what is run.
     """
     ray, data = library(), library("ray.data")
@@ -198,19 +198,27 @@ def _explained(error: BaseException) -> BaseException:
     return died(error) if names & known else error
 
 
-def write_work(stage: Stage, shared: tuple[Any, ...]) -> Path:
-    """Write what all workers share into the folder of a stage, and return its place, which no other content gets."""
-    content = pickle.dumps(shared)
-    place = stage.folder / f"{hashlib.sha256(content).hexdigest()[:16]}{WORK}"
-    with new_file(place) as partial:
-        partial.write_bytes(content)
-    return place
+@contextmanager
+def shared_folder(stage: Stage, shared: tuple[Any, ...]) -> Iterator[Path]:
+    """Write what all workers share into a new folder inside that of a stage, and remove it when the block ends.
+
+    Each call has a folder of its own, so that equal commands can run at the same time. The folder of a command that is
+    killed is removed by a later one, see `base.leftovers`.
+    """
+    remove_once(stage.folder)
+    place = aside(stage.folder / SHARED)
+    place.mkdir(parents=True)
+    try:
+        (place / SHARED).write_bytes(pickle.dumps(shared))
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @functools.lru_cache(maxsize=1)
 def shared_work(place: str) -> tuple[Any, ...]:
     """Return what all workers share; each process reads it once for a run."""
-    return pickle.loads(Path(place).read_bytes())
+    return pickle.loads((Path(place) / SHARED).read_bytes())
 
 
 def _decoded(batch: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
