@@ -1,7 +1,9 @@
 """The stages of a cluster run, done one after another in this process: what is selected does not depend on Ray."""
 
+import errno
 import io
 import json
+import os
 import re
 import shutil
 import socket
@@ -16,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
-from cluster_inputs import archives, shards, vectors
+from cluster_inputs import archives, photos, shards, vectors
 from prunetune import RayEngine
 from prunetune.api import make_plan, prune
 from prunetune.base.errors import InputError
@@ -25,7 +28,7 @@ from prunetune.base.hashes import file_hash
 from prunetune.base.store import Store
 from prunetune.cli import app
 from prunetune.cluster import command as cluster_command
-from prunetune.cluster import embeddings, engine, job, passes, products, selecting, stages
+from prunetune.cluster import embeddings, engine, job, listing, passes, products, selecting, stages
 from prunetune.cluster.engine import Cluster, Failure, chosen_engine, guarded, storage_fault
 from prunetune.cluster.job import check_plan, list_rows, prune_rows
 from prunetune.cluster.outcome import as_subset, mark_of_shards
@@ -36,6 +39,7 @@ from prunetune.cluster.selecting import COPIES, ClassWork, _near, class_works, n
 from prunetune.cluster.sources import find, find_embeddings
 from prunetune.cluster.stages import Item, Stage
 from prunetune.cluster.two_level import MEASURES, measure_loss, order_of, part_of, picks_of_part
+from prunetune.data.images import rule
 from prunetune.networks.micro import WIDTHS
 from prunetune.own.folder import mark
 from prunetune.own.keep import understood
@@ -184,6 +188,61 @@ def test_a_damaged_row_group_costs_its_images_only(here, tmp_path):
     outcome = pruned(data, tmp_path, 0.2, "random", options=ReadOptions(on_error="skip"))
     assert np.isnan(outcome.scores[30:42]).all()
     assert sum(outcome.sizes.values()) == 78
+
+
+PASSING = [OSError(number, os.strerror(number)) for number in (errno.EACCES, errno.EIO, errno.EMFILE)]
+PASSING += [ConnectionError("the network is down"), pa.ArrowMemoryError("malloc failed")]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=repr)
+def test_an_error_that_passes_is_not_remembered_as_a_fact_of_an_image(here, tmp_path, monkeypatch, error):
+    data, skip, read = photos(tmp_path / "data"), ReadOptions(on_error="skip"), Path.read_bytes
+
+    def fails(path):
+        if path.name == "003.png":
+            raise error
+        return read(path)
+
+    (data / "bark/000.png").write_bytes(b"no image")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fails)
+        with pytest.raises((InputError, MemoryError)):
+            pruned(data, tmp_path, 0.25, "random", options=skip)
+    assert pruned(data, tmp_path, 0.25, "random", options=skip).failed == 1
+
+
+@pytest.mark.parametrize("error", PASSING, ids=repr)
+@pytest.mark.parametrize("write", [shards, archives])
+def test_a_shard_out_of_reach_is_not_remembered_as_damaged(here, tmp_path, monkeypatch, write, error):
+    class Broken(io.BytesIO):
+        def read(self, size=-1):
+            raise error
+
+    data, skip, opened = write(tmp_path / "data"), ReadOptions(on_error="skip"), listing.open_url
+    files = sorted(map(str, data.iterdir()))
+    for broken in (files[0], files[-1]):
+        with monkeypatch.context() as patch:
+            one = lambda url, broken=broken: Broken(b"0" * 9999) if url == broken else opened(url)  # noqa: E731
+            patch.setattr(listing, "open_url", one)
+            with pytest.raises((InputError, MemoryError)):
+                pruned(data, tmp_path, 0.2, "random", options=skip)
+    assert pruned(data, tmp_path, 0.2, "random", options=skip).catalogue.left_out == {}
+
+
+def test_an_extra_that_a_worker_lacks_is_no_fact_of_an_image(here, tmp_path, monkeypatch):
+    data, skip = photos(tmp_path / "data"), ReadOptions(on_error="skip")
+    (data / "bark/000.png").write_bytes(b"\0\0\0\x18ftypheic" + bytes(60))
+
+    def missing():
+        raise InputError("HEIC images need pillow_heif")
+
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    monkeypatch.setattr(rule, "open_heif", missing)
+    with pytest.raises(InputError, match="^HEIC images need pillow_heif$"):
+        pruned(data, tmp_path, 0.25, "random", options=skip)
+    monkeypatch.setattr(rule, "open_heif", lambda: None)
+    outcome = pruned(data, tmp_path, 0.25, "random", options=skip)
+    assert outcome.reasons(outcome.parts[0]) == {0: "its content is no image of a known format"}
 
 
 def test_finished_parts_are_kept_and_damaged_ones_made_again(here, tmp_path, monkeypatch, caplog):

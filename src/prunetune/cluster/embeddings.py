@@ -9,7 +9,7 @@ from prunetune.base.errors import InputError
 from prunetune.base.extra import needed
 from prunetune.base.publish import new_file
 from prunetune.cluster.catalogue import Catalogue, Part, Segment
-from prunetune.cluster.content import is_damage, parquet_file
+from prunetune.cluster.parquet import damaged, is_damage, parquet_file
 from prunetune.cluster.passes import FEATURES
 from prunetune.cluster.remote import File, open_url
 from prunetune.cluster.stages import Item, Stage
@@ -74,7 +74,7 @@ def _next(batches: Iterator[Any], file: File) -> Any:
     except Exception as error:
         if not is_damage(error):
             raise
-        raise InputError(f"{file.url} cannot be read as parquet ({' '.join(str(error).split())[:200]})") from None
+        raise damaged(file.url, error) from None
 
 
 def _matrix(column: Any, catalogue: Catalogue, part: Part) -> np.ndarray:

@@ -260,6 +260,8 @@ def _views(
                 raise UnreadableImage(names[offset], content.strerror or str(content))
             image = work.rule.decode_bytes(content, names[offset])
         except UnreadableImage as error:
+            if isinstance(error.__cause__, InputError):  # A worker without an extra says nothing about the image.
+                raise error.__cause__ from None
             failed.append([part.first + offset, error.reason])
             continue
         positions.append(part.first + offset)
