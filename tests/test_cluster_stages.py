@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cluster_inputs import archives, photos, shards, vectors
+from cluster_inputs import archives, encoded, photos, shards, vectors
 from prunetune import RayEngine
 from prunetune.api import make_plan, prune
 from prunetune.base.errors import InputError
@@ -176,6 +176,60 @@ def test_an_archive_without_labels_is_left_out_beside_one_with_labels(here, tmp_
     subset = prune(data, 0.2, "herding", "auto", "micro", 5, duplicates="all", on_error="skip")
     assert sum(outcome.sizes.values()) == 20
     assert np.flatnonzero(outcome.kept).tolist() == subset.positions.tolist()
+
+
+def labelled(*samples):
+    """Return the files of samples, each of which has an image."""
+    return [{"png": encoded(np.random.default_rng(row), 0), **sample} for row, sample in enumerate(samples)]
+
+
+LABELLED = {
+    "empty cls": [labelled({"cls": b"a"}, {"cls": b" "}, {"cls": b"b"})],
+    "bad json beside cls": [labelled({"cls": b"a", "json": b"{"}, {"cls": b"b", "json": b"{}"})],
+    "bad json of one archive, cls of another": [labelled({"json": b"{"}), labelled({"cls": b"a"}, {"cls": b"b"})],
+    "bad json": [labelled({"json": b'{"label": "a"}'}, {"json": b"[1]"})],
+    "cls without an image": [[*labelled({"json": b'{"label": "a"}'}, {"json": b'{"label": "b"}'}), {"cls": b"c"}]],
+    "two endings": [labelled({"label": b"a"}), labelled({"cls": b"b"}, {"cls": b"c", "label": b"d"})],
+    "no label in json": [labelled({"json": b'{"label": null}'}, {"json": b'{"label": " "}'})],
+    "other keys": [labelled({"json": b'{"score": 1}'}, {"json": b'{"place": 2}'})],
+    "two keys": [labelled({"json": b'{"label": "a"}'}), labelled({"json": b'{"class": "b"}'})],
+    "numbers and blanks": [labelled({"json": b'{"label": 3}'}, {"json": b'{"label": 10}'}, {"png.json": b"{"})],
+    "name": [labelled({"name": b"a", "json": b'{"name": "x"}'}, {"json": b'{"name": "y"}'}, {"name": b"b"})],
+}
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+@pytest.mark.parametrize("column", [None, "label", "name"])
+@pytest.mark.parametrize("name", LABELLED)
+def test_labels_of_archives_are_read_by_the_rules_of_one_process(here, tmp_path, name, column, on_error):
+    (data := tmp_path / "data").mkdir()
+    for number, samples in enumerate(LABELLED[name]):
+        with tarfile.open(data / f"part-{number}.tar", "w") as archive:
+            for row, sample in enumerate(samples):
+                for ending, content in sample.items():
+                    member = tarfile.TarInfo(f"{row:03d}.{ending}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    options = ReadOptions(label_column=column, on_error=on_error)
+
+    def on_cluster():
+        rows = list_rows(find(data, options), Cluster(Store(tmp_path / "store")), options)
+        names, labels = (
+            [one for part in rows.segments(9) for one in of(part.parts[0])] for of in (rows.names, rows.labels)
+        )
+        return {key: rows.classes[label] for key, label in zip(names, labels, strict=True) if label >= 0}
+
+    def in_process():
+        found = read(data, options)
+        return dict(zip(found.names, [found.pool.classes[label] for label in found.pool.labels], strict=True))
+
+    def of(function):
+        try:
+            return function()
+        except InputError as error:
+            return str(error) if ".json" in str(error) or "no sample has" in str(error) else "another line"
+
+    assert of(on_cluster) == of(in_process)
 
 
 def test_a_damaged_row_group_costs_its_images_only(here, tmp_path):

@@ -20,7 +20,7 @@ from prunetune.own.read.assemble import WITHOUT_LABELS
 from prunetune.own.read.columns import Columns
 from prunetune.own.read.labels import Labels, read_labels
 from prunetune.own.read.options import ReadOptions
-from prunetune.own.read.webdataset import LABEL_FILES
+from prunetune.own.read.webdataset import label_ending, label_key, no_object, refuse_no_label
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +244,7 @@ def _labelled(
     read = _read_labels(merged, unlabelled, header, catalogue.total, options, catalogue.source)
     notes = catalogue.notes
     if header is None:
-        words = f"{label.removeprefix(OF_JSON)} in .json" if label.startswith(OF_JSON) else f".{label}"
+        words = f"{label.removeprefix(OF_JSON)} in .json" if label.startswith(OF_JSON) else label
         notes = (f"labels from {words}", *notes)
     return replace(
         catalogue,
@@ -261,35 +261,23 @@ def _label_column(header: Header | None, records: Sequence[Mapping[str, Any]], o
     """Return the column of the lists that holds the labels.
 
     Raises:
-        InputError: two keys could both be the label, or the named one is not there.
+        InputError: see `own.read.webdataset`, the rules of which these are.
     """
     if header is not None:
         return header.columns.label
     if not options.reads_labels:
         return None
     endings = {ending for record in records for ending in record.get("endings", ())}
-    columns = {column for record in records for column in record["labels"]}
-    wanted = options.label_column
-    for ending in [wanted] if wanted else LABEL_FILES:
-        if ending in columns:
-            return ending
-    keys = sorted(column for column in columns if column.startswith(OF_JSON))
-    if len(keys) > 1:
-        names = [key.removeprefix(OF_JSON) for key in keys]
-        raise InputError(
-            f"the keys {' and '.join(names)} of .json could both be the label; name one with "
-            f"{options.words('label_column', names[0])}"
-        )
-    if keys:
-        return keys[0]
-    if wanted is not None:
-        raise InputError(f"no sample has a file .{wanted}, or this key in its .json; the endings are {_few(endings)}")
-    log.warning("no labels among %s; the images are taken without", _few(endings))
-    return None
-
-
-def _few(names: Sequence[str] | set[str]) -> str:
-    return ", ".join(sorted(names)[:20])
+    ending, is_key = label_ending(endings, options)
+    if ending is None:
+        refuse_no_label(endings, options)
+        return None
+    if not is_key:
+        return f".{ending}"
+    if bad := next((record["no_object"] for record in records if "no_object" in record), None):
+        raise no_object(bad)
+    key = label_key({key for record in records for key in record.get("keys", ())}, options)
+    return None if key is None else f"{OF_JSON}{key}"
 
 
 def _merged(counts: Sequence[Mapping[str, Sequence[int]]], firsts: Sequence[int]) -> dict[str, list[int]]:
