@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 import socket
@@ -32,7 +33,7 @@ from prunetune.cluster import embeddings, engine, job, listing, passes, products
 from prunetune.cluster.engine import Cluster, Failure, chosen_engine, guarded, storage_fault
 from prunetune.cluster.job import check_plan, list_rows, prune_rows
 from prunetune.cluster.outcome import as_subset, mark_of_shards
-from prunetune.cluster.passes import Networks, _decoded, shared_folder, shared_work
+from prunetune.cluster.passes import Networks, _decoded, rows_of, shared_folder, shared_work
 from prunetune.cluster.products import write_products
 from prunetune.cluster.progress import Progress
 from prunetune.cluster.selecting import COPIES, ClassWork, _near, class_works, near_cuts, selected
@@ -62,10 +63,10 @@ def here(monkeypatch):
             yield item, outcome
 
     def streamed(catalogue, stage, work, segments, gpus):
-        with shared_folder(stage, (catalogue, stage, work, segments)) as place:
+        with shared_folder(stage, (catalogue.bare(), stage, work)) as place:
             networks = Networks(str(place))
-            for number in range(len(segments)):
-                for views in _decoded({"id": [number]}, str(place)):
+            for one in rows_of(catalogue, segments):
+                for views in _decoded({"segment": [one["segment"]]}, str(place)):
                     row = {name: values[0] for name, values in networks(views).items()}
                     if row["error"]:
                         raise InputError(row["error"])
@@ -422,6 +423,27 @@ def test_products_are_parquet_files_and_a_manifest_with_hashes(here, tmp_path, m
         assert np.array_equal(np.stack(table.column("features").to_numpy()[: len(file["features"])]), file["features"])
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest == {path.name: {"bytes": path.stat().st_size, "xxh3": file_hash(path)} for path in files}
+
+
+def test_workers_get_only_those_images_of_a_folder_that_they_read(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(passes, "MOST_ROWS", 7)
+    monkeypatch.setattr(products, "MOST_ROWS", 7)
+    data, sent, in_turn, dumps = photos(tmp_path / "data"), [], stages.run_tasks, pickle.dumps
+
+    def watched(function, items, *shared, **words):
+        sent.extend([*map(dumps, items), dumps(shared)])
+        return in_turn(function, items, *shared, **words)
+
+    monkeypatch.setattr(stages, "run_tasks", watched)
+    monkeypatch.setattr(passes.pickle, "dumps", lambda content: sent.append(dumps(content)) or sent[-1])
+    outcome = pruned(data, tmp_path, 0.25, "random")
+    folder = write_products(outcome, tmp_path / "products", False)
+    found = [len(set(re.findall(rb"(?:bark|moss)/\d{3}", content))) for content in sent]
+    assert sum(found) == 2 * 24  # Each image goes to the passes once and to the products once.
+    assert max(found) == 7
+    table = pa.concat_tables(map(pq.read_table, sorted(folder.glob("*.parquet"))))
+    assert table.column("id").to_pylist() == list(outcome.catalogue.held.names)
+    assert table.column("label").to_pylist() == [name[:4] for name in outcome.catalogue.held.names]
 
 
 @pytest.mark.parametrize("scorer", ["herding", "k_center", "facility_location"])

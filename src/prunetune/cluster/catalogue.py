@@ -15,6 +15,7 @@ from prunetune.cluster.listing import OF_JSON, Header, list_columns, read_list
 from prunetune.cluster.remote import File
 from prunetune.cluster.sources import Source
 from prunetune.cluster.stages import Stage, sliced
+from prunetune.data.images.own import OwnFiles
 from prunetune.own.data import OwnData
 from prunetune.own.read.assemble import WITHOUT_LABELS
 from prunetune.own.read.columns import Columns
@@ -49,6 +50,19 @@ class Segment:
 
 
 @dataclass(frozen=True, eq=False)
+class Listed:
+    """Images that the driver has listed: n of them, from the position `first` on.
+
+    places: their paths or addresses; () if they are not read. names: as the user knows them. labels: [n] int32.
+    """
+
+    first: int
+    places: tuple[str, ...]
+    names: tuple[str, ...]
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Catalogue:
     """What all rows are. A position is the place of a row in the order of sample_id, as in a Pool.
 
@@ -56,7 +70,8 @@ class Catalogue:
     of each shard. groups: the row groups of each parquet file. lists: the folder of the lists of the shards. columns:
     those of parquet files. label: the column of the lists that holds the labels; None if they are not read. indices:
     maps a label as a JSON text to the index of its class. classes: their names. left_out: maps shards and samples that
-    are no candidates to the reason. unlabelled: how many rows have no label and are left out.
+    are no candidates to the reason. unlabelled: how many rows have no label and are left out. listed: those images that
+    a worker has got, of all that the driver has listed.
     """
 
     source: Source
@@ -74,11 +89,30 @@ class Catalogue:
     left_out: Mapping[str, str] = field(default_factory=dict)
     unlabelled: int = 0
     notes: tuple[str, ...] = ()
+    listed: Listed | None = None
 
     @property
     def held(self) -> OwnData | None:
         """The candidates, if the driver has listed them."""
         return self.source.held
+
+    def bare(self) -> "Catalogue":
+        """Return the catalogue as all workers get it: without a word about single images."""
+        return replace(self, source=replace(self.source, held=None, left_out={}), left_out={})
+
+    def listed_at(self, first: int, count: int) -> Listed | None:
+        """Return the images from a position on that the driver has listed; None if shards are read."""
+        if (own := self.listed) is not None:
+            rows = slice(first - own.first, first - own.first + count)
+            return Listed(first, own.places[rows], own.names[rows], own.labels[rows])
+        if (data := self.held) is None:
+            return None
+        images, rows = data.pool.images, slice(first, first + count)
+        if isinstance(images, OwnFiles):
+            places = tuple(map(str, images.paths[rows]))
+        else:
+            places = tuple(images.content.urls[item] for item in images.indices[rows])
+        return Listed(first, places, data.names[rows], data.pool.labels[rows].numpy().astype(np.int32))
 
     def segments(self, most: int) -> list[Segment]:
         """Return all rows in parts of at most `most` rows; the same ones whatever the workers are."""
@@ -112,8 +146,8 @@ class Catalogue:
 
     def labels(self, part: Part) -> np.ndarray:
         """Return the class of each row of a part, [n] int32; -1 for a row without a label."""
-        if self.held is not None:
-            return self.held.pool.labels[part.first : part.first + part.count].numpy().astype(np.int32)
+        if (listed := self.listed_at(part.first, part.count)) is not None:
+            return listed.labels
         if self.label is None:
             return np.zeros(part.count, dtype=np.int32)
         shard = self.shard_of(part.first)
@@ -127,8 +161,8 @@ class Catalogue:
 
     def names(self, part: Part) -> list[str]:
         """Return the name of each row of a part, as the user knows it."""
-        if self.held is not None:
-            return list(self.held.names[part.first : part.first + part.count])
+        if (listed := self.listed_at(part.first, part.count)) is not None:
+            return list(listed.names)
         if self.source.layout != "webdataset":
             return [str(position) for position in range(part.first, part.first + part.count)]
         shard = self.shard_of(part.first)

@@ -120,7 +120,7 @@ class RayPasses(RemotePasses):
         crew = Crew(_viewed, PoolNetworks, DecodingPoolNetworks, 1.0 if work.passes.hardware.device == "cuda" else 0.0)
         failures: dict[int, UnreadableImage] = {}
         rows = [_row(pool, shown, part) for part in parts]
-        with shared_folder(stage, (shown, stage, work, None)) as place:
+        with shared_folder(stage, (shown, stage, work)) as place:
             for _, count, record in streamed(rows, place, crew):
                 progress.add(count)
                 failures |= {row: UnreadableImage(where, reason) for row, where, reason in record["failed"]}

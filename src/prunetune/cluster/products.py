@@ -5,6 +5,7 @@ A file has the columns `row` (the place in the order of sample_id), `id` (the na
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,11 @@ def write_products(outcome: Outcome, folder: Path, with_features: bool) -> Path:
     stage, items = Stage(folder), []
     for number, parts in enumerate(_together(outcome.parts)):
         rows = slice(parts[0].first, parts[-1].first + parts[-1].count)
-        work = (parts, outcome.scores[rows], outcome.kept[rows])
+        listed = outcome.catalogue.listed_at(rows.start, rows.stop - rows.start)
+        work = (parts, outcome.scores[rows], outcome.kept[rows], listed and replace(listed, places=()))
         items.append(Item(f"part-{number:06d}", rows.stop - rows.start, work))
-    records = stage.run(items, write_product, outcome.catalogue, outcome.passes, with_features, what="writing products")
+    shared = (outcome.catalogue.bare(), outcome.passes, with_features)
+    records = stage.run(items, write_product, *shared, what="writing products")
     stage.write_manifest(records)
     return stage.folder
 
@@ -53,7 +56,8 @@ def _together(parts: Sequence[Part]) -> Iterator[list[Part]]:
 
 def write_product(item: Item, stage: Stage, catalogue: Catalogue, passes: Stage, with_features: bool) -> dict[str, Any]:
     """Write one file; its parts are row groups."""
-    parts, scores, kept = item.work
+    parts, scores, kept, listed = item.work
+    catalogue = replace(catalogue, listed=listed)
     parquet = needed("pyarrow.parquet", "cluster", "tables")
     path, writer = stage.file(item.name, ".parquet"), None
     with new_file(path) as partial:
