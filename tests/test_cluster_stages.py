@@ -233,6 +233,24 @@ def test_labels_of_archives_are_read_by_the_rules_of_one_process(here, tmp_path,
     assert of(on_cluster) == of(in_process)
 
 
+def test_labels_and_names_of_a_part_read_only_the_row_groups_of_the_part(here, tmp_path, monkeypatch):
+    data, read_groups, seen = archives(tmp_path / "data"), pq.ParquetFile.read_row_groups, []
+    whole = read(data, OPTIONS)
+    monkeypatch.setattr(listing, "LIST_ROWS", 4)
+    rows = list_rows(find(data, OPTIONS), Cluster(Store(tmp_path / "store")), OPTIONS)
+
+    def watched(file, groups, **words):
+        seen.append((list(groups), file.num_row_groups))
+        return read_groups(file, groups, **words)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", watched)
+    parts = [part for segment in rows.segments(7) for part in segment.parts]
+    assert [label for part in parts for label in rows.labels(part)] == whole.pool.labels.tolist()
+    assert [name for part in parts for name in rows.names(part)] == list(whole.names)
+    of_shard = [([0, 1], 5), ([1, 2, 3], 5), ([3, 4], 5)]  # Rows 0 to 6, 7 to 13 and 14 to 19.
+    assert seen == 4 * of_shard
+
+
 def test_a_damaged_row_group_costs_its_images_only(here, tmp_path):
     data = shards(tmp_path / "data")
     content = bytearray((data / "001.parquet").read_bytes())

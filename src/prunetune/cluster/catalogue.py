@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prunetune.base.errors import InputError
-from prunetune.cluster.listing import OF_JSON, Header, list_columns, read_list
+from prunetune.cluster.listing import OF_JSON, Header, read_list
 from prunetune.cluster.remote import File
 from prunetune.cluster.sources import Source
 from prunetune.cluster.stages import Stage, sliced
@@ -140,9 +140,11 @@ class Catalogue:
         """Return the index of the shard that holds a row."""
         return bisect.bisect_right(self.firsts, position) - 1
 
-    def table(self, shard: int, columns: list[str] | None = None) -> Any:
-        """Return the list of a shard as an Arrow table."""
-        return read_list(Stage(self.lists).file(f"{shard:06d}", ".parquet"), columns)
+    def table(self, part: Part, *columns: str) -> Any:
+        """Return the rows of a part in the list of its shard as an Arrow table of those columns that the list has."""
+        shard = self.shard_of(part.first)
+        file = Stage(self.lists).file(f"{shard:06d}", ".parquet")
+        return read_list(file, part.first - self.firsts[shard], part.count, columns)
 
     def labels(self, part: Part) -> np.ndarray:
         """Return the class of each row of a part, [n] int32; -1 for a row without a label."""
@@ -150,11 +152,10 @@ class Catalogue:
             return listed.labels
         if self.label is None:
             return np.zeros(part.count, dtype=np.int32)
-        shard = self.shard_of(part.first)
-        if self.label not in list_columns(Stage(self.lists).file(f"{shard:06d}", ".parquet")):  # No sample has a file.
+        table = self.table(part, self.label)
+        if not table.num_columns:  # No sample of the archive has such a file.
             return np.full(part.count, -1, dtype=np.int32)
-        column = self.table(shard, [self.label]).column(0).slice(part.first - self.firsts[shard], part.count)
-        coded = column.combine_chunks().dictionary_encode()
+        coded = table.column(self.label).combine_chunks().dictionary_encode()
         lookup = np.array([self.indices.get(text, -1) for text in coded.dictionary.to_pylist()] + [-1], dtype=np.int32)
         codes = coded.indices.fill_null(len(lookup) - 1).to_numpy(zero_copy_only=False)
         return lookup[codes]
@@ -165,9 +166,7 @@ class Catalogue:
             return list(listed.names)
         if self.source.layout != "webdataset":
             return [str(position) for position in range(part.first, part.first + part.count)]
-        shard = self.shard_of(part.first)
-        column = self.table(shard, ["name"]).column(0)
-        return column.slice(part.first - self.firsts[shard], part.count).to_pylist()
+        return self.table(part, "name").column("name").to_pylist()
 
     def sample_ids(self, part: Part) -> list[str]:
         """Return the sample_id of each row of a part; those of shards are numbers of equal width."""

@@ -20,7 +20,8 @@ def contents(catalogue: Catalogue, segment: Segment) -> Iterator[tuple[Part, Ite
         for part in segment.parts:
             yield part, _of_places(catalogue.listed_at(part.first, part.count).places)
     elif catalogue.source.layout == "webdataset":
-        yield segment.parts[0], _of_archive(catalogue, segment)
+        for part in segment.parts:
+            yield part, _of_archive(catalogue, part)
     else:
         yield from _of_parquet(catalogue, segment)
 
@@ -46,10 +47,9 @@ def is_lasting(error: OSError) -> bool:
     return is_ours or isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
 
 
-def _of_archive(catalogue: Catalogue, segment: Segment) -> Iterator[bytes | OSError]:
-    part = segment.parts[0]
-    table = catalogue.table(segment.shard, ["start", "size"]).slice(segment.start, part.count)
-    with open_url(catalogue.files[segment.shard].url) as stream:
+def _of_archive(catalogue: Catalogue, part: Part) -> Iterator[bytes | OSError]:
+    table = catalogue.table(part, "start", "size")
+    with open_url(catalogue.files[catalogue.shard_of(part.first)].url) as stream:
         for start, size in zip(table.column("start").to_pylist(), table.column("size").to_pylist(), strict=True):
             stream.seek(start)
             yield stream.read(size)

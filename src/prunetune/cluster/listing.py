@@ -38,6 +38,7 @@ from prunetune.own.read.webdataset import (
 )
 
 OF_JSON = "json:"  # A column of labels from .json files is called after the key, with this in front.
+LIST_ROWS = 8192  # A row group of a list has this many rows, and the last one has the rest.
 MOST_KEYS = 20  # A message names at most this many other keys.
 Counts = dict[str, list[int]]  # Maps a label as a JSON text to how often it occurs and to the first row that has it.
 
@@ -247,7 +248,7 @@ def _finished(item: Item, stage: Stage, table: Mapping[str, Any], facts: dict[st
     parquet = needed("pyarrow.parquet", "cluster", "parquet files")
     path = stage.file(item.name, ".parquet")
     with new_file(path) as partial:
-        parquet.write_table(arrow.table(dict(table)), partial)
+        parquet.write_table(arrow.table(dict(table)), partial, row_group_size=LIST_ROWS)
     labels = {name: _counts(column) for name, column in table.items() if name not in ("name", "start", "size")}
     return stage.finish(item.name, [path], {**facts, "labels": labels})
 
@@ -263,11 +264,13 @@ def _counts(column: Any) -> Counts:
     return counts
 
 
-def list_columns(path: Path) -> list[str]:
-    """Return the names of the columns of a shard's list."""
-    return needed("pyarrow.parquet", "cluster", "parquet files").read_schema(path, memory_map=True).names
+def read_list(path: Path, first: int, count: int, columns: Sequence[str]) -> Any:
+    """Return some rows of the list of a shard as an Arrow table; columns that the list does not have are left out.
 
-
-def read_list(path: Path, columns: list[str] | None = None) -> Any:
-    """Return the list of a shard as an Arrow table."""
-    return needed("pyarrow.parquet", "cluster", "parquet files").read_table(path, columns=columns, memory_map=True)
+    No more is read than the row groups that have these rows, so that a part of a large shard costs what a part costs.
+    """
+    with needed("pyarrow.parquet", "cluster", "parquet files").ParquetFile(path, memory_map=True) as file:
+        present = [column for column in columns if column in file.schema_arrow.names]
+        groups = range(first // LIST_ROWS, -(-(first + count) // LIST_ROWS))
+        table = file.read_row_groups(list(groups), columns=present)
+        return table.slice(first - groups.start * LIST_ROWS, count).combine_chunks()
