@@ -256,7 +256,8 @@ def run_tasks(
             if not waiting:
                 return
             done, _ = ray.wait(list(waiting), num_returns=1)
-            yield waiting.pop(done[0]), _outcome(ray, done[0])
+            item = waiting.pop(done[0])
+            yield item, _outcome(ray, done[0], item)
     finally:
         for reference in waiting:
             ray.cancel(reference, force=False)
@@ -271,19 +272,20 @@ def _task(function: Callable[..., Any], item: Any, *shared: Any) -> Any:
     return guarded(function, item, *shared)
 
 
-def _outcome(ray: Any, reference: Any) -> Any:
+def _outcome(ray: Any, reference: Any, item: Any) -> Any:
     try:
         outcome = ray.get(reference)
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError) as error:
-        raise died(error) from None
+        raise died(f"{getattr(item, 'name', 'the same work')} ({type(error).__name__})") from None
     if isinstance(outcome, Failure):
         raise InputError(outcome.text)
     return outcome
 
 
-def died(error: BaseException) -> InputError:
-    """Return the error that says that workers died again and again on the same work."""
+def died(what: str) -> InputError:
+    """Return the error that says on what workers died again and again."""
     return InputError(
-        f"a worker died {RETRIES + 1} times on the same work ({type(error).__name__}), which memory that is too small "
-        "can cause; what is finished is kept: give the workers more memory and give the same command again"
+        f"workers died {RETRIES + 1} times on {what}, which memory that is too small or a file that crashes its reader "
+        "can cause; what is finished is kept: give the workers more memory, or remove the file, and give the same "
+        "command again"
     )
