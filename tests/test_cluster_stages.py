@@ -319,6 +319,46 @@ def test_an_extra_that_a_worker_lacks_is_no_fact_of_an_image(here, tmp_path, mon
     assert outcome.reasons(outcome.parts[0]) == {0: "its content is no image of a known format"}
 
 
+def test_archives_of_one_name_in_two_folders_are_told_apart(here, tmp_path):
+    (tmp_path / "data").mkdir()
+    for folder in ("a", "b"):
+        place = archives(tmp_path / "data" / folder, rows=20, files=1) / "part-0.tar"
+        content = place.read_bytes()
+        place.write_bytes(content.replace(b"\x89PNG", b"no image"[:4], 1))  # The first image, 0000.png.
+        with tarfile.open(place, "a") as archive:
+            archive.addfile(tarfile.TarInfo("9999.cls"))
+    options = ReadOptions(on_error="skip")
+    outcome = pruned(tmp_path / "data", tmp_path, 0.2, "random", options=options)
+    left_out = as_subset(outcome, options.rule).data.left_out
+    names = [f"{tmp_path}/data/{folder}/part-0.tar/{key}" for folder in "ab" for key in ("0000", "9999")]
+    assert sorted(left_out) == names
+    with pytest.raises(InputError, match=rf"2 of 40 images cannot be read: {names[0]}, {names[2]} \("):
+        pruned(tmp_path / "data", tmp_path, 0.2, "random")
+
+
+def test_hidden_files_are_no_data(tmp_path):
+    data = shards(tmp_path / "data", rows=12, files=1)
+    for hidden in (".cache", "__MACOSX", "@eaDir"):
+        shutil.copytree(data, tmp_path / "copy" / hidden)
+    shutil.copy(data / "000.parquet", tmp_path / "copy/a.parquet")
+    shutil.copy(data / "000.parquet", tmp_path / "copy/._a.parquet")
+    for place in (f"file://{tmp_path}/copy", f"file://{tmp_path}/copy/*.parquet", f"file://{tmp_path}/copy/a.parquet"):
+        assert [file.name for file in find(place, OPTIONS).files] == ["a.parquet"]
+    vectors(tmp_path / "copy/a.parquet")
+    assert [file.name for file in find_embeddings(tmp_path / "copy", OPTIONS).files] == ["a.parquet"]
+    assert [file.name for file in find_embeddings(f"file://{tmp_path}/copy", OPTIONS).files] == ["a.parquet"]
+    images = photos(tmp_path / "photos")
+    (images / ".thumbs").mkdir()
+    shutil.copy(images / "bark/000.png", images / ".thumbs/000.png")
+    shutil.copy(images / "bark/000.png", images / "bark/._000.png")
+    there, here = find(f"file://{images}", OPTIONS), find(images, OPTIONS)
+    assert there.held.names == here.held.names
+    assert {name: reason for name, reason in there.left_out.items() if "." in name[0] or "_" in name} == {
+        ".thumbs/000.png": "hidden folders",
+        "bark/._000.png": "files of the system",
+    }
+
+
 def test_finished_parts_are_kept_and_damaged_ones_made_again(here, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(passes, "MOST_ROWS", 10)
     data = shards(tmp_path / "data")

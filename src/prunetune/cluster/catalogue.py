@@ -3,8 +3,10 @@
 import bisect
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +170,16 @@ class Catalogue:
             return [str(position) for position in range(part.first, part.first + part.count)]
         return self.table(part, "name").column("name").to_pylist()
 
+    def full_names(self, part: Part) -> list[str]:
+        """Return the names of the rows of a part; behind the folder of their archive if another one has its name."""
+        if self.source.layout != "webdataset":
+            return self.names(part)
+        return _full_names(self.files[self.shard_of(part.first)], self.names(part), self._twice)
+
+    @cached_property
+    def _twice(self) -> set[str]:
+        return _names_of_several(self.files)
+
     def sample_ids(self, part: Part) -> list[str]:
         """Return the sample_id of each row of a part; those of shards are numbers of equal width."""
         if self.held is not None:
@@ -248,14 +260,25 @@ def of_shards(
     return catalogue if label is None else _labelled(catalogue, label, header, found, options)
 
 
+def _names_of_several(files: Sequence[File]) -> set[str]:
+    """Return the names that several shards have, in different folders."""
+    return {name for name, count in Counter(file.name for file in files).items() if count > 1}
+
+
+def _full_names(file: File, names: Sequence[str], twice: set[str]) -> list[str]:
+    folder = f"{file.url.rpartition('/')[0]}/" if file.name in twice else ""
+    return [f"{folder}{name}" for name in names]
+
+
 def _left_out(source: Source, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the shards and samples that are no candidates, and the reasons."""
-    left_out = dict(source.left_out)
+    left_out, twice = dict(source.left_out), _names_of_several(source.files)
     for file, record in zip(source.files, records, strict=True):
         if "error" in record:
             left_out[file.url] = record["error"]
             log.warning("the shard %s is left out: %s", file.url, record["error"])
-        left_out.update({name: "samples without an image" for name in record.get("left_out", ())})
+        names = _full_names(file, record.get("left_out", ()), twice)
+        left_out.update(dict.fromkeys(names, "samples without an image"))
     return left_out
 
 

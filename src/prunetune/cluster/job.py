@@ -283,7 +283,7 @@ def _check_failures(
     for part in parts:
         broken = records[part.name]["failed"]
         if broken and len(named) < MOST_NAMED:
-            names = catalogue.names(part)
+            names = catalogue.full_names(part)
             named.update({names[position - part.first]: reason for position, reason in broken})
     named = dict(list(named.items())[:MOST_NAMED])
     more = f", and {failed - len(named)} more" if failed > len(named) else ""
@@ -333,7 +333,7 @@ def _budgets(sizes: Mapping[int, int], keep: Keep, plan: Plan) -> tuple[dict[int
         return size_budgets(dict(sizes), ratio, sampler.min_per_class, sampler.rounding), ratio
     budgets = keep.size_budgets(dict(sizes), plan.rounding)
     ratio = sum(budgets.values()) / sum(sizes.values())
-    check_fit(plan.scorer, plan.sampler, ratio)
+    check_fit(plan.scorer, plan.sampler, None if keep.per_class is not None else ratio)
     return budgets, ratio
 
 

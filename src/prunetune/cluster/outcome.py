@@ -138,7 +138,7 @@ def _failures(outcome: Outcome) -> Iterator[tuple[str, str]]:
         unlabelled = outcome.catalogue.unlabelled and (outcome.catalogue.labels(part) < 0).any()
         if not reasons and not unlabelled:
             continue
-        labels, names = outcome.catalogue.labels(part), outcome.catalogue.names(part)
+        labels, names = outcome.catalogue.labels(part), outcome.catalogue.full_names(part)
         for offset, name in enumerate(names):
             if labels[offset] < 0:
                 yield f"{word} {name}", NO_LABEL

@@ -18,6 +18,7 @@ import json
 import logging
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -164,19 +165,38 @@ def streamed(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[t
         crew: what is run.
     """
     ray, data = library(), library("ray.data")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = data.DataContext.get_current()
-    context.enable_progress_bars, context.print_on_execution_start = False, False
-    context.target_max_block_size = VIEW_BYTES  # So that a decoded part waits as a block of its own.
-    # Blocks that are there from the start need no tasks of their own, for which actors on all CPUs would leave no room.
-    rows = data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS))
+    with _quiet(data.DataContext.get_current()):
+        # Blocks that are there from the start need no tasks of their own, for which actors on all CPUs would leave no
+        # room.
+        rows = data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS))
+        try:
+            for row in _mapped(rows, crew, str(place), len(items)).iter_rows():
+                if row["error"]:
+                    raise InputError(row["error"])
+                yield row["name"], row["rows"], json.loads(row["record"])
+        except ray.exceptions.RayError as error:
+            raise _explained(error) from None
+
+
+@contextmanager
+def _quiet(context: Any) -> Iterator[None]:
+    """Let Ray Data write no lines of its own inside the block; the settings of the caller come back after it."""
+    logger = logging.getLogger("ray.data")
+    ours = {
+        "enable_progress_bars": False,
+        "print_on_execution_start": False,
+        "target_max_block_size": VIEW_BYTES,  # So that a decoded part waits as a block of its own.
+    }
+    before, level = {name: getattr(context, name) for name in ours}, logger.level
     try:
-        for row in _mapped(rows, crew, str(place), len(items)).iter_rows():
-            if row["error"]:
-                raise InputError(row["error"])
-            yield row["name"], row["rows"], json.loads(row["record"])
-    except ray.exceptions.RayError as error:
-        raise _explained(error) from None
+        logger.setLevel(logging.ERROR)
+        for name, value in ours.items():
+            setattr(context, name, value)
+        yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            setattr(context, name, value)
 
 
 def _mapped(rows: Any, crew: Crew, place: str, items: int) -> Any:

@@ -21,6 +21,7 @@ from prunetune.own.read.labels import is_empty
 from prunetune.own.read.layout import understand
 from prunetune.own.read.options import leave_out
 from prunetune.own.read.records import Records, is_address, normal, read_records
+from prunetune.own.read.scan import why_no_data
 from prunetune.own.read.table import SUFFIXES, table_records
 
 
@@ -124,8 +125,8 @@ def read_remote_folder(files: Sequence[File], top: str, options: ReadOptions) ->
         InputError: there are no images, or the folders can be read in two ways.
     """
     parts = {tuple(file.url.removeprefix(f"{top}/").split("/")): file for file in files}
-    images = sorted((one for one in parts if is_image(one[-1])), key="/".join)
-    left_out = {"/".join(one): "no image" for one in parts if not is_image(one[-1])}
+    left_out = {"/".join(one): reason for one in parts if (reason := _why_no_image(one)) is not None}
+    images = sorted((one for one in parts if "/".join(one) not in left_out), key="/".join)
     if not images:
         raise InputError(f"{top} holds no parquet files, no tar archives and no images")
     metadata = next((file for name in METADATA if (file := parts.get((name,))) and file.is_list), None)
@@ -139,6 +140,16 @@ def read_remote_folder(files: Sequence[File], top: str, options: ReadOptions) ->
     names = ["/".join(one) for one in layout.in_order]
     found = found_in(layout, top, _images([parts[one].url for one in layout.in_order], names, options), left_out)
     return assemble(found, PurePosixPath(top).name, options)
+
+
+def _why_no_image(parts: Sequence[str]) -> str | None:
+    return why_no_data(parts[:-1], parts[-1]) or (None if is_image(parts[-1]) else "no image")
+
+
+def is_data(file: File, top: str) -> bool:
+    """Return whether a file below an address can be one of the user's: neither it nor its folders are hidden."""
+    *folders, name = file.url.removeprefix(top).lstrip("/").split("/")
+    return why_no_data(folders, name) is None
 
 
 def is_image(name: str) -> bool:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prunetune.base.errors import InputError
 from prunetune.base.hashes import file_hash
 from prunetune.base.publish import new_file, write_json
 from prunetune.cluster.engine import run_tasks
@@ -124,9 +123,3 @@ def sliced(rows: int, most: int) -> Iterator[tuple[int, int]]:
     """Yield the first row and the number of rows of pieces of at most `most` rows."""
     for start in range(0, rows, most):
         yield start, min(most, rows - start)
-
-
-def require(condition: bool, text: str) -> None:
-    """Raise an InputError with this text unless the condition holds."""
-    if not condition:
-        raise InputError(text)
