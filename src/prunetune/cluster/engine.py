@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ LOOPBACK = "127.0.0.1"
 SECONDS_TO_ANSWER = 10
 STARTS = 3  # Ray waits 30 seconds for its own processes. On a busy machine it is started up to this many times.
 OBJECT_STORE = 1 << 30  # Bytes of shared memory on one machine. Decoded images wait there until a network is free.
+_held: dict[Hashable, Any] = {}  # What `held` keeps in this process.
 AHEAD = 2  # For each CPU this many tasks are handed out, so that no worker waits for the driver.
 
 
@@ -268,7 +269,17 @@ def _largest_memory(ray: Any) -> int:
 
 
 def _task(function: Callable[..., Any], item: Any, *shared: Any) -> Any:
+    if _held.get("function") is not function:  # Another stage has begun.
+        _held.clear()
+        _held["function"] = function
     return guarded(function, item, *shared)
+
+
+def held(key: Hashable, make: Callable[[], Any]) -> Any:
+    """Return what `make` returns. A process makes it once for each key, and keeps it while it runs one function."""
+    if key not in _held:
+        _held[key] = make()
+    return _held[key]
 
 
 def _outcome(ray: Any, reference: Any) -> Any:

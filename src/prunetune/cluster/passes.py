@@ -1,9 +1,10 @@
 """The second stage: images are decoded, and frozen and masked networks are run over them.
 
-Ray Data streams the work: tasks on CPUs read and decode a part, actors that hold the networks take it, and no more
-parts are decoded than wait for an actor (back-pressure). Without GPUs each actor decodes its parts itself, since both
-would compete for the same CPUs; without a network there is nothing to hold, and tasks do it. Each actor writes the
-features of its part to the disk, so that neither images nor features reach the driver.
+With GPUs Ray Data streams the work: tasks on CPUs read and decode a part, actors that hold the networks take it, and no
+more parts are decoded than wait for an actor (back-pressure). Without GPUs decoding and networks would compete for the
+same CPUs. So one task does both for its parts, in a worker process that runs the other stages too and makes the
+networks once: each process more would take several seconds of CPU to import its libraries. The features of a part are
+written to the disk by the process that computes them, so that neither images nor features reach the driver.
 
 What is kept between the passes of DLC. The losses need the mean feature of each class, which is known only when all
 images have been seen. Between the two, the features of all T levels are kept: 4 T D bytes a row in float32 (10 kB for
@@ -13,7 +14,6 @@ DLC's losses of half precision would change ranks.
 """
 
 import copy
-import functools
 import hashlib
 import json
 import logging
@@ -33,7 +33,7 @@ from prunetune.base.errors import InputError
 from prunetune.base.publish import new_file
 from prunetune.cluster.catalogue import Catalogue, Part, Segment
 from prunetune.cluster.content import contents
-from prunetune.cluster.engine import Failure, died, guarded, library, places
+from prunetune.cluster.engine import Failure, died, guarded, held, library, places, run_tasks
 from prunetune.cluster.progress import Progress
 from prunetune.cluster.stages import Item, Stage
 from prunetune.data.images.decode import UnreadableImage
@@ -128,8 +128,7 @@ def _streamed(
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Yield the name, rows and record of each part as it is finished."""
     place = write_work(stage, (catalogue, stage, work, segments))
-    networks = Crew(_decoded, Networks, DecodingNetworks, gpus if uses_gpus(work) else 0.0)
-    crew = Crew(_checked) if work.network is None else networks
+    crew = Crew(_decoded, Networks, DecodingNetworks, gpus if work.network is not None and uses_gpus(work) else 0.0)
     try:
         yield from streamed([{"id": i} for i in range(len(segments))], place, crew)
     finally:
@@ -140,13 +139,13 @@ def _streamed(
 class Crew:
     """What the workers run on a row. gpus: those that an actor takes, 0 to use none.
 
-    decode: makes views of a row on a CPU; without actors, the record of a part. networks: the actors on GPUs that take
-    the views. both: the actors that do both where no GPU is used.
+    decode: makes views of a row on a CPU. networks: the actors on GPUs that take the views. both: without GPUs does
+    both, and yields the record of each part.
     """
 
     decode: Callable[..., Any]
-    networks: type | None = None
-    both: type | None = None
+    networks: type
+    both: type
     gpus: float = 0.0
 
 
@@ -158,6 +157,24 @@ def streamed(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[t
         place: the file of what all workers share, see `write_work`; each function and actor gets it as `place`.
         crew: what is run.
     """
+    for row in _on_gpus(items, place, crew) if crew.gpus else _on_cpus(items, place, crew):
+        if row["error"]:
+            raise InputError(row["error"])
+        yield row["name"], row["rows"], json.loads(row["record"])
+
+
+def _on_cpus(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[dict[str, Any]]:
+    for _, rows in run_tasks(finished_parts, items, crew.both, str(place)):
+        yield from rows
+
+
+def finished_parts(item: dict[str, Any], both: type, place: str) -> list[dict[str, Any]]:
+    """Return what `both` yields for a row; a process makes the networks once."""
+    networks = held((both, place), lambda: both(place))
+    return [{name: values[0] for name, values in row.items()} for row in networks({key: [item[key]] for key in item})]
+
+
+def _on_gpus(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[dict[str, Any]]:
     ray, data = library(), library("ray.data")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = data.DataContext.get_current()
@@ -165,25 +182,19 @@ def streamed(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[t
     context.target_max_block_size = VIEW_BYTES  # So that a decoded part waits as a block of its own.
     # Blocks that are there from the start need no tasks of their own, for which actors on all CPUs would leave no room.
     rows = data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS))
+    rows = rows.map_batches(crew.decode, batch_size=1, fn_kwargs={"place": str(place)}, num_cpus=1)
+    rows = rows.map_batches(
+        crew.networks,
+        batch_size=1,
+        fn_constructor_kwargs={"place": str(place)},
+        compute=data.ActorPoolStrategy(size=min(places("GPU", crew.gpus), len(items))),
+        num_gpus=crew.gpus,
+        num_cpus=0.0,  # So that there is always a CPU for decoding.
+    )
     try:
-        for row in _mapped(rows, crew, str(place), len(items)).iter_rows():
-            if row["error"]:
-                raise InputError(row["error"])
-            yield row["name"], row["rows"], json.loads(row["record"])
+        yield from rows.iter_rows()
     except ray.exceptions.RayError as error:
         raise _explained(error) from None
-
-
-def _mapped(rows: Any, crew: Crew, place: str, items: int) -> Any:
-    """Return the records of all parts as rows of a Ray Dataset, which are made when they are asked for."""
-    if crew.both is None:
-        return rows.map_batches(crew.decode, batch_size=1, fn_kwargs={"place": place}, num_cpus=1)
-    function, share, kind, wanted = crew.both, {"num_cpus": 1.0}, "CPU", 1.0
-    if crew.gpus:  # An actor on a GPU takes no CPU, so that there is always one for decoding.
-        rows = rows.map_batches(crew.decode, batch_size=1, fn_kwargs={"place": place}, num_cpus=1)
-        function, share, kind, wanted = crew.networks, {"num_gpus": crew.gpus, "num_cpus": 0.0}, "GPU", crew.gpus
-    pool = library("ray.data").ActorPoolStrategy(size=min(places(kind, wanted), items))
-    return rows.map_batches(function, batch_size=1, fn_constructor_kwargs={"place": place}, compute=pool, **share)
 
 
 def uses_gpus(work: Work) -> bool:
@@ -207,10 +218,9 @@ def write_work(stage: Stage, shared: tuple[Any, ...]) -> Path:
     return place
 
 
-@functools.lru_cache(maxsize=1)
 def shared_work(place: str) -> tuple[Any, ...]:
     """Return what all workers share; each process reads it once for a run."""
-    return pickle.loads(Path(place).read_bytes())
+    return held(place, lambda: pickle.loads(Path(place).read_bytes()))
 
 
 def _decoded(batch: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
@@ -276,7 +286,7 @@ def _view(image: Tensor, side: int) -> Tensor:
 
 
 class Networks:
-    """An actor that holds the networks of all levels, and runs them over the views of one part after another."""
+    """Holds the networks of all levels in a process, and runs them over the views of one part after another."""
 
     def __init__(self, place: str) -> None:
         self._place, self._is_ready = place, False
@@ -351,13 +361,8 @@ class Networks:
         return features.numpy()
 
 
-def _checked(batch: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
-    """Decode the parts of a segment without a network, and yield their records."""
-    yield from DecodingNetworks(place)(batch)
-
-
 class DecodingNetworks(Networks):
-    """An actor without a GPU, which decodes the parts itself, so that no CPU waits for another one."""
+    """Networks in a process without a GPU, which decodes the parts itself, so that no CPU waits for another one."""
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Write the features of the parts of a segment, and yield their records."""

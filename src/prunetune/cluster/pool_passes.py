@@ -231,7 +231,7 @@ def _views(shown: Shown, row: dict[str, Any]) -> tuple[bytes, list[list[Any]]]:
 
 
 class PoolNetworks(Networks):
-    """An actor that runs networks over the views of one part after another."""
+    """Runs networks over the views of one part of a pool after another."""
 
     def _finish(self, part: Part, row: dict[str, Any]) -> dict[str, Any]:
         failed = json.loads(str(row["failed"]))
@@ -251,11 +251,11 @@ class PoolNetworks(Networks):
 
 
 class DecodingPoolNetworks(PoolNetworks):
-    """An actor without a GPU, which decodes the parts itself, so that no CPU waits for another one."""
+    """Networks in a process without a GPU, which decodes the parts itself, so that no CPU waits for another one."""
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Write the features of a part, and return its record."""
-        return super().__call__(_viewed(batch, self._place))
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Write the features of a part, and yield its record."""
+        yield super().__call__(_viewed(batch, self._place))
 
 
 def _gathered(stage: Stage, parts: list[Part], level: int) -> Tensor:
