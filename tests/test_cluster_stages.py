@@ -1,9 +1,12 @@
 """The stages of a cluster run, done one after another in this process: what is selected does not depend on Ray."""
 
+import errno
 import io
 import json
+import os
 import re
 import shutil
+import socket
 import sys
 import tarfile
 from contextlib import nullcontext
@@ -15,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
-from cluster_inputs import archives, shards, vectors
+from cluster_inputs import archives, photos, shards, vectors
 from prunetune import RayEngine
 from prunetune.api import make_plan, prune
 from prunetune.base.errors import InputError
@@ -24,17 +28,18 @@ from prunetune.base.hashes import file_hash
 from prunetune.base.store import Store
 from prunetune.cli import app
 from prunetune.cluster import command as cluster_command
-from prunetune.cluster import engine, job, passes, products, selecting, stages
+from prunetune.cluster import embeddings, engine, job, listing, passes, products, selecting, stages
 from prunetune.cluster.engine import Cluster, Failure, chosen_engine, guarded, storage_fault
 from prunetune.cluster.job import check_plan, list_rows, prune_rows
 from prunetune.cluster.outcome import as_subset, mark_of_shards
-from prunetune.cluster.passes import Networks, _decoded
+from prunetune.cluster.passes import Networks, _decoded, shared_folder, shared_work
 from prunetune.cluster.products import write_products
 from prunetune.cluster.progress import Progress
 from prunetune.cluster.selecting import COPIES, ClassWork, _near, class_works, near_cuts, selected
-from prunetune.cluster.sources import find
+from prunetune.cluster.sources import find, find_embeddings
 from prunetune.cluster.stages import Item, Stage
 from prunetune.cluster.two_level import MEASURES, measure_loss, order_of, part_of, picks_of_part
+from prunetune.data.images import rule
 from prunetune.networks.micro import WIDTHS
 from prunetune.own.folder import mark
 from prunetune.own.keep import understood
@@ -57,14 +62,14 @@ def here(monkeypatch):
             yield item, outcome
 
     def streamed(catalogue, stage, work, segments, gpus):
-        place = str(passes.write_work(stage, (catalogue, stage, work, segments)))
-        networks = Networks(place)
-        for number in range(len(segments)):
-            for views in _decoded({"id": [number]}, place):
-                row = {name: values[0] for name, values in networks(views).items()}
-                if row["error"]:
-                    raise InputError(row["error"])
-                yield row["name"], row["rows"], json.loads(row["record"])
+        with shared_folder(stage, (catalogue, stage, work, segments)) as place:
+            networks = Networks(str(place))
+            for number in range(len(segments)):
+                for views in _decoded({"id": [number]}, str(place)):
+                    row = {name: values[0] for name, values in networks(views).items()}
+                    if row["error"]:
+                        raise InputError(row["error"])
+                    yield row["name"], row["rows"], json.loads(row["record"])
 
     class NoCluster:
         cluster_resources = staticmethod(lambda: {"CPU": 2})
@@ -127,6 +132,26 @@ def test_broken_images_are_counted_and_named(here, tmp_path):
     )
 
 
+@pytest.mark.parametrize("write", [shards, archives])
+def test_skipping_keeps_the_passes_of_a_call_that_stopped(here, tmp_path, write):
+    data = write(tmp_path / "data")
+    place = sorted(data.iterdir())[0]
+    place.write_bytes(place.read_bytes().replace(b"PNG", b"GNP", 3))  # One image or more begin so.
+    with pytest.raises(InputError, match="images cannot be read"):
+        pruned(data, tmp_path, 0.2, "herding")
+    files = lambda: {  # noqa: E731
+        path: path.stat().st_mtime_ns
+        for kind in ("lists", "passes")
+        for path in tmp_path.rglob(f"{kind}-*/*")
+        if path.name != stages.MANIFEST
+    }
+    done = files()
+    assert len(done) > 6
+    outcome = pruned(data, tmp_path, 0.2, "herding", options=ReadOptions(on_error="skip"))
+    assert 0 < outcome.failed < 10
+    assert files() == done
+
+
 @pytest.mark.parametrize("name", ["000.parquet", "001.parquet"])
 def test_a_broken_shard_is_named_or_left_out(here, tmp_path, name):
     data = shards(tmp_path / "data")
@@ -136,6 +161,8 @@ def test_a_broken_shard_is_named_or_left_out(here, tmp_path, name):
     outcome = pruned(data, tmp_path, 0.2, "random", options=ReadOptions(on_error="skip"))
     assert sum(outcome.sizes.values()) == 60
     assert [Path(left).name for left in outcome.catalogue.left_out] == [name]
+    with pytest.raises(InputError, match=rf"{name} cannot be read as parquet"):
+        pruned(data, tmp_path, 0.2, "random")
 
 
 def test_an_archive_without_labels_is_left_out_beside_one_with_labels(here, tmp_path):
@@ -161,6 +188,61 @@ def test_a_damaged_row_group_costs_its_images_only(here, tmp_path):
     outcome = pruned(data, tmp_path, 0.2, "random", options=ReadOptions(on_error="skip"))
     assert np.isnan(outcome.scores[30:42]).all()
     assert sum(outcome.sizes.values()) == 78
+
+
+PASSING = [OSError(number, os.strerror(number)) for number in (errno.EACCES, errno.EIO, errno.EMFILE)]
+PASSING += [ConnectionError("the network is down"), pa.ArrowMemoryError("malloc failed")]
+
+
+@pytest.mark.parametrize("error", PASSING, ids=repr)
+def test_an_error_that_passes_is_not_remembered_as_a_fact_of_an_image(here, tmp_path, monkeypatch, error):
+    data, skip, read = photos(tmp_path / "data"), ReadOptions(on_error="skip"), Path.read_bytes
+
+    def fails(path):
+        if path.name == "003.png":
+            raise error
+        return read(path)
+
+    (data / "bark/000.png").write_bytes(b"no image")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fails)
+        with pytest.raises((InputError, MemoryError)):
+            pruned(data, tmp_path, 0.25, "random", options=skip)
+    assert pruned(data, tmp_path, 0.25, "random", options=skip).failed == 1
+
+
+@pytest.mark.parametrize("error", PASSING, ids=repr)
+@pytest.mark.parametrize("write", [shards, archives])
+def test_a_shard_out_of_reach_is_not_remembered_as_damaged(here, tmp_path, monkeypatch, write, error):
+    class Broken(io.BytesIO):
+        def read(self, size=-1):
+            raise error
+
+    data, skip, opened = write(tmp_path / "data"), ReadOptions(on_error="skip"), listing.open_url
+    files = sorted(map(str, data.iterdir()))
+    for broken in (files[0], files[-1]):
+        with monkeypatch.context() as patch:
+            one = lambda url, broken=broken: Broken(b"0" * 9999) if url == broken else opened(url)  # noqa: E731
+            patch.setattr(listing, "open_url", one)
+            with pytest.raises((InputError, MemoryError)):
+                pruned(data, tmp_path, 0.2, "random", options=skip)
+    assert pruned(data, tmp_path, 0.2, "random", options=skip).catalogue.left_out == {}
+
+
+def test_an_extra_that_a_worker_lacks_is_no_fact_of_an_image(here, tmp_path, monkeypatch):
+    data, skip = photos(tmp_path / "data"), ReadOptions(on_error="skip")
+    (data / "bark/000.png").write_bytes(b"\0\0\0\x18ftypheic" + bytes(60))
+
+    def missing():
+        raise InputError("HEIC images need pillow_heif")
+
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    monkeypatch.setattr(rule, "open_heif", missing)
+    with pytest.raises(InputError, match="^HEIC images need pillow_heif$"):
+        pruned(data, tmp_path, 0.25, "random", options=skip)
+    monkeypatch.setattr(rule, "open_heif", lambda: None)
+    outcome = pruned(data, tmp_path, 0.25, "random", options=skip)
+    assert outcome.reasons(outcome.parts[0]) == {0: "its content is no image of a known format"}
 
 
 def test_finished_parts_are_kept_and_damaged_ones_made_again(here, tmp_path, monkeypatch, caplog):
@@ -308,6 +390,11 @@ def test_a_class_that_no_worker_holds_is_selected_in_two_levels(here, tmp_path, 
         assert re.search(
             r"of [23] parts; on \d+ of its rows, of which \d are kept, the .* is .* instead of ", loss.line
         )
+    lost = min((tmp_path / "cluster store").glob("cluster/choices-*/*-union-*.choice.npz"))
+    lost.unlink()
+    again = pruned(data, tmp_path, 0.2, scorer, worker_gb=20 * 4 * COPIES * width / 1e9)
+    assert lost.exists()
+    assert again.kept.tolist() == two.kept.tolist()
 
 
 def test_an_outcome_of_two_levels_is_made_again_with_other_memory_or_in_process(here, tmp_path, monkeypatch):
@@ -400,6 +487,18 @@ def test_the_progress_line_has_rows_rate_and_time_left():
     assert progress.line(76) == "scoring: 20000 of 20000 rows, 250 rows/s"
 
 
+def test_equal_commands_at_the_same_time_do_not_share_a_folder(tmp_path):
+    killed = tmp_path / f".partial-{socket.gethostname()}-{2**22 + 1}-12345678"  # No process has such an id.
+    killed.mkdir()
+    with shared_folder(Stage(tmp_path), ("work",)) as first:
+        with shared_folder(Stage(tmp_path), ("work",)) as second:
+            assert shared_work(str(second)) == ("work",)
+        assert list(tmp_path.iterdir()) == [first]
+        shared_work.cache_clear()
+        assert shared_work(str(first)) == ("work",)  # As a worker reads it that starts late.
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_item_without_its_record_is_not_finished(tmp_path):
     stage = Stage(tmp_path)
     (tmp_path / "a.npy").write_bytes(b"12")
@@ -412,8 +511,6 @@ def test_an_item_without_its_record_is_not_finished(tmp_path):
 
 
 def test_embeddings_in_parquet(here, tmp_path):
-    from prunetune.cluster.sources import find_embeddings
-
     rows, labels = vectors(tmp_path / "e.parquet")
     plan = make_plan("herding", "auto", "micro", 0, duplicates="all")
     cluster, keep = Cluster(Store(tmp_path / "store")), understood(0.25)
@@ -424,9 +521,30 @@ def test_embeddings_in_parquet(here, tmp_path):
     assert as_subset(outcome, OPTIONS.rule).sample_ids == subset.sample_ids
 
 
-def test_embeddings_of_different_lengths_are_refused(here, tmp_path):
-    from prunetune.cluster.sources import find_embeddings
+def test_lost_and_damaged_features_of_embeddings_are_made_again(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, "ROWS", 10)  # The row groups of 30 rows have three parts each.
+    vectors(tmp_path / "e.parquet")
+    cluster, plan = Cluster(Store(tmp_path / "store")), make_plan("herding", "auto", "micro", 0, duplicates="all")
+    source = find_embeddings(tmp_path / "e.parquet", OPTIONS)
 
+    def files():
+        outcome = prune_rows(list_rows(source, cluster, OPTIONS), understood(0.25), plan, cluster, OPTIONS)
+        found = sorted(outcome.passes.folder.glob("*.features.npz"))
+        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
+
+    before = files()
+    assert len(before) == 8
+    names = list(before)
+    names[1].unlink()
+    names[5].write_bytes(before[names[5]][1][:-1] + b"x")
+    after = files()
+    assert {name: content for name, (_, content) in after.items()} == {
+        name: content for name, (_, content) in before.items()
+    }
+    assert [name for name in names if after[name] == before[name]] == names[6:]  # Whole segments are read again.
+
+
+def test_embeddings_of_different_lengths_are_refused(here, tmp_path):
     cells = [[1.0, 2.0]] * 20 + [[1.0, 2.0, 3.0, 4.0]] * 20
     pq.write_table(pa.table({"embedding": cells, "label": [row % 2 for row in range(40)]}), tmp_path / "e.parquet")
     cluster, plan = Cluster(Store(tmp_path / "store")), make_plan("herding", "auto", "micro", 0, duplicates="all")

@@ -1,10 +1,10 @@
 """What a worker reads: the encoded images of a segment, row after row."""
 
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
-from prunetune.base.extra import needed
 from prunetune.cluster.catalogue import Catalogue, Part, Segment
+from prunetune.cluster.parquet import is_damage, parquet_file
 from prunetune.cluster.remote import open_url
 from prunetune.data.images.own import EncodedImages
 from prunetune.data.readers.hugging_face import content_of
@@ -34,10 +34,19 @@ def _of_held(images: Any, part: Part) -> Iterator[bytes | OSError]:
             else:
                 yield images.paths[position].read_bytes()
         except OSError as error:
-            # Object storage that does not answer must not make its images unreadable for all later calls.
-            if isinstance(images, EncodedImages) and not isinstance(error, FileNotFoundError):
+            if not is_lasting(error):
                 raise
             yield error
+
+
+def is_lasting(error: OSError) -> bool:
+    """Return whether an error is a fact of an image, which the record of its part may hold: there is no such file.
+
+    A file without permission, a failing disk, too many open files or storage that does not answer end the call instead.
+    Otherwise the image would be left out of all later calls too.
+    """
+    is_ours = type(error) is OSError and error.errno is None  # Such as that of an empty cell.
+    return is_ours or isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
 
 
 def _of_archive(catalogue: Catalogue, segment: Segment) -> Iterator[bytes | OSError]:
@@ -60,20 +69,6 @@ def _of_parquet(catalogue: Catalogue, segment: Segment) -> Iterator[tuple[Part, 
             yield part, taken
             for _ in taken:  # A part that was finished before is passed over.
                 pass
-
-
-def parquet_file(stream: BinaryIO) -> Any:
-    """Return an open parquet file. A small buffer keeps a large row group out of memory."""
-    parquet = needed("pyarrow.parquet", "cluster", "parquet files")
-    return parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
-
-
-def is_damage(error: BaseException) -> bool:
-    """Return whether an error of Arrow says that a file is damaged, not that it is out of reach or memory too small."""
-    arrow = needed("pyarrow", "cluster", "parquet files")
-    if isinstance(error, MemoryError):
-        return False
-    return isinstance(error, arrow.ArrowException) or (type(error) is OSError and error.errno is None)
 
 
 def _cells(opened: Any, group: int, column: str, name: str) -> Iterator[Any]:
@@ -108,4 +103,6 @@ class _Taken(Iterator[bytes | OSError]):
         try:
             return content_of(cell)
         except OSError as error:
+            if not is_lasting(error):
+                raise
             return error

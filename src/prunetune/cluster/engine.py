@@ -1,9 +1,10 @@
 """Ray: join a cluster or start it on this machine, and run tasks of which only some wait at a time."""
 
+import functools
 import logging
 import os
 import socket
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,8 @@ LOOPBACK = "127.0.0.1"
 SECONDS_TO_ANSWER = 10
 STARTS = 3  # Ray waits 30 seconds for its own processes. On a busy machine it is started up to this many times.
 OBJECT_STORE = 1 << 30  # Bytes of shared memory on one machine. Decoded images wait there until a network is free.
-_held: dict[Hashable, Any] = {}  # What `held` keeps in this process.
+_kept: list[Any] = []  # The caches of this process that `kept` has made.
+_last: list[Any] = []  # The function of its last task.
 AHEAD = 2  # For each CPU this many tasks are handed out, so that no worker waits for the driver.
 
 
@@ -268,18 +270,19 @@ def _largest_memory(ray: Any) -> int:
     return int(max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]))
 
 
+def kept(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a process keep what a function has returned last, such as networks, until a task of another stage comes."""
+    cached = functools.lru_cache(maxsize=1)(make)
+    _kept.append(cached)
+    return cached
+
+
 def _task(function: Callable[..., Any], item: Any, *shared: Any) -> Any:
-    if _held.get("function") is not function:  # Another stage has begun.
-        _held.clear()
-        _held["function"] = function
+    if _last != [function]:
+        _last[:] = [function]
+        for cached in _kept:
+            cached.cache_clear()
     return guarded(function, item, *shared)
-
-
-def held(key: Hashable, make: Callable[[], Any]) -> Any:
-    """Return what `make` returns. A process makes it once for each key, and keeps it while it runs one function."""
-    if key not in _held:
-        _held[key] = make()
-    return _held[key]
 
 
 def _outcome(ray: Any, reference: Any) -> Any:

@@ -41,7 +41,7 @@ from prunetune.samplers.flexrand import FlexRandReleased
 from prunetune.scorers import DLC, FacilityLocation, Herding, KCenter, MaxHerding, Moderate, NoScore, Random, Scorer
 
 log = logging.getLogger(__name__)
-VERSION = 2  # This number must be raised when what a stage writes changes.
+VERSION = 3  # This number must be raised when what a stage writes changes.
 NONE_READ = (Random, NoScore)  # These scorers read nothing, so that images are only decoded.
 BY_CLASS = (Herding, KCenter, FacilityLocation, MaxHerding, Moderate)  # Each class is scored by itself.
 
@@ -120,7 +120,7 @@ def list_rows(source: Source, cluster: Cluster, options: ReadOptions) -> Catalog
         "version": VERSION,
         "files": [asdict(file) for file in source.files],
         "layout": source.layout,
-        "columns": [options.image_column, options.label_column, options.labels_from, options.on_error],
+        "columns": [options.image_column, options.label_column, options.labels_from],
     }
     stage = Stage(_folder(cluster, "lists", key))
     header, records = list_shards(source, stage, options)
@@ -261,9 +261,12 @@ def worker_device(device: str) -> str:
 
 
 def _rows_key(catalogue: Catalogue) -> Any:
+    """Return what rows and labels depend on. on_error is not part of it, so that both have the same passes."""
     if catalogue.held is not None:
         return catalogue.source.mark or mark(catalogue.held)
-    return [catalogue.lists.name, catalogue.label, sorted(catalogue.indices.items())]
+    files = [[*asdict(file).values(), rows] for file, rows in zip(catalogue.files, catalogue.counts, strict=True)]
+    image = None if catalogue.columns is None else catalogue.columns.image
+    return [catalogue.source.layout, files, image, catalogue.label, sorted(catalogue.indices.items())]
 
 
 def _check_failures(

@@ -14,7 +14,8 @@ from typing import Any
 from prunetune.base.errors import InputError
 from prunetune.base.extra import needed
 from prunetune.base.publish import new_file
-from prunetune.cluster.engine import storage_fault
+from prunetune.cluster.engine import Failure, guarded
+from prunetune.cluster.parquet import damaged, is_damage, parquet_file
 from prunetune.cluster.remote import File, open_url
 from prunetune.cluster.sources import Source
 from prunetune.cluster.stages import Item, Stage
@@ -23,7 +24,7 @@ from prunetune.own.read.labels import is_empty, plain
 from prunetune.own.read.options import ReadOptions
 from prunetune.own.read.splits import split_kind
 from prunetune.own.read.table import class_names_of
-from prunetune.own.read.webdataset import LABEL_FILES, Member, Sample, image_of, index_of
+from prunetune.own.read.webdataset import LABEL_FILES, DamagedArchive, Member, Sample, image_of, index_of
 
 OF_JSON = "json:"  # A column of labels from .json files is called after the key, with this in front.
 Counts = dict[str, list[int]]  # Maps a label as a JSON text to how often it occurs and to the first row that has it.
@@ -52,6 +53,9 @@ def list_shards(source: Source, stage: Stage, options: ReadOptions) -> tuple[Hea
     function: Callable[..., Any] = list_parquet if header is not None else list_archive
     items = [Item(f"{i:06d}", 1, file) for i, file in enumerate(source.files)]
     records = stage.run(items, function, header, options, what="listing shards")
+    broken = next((record["error"] for record in records.values() if "error" in record), None)
+    if broken is not None and options.on_error != "skip":  # An earlier call has left it out.
+        raise InputError(broken)
     return header, records
 
 
@@ -63,7 +67,10 @@ def parquet_header(source: Source, options: ReadOptions) -> Header:
     Raises:
         InputError: the file is damaged, its columns can be read in two ways, or its images are paths.
     """
-    file, schema = _first_schema(source.files if options.on_error == "skip" else source.files[:1])
+    found = guarded(_first_schema, source.files if options.on_error == "skip" else source.files[:1])
+    if isinstance(found, Failure):
+        raise InputError(found.text)
+    file, schema = found
     if source.layout == "embeddings":
         columns = _embedding_columns(schema, file, options)
     else:
@@ -84,13 +91,15 @@ def _first_schema(files: Sequence[File]) -> tuple[File, Any]:
     Raises:
         InputError: no file can be read; the message is that of the first one.
     """
-    parquet, damage = needed("pyarrow.parquet", "cluster", "parquet files"), None
+    damage = None
     for file in files:
-        with open_url(file.url) as stream:
-            try:
-                return file, parquet.read_schema(stream)
-            except Exception as error:  # Arrow raises several kinds of errors on damaged files.
-                damage = damage or _damaged(file, error)
+        try:
+            with open_url(file.url) as stream:
+                return file, parquet_file(stream).schema_arrow
+        except Exception as error:
+            if not is_damage(error):
+                raise
+            damage = damage or damaged(file.url, error)
     raise damage
 
 
@@ -111,21 +120,19 @@ def _embedding_columns(schema: Any, file: File, options: ReadOptions) -> Columns
 
 def list_parquet(item: Item, stage: Stage, header: Header, options: ReadOptions) -> dict[str, Any]:
     """List a parquet file: read its footer and its labels."""
-    file = item.work
-    parquet = needed("pyarrow.parquet", "cluster", "parquet files")
-    arrow = needed("pyarrow", "cluster", "parquet files")
+    file, arrow = item.work, needed("pyarrow", "cluster", "parquet files")
     try:
         with open_url(file.url) as stream:
-            opened = parquet.ParquetFile(stream)
+            opened = parquet_file(stream)
             groups = [opened.metadata.row_group(i).num_rows for i in range(opened.num_row_groups)]
             _check_columns(file, opened.schema_arrow.names, header)
             label = header.columns.label
             cells = [] if label is None else opened.read(columns=[label]).column(label).to_pylist()
             _check_splits(file, opened, header)
-    except InputError:
-        raise
-    except Exception as error:  # Arrow raises several kinds of errors on damaged files.
-        return _skipped(item, stage, _damaged(file, error) if storage_fault(error) is None else error, options)
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        return _skipped(item, stage, damaged(file.url, error), options)
     texts = [as_text(cell) for cell in cells]
     table = {} if label is None else {label: arrow.array(texts, arrow.string())}
     return _finished(item, stage, table, {"rows": sum(groups), "groups": groups})
@@ -151,10 +158,6 @@ def _check_splits(file: File, opened: Any, header: Header) -> None:
                 )
 
 
-def _damaged(file: File, error: BaseException) -> InputError:
-    return InputError(f"{file.url} cannot be read as parquet ({' '.join(str(error).split())[:200]})")
-
-
 def list_archive(item: Item, stage: Stage, header: None, options: ReadOptions) -> dict[str, Any]:
     """List an archive: read the headers of its files, and the small files that can hold labels."""
     file = item.work
@@ -165,7 +168,7 @@ def list_archive(item: Item, stage: Stage, header: None, options: ReadOptions) -
             left_out = [key for key, sample in samples.items() if image_of(sample) is None]
             chosen = {key: sample for key, sample in samples.items() if image_of(sample) is not None}
             found = [_labels_of(key, sample, stream, options) for key, sample in chosen.items()]
-    except (InputError, OSError) as error:
+    except DamagedArchive as error:
         return _skipped(item, stage, error, options)
     images = [image_of(sample) for sample in chosen.values()]
     table = {
@@ -221,9 +224,9 @@ def as_text(cell: Any) -> str | None:
     return json.dumps(label, default=str)
 
 
-def _skipped(item: Item, stage: Stage, error: BaseException, options: ReadOptions) -> dict[str, Any]:
-    """Record a shard that cannot be read, if such shards are to be left out. A shard that is out of reach stops."""
-    if options.on_error != "skip" or not isinstance(error, InputError):
+def _skipped(item: Item, stage: Stage, error: InputError, options: ReadOptions) -> dict[str, Any]:
+    """Record a damaged shard, if such shards are to be left out."""
+    if options.on_error != "skip":
         raise error
     return stage.finish(item.name, [], {"rows": 0, "groups": [], "labels": {}, "error": str(error)})
 

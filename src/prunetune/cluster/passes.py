@@ -18,7 +18,9 @@ import hashlib
 import json
 import logging
 import pickle
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +32,11 @@ from torchvision.transforms.v2 import functional
 
 from prunetune.base.devices import resolve_device
 from prunetune.base.errors import InputError
+from prunetune.base.leftovers import aside, remove_once
 from prunetune.base.publish import new_file
 from prunetune.cluster.catalogue import Catalogue, Part, Segment
 from prunetune.cluster.content import contents
-from prunetune.cluster.engine import Failure, died, guarded, held, library, places, run_tasks
+from prunetune.cluster.engine import Failure, died, guarded, kept, library, places, run_tasks
 from prunetune.cluster.progress import Progress
 from prunetune.cluster.stages import Item, Stage
 from prunetune.data.images.decode import UnreadableImage
@@ -48,7 +51,7 @@ VIEW_BYTES = 32 << 20  # The views of one part take at most this many bytes.
 MOST_ROWS = 8192  # A part has at most this many rows.
 FEATURES, DIGESTS = ".features.npz", ".digests.npy"
 MOST_BLOCKS = 4096  # The segments are handed out in at most this many blocks.
-WORK = ".work"  # A file of this ending tells the workers what they do.
+SHARED = "shared"  # The file of this name tells the workers what they do.
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,12 +130,9 @@ def _streamed(
     catalogue: Catalogue, stage: Stage, work: Work, segments: Sequence[Segment], gpus: float
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Yield the name, rows and record of each part as it is finished."""
-    place = write_work(stage, (catalogue, stage, work, segments))
     crew = Crew(_decoded, Networks, DecodingNetworks, gpus if work.network is not None and uses_gpus(work) else 0.0)
-    try:
+    with shared_folder(stage, (catalogue, stage, work, segments)) as place:
         yield from streamed([{"id": i} for i in range(len(segments))], place, crew)
-    finally:
-        place.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def streamed(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[t
 
     Args:
         items: at least one row.
-        place: the file of what all workers share, see `write_work`; each function and actor gets it as `place`.
+        place: the folder of what all workers share, see `shared_folder`; each function and actor gets it as `place`.
         crew: what is run.
     """
     for row in _on_gpus(items, place, crew) if crew.gpus else _on_cpus(items, place, crew):
@@ -169,9 +169,14 @@ def _on_cpus(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[d
 
 
 def finished_parts(item: dict[str, Any], both: type, place: str) -> list[dict[str, Any]]:
-    """Return what `both` yields for a row; a process makes the networks once."""
-    networks = held((both, place), lambda: both(place))
+    """Return what `both` yields for a row."""
+    networks = _made(both, place)
     return [{name: values[0] for name, values in row.items()} for row in networks({key: [item[key]] for key in item})]
+
+
+@kept
+def _made(both: type, place: str) -> Any:
+    return both(place)
 
 
 def _on_gpus(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[dict[str, Any]]:
@@ -209,18 +214,27 @@ def _explained(error: BaseException) -> BaseException:
     return died(error) if names & known else error
 
 
-def write_work(stage: Stage, shared: tuple[Any, ...]) -> Path:
-    """Write what all workers share into the folder of a stage, and return its place, which no other content gets."""
-    content = pickle.dumps(shared)
-    place = stage.folder / f"{hashlib.sha256(content).hexdigest()[:16]}{WORK}"
-    with new_file(place) as partial:
-        partial.write_bytes(content)
-    return place
+@contextmanager
+def shared_folder(stage: Stage, shared: tuple[Any, ...]) -> Iterator[Path]:
+    """Write what all workers share into a new folder inside that of a stage, and remove it when the block ends.
+
+    Each call has a folder of its own, so that equal commands can run at the same time. The folder of a command that is
+    killed is removed by a later one, see `base.leftovers`.
+    """
+    remove_once(stage.folder)
+    place = aside(stage.folder / SHARED)
+    place.mkdir(parents=True)
+    try:
+        (place / SHARED).write_bytes(pickle.dumps(shared))
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
+@kept
 def shared_work(place: str) -> tuple[Any, ...]:
     """Return what all workers share; each process reads it once for a run."""
-    return held(place, lambda: pickle.loads(Path(place).read_bytes()))
+    return pickle.loads((Path(place) / SHARED).read_bytes())
 
 
 def _decoded(batch: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
@@ -262,6 +276,8 @@ def _views(
                 raise UnreadableImage(names[offset], content.strerror or str(content))
             image = work.rule.decode_bytes(content, names[offset])
         except UnreadableImage as error:
+            if isinstance(error.__cause__, InputError):  # A worker without an extra says nothing about the image.
+                raise error.__cause__ from None
             failed.append([part.first + offset, error.reason])
             continue
         positions.append(part.first + offset)

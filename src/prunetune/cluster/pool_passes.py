@@ -31,7 +31,7 @@ from prunetune.base.verification import key_digest
 from prunetune.cluster.catalogue import Part
 from prunetune.cluster.engine import Failure, guarded, library, started
 from prunetune.cluster.job import worker_device
-from prunetune.cluster.passes import VIEW_BYTES, Crew, Networks, Work, shared_work, streamed, write_work
+from prunetune.cluster.passes import VIEW_BYTES, Crew, Networks, Work, shared_folder, shared_work, streamed
 from prunetune.cluster.progress import Progress
 from prunetune.cluster.stages import Item, Stage, sliced
 from prunetune.data.images.decode import Images, UnreadableImage, refuse_any
@@ -117,15 +117,13 @@ class RayPasses(RemotePasses):
     def _run_parts(self, pool: Pool, stage: Stage, shown: "Shown", work: Work, parts: list[Part]) -> None:
         what = f"features of {pool.name}" if work.path is None else f"{len(shown.draws)} masked networks"
         progress = Progress(what, len(pool), len(pool) - sum(part.count for part in parts))
-        place = write_work(stage, (shown, stage, work, None))
         crew = Crew(_viewed, PoolNetworks, DecodingPoolNetworks, 1.0 if work.passes.hardware.device == "cuda" else 0.0)
         failures: dict[int, UnreadableImage] = {}
-        try:
-            for _, rows, record in streamed([_row(pool, shown, part) for part in parts], place, crew):
-                progress.add(rows)
+        rows = [_row(pool, shown, part) for part in parts]
+        with shared_folder(stage, (shown, stage, work, None)) as place:
+            for _, count, record in streamed(rows, place, crew):
+                progress.add(count)
                 failures |= {row: UnreadableImage(where, reason) for row, where, reason in record["failed"]}
-        finally:
-            place.unlink(missing_ok=True)
         refuse_any(dict(sorted(failures.items())), len(pool))
 
 

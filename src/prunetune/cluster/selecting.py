@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -146,15 +147,16 @@ def _together(works: Sequence[ClassWork]) -> Iterator[list[ClassWork]]:
 def choose_classes(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
     """Select some classes, and write what was chosen."""
     found = [_choose(work, chooser) for work in item.work]
-    return _finished(item.name, stage, {key: np.concatenate([one[key] for one in found]) for key in found[0]})
+    choice = {key: np.concatenate([one[key] for one in found]) for key in found[0]}
+    return stage.finish(item.name, [_written(item.name, stage, choice)], {})
 
 
-def _finished(name: str, stage: Stage, choice: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _written(name: str, stage: Stage, choice: Mapping[str, np.ndarray]) -> Path:
     path = stage.file(name, CHOICE)
     written = {**choice, "near": choice["near"].sum(keepdims=True)}
     with new_file(path) as partial, partial.open("wb") as file:
         np.savez(file, **written)
-    return stage.finish(name, [path], {})
+    return path
 
 
 def _choose(work: ClassWork, chooser: Chooser) -> dict[str, np.ndarray]:
@@ -284,11 +286,11 @@ def pick_union(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
     features, joined = torch.from_numpy(np.concatenate(rows)[sequence]), joined[sequence]
     order = order_of(chooser.scorer, features, work.budget, class_mean(chooser.runs, work)).numpy()
     ranks = dict(zip(joined[order].tolist(), range(work.budget), strict=True))
-    choices = []
+    choices, paths = [], []
     for number, some in enumerate(chooser.runs.read(work.label, POSITIONS)):
         choices.append(f"{item.name}-{number:04d}")
-        _finished(choices[-1], stage, _choice_of(some, ranks, work))
-    return stage.finish(item.name, [], {"choices": choices})
+        paths.append(_written(choices[-1], stage, _choice_of(some, ranks, work)))
+    return stage.finish(item.name, paths, {"choices": choices})
 
 
 def class_mean(runs: Runs, work: ClassWork) -> Tensor:

@@ -25,7 +25,12 @@ from prunetune.own.read.options import ReadOptions
 from prunetune.own.read.splits import choose_splits, split_kind
 
 log = logging.getLogger(__name__)
+UNREADABLE = "{} cannot be read as a tar archive ({}); an archive that is compressed must be unpacked first"
 LABEL_FILES = ("cls", "label", "class")  # A file of one of these endings holds the label as text.
+
+
+class DamagedArchive(InputError):
+    """What an archive holds cannot be read, however often it is tried."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,8 @@ def _index(path: Path) -> dict[str, Sample]:
             return index_of(file, path)
     except FileNotFoundError:
         raise InputError(f"there is no archive {path}") from None
+    except OSError as error:
+        raise InputError(UNREADABLE.format(path, error)) from None
 
 
 def index_of(file: BinaryIO, path: Path | str) -> dict[str, Sample]:
@@ -141,8 +148,9 @@ def index_of(file: BinaryIO, path: Path | str) -> dict[str, Sample]:
         path: where the archive is, for its members and for messages.
 
     Raises:
-        InputError: the extra `data` is not installed, or the archive is damaged.
-        FileNotFoundError: it is gone.
+        DamagedArchive: what it holds cannot be read.
+        InputError: the extra `data` is not installed.
+        OSError: it is out of reach.
     """
     split = needed("webdataset.tariterators", "data", "WebDataset archives").base_plus_ext
     name, found = str(path).rpartition("/")[2], {}
@@ -154,14 +162,10 @@ def index_of(file: BinaryIO, path: Path | str) -> dict[str, Sample]:
                     continue
                 files = found.setdefault(key, {})
                 if ending.lower() in files:
-                    raise InputError(f"{name} has the file {member.name} twice; write the archive again")
+                    raise DamagedArchive(f"{name} has the file {member.name} twice; write the archive again")
                 files[ending.lower()] = Member(path, member.offset_data, member.size)
-    except FileNotFoundError:
-        raise
-    except (tarfile.TarError, OSError) as error:
-        raise InputError(
-            f"{path} cannot be read as a tar archive ({error}); an archive that is compressed must be unpacked first"
-        ) from None
+    except tarfile.TarError as error:
+        raise DamagedArchive(UNREADABLE.format(path, error)) from None
     _check_end(file, path, found)
     return found
 
@@ -172,10 +176,10 @@ def _check_end(file: BinaryIO, path: Path | str, found: dict[str, Sample]) -> No
     file.seek(-(-max(ends, default=0) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
     rest = file.read(tarfile.BLOCKSIZE)
     if not rest:
-        raise InputError(f"{path} is cut short; copy it again")
+        raise DamagedArchive(f"{path} is cut short; copy it again")
     while rest:
         if rest.strip(b"\0"):
-            raise InputError(f"{path} holds more data behind its last file; write or copy it again")
+            raise DamagedArchive(f"{path} holds more data behind its last file; write or copy it again")
         rest = file.read(2**20)
 
 
