@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 import socket
@@ -35,9 +36,10 @@ from prunetune.cluster.outcome import as_subset, mark_of_shards
 from prunetune.cluster.passes import Networks, _decoded, shared_folder, shared_work
 from prunetune.cluster.products import write_products
 from prunetune.cluster.progress import Progress
-from prunetune.cluster.selecting import COPIES, ClassWork, _near, class_works, near_cuts, selected
+from prunetune.cluster.room import COPIES
+from prunetune.cluster.selecting import ClassWork, _near, class_works, near_cuts, selected
 from prunetune.cluster.sources import find, find_embeddings
-from prunetune.cluster.stages import Item, Stage
+from prunetune.cluster.stages import Item, Stage, bundled
 from prunetune.cluster.two_level import MEASURES, measure_loss, order_of, part_of, picks_of_part
 from prunetune.data.images import rule
 from prunetune.networks.micro import WIDTHS
@@ -62,10 +64,10 @@ def here(monkeypatch):
             yield item, outcome
 
     def streamed(catalogue, stage, work, segments, gpus):
-        with shared_folder(stage, (catalogue, stage, work, segments)) as place:
+        with shared_folder(stage, (catalogue, stage, work)) as place:
             networks = Networks(str(place))
-            for number in range(len(segments)):
-                for views in _decoded({"id": [number]}, str(place)):
+            for segment in segments:
+                for views in _decoded({"segment": [pickle.dumps(segment)]}, str(place)):
                     row = {name: values[0] for name, values in networks(views).items()}
                     if row["error"]:
                         raise InputError(row["error"])
@@ -107,8 +109,68 @@ def test_blocks_and_parts_change_nothing(here, tmp_path, monkeypatch):
     whole = pruned(shards(tmp_path / "a", files=1, group=90), tmp_path, 0.2, "dlc")
     monkeypatch.setattr(passes, "MOST_ROWS", 7)
     cut = pruned(shards(tmp_path / "b", files=5, group=20), tmp_path, 0.2, "dlc")
+    monkeypatch.setattr(selecting, "PIECE", 5)
+    pieces = pruned(tmp_path / "b", tmp_path / "pieces", 0.2, "dlc")
     assert len(cut.parts) > len(whole.parts)
-    assert cut.kept.tolist() == whole.kept.tolist()
+    for other in (cut, pieces):
+        assert other.kept.tolist() == whole.kept.tolist()
+        assert other.ranks.tolist() == whole.ranks.tolist()
+
+
+def test_what_the_driver_sends_and_holds_of_finished_items_is_small(here, tmp_path, monkeypatch):
+    stage, names, sent = Stage(tmp_path), [f"{number:09d}" for number in range(600)], []
+    (tmp_path / "file").write_bytes(b"12")
+    for name in names:
+        stage.finish(name, [tmp_path / "file"], {"failed": [[4, "cut"]]} if name == names[7] else {})
+    plain = stages.run_tasks
+
+    def weighed(function, items, *shared):
+        sent.extend(len(pickle.dumps((item, shared))) for item in items)
+        return plain(function, items, *shared)
+
+    monkeypatch.setattr(stages, "run_tasks", weighed)
+    found = stage.finished(names)
+    assert list(found) == names
+    assert [name for name in names if found[name]] == [names[7]]
+    assert len({id(facts) for facts in found.values()}) == 2
+    assert len(sent) == -(-600 // stages.AT_ONCE)
+    assert sum(sent) < 20 * 600  # Bytes: the names and little more, whatever the records hold.
+    stage.write_manifest(names[:2])
+    assert list(json.loads((tmp_path / "manifest.json").read_text())) == ["file"]
+
+
+def test_bundles_have_at_most_so_many_rows_and_items():
+    items = [5, 5, 1, 20, 0, 3, 3, 3]
+    assert list(bundled(items, int, 10)) == [[5, 5], [1], [20], [0, 3, 3, 3]]
+    assert list(bundled(items, int, 10, 2)) == [[5, 5], [1], [20], [0, 3], [3, 3]]
+    assert list(bundled([], int, 10)) == []
+
+
+@pytest.mark.parametrize(
+    ("scorer", "sampler", "keep", "words"),
+    [
+        (
+            "dlc",
+            "auto",
+            0.2,
+            r"class kind \d has \d+ rows, and a worker of 1e-06 GB holds 20 of one class; give the ",
+        ),
+        ("random", "auto", 0.2, r"give the workers more memory with engine=RayEngine\(worker_gb=0.01\)$"),
+        (
+            "maxherding",
+            "auto",
+            0.2,
+            "holds 0 of one class; use herding, k_center or facility_location, which select in",
+        ),
+        ("herding", "auto", 0.9, r"\d+ images of one class are to be kept, and a worker holds 0"),
+    ],
+)
+def test_a_class_that_cannot_be_selected_is_refused_before_anything_is_read(
+    here, tmp_path, monkeypatch, scorer, sampler, keep, words
+):
+    monkeypatch.setattr(job, "run_passes", lambda *_: pytest.fail("the images are read"))
+    with pytest.raises(InputError, match=words):
+        pruned(shards(tmp_path / "data"), tmp_path, keep, scorer, sampler, worker_gb=1e-6)
 
 
 def test_the_mark_of_shards_is_that_of_the_engine_in_process(here, tmp_path):
@@ -267,7 +329,7 @@ def test_finished_parts_are_kept_and_damaged_ones_made_again(here, tmp_path, mon
 
 @pytest.mark.parametrize("sampler", [RandomSampler(), TopK(), TopKEasiest(), FlexRand(), Window(), DoubleEnd()])
 @pytest.mark.parametrize("ratio", [0.03, 0.3, 0.9])
-def test_replayed_draws_are_those_of_one_process(sampler, ratio):
+def test_replayed_draws_are_those_of_one_process(sampler, ratio, monkeypatch):
     labels = torch.randint(0, 6, (700,), generator=torch.Generator().manual_seed(1))
     scores = torch.rand(700, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     from prunetune.base.seeding import seeded
@@ -276,7 +338,12 @@ def test_replayed_draws_are_those_of_one_process(sampler, ratio):
     with seeded("sample", 9, ratio) as generator:
         expected = sampler.select(scores, labels, ratio, generator)
     sizes = dict(enumerate(labels.bincount().tolist()))
-    works = class_works(sampler, sizes, class_budgets(labels, ratio), ratio, True, 9)
+    permuted, randperm = [], torch.randperm
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "randperm", lambda *given, **words: permuted.append(given) or randperm(*given, **words))
+        works = class_works(sampler, sizes, class_budgets(labels, ratio), ratio, True, 9)
+    drawn = [work for work in works if work.state is not None]
+    assert len(permuted) == len(sampler.draw_sizes(100, ratio)) * (len(drawn) - 1)  # None behind the last class.
     kept = torch.zeros(700, dtype=torch.bool)
     for work in reversed(works):  # In any order.
         members = torch.nonzero(labels == work.label).flatten()

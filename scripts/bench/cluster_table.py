@@ -22,7 +22,6 @@ STAGES_OF_LOG = {  # Maps what the log calls a stage to its column.
     "reading embeddings": "passes",
     "class means": "scores",
     "losses": "scores",
-    "scores": "scores",
     "sorting by class": "sorting",
     "selecting": "selecting",
     "first level": "selecting",

@@ -14,7 +14,7 @@ from prunetune.base.errors import InputError
 from prunetune.cluster.listing import OF_JSON, Header, list_columns, read_list
 from prunetune.cluster.remote import File
 from prunetune.cluster.sources import Source
-from prunetune.cluster.stages import Stage, sliced
+from prunetune.cluster.stages import Stage, bundled, sliced
 from prunetune.own.data import OwnData
 from prunetune.own.read.assemble import WITHOUT_LABELS
 from prunetune.own.read.columns import Columns
@@ -25,7 +25,7 @@ from prunetune.own.read.webdataset import LABEL_FILES
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # With slots, since the driver holds all parts.
 class Part:
     """Rows that are processed together. name: of its files. first: the position of its first row. count: its rows."""
 
@@ -34,7 +34,26 @@ class Part:
     count: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Parts that one task takes, in the order of positions, and the name of the files that it writes for them."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many rows the parts have."""
+        return sum(part.count for part in self.parts)
+
+
+def bundles(name: str, parts: Sequence[Part], most: int) -> list[Bundle]:
+    """Return all parts in bundles of at most `most` rows, but at least one part, with numbered names."""
+    together = bundled(parts, lambda part: part.count, most)
+    return [Bundle(f"{name}-{number:06d}", tuple(some)) for number, some in enumerate(together)]
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """Parts that one worker reads one after another, since they lie in the same rows of a file.
 
@@ -55,8 +74,9 @@ class Catalogue:
     source: where the data are. files: the shards. firsts: the position of the first row of each shard. counts: the rows
     of each shard. groups: the row groups of each parquet file. lists: the folder of the lists of the shards. columns:
     those of parquet files. label: the column of the lists that holds the labels; None if they are not read. indices:
-    maps a label as a JSON text to the index of its class. classes: their names. left_out: maps shards and samples that
-    are no candidates to the reason. unlabelled: how many rows have no label and are left out.
+    maps a label as a JSON text to the index of its class. classes: their names. sizes: rows of each class, also those
+    that turn out to be unreadable. left_out: maps shards and samples that are no candidates to the reason. unlabelled:
+    how many rows have no label and are left out.
     """
 
     source: Source
@@ -71,6 +91,7 @@ class Catalogue:
     label: str | None = None
     indices: Mapping[str, int] = field(default_factory=dict)
     is_labelled: bool = True
+    sizes: tuple[int, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     unlabelled: int = 0
     notes: tuple[str, ...] = ()
@@ -156,16 +177,12 @@ class Catalogue:
 
 def _bundled(groups: Sequence[int], most: int) -> Iterator[tuple[tuple[int, ...], int, int]]:
     """Yield row groups that are read together, the row at which they begin, and their rows: at most `most` if many."""
-    chosen: list[int] = []
-    start = rows = 0
-    for group, count in enumerate(groups):
-        if chosen and rows + count > most:
-            yield tuple(chosen), start, rows
-            chosen, start, rows = [], start + rows, 0
-        chosen.append(group)
-        rows += count
-    if rows:
-        yield tuple(chosen), start, rows
+    start = 0
+    for some in bundled(enumerate(groups), lambda group: group[1], most):
+        rows = sum(count for _, count in some)
+        if rows:
+            yield tuple(group for group, _ in some), start, rows
+        start += rows
 
 
 def of_held(source: Source) -> Catalogue:
@@ -176,6 +193,7 @@ def of_held(source: Source) -> Catalogue:
         data.pool.classes,
         len(data.pool),
         is_labelled=data.is_labelled,
+        sizes=tuple(data.pool.labels.bincount(minlength=len(data.pool.classes)).tolist()),
         left_out=source.left_out,
         notes=source.notes,
     )
@@ -208,6 +226,7 @@ def of_shards(
         lists=lists,
         columns=None if header is None else header.columns,
         is_labelled=False,
+        sizes=(sum(counts),),
         left_out=left_out,
         notes=(*source.notes, *(() if header is None else header.columns.notes)),
     )
@@ -246,12 +265,17 @@ def _labelled(
     if header is None:
         words = f"{label.removeprefix(OF_JSON)} in .json" if label.startswith(OF_JSON) else f".{label}"
         notes = (f"labels from {words}", *notes)
+    indices = {text: read.indices[i] for text, i in _places(merged).items()}
+    sizes = [0] * len(read.classes)
+    for text, index in indices.items():
+        sizes[index] += merged[text][0]
     return replace(
         catalogue,
         classes=read.classes,
         label=label,
-        indices={text: read.indices[i] for text, i in _places(merged).items()},
+        indices=indices,
         is_labelled=True,
+        sizes=tuple(sizes),
         unlabelled=unlabelled[0],
         notes=(*notes, *read.notes),
     )

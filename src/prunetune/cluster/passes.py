@@ -19,7 +19,7 @@ import json
 import logging
 import pickle
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ from prunetune.cluster.catalogue import Catalogue, Part, Segment
 from prunetune.cluster.content import contents
 from prunetune.cluster.engine import Failure, died, guarded, kept, library, places, run_tasks
 from prunetune.cluster.progress import Progress
-from prunetune.cluster.stages import Item, Stage
+from prunetune.cluster.stages import Stage, facts_of
 from prunetune.data.images.decode import UnreadableImage
 from prunetune.data.images.rule import DecodeRule
 from prunetune.data.images.transforms import CROP_SHARE, evaluation_view
@@ -51,6 +51,7 @@ VIEW_BYTES = 32 << 20  # The views of one part take at most this many bytes.
 MOST_ROWS = 8192  # A part has at most this many rows.
 FEATURES, DIGESTS = ".features.npz", ".digests.npy"
 MOST_BLOCKS = 4096  # The segments are handed out in at most this many blocks.
+Failures = dict[str, list[list[Any]]]  # Maps a part to the position and reason of each row that cannot be read.
 SHARED = "shared"  # The file of this name tells the workers what they do.
 
 
@@ -86,14 +87,12 @@ def rows_of_part(side: int) -> int:
     return max(1, min(MOST_ROWS, VIEW_BYTES // (3 * side**2)))
 
 
-def run_passes(
-    catalogue: Catalogue, stage: Stage, work: Work, gpus: float = 1.0
-) -> tuple[list[Part], dict[str, dict[str, Any]]]:
-    """Run the passes over all rows, and return the parts and their records; finished parts are not read again.
+def run_passes(catalogue: Catalogue, stage: Stage, work: Work, gpus: float = 1.0) -> tuple[list[Part], Failures]:
+    """Run the passes over all rows, and return the parts and the rows that cannot be read.
 
-    The file <part>.features.npz holds `positions` [n] int64 and `labels` [n] int32 of the rows that can be read and
-    have a label, `features` [n, D] float32 and, for DLC, `levels` [T - 1 or T, n, D] float32. A record has `failed`,
-    the pairs of position and reason of rows that cannot be read.
+    Finished parts are not read again. The file <part>.features.npz holds `positions` [n] int64 and `labels` [n] int32
+    of the rows that can be read and have a label, `features` [n, D] float32 and, for DLC, `levels` [T - 1 or T, n, D]
+    float32.
 
     Args:
         catalogue: the rows.
@@ -107,22 +106,23 @@ def run_passes(
     stage.folder.mkdir(parents=True, exist_ok=True)
     segments = catalogue.segments(work.rows)
     parts = [part for segment in segments for part in segment.parts]
-    records = stage.records([Item(part.name, part.count) for part in parts])
-    todo = [_unfinished(segment, records) for segment in segments]
+    found = stage.finished(part.name for part in parts)
+    todo = [_unfinished(segment, found) for segment in segments]
     todo = [segment for segment in todo if segment.parts]
-    progress = Progress("scoring", catalogue.total, sum(part.count for part in parts if part.name in records))
+    progress = Progress("scoring", catalogue.total, sum(part.count for part in parts if part.name in found))
     for name, rows, record in _streamed(catalogue, stage, work, todo, gpus) if todo else ():
-        records[name] = record
+        found[name] = facts_of(record)
         progress.add(rows)
     for part in parts:  # A worker that died can have finished parts that it did not report.
-        if part.name not in records and (record := stage.record(part.name)) is not None:
-            records[part.name] = record
-    return parts, {part.name: records[part.name] for part in parts}
+        if part.name not in found and (record := stage.record(part.name)) is not None:
+            found[part.name] = facts_of(record)
+    stage.write_manifest(part.name for part in parts)
+    return parts, {name: facts["failed"] for name, facts in found.items() if facts}
 
 
-def _unfinished(segment: Segment, records: dict[str, Any]) -> Segment:
+def _unfinished(segment: Segment, finished: Container[str]) -> Segment:
     """Return a segment without the finished parts at its end; those before an unfinished one are passed over."""
-    left = [i for i, part in enumerate(segment.parts) if part.name not in records]
+    left = [i for i, part in enumerate(segment.parts) if part.name not in finished]
     return Segment(segment.shard, segment.parts[: left[-1] + 1] if left else (), segment.groups, segment.start)
 
 
@@ -131,8 +131,8 @@ def _streamed(
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Yield the name, rows and record of each part as it is finished."""
     crew = Crew(_decoded, Networks, DecodingNetworks, gpus if work.network is not None and uses_gpus(work) else 0.0)
-    with shared_folder(stage, (catalogue, stage, work, segments)) as place:
-        yield from streamed([{"id": i} for i in range(len(segments))], place, crew)
+    with shared_folder(stage, (catalogue, stage, work)) as place:
+        yield from streamed([{"segment": pickle.dumps(segment)} for segment in segments], place, crew)
 
 
 @dataclass(frozen=True)
@@ -239,8 +239,8 @@ def shared_work(place: str) -> tuple[Any, ...]:
 
 def _decoded(batch: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
     """Yield the views of each unfinished part of a segment as one row."""
-    catalogue, stage, work, segments = shared_work(place)
-    segment = segments[int(batch["id"][0])]
+    catalogue, stage, work = shared_work(place)
+    segment = pickle.loads(batch["segment"][0])
     parts = contents(catalogue, segment)
     while True:
         outcome = guarded(next, parts, None)
@@ -309,7 +309,7 @@ class Networks:
 
     def _prepare(self) -> None:
         """Bring the networks to the device; not in __init__, an error of which is a dead worker to Ray."""
-        self._catalogue, self._stage, self._work, _ = shared_work(self._place)
+        self._catalogue, self._stage, self._work = shared_work(self._place)
         torch.set_num_threads(1)  # Each CPU has an actor of its own.
         self._device = resolve_device(self._work.passes.hardware.device)
         network = self._work.network
@@ -362,7 +362,8 @@ class Networks:
         with new_file(path) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)
         digests = self._stage.file(part.name, DIGESTS)
-        return self._stage.finish(part.name, [path, digests], {"failed": json.loads(str(row["failed"]))})
+        failed = json.loads(str(row["failed"]))
+        return self._stage.finish(part.name, [path, digests], {"failed": failed} if failed else {})
 
     def _features(self, network: Network, views: Tensor) -> np.ndarray:
         passes = self._work.passes

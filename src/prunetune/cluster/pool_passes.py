@@ -33,7 +33,7 @@ from prunetune.cluster.engine import Failure, guarded, library, started
 from prunetune.cluster.job import worker_device
 from prunetune.cluster.passes import VIEW_BYTES, Crew, Networks, Work, shared_folder, shared_work, streamed
 from prunetune.cluster.progress import Progress
-from prunetune.cluster.stages import Item, Stage, sliced
+from prunetune.cluster.stages import Stage, sliced
 from prunetune.data.images.decode import Images, UnreadableImage, refuse_any
 from prunetune.data.images.decoded import shrunk
 from prunetune.data.images.rule import DecodeRule
@@ -101,7 +101,7 @@ class RayPasses(RemotePasses):
         key = {"version": VERSION, "features": asked.key, "part": parts[0].count}
         stage = Stage(self._store / "cluster" / f"pool-{key_digest(key)}")
         stage.folder.mkdir(parents=True, exist_ok=True)
-        finished = stage.records([Item(part.name, part.count) for part in parts])
+        finished = stage.finished(part.name for part in parts)
         todo = [part for part in parts if part.name not in finished]
         if todo:
             passes = replace(asked.passes, hardware=self._hardware(asked))
@@ -120,7 +120,7 @@ class RayPasses(RemotePasses):
         crew = Crew(_viewed, PoolNetworks, DecodingPoolNetworks, 1.0 if work.passes.hardware.device == "cuda" else 0.0)
         failures: dict[int, UnreadableImage] = {}
         rows = [_row(pool, shown, part) for part in parts]
-        with shared_folder(stage, (shown, stage, work, None)) as place:
+        with shared_folder(stage, (shown, stage, work)) as place:
             for _, count, record in streamed(rows, place, crew):
                 progress.add(count)
                 failures |= {row: UnreadableImage(where, reason) for row, where, reason in record["failed"]}
