@@ -21,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cluster_inputs import archives, photos, shards, vectors
+from cluster_inputs import archives, encoded, photos, shards, vectors
 from prunetune import RayEngine
 from prunetune.api import make_plan, prune
 from prunetune.base.errors import InputError
@@ -33,7 +33,7 @@ from prunetune.cluster import embeddings, engine, job, listing, passes, products
 from prunetune.cluster.engine import Cluster, Failure, chosen_engine, guarded, storage_fault
 from prunetune.cluster.job import check_plan, list_rows, prune_rows
 from prunetune.cluster.outcome import as_subset, mark_of_shards
-from prunetune.cluster.passes import Networks, _decoded, shared_folder, shared_work
+from prunetune.cluster.passes import Networks, _decoded, rows_of, shared_folder, shared_work
 from prunetune.cluster.products import write_products
 from prunetune.cluster.progress import Progress
 from prunetune.cluster.room import COPIES
@@ -64,10 +64,10 @@ def here(monkeypatch):
             yield item, outcome
 
     def streamed(catalogue, stage, work, segments, gpus):
-        with shared_folder(stage, (catalogue, stage, work)) as place:
+        with shared_folder(stage, (catalogue.bare(), stage, work)) as place:
             networks = Networks(str(place))
-            for segment in segments:
-                for views in _decoded({"segment": [pickle.dumps(segment)]}, str(place)):
+            for one in rows_of(catalogue, segments):
+                for views in _decoded({"segment": [one["segment"]]}, str(place)):
                     row = {name: values[0] for name, values in networks(views).items()}
                     if row["error"]:
                         raise InputError(row["error"])
@@ -238,6 +238,78 @@ def test_an_archive_without_labels_is_left_out_beside_one_with_labels(here, tmp_
     subset = prune(data, 0.2, "herding", "auto", "micro", 5, duplicates="all", on_error="skip")
     assert sum(outcome.sizes.values()) == 20
     assert np.flatnonzero(outcome.kept).tolist() == subset.positions.tolist()
+
+
+def labelled(*samples):
+    """Return the files of samples, each of which has an image."""
+    return [{"png": encoded(np.random.default_rng(row), 0), **sample} for row, sample in enumerate(samples)]
+
+
+LABELLED = {
+    "empty cls": [labelled({"cls": b"a"}, {"cls": b" "}, {"cls": b"b"})],
+    "bad json beside cls": [labelled({"cls": b"a", "json": b"{"}, {"cls": b"b", "json": b"{}"})],
+    "bad json of one archive, cls of another": [labelled({"json": b"{"}), labelled({"cls": b"a"}, {"cls": b"b"})],
+    "bad json": [labelled({"json": b'{"label": "a"}'}, {"json": b"[1]"})],
+    "cls without an image": [[*labelled({"json": b'{"label": "a"}'}, {"json": b'{"label": "b"}'}), {"cls": b"c"}]],
+    "two endings": [labelled({"label": b"a"}), labelled({"cls": b"b"}, {"cls": b"c", "label": b"d"})],
+    "no label in json": [labelled({"json": b'{"label": null}'}, {"json": b'{"label": " "}'})],
+    "other keys": [labelled({"json": b'{"score": 1}'}, {"json": b'{"place": 2}'})],
+    "two keys": [labelled({"json": b'{"label": "a"}'}), labelled({"json": b'{"class": "b"}'})],
+    "numbers and blanks": [labelled({"json": b'{"label": 3}'}, {"json": b'{"label": 10}'}, {"png.json": b"{"})],
+    "name": [labelled({"name": b"a", "json": b'{"name": "x"}'}, {"json": b'{"name": "y"}'}, {"name": b"b"})],
+}
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+@pytest.mark.parametrize("column", [None, "label", "name"])
+@pytest.mark.parametrize("name", LABELLED)
+def test_labels_of_archives_are_read_by_the_rules_of_one_process(here, tmp_path, name, column, on_error):
+    (data := tmp_path / "data").mkdir()
+    for number, samples in enumerate(LABELLED[name]):
+        with tarfile.open(data / f"part-{number}.tar", "w") as archive:
+            for row, sample in enumerate(samples):
+                for ending, content in sample.items():
+                    member = tarfile.TarInfo(f"{row:03d}.{ending}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    options = ReadOptions(label_column=column, on_error=on_error)
+
+    def on_cluster():
+        rows = list_rows(find(data, options), Cluster(Store(tmp_path / "store")), options)
+        names, labels = (
+            [one for part in rows.segments(9) for one in of(part.parts[0])] for of in (rows.names, rows.labels)
+        )
+        return {key: rows.classes[label] for key, label in zip(names, labels, strict=True) if label >= 0}
+
+    def in_process():
+        found = read(data, options)
+        return dict(zip(found.names, [found.pool.classes[label] for label in found.pool.labels], strict=True))
+
+    def of(function):
+        try:
+            return function()
+        except InputError as error:
+            return str(error) if ".json" in str(error) or "no sample has" in str(error) else "another line"
+
+    assert of(on_cluster) == of(in_process)
+
+
+def test_labels_and_names_of_a_part_read_only_the_row_groups_of_the_part(here, tmp_path, monkeypatch):
+    data, read_groups, seen = archives(tmp_path / "data"), pq.ParquetFile.read_row_groups, []
+    whole = read(data, OPTIONS)
+    monkeypatch.setattr(listing, "LIST_ROWS", 4)
+    rows = list_rows(find(data, OPTIONS), Cluster(Store(tmp_path / "store")), OPTIONS)
+
+    def watched(file, groups, **words):
+        seen.append((list(groups), file.num_row_groups))
+        return read_groups(file, groups, **words)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", watched)
+    parts = [part for segment in rows.segments(7) for part in segment.parts]
+    assert [label for part in parts for label in rows.labels(part)] == whole.pool.labels.tolist()
+    assert [name for part in parts for name in rows.names(part)] == list(whole.names)
+    of_shard = [([0, 1], 5), ([1, 2, 3], 5), ([3, 4], 5)]  # Rows 0 to 6, 7 to 13 and 14 to 19.
+    assert seen == 4 * of_shard
 
 
 def test_a_damaged_row_group_costs_its_images_only(here, tmp_path):
@@ -435,6 +507,27 @@ def test_products_are_parquet_files_and_a_manifest_with_hashes(here, tmp_path, m
         assert np.array_equal(np.stack(table.column("features").to_numpy()[: len(file["features"])]), file["features"])
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest == {path.name: {"bytes": path.stat().st_size, "xxh3": file_hash(path)} for path in files}
+
+
+def test_workers_get_only_those_images_of_a_folder_that_they_read(here, tmp_path, monkeypatch):
+    monkeypatch.setattr(passes, "MOST_ROWS", 7)
+    monkeypatch.setattr(products, "MOST_ROWS", 7)
+    data, sent, in_turn, dumps = photos(tmp_path / "data"), [], stages.run_tasks, pickle.dumps
+
+    def watched(function, items, *shared, **words):
+        sent.extend([*map(dumps, items), dumps(shared)])
+        return in_turn(function, items, *shared, **words)
+
+    monkeypatch.setattr(stages, "run_tasks", watched)
+    monkeypatch.setattr(passes.pickle, "dumps", lambda content: sent.append(dumps(content)) or sent[-1])
+    outcome = pruned(data, tmp_path, 0.25, "random")
+    folder = write_products(outcome, tmp_path / "products", False)
+    found = [len(set(re.findall(rb"(?:bark|moss)/\d{3}", content))) for content in sent]
+    assert sum(found) == 2 * 24  # Each image goes to the passes once and to the products once.
+    assert max(found) == 7
+    table = pa.concat_tables(map(pq.read_table, sorted(folder.glob("*.parquet"))))
+    assert table.column("id").to_pylist() == list(outcome.catalogue.held.names)
+    assert table.column("label").to_pylist() == [name[:4] for name in outcome.catalogue.held.names]
 
 
 @pytest.mark.parametrize("scorer", ["herding", "k_center", "facility_location"])

@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 
 from prunetune.base.errors import InputError
-from prunetune.cluster.listing import OF_JSON, Header, list_columns, read_list
+from prunetune.cluster.listing import OF_JSON, Header, read_list
 from prunetune.cluster.remote import File
 from prunetune.cluster.sources import Source
 from prunetune.cluster.stages import Stage, bundled, sliced
+from prunetune.data.images.own import OwnFiles
 from prunetune.own.data import OwnData
 from prunetune.own.read.assemble import WITHOUT_LABELS
 from prunetune.own.read.columns import Columns
 from prunetune.own.read.labels import Labels, read_labels
 from prunetune.own.read.options import ReadOptions
-from prunetune.own.read.webdataset import LABEL_FILES
+from prunetune.own.read.webdataset import label_ending, label_key, no_object, refuse_no_label
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,19 @@ class Segment:
 
 
 @dataclass(frozen=True, eq=False)
+class Listed:
+    """Images that the driver has listed: n of them, from the position `first` on.
+
+    places: their paths or addresses; () if they are not read. names: as the user knows them. labels: [n] int32.
+    """
+
+    first: int
+    places: tuple[str, ...]
+    names: tuple[str, ...]
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Catalogue:
     """What all rows are. A position is the place of a row in the order of sample_id, as in a Pool.
 
@@ -76,7 +90,8 @@ class Catalogue:
     those of parquet files. label: the column of the lists that holds the labels; None if they are not read. indices:
     maps a label as a JSON text to the index of its class. classes: their names. sizes: rows of each class, also those
     that turn out to be unreadable. left_out: maps shards and samples that are no candidates to the reason. unlabelled:
-    how many rows have no label and are left out.
+    how many rows have no label and are left out. listed: those images that a worker has got, of all that the driver has
+    listed.
     """
 
     source: Source
@@ -95,11 +110,30 @@ class Catalogue:
     left_out: Mapping[str, str] = field(default_factory=dict)
     unlabelled: int = 0
     notes: tuple[str, ...] = ()
+    listed: Listed | None = None
 
     @property
     def held(self) -> OwnData | None:
         """The candidates, if the driver has listed them."""
         return self.source.held
+
+    def bare(self) -> "Catalogue":
+        """Return the catalogue as all workers get it: without a word about single images."""
+        return replace(self, source=replace(self.source, held=None, left_out={}), left_out={})
+
+    def listed_at(self, first: int, count: int) -> Listed | None:
+        """Return the images from a position on that the driver has listed; None if shards are read."""
+        if (own := self.listed) is not None:
+            rows = slice(first - own.first, first - own.first + count)
+            return Listed(first, own.places[rows], own.names[rows], own.labels[rows])
+        if (data := self.held) is None:
+            return None
+        images, rows = data.pool.images, slice(first, first + count)
+        if isinstance(images, OwnFiles):
+            places = tuple(map(str, images.paths[rows]))
+        else:
+            places = tuple(images.content.urls[item] for item in images.indices[rows])
+        return Listed(first, places, data.names[rows], data.pool.labels[rows].numpy().astype(np.int32))
 
     def segments(self, most: int) -> list[Segment]:
         """Return all rows in parts of at most `most` rows; the same ones whatever the workers are."""
@@ -127,34 +161,33 @@ class Catalogue:
         """Return the index of the shard that holds a row."""
         return bisect.bisect_right(self.firsts, position) - 1
 
-    def table(self, shard: int, columns: list[str] | None = None) -> Any:
-        """Return the list of a shard as an Arrow table."""
-        return read_list(Stage(self.lists).file(f"{shard:06d}", ".parquet"), columns)
+    def table(self, part: Part, *columns: str) -> Any:
+        """Return the rows of a part in the list of its shard as an Arrow table of those columns that the list has."""
+        shard = self.shard_of(part.first)
+        file = Stage(self.lists).file(f"{shard:06d}", ".parquet")
+        return read_list(file, part.first - self.firsts[shard], part.count, columns)
 
     def labels(self, part: Part) -> np.ndarray:
         """Return the class of each row of a part, [n] int32; -1 for a row without a label."""
-        if self.held is not None:
-            return self.held.pool.labels[part.first : part.first + part.count].numpy().astype(np.int32)
+        if (listed := self.listed_at(part.first, part.count)) is not None:
+            return listed.labels
         if self.label is None:
             return np.zeros(part.count, dtype=np.int32)
-        shard = self.shard_of(part.first)
-        if self.label not in list_columns(Stage(self.lists).file(f"{shard:06d}", ".parquet")):  # No sample has a file.
+        table = self.table(part, self.label)
+        if not table.num_columns:  # No sample of the archive has such a file.
             return np.full(part.count, -1, dtype=np.int32)
-        column = self.table(shard, [self.label]).column(0).slice(part.first - self.firsts[shard], part.count)
-        coded = column.combine_chunks().dictionary_encode()
+        coded = table.column(self.label).combine_chunks().dictionary_encode()
         lookup = np.array([self.indices.get(text, -1) for text in coded.dictionary.to_pylist()] + [-1], dtype=np.int32)
         codes = coded.indices.fill_null(len(lookup) - 1).to_numpy(zero_copy_only=False)
         return lookup[codes]
 
     def names(self, part: Part) -> list[str]:
         """Return the name of each row of a part, as the user knows it."""
-        if self.held is not None:
-            return list(self.held.names[part.first : part.first + part.count])
+        if (listed := self.listed_at(part.first, part.count)) is not None:
+            return list(listed.names)
         if self.source.layout != "webdataset":
             return [str(position) for position in range(part.first, part.first + part.count)]
-        shard = self.shard_of(part.first)
-        column = self.table(shard, ["name"]).column(0)
-        return column.slice(part.first - self.firsts[shard], part.count).to_pylist()
+        return self.table(part, "name").column("name").to_pylist()
 
     def sample_ids(self, part: Part) -> list[str]:
         """Return the sample_id of each row of a part; those of shards are numbers of equal width."""
@@ -263,7 +296,7 @@ def _labelled(
     read = _read_labels(merged, unlabelled, header, catalogue.total, options, catalogue.source)
     notes = catalogue.notes
     if header is None:
-        words = f"{label.removeprefix(OF_JSON)} in .json" if label.startswith(OF_JSON) else f".{label}"
+        words = f"{label.removeprefix(OF_JSON)} in .json" if label.startswith(OF_JSON) else label
         notes = (f"labels from {words}", *notes)
     indices = {text: read.indices[i] for text, i in _places(merged).items()}
     sizes = [0] * len(read.classes)
@@ -285,35 +318,23 @@ def _label_column(header: Header | None, records: Sequence[Mapping[str, Any]], o
     """Return the column of the lists that holds the labels.
 
     Raises:
-        InputError: two keys could both be the label, or the named one is not there.
+        InputError: see `own.read.webdataset`, the rules of which these are.
     """
     if header is not None:
         return header.columns.label
     if not options.reads_labels:
         return None
     endings = {ending for record in records for ending in record.get("endings", ())}
-    columns = {column for record in records for column in record["labels"]}
-    wanted = options.label_column
-    for ending in [wanted] if wanted else LABEL_FILES:
-        if ending in columns:
-            return ending
-    keys = sorted(column for column in columns if column.startswith(OF_JSON))
-    if len(keys) > 1:
-        names = [key.removeprefix(OF_JSON) for key in keys]
-        raise InputError(
-            f"the keys {' and '.join(names)} of .json could both be the label; name one with "
-            f"{options.words('label_column', names[0])}"
-        )
-    if keys:
-        return keys[0]
-    if wanted is not None:
-        raise InputError(f"no sample has a file .{wanted}, or this key in its .json; the endings are {_few(endings)}")
-    log.warning("no labels among %s; the images are taken without", _few(endings))
-    return None
-
-
-def _few(names: Sequence[str] | set[str]) -> str:
-    return ", ".join(sorted(names)[:20])
+    ending, is_key = label_ending(endings, options)
+    if ending is None:
+        refuse_no_label(endings, options)
+        return None
+    if not is_key:
+        return f".{ending}"
+    if bad := next((record["no_object"] for record in records if "no_object" in record), None):
+        raise no_object(bad)
+    key = label_key({key for record in records for key in record.get("keys", ())}, options)
+    return None if key is None else f"{OF_JSON}{key}"
 
 
 def _merged(counts: Sequence[Mapping[str, Sequence[int]]], firsts: Sequence[int]) -> dict[str, list[int]]:

@@ -1,12 +1,11 @@
 """What a worker reads: the encoded images of a segment, row after row."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prunetune.cluster.catalogue import Catalogue, Part, Segment
 from prunetune.cluster.parquet import is_damage, parquet_file
-from prunetune.cluster.remote import open_url
-from prunetune.data.images.own import EncodedImages
+from prunetune.cluster.remote import content_at, open_url
 from prunetune.data.readers.hugging_face import content_of
 
 ROWS = 64  # This many rows of a parquet file are in memory at once.
@@ -17,26 +16,25 @@ def contents(catalogue: Catalogue, segment: Segment) -> Iterator[tuple[Part, Ite
 
     The caller may take parts only in their order, and need not take all images of a part.
     """
-    if catalogue.held is not None:
+    if catalogue.listed is not None:
         for part in segment.parts:
-            yield part, _of_held(catalogue.held.pool.images, part)
+            yield part, _of_places(catalogue.listed_at(part.first, part.count).places)
     elif catalogue.source.layout == "webdataset":
-        yield segment.parts[0], _of_archive(catalogue, segment)
+        for part in segment.parts:
+            yield part, _of_archive(catalogue, part)
     else:
         yield from _of_parquet(catalogue, segment)
 
 
-def _of_held(images: Any, part: Part) -> Iterator[bytes | OSError]:
-    for position in range(part.first, part.first + part.count):
+def _of_places(places: Sequence[str]) -> Iterator[bytes | OSError]:
+    for place in places:
         try:
-            if isinstance(images, EncodedImages):
-                yield images.content(images.indices[position])
-            else:
-                yield images.paths[position].read_bytes()
+            content: bytes | OSError = content_at(place)
         except OSError as error:
             if not is_lasting(error):
                 raise
-            yield error
+            content = error
+        yield content
 
 
 def is_lasting(error: OSError) -> bool:
@@ -49,10 +47,9 @@ def is_lasting(error: OSError) -> bool:
     return is_ours or isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
 
 
-def _of_archive(catalogue: Catalogue, segment: Segment) -> Iterator[bytes | OSError]:
-    part = segment.parts[0]
-    table = catalogue.table(segment.shard, ["start", "size"]).slice(segment.start, part.count)
-    with open_url(catalogue.files[segment.shard].url) as stream:
+def _of_archive(catalogue: Catalogue, part: Part) -> Iterator[bytes | OSError]:
+    table = catalogue.table(part, "start", "size")
+    with open_url(catalogue.files[catalogue.shard_of(part.first)].url) as stream:
         for start, size in zip(table.column("start").to_pylist(), table.column("size").to_pylist(), strict=True):
             stream.seek(start)
             yield stream.read(size)

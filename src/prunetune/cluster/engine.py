@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -228,7 +228,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def run_tasks(
-    function: Callable[..., Any], items: Sequence[Any], *shared: Any, memory: int | None = None
+    function: Callable[..., Any], items: Iterable[Any], *shared: Any, memory: int | None = None
 ) -> Iterator[tuple[Any, Any]]:
     """Run a function on every item in the workers, and yield (item, outcome) as the tasks finish.
 

@@ -2,7 +2,8 @@
 
 The list of a shard is a parquet file with a row for each of its rows. Its columns are `name` (tar archives only),
 `start` and `size` in bytes of the image in the archive (tar archives only), and one column of labels as JSON texts for
-each place where labels can be. The driver gets only the number of rows and how often each label occurs.
+each place where labels can be: `.cls` for files of this ending, `json:<key>` for a key of JSON objects. The driver gets
+only the number of rows and how often each label occurs.
 """
 
 import json
@@ -19,14 +20,26 @@ from prunetune.cluster.parquet import damaged, is_damage, parquet_file
 from prunetune.cluster.remote import File, open_url
 from prunetune.cluster.sources import Source
 from prunetune.cluster.stages import Item, Stage
-from prunetune.own.read.columns import LABEL_NAMES, SPLIT_COLUMNS, Columns, choose_columns, usual, without_labels
+from prunetune.own.read.columns import SPLIT_COLUMNS, Columns, choose_columns, usual, without_labels
 from prunetune.own.read.labels import is_empty, plain
 from prunetune.own.read.options import ReadOptions
 from prunetune.own.read.splits import split_kind
 from prunetune.own.read.table import class_names_of
-from prunetune.own.read.webdataset import LABEL_FILES, DamagedArchive, Member, Sample, image_of, index_of
+from prunetune.own.read.webdataset import (
+    DamagedArchive,
+    Member,
+    Sample,
+    image_of,
+    index_of,
+    json_object,
+    label_ending,
+    label_keys,
+    label_text,
+)
 
 OF_JSON = "json:"  # A column of labels from .json files is called after the key, with this in front.
+LIST_ROWS = 8192  # A row group of a list has this many rows, and the last one has the rest.
+MOST_KEYS = 20  # A message names at most this many other keys.
 Counts = dict[str, list[int]]  # Maps a label as a JSON text to how often it occurs and to the first row that has it.
 
 
@@ -43,7 +56,8 @@ def list_shards(source: Source, stage: Stage, options: ReadOptions) -> tuple[Hea
     """List all shards in the workers. Return the header of parquet files, and the record of each shard.
 
     A record has `rows`, and `labels`: maps the name of each column of labels to Counts. That of a parquet file has
-    `groups`, the rows of each row group; that of an archive `endings`, `keys` and `left_out`, samples without an image.
+    `groups`, the rows of each row group. That of an archive has `endings`, and `left_out`, samples without an image;
+    where JSON objects can hold the labels also `keys`, or `no_object`, the first sample whose file holds none.
     A shard that cannot be read has `error`, and no rows; with on_error="stop" it ends the run.
 
     Raises:
@@ -165,50 +179,47 @@ def list_archive(item: Item, stage: Stage, header: None, options: ReadOptions) -
     try:
         with open_url(file.url) as stream:
             samples = index_of(stream, file.url)
-            left_out = [key for key, sample in samples.items() if image_of(sample) is None]
-            chosen = {key: sample for key, sample in samples.items() if image_of(sample) is not None}
-            found = [_labels_of(key, sample, stream, options) for key, sample in chosen.items()]
+            chosen = {f"{file.name}/{key}": one for key, one in samples.items() if image_of(one) is not None}
+            labels, facts = _labels_of(chosen, stream, options)
     except DamagedArchive as error:
         return _skipped(item, stage, error, options)
     images = [image_of(sample) for sample in chosen.values()]
     table = {
-        "name": arrow.array([f"{file.name}/{key}" for key in chosen], arrow.string()),
+        "name": arrow.array(list(chosen), arrow.string()),
         "start": arrow.array([image.start for image in images], arrow.int64()),
         "size": arrow.array([image.size for image in images], arrow.int64()),
     }
-    for column in sorted({name for labels in found for name in labels}):
-        table[column] = arrow.array([labels.get(column) for labels in found], arrow.string())
-    facts = {
+    table |= {column: arrow.array(texts, arrow.string()) for column, texts in labels.items()}
+    facts |= {
         "rows": len(chosen),
-        "endings": sorted({ending for sample in samples.values() for ending in sample}),
-        "keys": sorted({name.removeprefix(OF_JSON) for labels in found for name in labels if name.startswith(OF_JSON)}),
-        "left_out": [f"{file.name}/{key}" for key in left_out],
+        "endings": sorted({ending for sample in chosen.values() for ending in sample}),
+        "left_out": [f"{file.name}/{key}" for key, sample in samples.items() if image_of(sample) is None],
     }
     return _finished(item, stage, table, facts)
 
 
-def _labels_of(key: str, sample: Sample, stream: Any, options: ReadOptions) -> dict[str, str]:
-    """Return the labels that a sample could have, by the column that they go to."""
-    if not options.reads_labels:
-        return {}
-    wanted = options.label_column
-    endings = [wanted] if wanted in sample else [] if wanted else list(LABEL_FILES)
-    found = {
-        ending: json.dumps(_read(stream, sample[ending]).decode("utf-8", "replace").strip())
-        for ending in endings
-        if ending in sample
-    }
-    if "json" in sample and wanted not in sample:
-        try:
-            content = json.loads(_read(stream, sample["json"]))
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            raise InputError(f"the file .json of sample {key} is no JSON object")
-        for name, value in content.items():
-            if name == wanted or (wanted is None and usual(name, LABEL_NAMES)):
-                found[f"{OF_JSON}{name}"] = as_text(value)
-    return {column: text for column, text in found.items() if text is not None}
+def _labels_of(
+    samples: Mapping[str, Sample], stream: Any, options: ReadOptions
+) -> tuple[dict[str, list[str | None]], dict[str, Any]]:
+    """Return the columns of labels that the samples of an archive can have, and what their JSON files are.
+
+    Another archive can decide which column is used. An ending that this archive has not, and that all are read from,
+    leaves its samples without labels.
+    """
+    endings = {ending for sample in samples.values() for ending in sample}
+    ending, is_key = label_ending(endings, options) if options.reads_labels else (None, False)
+    if ending is None:
+        return {}, {}
+    if not is_key:
+        contents = (_read(stream, one[ending]) if ending in one else b"" for one in samples.values())
+        return {f".{ending}": [as_text(label_text(content)) for content in contents]}, {}
+    objects = {name: json_object(_read(stream, one["json"])) if "json" in one else {} for name, one in samples.items()}
+    if None in objects.values():
+        return {}, {"no_object": next(name for name, content in objects.items() if content is None)}
+    keys = {key for content in objects.values() for key in content}
+    found = label_keys(keys, options)
+    columns = {f"{OF_JSON}{key}": [as_text(content.get(key)) for content in objects.values()] for key in found}
+    return columns, {"keys": sorted({*found, *sorted(keys)[:MOST_KEYS]})}
 
 
 def _read(stream: Any, member: Member) -> bytes:
@@ -237,7 +248,7 @@ def _finished(item: Item, stage: Stage, table: Mapping[str, Any], facts: dict[st
     parquet = needed("pyarrow.parquet", "cluster", "parquet files")
     path = stage.file(item.name, ".parquet")
     with new_file(path) as partial:
-        parquet.write_table(arrow.table(dict(table)), partial)
+        parquet.write_table(arrow.table(dict(table)), partial, row_group_size=LIST_ROWS)
     labels = {name: _counts(column) for name, column in table.items() if name not in ("name", "start", "size")}
     return stage.finish(item.name, [path], {**facts, "labels": labels})
 
@@ -253,11 +264,13 @@ def _counts(column: Any) -> Counts:
     return counts
 
 
-def list_columns(path: Path) -> list[str]:
-    """Return the names of the columns of a shard's list."""
-    return needed("pyarrow.parquet", "cluster", "parquet files").read_schema(path, memory_map=True).names
+def read_list(path: Path, first: int, count: int, columns: Sequence[str]) -> Any:
+    """Return some rows of the list of a shard as an Arrow table; columns that the list does not have are left out.
 
-
-def read_list(path: Path, columns: list[str] | None = None) -> Any:
-    """Return the list of a shard as an Arrow table."""
-    return needed("pyarrow.parquet", "cluster", "parquet files").read_table(path, columns=columns, memory_map=True)
+    No more is read than the row groups that have these rows, so that a part of a large shard costs what a part costs.
+    """
+    with needed("pyarrow.parquet", "cluster", "parquet files").ParquetFile(path, memory_map=True) as file:
+        present = [column for column in columns if column in file.schema_arrow.names]
+        groups = range(first // LIST_ROWS, -(-(first + count) // LIST_ROWS))
+        table = file.read_row_groups(list(groups), columns=present)
+        return table.slice(first - groups.start * LIST_ROWS, count).combine_chunks()

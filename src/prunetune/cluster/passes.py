@@ -19,9 +19,9 @@ import json
 import logging
 import pickle
 import shutil
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from prunetune.base.devices import resolve_device
 from prunetune.base.errors import InputError
 from prunetune.base.leftovers import aside, remove_once
 from prunetune.base.publish import new_file
-from prunetune.cluster.catalogue import Catalogue, Part, Segment
+from prunetune.cluster.catalogue import Catalogue, Listed, Part, Segment
 from prunetune.cluster.content import contents
 from prunetune.cluster.engine import Failure, died, guarded, kept, library, places, run_tasks
 from prunetune.cluster.progress import Progress
@@ -131,8 +131,18 @@ def _streamed(
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Yield the name, rows and record of each part as it is finished."""
     crew = Crew(_decoded, Networks, DecodingNetworks, gpus if work.network is not None and uses_gpus(work) else 0.0)
-    with shared_folder(stage, (catalogue, stage, work)) as place:
-        yield from streamed([{"segment": pickle.dumps(segment)} for segment in segments], place, crew)
+    with shared_folder(stage, (catalogue.bare(), stage, work)) as place:
+        yield from streamed(rows_of(catalogue, segments), place, crew)
+
+
+def rows_of(catalogue: Catalogue, segments: Sequence[Segment]) -> Iterator[dict[str, Any]]:
+    """Yield what the workers get of each segment. Images that the driver has listed go to one worker only."""
+    for segment in segments:
+        yield {"segment": pickle.dumps((segment, _listed(catalogue, segment.parts)))}
+
+
+def _listed(catalogue: Catalogue, parts: Sequence[Part]) -> Listed | None:
+    return catalogue.listed_at(parts[0].first, parts[-1].first + parts[-1].count - parts[0].first)
 
 
 @dataclass(frozen=True)
@@ -149,7 +159,7 @@ class Crew:
     gpus: float = 0.0
 
 
-def streamed(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def streamed(items: Iterable[dict[str, Any]], place: Path, crew: Crew) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Run a crew over rows, and yield the name, rows and record of each part as it is finished.
 
     Args:
@@ -163,7 +173,7 @@ def streamed(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[t
         yield row["name"], row["rows"], json.loads(row["record"])
 
 
-def _on_cpus(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[dict[str, Any]]:
+def _on_cpus(items: Iterable[dict[str, Any]], place: Path, crew: Crew) -> Iterator[dict[str, Any]]:
     for _, rows in run_tasks(finished_parts, items, crew.both, str(place)):
         yield from rows
 
@@ -179,16 +189,16 @@ def _made(both: type, place: str) -> Any:
     return both(place)
 
 
-def _on_gpus(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[dict[str, Any]]:
-    ray, data = library(), library("ray.data")
+def _on_gpus(rows: Iterable[dict[str, Any]], place: Path, crew: Crew) -> Iterator[dict[str, Any]]:
+    ray, data, items = library(), library("ray.data"), list(rows)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = data.DataContext.get_current()
     context.enable_progress_bars, context.print_on_execution_start = False, False
     context.target_max_block_size = VIEW_BYTES  # So that a decoded part waits as a block of its own.
     # Blocks that are there from the start need no tasks of their own, for which actors on all CPUs would leave no room.
-    rows = data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS))
-    rows = rows.map_batches(crew.decode, batch_size=1, fn_kwargs={"place": str(place)}, num_cpus=1)
-    rows = rows.map_batches(
+    made = data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS))
+    made = made.map_batches(crew.decode, batch_size=1, fn_kwargs={"place": str(place)}, num_cpus=1)
+    made = made.map_batches(
         crew.networks,
         batch_size=1,
         fn_constructor_kwargs={"place": str(place)},
@@ -197,7 +207,7 @@ def _on_gpus(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[d
         num_cpus=0.0,  # So that there is always a CPU for decoding.
     )
     try:
-        yield from rows.iter_rows()
+        yield from made.iter_rows()
     except ray.exceptions.RayError as error:
         raise _explained(error) from None
 
@@ -240,7 +250,8 @@ def shared_work(place: str) -> tuple[Any, ...]:
 def _decoded(batch: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
     """Yield the views of each unfinished part of a segment as one row."""
     catalogue, stage, work = shared_work(place)
-    segment = pickle.loads(batch["segment"][0])
+    segment, listed = pickle.loads(batch["segment"][0])
+    catalogue = replace(catalogue, listed=listed)
     parts = contents(catalogue, segment)
     while True:
         outcome = guarded(next, parts, None)
@@ -255,10 +266,14 @@ def _decoded(batch: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
             yield _row(part, error=row.text) if isinstance(row, Failure) else row
 
 
-def _row(part: Part, views: bytes = b"", positions: Any = (), failed: Any = (), error: str = "") -> dict[str, Any]:
-    named = {"name": part.name, "first": part.first, "count": part.count, "failed": json.dumps(list(failed))}
-    positions = np.asarray(positions, dtype=np.int64).tobytes()
-    return {name: [value] for name, value in {**named, "views": views, "positions": positions, "error": error}.items()}
+def _row(
+    part: Part, views: bytes = b"", offsets: Any = (), labels: Any = (), failed: Any = (), error: str = ""
+) -> dict[str, Any]:
+    """Return the views of a part as one row; offsets, labels: the places and classes of those rows that have a view."""
+    row = {"name": part.name, "first": part.first, "count": part.count, "views": views, "error": error}
+    row |= {"offsets": np.asarray(offsets, dtype=np.int64).tobytes(), "failed": json.dumps(list(failed))}
+    row |= {"labels": np.asarray(labels, dtype=np.int32).tobytes()}
+    return {name: [value] for name, value in row.items()}
 
 
 def _views(
@@ -266,7 +281,7 @@ def _views(
 ) -> dict[str, Any]:
     """Decode a part; write the hash of each content where the driver has not listed the files."""
     names, labels = catalogue.names(part), catalogue.labels(part)
-    views, positions, failed, digests = bytearray(), [], [], []
+    views, offsets, failed, digests = bytearray(), [], [], []
     for offset, content in enumerate(images):
         digests.append(_digest(content, work.rule))
         if labels[offset] < 0:
@@ -280,12 +295,12 @@ def _views(
                 raise error.__cause__ from None
             failed.append([part.first + offset, error.reason])
             continue
-        positions.append(part.first + offset)
+        offsets.append(offset)
         if work.network is not None:
             views += _view(image, work.side).numpy().tobytes()
     with new_file(stage.file(part.name, DIGESTS)) as partial, partial.open("wb") as file:
         np.save(file, np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32))
-    return _row(part, bytes(views), positions, failed)
+    return _row(part, bytes(views), offsets, labels[offsets], failed)
 
 
 def _digest(content: bytes | OSError, rule: DecodeRule) -> bytes:
@@ -309,7 +324,7 @@ class Networks:
 
     def _prepare(self) -> None:
         """Bring the networks to the device; not in __init__, an error of which is a dead worker to Ray."""
-        self._catalogue, self._stage, self._work = shared_work(self._place)
+        _, self._stage, self._work = shared_work(self._place)
         torch.set_num_threads(1)  # Each CPU has an actor of its own.
         self._device = resolve_device(self._work.passes.hardware.device)
         network = self._work.network
@@ -350,9 +365,8 @@ class Networks:
     def _finish(self, part: Part, row: dict[str, Any]) -> dict[str, Any]:
         """Write the files of a part, and return its record."""
         side = self._work.side
-        positions = np.frombuffer(row["positions"], dtype=np.int64)
-        labels = self._catalogue.labels(part)[positions - part.first]
-        arrays = {"positions": positions, "labels": labels}
+        positions = part.first + np.frombuffer(row["offsets"], dtype=np.int64)
+        arrays = {"positions": positions, "labels": np.frombuffer(row["labels"], dtype=np.int32)}
         if self._network is not None:
             views = torch.from_numpy(np.frombuffer(bytearray(row["views"]), dtype=np.uint8).reshape(-1, 3, side, side))
             arrays["features"] = self._features(self._network, views)

@@ -119,7 +119,7 @@ class RayPasses(RemotePasses):
         progress = Progress(what, len(pool), len(pool) - sum(part.count for part in parts))
         crew = Crew(_viewed, PoolNetworks, DecodingPoolNetworks, 1.0 if work.passes.hardware.device == "cuda" else 0.0)
         failures: dict[int, UnreadableImage] = {}
-        rows = [_row(pool, shown, part) for part in parts]
+        rows = (_row(pool, shown, part) for part in parts)
         with shared_folder(stage, (shown, stage, work)) as place:
             for _, count, record in streamed(rows, place, crew):
                 progress.add(count)

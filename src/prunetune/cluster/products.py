@@ -4,6 +4,7 @@ A file has the columns `row` (the place in the order of sample_id), `id` (the na
 `score` and `kept`, and `features` if they are asked for. manifest.json has the bytes and the hash of each file.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,20 @@ def write_products(outcome: Outcome, folder: Path, with_features: bool) -> Path:
     """
     stage, items = Stage(folder), []
     for bundle in bundles("part", outcome.parts, MOST_ROWS):
-        rows = slice(bundle.parts[0].first, bundle.parts[0].first + bundle.rows)
-        items.append(Item(bundle.name, bundle.rows, (bundle.parts, outcome.scores[rows], outcome.kept[rows])))
-    stage.run(items, write_product, outcome.catalogue, outcome.passes, with_features, what="writing products")
+        first, count = bundle.parts[0].first, bundle.rows
+        rows, listed = slice(first, first + count), outcome.catalogue.listed_at(first, count)
+        work = (bundle.parts, outcome.scores[rows], outcome.kept[rows], listed and replace(listed, places=()))
+        items.append(Item(bundle.name, count, work))
+    shared = (outcome.catalogue.bare(), outcome.passes, with_features)
+    stage.run(items, write_product, *shared, what="writing products")
     stage.write_manifest(item.name for item in items)
     return stage.folder
 
 
 def write_product(item: Item, stage: Stage, catalogue: Catalogue, passes: Stage, with_features: bool) -> dict[str, Any]:
     """Write one file; its parts are row groups."""
-    parts, scores, kept = item.work
+    parts, scores, kept, listed = item.work
+    catalogue = replace(catalogue, listed=listed)
     parquet = needed("pyarrow.parquet", "cluster", "tables")
     path, writer = stage.file(item.name, ".parquet"), None
     with new_file(path) as partial:

@@ -50,8 +50,7 @@ class Remote:
     urls: tuple[str, ...]
 
     def __call__(self, item: int) -> bytes:
-        system, path = file_system(self.urls[item])
-        return system.cat_file(path)
+        return content_at(self.urls[item])
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -72,6 +71,14 @@ def open_url(url: str) -> BinaryIO:
         return open(url, "rb")
     system, path = file_system(url)
     return system.open(path, "rb")
+
+
+def content_at(place: str) -> bytes:
+    """Return the content of a file on this machine or at an address."""
+    if not is_address(place):
+        return Path(place).read_bytes()
+    system, path = file_system(place)
+    return system.cat_file(path)
 
 
 def list_files(url: str) -> list[File]:
