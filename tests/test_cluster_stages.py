@@ -153,7 +153,7 @@ def test_bundles_have_at_most_so_many_rows_and_items():
             "dlc",
             "auto",
             0.2,
-            r"class kind \d has \d+ rows, and a worker of 1e-06 GB holds 20 of one class; give the ",
+            r"class kind \d has \d+ rows, and a worker of 8e-07 GB holds 20 of one class; give the ",
         ),
         ("random", "auto", 0.2, r"give the workers more memory with engine=RayEngine\(worker_gb=0.01\)$"),
         (
@@ -170,7 +170,7 @@ def test_a_class_that_cannot_be_selected_is_refused_before_anything_is_read(
 ):
     monkeypatch.setattr(job, "run_passes", lambda *_: pytest.fail("the images are read"))
     with pytest.raises(InputError, match=words):
-        pruned(shards(tmp_path / "data"), tmp_path, keep, scorer, sampler, worker_gb=1e-6)
+        pruned(shards(tmp_path / "data"), tmp_path, keep, scorer, sampler, worker_gb=8e-7)
 
 
 def test_the_mark_of_shards_is_that_of_the_engine_in_process(here, tmp_path):

@@ -9,7 +9,7 @@ from prunetune.base.words import Words
 from prunetune.cluster.two_level import TWO_LEVEL, parts_of, picks_of_part
 
 COPIES = 4  # A greedy scorer holds this many float32 copies of the features of a class.
-ROW_BYTES = 48  # With given scores a row takes at most this: its score, its place in the order, and what is drawn.
+ROW_BYTES = 40  # With given scores a row takes this: its score, its place in the order, and draws (37 with FlexRand).
 
 
 def row_bytes(width: int) -> int:
