@@ -139,6 +139,18 @@ def test_what_the_driver_sends_and_holds_of_finished_items_is_small(here, tmp_pa
     assert list(json.loads((tmp_path / "manifest.json").read_text())) == ["file"]
 
 
+@pytest.mark.parametrize("make", [shards, archives])
+def test_the_driver_gets_no_counts_of_labels_with_the_records(here, tmp_path, make):
+    data, files = make(tmp_path / "data", rows=120, files=3), 3
+    source, cluster = find(data, OPTIONS), Cluster(Store(tmp_path / "store"))
+    listed = list_rows(source, cluster, OPTIONS)
+    assert sum(listed.sizes) == 120
+    assert len(listed.sizes) == len(listed.classes) > 1
+    found = Stage(listed.lists).finished(f"{shard:06d}" for shard in range(files))
+    column = [".cls"] if make is archives else ["label"]
+    assert [facts["labels"] for facts in found.values()] == [column] * files  # The names only, not the counts.
+
+
 def test_bundles_have_at_most_so_many_rows_and_items():
     items = [5, 5, 1, 20, 0, 3, 3, 3]
     assert list(bundled(items, int, 10)) == [[5, 5], [1], [20], [0, 3, 3, 3]]

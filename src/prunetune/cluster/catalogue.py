@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prunetune.base.errors import InputError
-from prunetune.cluster.listing import OF_JSON, Header, read_list
+from prunetune.cluster.listing import COUNTS, OF_JSON, Header, read_counts, read_list
 from prunetune.cluster.remote import File
 from prunetune.cluster.sources import Source
 from prunetune.cluster.stages import Stage, bundled, sliced
@@ -290,7 +290,7 @@ def _labelled(
     Raises:
         InputError: a label is missing or wrong.
     """
-    merged = _merged([record["labels"].get(label, {}) for record in records], catalogue.firsts)
+    merged = _merged(catalogue, label, records)
     _add_missing(merged, records, label, catalogue.firsts)
     unlabelled = merged.pop("null", [0, 0])
     read = _read_labels(merged, unlabelled, header, catalogue.total, options, catalogue.source)
@@ -337,12 +337,14 @@ def _label_column(header: Header | None, records: Sequence[Mapping[str, Any]], o
     return None if key is None else f"{OF_JSON}{key}"
 
 
-def _merged(counts: Sequence[Mapping[str, Sequence[int]]], firsts: Sequence[int]) -> dict[str, list[int]]:
-    """Return how often each label occurs in all shards, and the first row that has it."""
+def _merged(catalogue: Catalogue, label: str, records: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Return how often each label occurs in all shards, and the first row that has it. One shard is read at a time."""
     merged: dict[str, list[int]] = {}
-    for own, first in zip(counts, firsts, strict=True):
-        for text, (count, row) in own.items():
-            merged.setdefault(text, [0, first + row])[0] += count
+    for shard, (record, first) in enumerate(zip(records, catalogue.firsts, strict=True)):
+        if label in record["labels"]:
+            place = Stage(catalogue.lists).file(f"{shard:06d}", COUNTS)
+            for text, (count, row) in read_counts(place, label).items():
+                merged.setdefault(text, [0, first + row])[0] += count
     return merged
 
 
