@@ -30,6 +30,7 @@ from prunetune.base.store import Store
 from prunetune.cli import app
 from prunetune.cluster import command as cluster_command
 from prunetune.cluster import embeddings, engine, job, listing, passes, products, selecting, stages
+from prunetune.cluster.by_class import POSITIONS, ROWS, Runs, write_run
 from prunetune.cluster.engine import Cluster, Failure, chosen_engine, guarded, storage_fault
 from prunetune.cluster.job import check_plan, list_rows, prune_rows
 from prunetune.cluster.outcome import as_subset, mark_of_shards
@@ -595,16 +596,21 @@ def test_an_outcome_of_two_levels_is_made_again_with_other_memory_or_in_process(
 def test_parts_of_different_sizes_pick_enough_for_the_whole_class(tmp_path):
     size, held, budget = 101, 100, 100
     rows = torch.randn(size, 4, generator=torch.Generator().manual_seed(0)).numpy()
-    stored = {selecting.POSITIONS: np.arange(size), selecting.ROWS: rows}
-    runs = SimpleNamespace(read=lambda label, kind: iter([stored[kind]]))
-    work, uneven = SimpleNamespace(size=size, budget=budget, label=0), 0
+    work, uneven = ClassWork(0, size, budget, 0.5), 0
     for seed in range(9):
-        chooser = SimpleNamespace(runs=runs, scorer=Herding(), seed=seed)
         stage = Stage(tmp_path / str(seed))
         stage.folder.mkdir()
+        write_run("run", stage, np.zeros(size, dtype=int), 1, {POSITIONS: [np.arange(size)], ROWS: [rows]})
+        runs = Runs(stage, ("run",), np.array([size]))
+        selecting.cut_run(Item("cut", size, (work, 2, runs)), stage, seed)
+        pieces = Runs(stage, ("cut",), np.zeros(0))
+        assert [pieces.whole(part, POSITIONS).tolist() for part in range(2)] == [
+            np.flatnonzero(part_of(np.arange(size), 2, seed) == part).tolist() for part in range(2)
+        ]
+        chooser = SimpleNamespace(runs=runs, scorer=Herding(), seed=seed)
         for part in range(2):
-            item = Item(f"p{part}", size, (work, part, 2, picks_of_part(budget, 2, held)))
-            selecting.pick_part(item, stage, chooser)
+            item = Item(f"p{part}", size, (work, part, picks_of_part(budget, 2, held)))
+            selecting.pick_part(item, stage, chooser, pieces)
         picked = [np.load(file)["positions"] for file in stage.folder.glob("*" + selecting.PICKS)]
         assert len(np.unique(np.concatenate(picked))) >= budget
         uneven += abs(len(picked[0]) - len(picked[1])) > 1

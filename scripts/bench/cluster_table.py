@@ -24,6 +24,7 @@ STAGES_OF_LOG = {  # Maps what the log calls a stage to its column.
     "losses": "scores",
     "sorting by class": "sorting",
     "selecting": "selecting",
+    "cutting large classes": "selecting",
     "first level": "selecting",
     "second level": "selecting",
     "loss of two levels": "selecting",

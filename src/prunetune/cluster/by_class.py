@@ -6,7 +6,7 @@ hold positions, scores and features in the same order.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,10 +37,19 @@ class Runs:
             what: POSITIONS, VALUES or ROWS.
         """
         for name in self.names:
-            offsets = np.load(self.stage.file(name, OFFSETS), mmap_mode="r")
-            start, stop = int(offsets[label]), int(offsets[label + 1])
+            start, stop = self._place(name, label)
             if stop > start:
                 yield np.load(self.stage.file(name, what), mmap_mode="r")[start:stop]
+
+    def _place(self, name: str, label: int) -> tuple[int, int]:
+        """Return where a class begins and ends in a run."""
+        offsets = np.load(self.stage.file(name, OFFSETS), mmap_mode="r")
+        return int(offsets[label]), int(offsets[label + 1])
+
+    def with_class(self, label: int) -> list[tuple["Runs", int]]:
+        """Return each run that has rows of a class, alone, and how many these are."""
+        places = ((name, *self._place(name, label)) for name in self.names)
+        return [(replace(self, names=(name,)), stop - start) for name, start, stop in places if stop > start]
 
     def whole(self, label: int, what: str) -> np.ndarray:
         """Return all of one class."""
@@ -81,15 +90,28 @@ def sort_run(
                 columns[ROWS].append(file["features"])
     if scores is not None:
         columns[VALUES] = [np.load(scores.file(bundle.name, SCORES)) for bundle in item.work]
-    joined = np.concatenate(labels)
-    order = joined.argsort(kind="stable")
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(joined, minlength=num_classes))])
-    written = {OFFSETS: offsets}
+    return write_run(item.name, stage, np.concatenate(labels), num_classes, columns)
+
+
+def write_run(
+    name: str, stage: Stage, labels: np.ndarray, num_classes: int, columns: dict[str, list[np.ndarray]]
+) -> dict[str, Any]:
+    """Write one run, and return its record.
+
+    Args:
+        name: of the run.
+        stage: where it goes.
+        labels: [n] by which the rows are sorted, in 0..num_classes - 1.
+        num_classes: C.
+        columns: maps the ending of a file to the pieces of its rows; it is emptied, so that memory is freed.
+    """
+    order = labels.argsort(kind="stable")
+    written = {OFFSETS: np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=num_classes))])}
     for suffix in [suffix for suffix, pieces in columns.items() if pieces]:
         written[suffix] = np.concatenate(columns.pop(suffix))[order]
     paths = []
     for suffix, values in written.items():
-        paths.append(stage.file(item.name, suffix))
+        paths.append(stage.file(name, suffix))
         with new_file(paths[-1]) as partial, partial.open("wb") as file:
             np.save(file, values)
-    return stage.finish(item.name, paths, {})
+    return stage.finish(name, paths, {})

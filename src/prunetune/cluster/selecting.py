@@ -17,7 +17,7 @@ from torch import Tensor
 
 from prunetune.base.publish import new_file
 from prunetune.base.seeding import derive_seed
-from prunetune.cluster.by_class import POSITIONS, ROWS, VALUES, Runs
+from prunetune.cluster.by_class import POSITIONS, ROWS, VALUES, Runs, write_run
 from prunetune.cluster.room import row_bytes
 from prunetune.cluster.stages import Item, Stage, bundled
 from prunetune.cluster.two_level import Loss, measure_loss, order_of, part_of, parts_of, picks_of_part
@@ -229,23 +229,42 @@ def _choose_large(work: ClassWork, chooser: Chooser, stage: Stage, held: int) ->
     parts = parts_of(work.size, held)
     picks = picks_of_part(work.budget, parts, held)
     name = f"large-{work.label:06d}"
-    items = [Item(f"{name}-{part:04d}", work.size // parts, (work, part, parts, picks)) for part in range(parts)]
-    stage.run(items, pick_part, chooser, what="first level")
+    pieces = _cut(work, parts, chooser, stage)
+    items = [Item(f"{name}-{part:04d}", work.size // parts, (work, part, picks)) for part in range(parts)]
+    stage.run(items, pick_part, chooser, pieces, what="first level")
     union = Item(f"{name}-union", work.size, (work, tuple(item.name for item in items)))
     record = stage.run([union], pick_union, chooser, what="second level")[union.name]
     measured = Item(f"{name}-loss", work.size // parts, (work, parts))
-    loss = Loss(**stage.run([measured], part_loss, chooser, what="loss of two levels")[measured.name]["loss"])
+    [facts] = stage.run([measured], part_loss, chooser, pieces, what="loss of two levels").values()
+    loss = Loss(**facts["loss"])
     log.info("%s", loss.line)
     return list(record["choices"]), loss
 
 
-def pick_part(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
+def _cut(work: ClassWork, parts: int, chooser: Chooser, stage: Stage) -> Runs:
+    """Write the rows of a class in the order of its parts, so that each part is read without the others."""
+    items = [
+        Item(f"large-{work.label:06d}-cut-{number:06d}", rows, (work, parts, run))
+        for number, (run, rows) in enumerate(chooser.runs.with_class(work.label))
+    ]
+    stage.run(items, cut_run, chooser.seed, what="cutting large classes")
+    return Runs(stage, tuple(item.name for item in items), np.zeros(0, dtype=np.int64))
+
+
+def cut_run(item: Item, stage: Stage, seed: int) -> dict[str, Any]:
+    """Sort those rows of a run that are of a large class by their part."""
+    work, parts, run = item.work
+    columns = {what: list(run.read(work.label, what)) for what in (POSITIONS, ROWS)}
+    return write_run(item.name, stage, part_of(np.concatenate(columns[POSITIONS]), parts, seed), parts, columns)
+
+
+def pick_part(item: Item, stage: Stage, chooser: Chooser, pieces: Runs) -> dict[str, Any]:
     """Let one part of a large class pick, and write the positions and features of its picks.
 
     A part picks at least its share of the budget, rounded up, since parts differ in size: so all together have enough.
     """
-    work, part, parts, picks = item.work
-    positions, features = _rows_of_part(work, part, parts, chooser)
+    work, part, picks = item.work
+    positions, features = pieces.whole(part, POSITIONS), torch.from_numpy(pieces.whole(part, ROWS)).float()
     share = -(-work.budget * len(features) // work.size)
     order = order_of(chooser.scorer, features, max(share, min(picks, len(features)))).numpy()
     path = stage.file(item.name, PICKS)
@@ -254,21 +273,10 @@ def pick_part(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
     return stage.finish(item.name, [path], {})
 
 
-def _rows_of_part(work: ClassWork, part: int, parts: int, chooser: Chooser) -> tuple[np.ndarray, Tensor]:
-    """Return the positions [n] and features [n, D] float32 of one part of a class."""
-    positions, rows = [], []
-    both = zip(chooser.runs.read(work.label, POSITIONS), chooser.runs.read(work.label, ROWS), strict=True)
-    for some, features in both:
-        own = np.flatnonzero(part_of(some, parts, chooser.seed) == part)
-        positions.append(some[own])
-        rows.append(features[own])
-    return np.concatenate(positions), torch.from_numpy(np.concatenate(rows)).float()
-
-
-def part_loss(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
+def part_loss(item: Item, stage: Stage, chooser: Chooser, pieces: Runs) -> dict[str, Any]:
     """Measure on the first part of a large class what two levels lose."""
     work, parts = item.work
-    _, features = _rows_of_part(work, 0, parts, chooser)
+    features = torch.from_numpy(pieces.whole(0, ROWS)).float()
     kept = max(1, round(work.budget * len(features) / work.size))
     loss = measure_loss(chooser.scorer, features, kept, parts, chooser.classes[work.label])
     return stage.finish(item.name, [], {"loss": asdict(loss)})
