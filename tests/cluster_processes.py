@@ -3,6 +3,25 @@
 import os
 from typing import Any
 
+from prunetune.cluster import engine, shared
+from prunetune.data.images.rule import DecodeRule
+
+
+class DeadlyRule(DecodeRule):
+    """Ends the process that decodes row 17, as a reader of images does that has a fault of its own.
+
+    Where it arrives, two processes end the run instead of six, so that a test need not wait for them.
+    """
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        engine.RETRIES = shared.RETRIES = 1
+
+    def decode_bytes(self, content, place):
+        if place == "17":
+            os._exit(1)
+        return super().decode_bytes(content, place)
+
 
 def family(process: Any) -> list[Any]:
     """Return a process of psutil and all that it has started."""

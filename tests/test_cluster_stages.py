@@ -31,14 +31,15 @@ from prunetune.cli import app
 from prunetune.cluster import command as cluster_command
 from prunetune.cluster import embeddings, engine, job, listing, passes, products, selecting, stages
 from prunetune.cluster.by_class import POSITIONS, ROWS, Runs, write_run
-from prunetune.cluster.engine import Cluster, Failure, chosen_engine, guarded, storage_fault
+from prunetune.cluster.engine import RETRIES, Cluster, Failure, chosen_engine, guarded, storage_fault
 from prunetune.cluster.job import check_plan, list_rows, prune_rows
 from prunetune.cluster.outcome import as_subset, mark_of_shards
-from prunetune.cluster.passes import Networks, _decoded, rows_of, shared_folder, shared_work
+from prunetune.cluster.passes import Networks, _decoded, rows_of
 from prunetune.cluster.products import write_products
 from prunetune.cluster.progress import Progress
 from prunetune.cluster.room import COPIES
 from prunetune.cluster.selecting import ClassWork, _near, class_works, near_cuts, selected
+from prunetune.cluster.shared import counted, shared_folder, shared_work
 from prunetune.cluster.sources import find, find_embeddings
 from prunetune.cluster.stages import Item, Stage, bundled
 from prunetune.cluster.two_level import MEASURES, measure_loss, order_of, part_of, picks_of_part
@@ -675,6 +676,20 @@ def test_equal_commands_at_the_same_time_do_not_share_a_folder(tmp_path):
         shared_work.cache_clear()
         assert shared_work(str(first)) == ("work",)  # As a worker reads it that starts late.
     assert list(tmp_path.iterdir()) == []
+
+
+def test_work_that_kills_its_worker_again_and_again_ends_in_one_line(tmp_path):
+    begin = lambda name: counted(str(tmp_path), name, lambda: f"part {name}")  # noqa: E731
+    for _ in range(20):  # Work that ends is not counted, and an error is an end.
+        with pytest.raises(KeyError), begin("a"):
+            raise KeyError
+    dead = [begin("a") for _ in range(RETRIES + 1)]
+    for one in dead:
+        one.__enter__()
+    with pytest.raises(InputError, match=r"^workers died 6 times on part a, .* give the same command again$"):
+        begin("a").__enter__()
+    with begin("b"):
+        pass
 
 
 def test_an_item_without_its_record_is_not_finished(tmp_path):

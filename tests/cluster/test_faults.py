@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cluster_inputs import shards
-from cluster_processes import workers
+from cluster_processes import DeadlyRule, workers
 from prunetune import cli
 from prunetune.api import make_plan, prune
 from prunetune.base.errors import InputError
@@ -47,6 +47,21 @@ def test_a_worker_killed_in_any_stage_costs_its_batches_only(on_ray, tmp_path):
     killer.join(10)
     assert tuple(killed) == STAGES
     assert done
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert chosen.positions.equal(prune(data, 0.2, store=tmp_path / "b", **SETTINGS).positions)
+
+
+def test_a_part_that_always_kills_its_worker_ends_the_run_in_one_line_that_names_it(on_ray, tmp_path, monkeypatch):
+    data, line = (
+        shards(tmp_path / "data", rows=48),
+        r"^workers died 2 times on part 000001-0+ \(rows 16 to 31\), .*again$",
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(ReadOptions, "rule", DeadlyRule())
+        with pytest.raises(InputError, match=line):
+            prune(data, 0.2, engine="ray", store=tmp_path / "a", **SETTINGS)
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("a/cluster/passes-*/*.json")}
+    chosen = prune(data, 0.2, engine="ray", store=tmp_path / "a", **SETTINGS)
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert chosen.positions.equal(prune(data, 0.2, store=tmp_path / "b", **SETTINGS).positions)
 

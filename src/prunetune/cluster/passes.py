@@ -18,9 +18,7 @@ import hashlib
 import json
 import logging
 import pickle
-import shutil
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,12 +30,12 @@ from torchvision.transforms.v2 import functional
 
 from prunetune.base.devices import resolve_device
 from prunetune.base.errors import InputError
-from prunetune.base.leftovers import aside, remove_once
 from prunetune.base.publish import new_file
 from prunetune.cluster.catalogue import Catalogue, Listed, Part, Segment
 from prunetune.cluster.content import contents
-from prunetune.cluster.engine import Failure, died, guarded, kept, library, places, run_tasks
+from prunetune.cluster.engine import RETRIES, Failure, died, guarded, kept, library, places, run_tasks
 from prunetune.cluster.progress import Progress
+from prunetune.cluster.shared import counted, shared_folder, shared_work
 from prunetune.cluster.stages import Stage, facts_of
 from prunetune.data.images.decode import UnreadableImage
 from prunetune.data.images.rule import DecodeRule
@@ -52,7 +50,6 @@ MOST_ROWS = 8192  # A part has at most this many rows.
 FEATURES, DIGESTS = ".features.npz", ".digests.npy"
 MOST_BLOCKS = 4096  # The segments are handed out in at most this many blocks.
 Failures = dict[str, list[list[Any]]]  # Maps a part to the position and reason of each row that cannot be read.
-SHARED = "shared"  # The file of this name tells the workers what they do.
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +171,8 @@ def streamed(items: Iterable[dict[str, Any]], place: Path, crew: Crew) -> Iterat
 
 
 def _on_cpus(items: Iterable[dict[str, Any]], place: Path, crew: Crew) -> Iterator[dict[str, Any]]:
-    for _, rows in run_tasks(finished_parts, items, crew.both, str(place)):
+    retries = RETRIES + 1  # `counted` ends such a run first, since it can say which part it was.
+    for _, rows in run_tasks(finished_parts, items, crew.both, str(place), retries=retries):
         yield from rows
 
 
@@ -221,30 +219,7 @@ def _explained(error: BaseException) -> BaseException:
     """Return the error of a worker that died as one line; any other error as it is."""
     names = {type(one).__name__ for one in (error, error.__cause__, getattr(error, "cause", None)) if one is not None}
     known = {"WorkerCrashedError", "OutOfMemoryError", "NodeDiedError", "ActorDiedError", "ActorUnavailableError"}
-    return died(error) if names & known else error
-
-
-@contextmanager
-def shared_folder(stage: Stage, shared: tuple[Any, ...]) -> Iterator[Path]:
-    """Write what all workers share into a new folder inside that of a stage, and remove it when the block ends.
-
-    Each call has a folder of its own, so that equal commands can run at the same time. The folder of a command that is
-    killed is removed by a later one, see `base.leftovers`.
-    """
-    remove_once(stage.folder)
-    place = aside(stage.folder / SHARED)
-    place.mkdir(parents=True)
-    try:
-        (place / SHARED).write_bytes(pickle.dumps(shared))
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-
-
-@kept
-def shared_work(place: str) -> tuple[Any, ...]:
-    """Return what all workers share; each process reads it once for a run."""
-    return pickle.loads((Path(place) / SHARED).read_bytes())
+    return died(f"the same work ({type(error).__name__})") if names & known else error
 
 
 def _decoded(batch: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
@@ -262,7 +237,7 @@ def _decoded(batch: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
             return
         part, images = outcome
         if stage.record(part.name) is None:
-            row = guarded(_views, catalogue, stage, work, part, images)
+            row = guarded(_counted_views, place, catalogue, stage, work, part, images)
             yield _row(part, error=row.text) if isinstance(row, Failure) else row
 
 
@@ -274,6 +249,18 @@ def _row(
     row |= {"offsets": np.asarray(offsets, dtype=np.int64).tobytes(), "failed": json.dumps(list(failed))}
     row |= {"labels": np.asarray(labels, dtype=np.int32).tobytes()}
     return {name: [value] for name, value in row.items()}
+
+
+def _counted_views(
+    place: str, catalogue: Catalogue, stage: Stage, work: Work, part: Part, images: Iterator[bytes | OSError]
+) -> dict[str, Any]:
+    def described() -> str:
+        names = catalogue.names(part)
+        word = "rows" if catalogue.source.layout == "parquet" else "images"
+        return f"part {part.name} ({word} {names[0]} to {names[-1]})"
+
+    with counted(place, f"{part.name}.views", described):
+        return _views(catalogue, stage, work, part, images)
 
 
 def _views(
@@ -358,9 +345,11 @@ class Networks:
         }
 
     def _done(self, part: Part, row: dict[str, Any]) -> dict[str, Any]:
-        if not self._is_ready:
-            self._prepare()
-        return self._finish(part, row)
+        described = f"part {part.name} (rows {part.first} to {part.first + part.count - 1})"
+        with counted(self._place, f"{part.name}.networks", lambda: described):
+            if not self._is_ready:
+                self._prepare()
+            return self._finish(part, row)
 
     def _finish(self, part: Part, row: dict[str, Any]) -> dict[str, Any]:
         """Write the files of a part, and return its record."""

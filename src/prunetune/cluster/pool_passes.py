@@ -31,8 +31,9 @@ from prunetune.base.verification import key_digest
 from prunetune.cluster.catalogue import Part
 from prunetune.cluster.engine import Failure, guarded, library, started
 from prunetune.cluster.job import worker_device
-from prunetune.cluster.passes import VIEW_BYTES, Crew, Networks, Work, shared_folder, shared_work, streamed
+from prunetune.cluster.passes import VIEW_BYTES, Crew, Networks, Work, streamed
 from prunetune.cluster.progress import Progress
+from prunetune.cluster.shared import counted, shared_folder, shared_work
 from prunetune.cluster.stages import Stage, sliced
 from prunetune.data.images.decode import Images, UnreadableImage, refuse_any
 from prunetune.data.images.decoded import shrunk
@@ -202,11 +203,17 @@ def _viewed(batch: dict[str, Any], place: str) -> dict[str, Any]:
     """Return a part with the views of its images, [n, views, 3, S, S] uint8, instead of what the driver has sent."""
     row = {name: values[0] for name, values in batch.items()}
     shown = shared_work(place)[0]
-    made = guarded(_views, shown, row)
+    made = guarded(_counted_views, place, shown, row)
     views, failed = (b"", []) if isinstance(made, Failure) else made
     error = made.text if isinstance(made, Failure) else ""
     row |= {"content": b"", "views": views, "failed": json.dumps(failed), "error": error}
     return {name: [value] for name, value in row.items()}
+
+
+def _counted_views(place: str, shown: Shown, row: dict[str, Any]) -> tuple[bytes, list[list[Any]]]:
+    last = int(row["first"]) + int(row["count"]) - 1
+    with counted(place, f"{row['name']}.views", lambda: f"images {row['first']} to {last} of the pool"):
+        return _views(shown, row)
 
 
 def _views(shown: Shown, row: dict[str, Any]) -> tuple[bytes, list[list[Any]]]:
