@@ -30,16 +30,18 @@ from prunetune.base.store import Store
 from prunetune.cli import app
 from prunetune.cluster import command as cluster_command
 from prunetune.cluster import embeddings, engine, job, listing, passes, products, selecting, stages
+from prunetune.cluster.by_class import POSITIONS, ROWS, Runs, write_run
 from prunetune.cluster.engine import RETRIES, Cluster, Failure, chosen_engine, guarded, storage_fault
 from prunetune.cluster.job import check_plan, list_rows, prune_rows
 from prunetune.cluster.outcome import as_subset, mark_of_shards
 from prunetune.cluster.passes import Networks, _decoded, rows_of
 from prunetune.cluster.products import write_products
 from prunetune.cluster.progress import Progress
-from prunetune.cluster.selecting import COPIES, ClassWork, _near, class_works, near_cuts, selected
+from prunetune.cluster.room import COPIES
+from prunetune.cluster.selecting import ClassWork, _near, class_works, near_cuts, selected
 from prunetune.cluster.shared import counted, shared_folder, shared_work
 from prunetune.cluster.sources import find, find_embeddings
-from prunetune.cluster.stages import Item, Stage
+from prunetune.cluster.stages import Item, Stage, bundled
 from prunetune.cluster.two_level import MEASURES, measure_loss, order_of, part_of, picks_of_part
 from prunetune.data.images import rule
 from prunetune.networks.micro import WIDTHS
@@ -109,8 +111,80 @@ def test_blocks_and_parts_change_nothing(here, tmp_path, monkeypatch):
     whole = pruned(shards(tmp_path / "a", files=1, group=90), tmp_path, 0.2, "dlc")
     monkeypatch.setattr(passes, "MOST_ROWS", 7)
     cut = pruned(shards(tmp_path / "b", files=5, group=20), tmp_path, 0.2, "dlc")
+    monkeypatch.setattr(selecting, "PIECE", 5)
+    pieces = pruned(tmp_path / "b", tmp_path / "pieces", 0.2, "dlc")
     assert len(cut.parts) > len(whole.parts)
-    assert cut.kept.tolist() == whole.kept.tolist()
+    for other in (cut, pieces):
+        assert other.kept.tolist() == whole.kept.tolist()
+        assert other.ranks.tolist() == whole.ranks.tolist()
+
+
+def test_what_the_driver_sends_and_holds_of_finished_items_is_small(here, tmp_path, monkeypatch):
+    stage, names, sent = Stage(tmp_path), [f"{number:09d}" for number in range(600)], []
+    (tmp_path / "file").write_bytes(b"12")
+    for name in names:
+        stage.finish(name, [tmp_path / "file"], {"failed": [[4, "cut"]]} if name == names[7] else {})
+    plain = stages.run_tasks
+
+    def weighed(function, items, *shared):
+        sent.extend(len(pickle.dumps((item, shared))) for item in items)
+        return plain(function, items, *shared)
+
+    monkeypatch.setattr(stages, "run_tasks", weighed)
+    found = stage.finished(names)
+    assert list(found) == names
+    assert [name for name in names if found[name]] == [names[7]]
+    assert len({id(facts) for facts in found.values()}) == 2
+    assert len(sent) == -(-600 // stages.AT_ONCE)
+    assert sum(sent) < 20 * 600  # Bytes: the names and little more, whatever the records hold.
+    stage.write_manifest(names[:2])
+    assert list(json.loads((tmp_path / "manifest.json").read_text())) == ["file"]
+
+
+@pytest.mark.parametrize("make", [shards, archives])
+def test_the_driver_gets_no_counts_of_labels_with_the_records(here, tmp_path, make):
+    data, files = make(tmp_path / "data", rows=120, files=3), 3
+    source, cluster = find(data, OPTIONS), Cluster(Store(tmp_path / "store"))
+    listed = list_rows(source, cluster, OPTIONS)
+    assert sum(listed.sizes) == 120
+    assert len(listed.sizes) == len(listed.classes) > 1
+    found = Stage(listed.lists).finished(f"{shard:06d}" for shard in range(files))
+    column = [".cls"] if make is archives else ["label"]
+    assert [facts["labels"] for facts in found.values()] == [column] * files  # The names only, not the counts.
+
+
+def test_bundles_have_at_most_so_many_rows_and_items():
+    items = [5, 5, 1, 20, 0, 3, 3, 3]
+    assert list(bundled(items, int, 10)) == [[5, 5], [1], [20], [0, 3, 3, 3]]
+    assert list(bundled(items, int, 10, 2)) == [[5, 5], [1], [20], [0, 3], [3, 3]]
+    assert list(bundled([], int, 10)) == []
+
+
+@pytest.mark.parametrize(
+    ("scorer", "sampler", "keep", "words"),
+    [
+        (
+            "dlc",
+            "auto",
+            0.2,
+            r"class kind \d has \d+ rows, and a worker of 8e-07 GB holds 20 of one class; give the ",
+        ),
+        ("random", "auto", 0.2, r"give the workers more memory with engine=RayEngine\(worker_gb=0.01\)$"),
+        (
+            "maxherding",
+            "auto",
+            0.2,
+            "holds 0 of one class; use herding, k_center or facility_location, which select in",
+        ),
+        ("herding", "auto", 0.9, r"\d+ images of one class are to be kept, and a worker holds 0"),
+    ],
+)
+def test_a_class_that_cannot_be_selected_is_refused_before_anything_is_read(
+    here, tmp_path, monkeypatch, scorer, sampler, keep, words
+):
+    monkeypatch.setattr(job, "run_passes", lambda *_: pytest.fail("the images are read"))
+    with pytest.raises(InputError, match=words):
+        pruned(shards(tmp_path / "data"), tmp_path, keep, scorer, sampler, worker_gb=8e-7)
 
 
 def test_the_mark_of_shards_is_that_of_the_engine_in_process(here, tmp_path):
@@ -381,7 +455,7 @@ def test_finished_parts_are_kept_and_damaged_ones_made_again(here, tmp_path, mon
 
 @pytest.mark.parametrize("sampler", [RandomSampler(), TopK(), TopKEasiest(), FlexRand(), Window(), DoubleEnd()])
 @pytest.mark.parametrize("ratio", [0.03, 0.3, 0.9])
-def test_replayed_draws_are_those_of_one_process(sampler, ratio):
+def test_replayed_draws_are_those_of_one_process(sampler, ratio, monkeypatch):
     labels = torch.randint(0, 6, (700,), generator=torch.Generator().manual_seed(1))
     scores = torch.rand(700, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     from prunetune.base.seeding import seeded
@@ -390,7 +464,12 @@ def test_replayed_draws_are_those_of_one_process(sampler, ratio):
     with seeded("sample", 9, ratio) as generator:
         expected = sampler.select(scores, labels, ratio, generator)
     sizes = dict(enumerate(labels.bincount().tolist()))
-    works = class_works(sampler, sizes, class_budgets(labels, ratio), ratio, True, 9)
+    permuted, randperm = [], torch.randperm
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "randperm", lambda *given, **words: permuted.append(given) or randperm(*given, **words))
+        works = class_works(sampler, sizes, class_budgets(labels, ratio), ratio, True, 9)
+    drawn = [work for work in works if work.state is not None]
+    assert len(permuted) == len(sampler.draw_sizes(100, ratio)) * (len(drawn) - 1)  # None behind the last class.
     kept = torch.zeros(700, dtype=torch.bool)
     for work in reversed(works):  # In any order.
         members = torch.nonzero(labels == work.label).flatten()
@@ -558,16 +637,21 @@ def test_an_outcome_of_two_levels_is_made_again_with_other_memory_or_in_process(
 def test_parts_of_different_sizes_pick_enough_for_the_whole_class(tmp_path):
     size, held, budget = 101, 100, 100
     rows = torch.randn(size, 4, generator=torch.Generator().manual_seed(0)).numpy()
-    stored = {selecting.POSITIONS: np.arange(size), selecting.ROWS: rows}
-    runs = SimpleNamespace(read=lambda label, kind: iter([stored[kind]]))
-    work, uneven = SimpleNamespace(size=size, budget=budget, label=0), 0
+    work, uneven = ClassWork(0, size, budget, 0.5), 0
     for seed in range(9):
-        chooser = SimpleNamespace(runs=runs, scorer=Herding(), seed=seed)
         stage = Stage(tmp_path / str(seed))
         stage.folder.mkdir()
+        write_run("run", stage, np.zeros(size, dtype=int), 1, {POSITIONS: [np.arange(size)], ROWS: [rows]})
+        runs = Runs(stage, ("run",), np.array([size]))
+        selecting.cut_run(Item("cut", size, (work, 2, runs)), stage, seed)
+        pieces = Runs(stage, ("cut",), np.zeros(0))
+        assert [pieces.whole(part, POSITIONS).tolist() for part in range(2)] == [
+            np.flatnonzero(part_of(np.arange(size), 2, seed) == part).tolist() for part in range(2)
+        ]
+        chooser = SimpleNamespace(runs=runs, scorer=Herding(), seed=seed)
         for part in range(2):
-            item = Item(f"p{part}", size, (work, part, 2, picks_of_part(budget, 2, held)))
-            selecting.pick_part(item, stage, chooser)
+            item = Item(f"p{part}", size, (work, part, picks_of_part(budget, 2, held)))
+            selecting.pick_part(item, stage, chooser, pieces)
         picked = [np.load(file)["positions"] for file in stage.folder.glob("*" + selecting.PICKS)]
         assert len(np.unique(np.concatenate(picked))) >= budget
         uneven += abs(len(picked[0]) - len(picked[1])) > 1

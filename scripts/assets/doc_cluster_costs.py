@@ -20,7 +20,7 @@ from scripts.bench.cluster_table import KINDS, Row, read
 SIZES = (10**8, 10**9)
 LEVELS = PASSES["dlc"]
 DRIVER_BYTES = 13  # A row: the driver holds scores, ranks and what is kept.
-PART_BYTES = 1560  # A part of the rows: its record and its place.
+PART_BYTES = 350  # A part of the rows: its name and its place.
 SMALL_SIDE = 32  # The images that were measured, in pixels.
 
 

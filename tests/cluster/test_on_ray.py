@@ -10,7 +10,7 @@ import time
 import pytest
 
 from cluster_inputs import shards
-from cluster_processes import family
+from cluster_processes import family, workers
 from prunetune import RayEngine
 from prunetune.api import prune
 from prunetune.base.errors import InputError
@@ -30,6 +30,32 @@ def test_an_address_without_a_cluster_is_refused_at_once(s3, tmp_path):
     with pytest.raises(InputError, match=r"there is no Ray cluster at 127\.0\.0\.1:1 \(.*refused\); check it"):
         prune(data, 0.5, "random", engine=RayEngine("127.0.0.1:1"))
     assert time.monotonic() - start < 60  # Ray itself tries for minutes.
+
+
+@contextlib.contextmanager
+def watched():
+    """Yield a set that gets the numbers of all workers of Ray that live while the block runs."""
+    found, is_over = set(), threading.Event()
+
+    def watch():
+        while not is_over.wait(0.1):
+            found.update(worker.pid for worker in workers())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        is_over.set()
+        watcher.join()
+
+
+@pytest.mark.usefixtures("on_ray")
+def test_the_stages_share_the_workers(tmp_path):
+    data = shards(tmp_path / "data", rows=60, files=6)
+    with watched() as found:
+        prune(data, 0.2, "dlc", backbone="micro", duplicates="all", engine="ray", store=tmp_path / "store")
+    assert 1 <= len(found) <= 4  # Two for each CPU at most: Ray starts more than it needs while the first ones start.
 
 
 @pytest.mark.usefixtures("on_ray")

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from prunetune.base.errors import InputError
-from prunetune.cluster.listing import OF_JSON, Header, read_list
+from prunetune.cluster.listing import COUNTS, OF_JSON, Header, read_counts, read_list
 from prunetune.cluster.remote import File
 from prunetune.cluster.sources import Source
-from prunetune.cluster.stages import Stage, sliced
+from prunetune.cluster.stages import Stage, bundled, sliced
 from prunetune.data.images.own import OwnFiles
 from prunetune.own.data import OwnData
 from prunetune.own.read.assemble import WITHOUT_LABELS
@@ -28,7 +28,7 @@ from prunetune.own.read.webdataset import label_ending, label_key, no_object, re
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # With slots, since the driver holds all parts.
 class Part:
     """Rows that are processed together. name: of its files. first: the position of its first row. count: its rows."""
 
@@ -37,7 +37,26 @@ class Part:
     count: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Parts that one task takes, in the order of positions, and the name of the files that it writes for them."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many rows the parts have."""
+        return sum(part.count for part in self.parts)
+
+
+def bundles(name: str, parts: Sequence[Part], most: int) -> list[Bundle]:
+    """Return all parts in bundles of at most `most` rows, but at least one part, with numbered names."""
+    together = bundled(parts, lambda part: part.count, most)
+    return [Bundle(f"{name}-{number:06d}", tuple(some)) for number, some in enumerate(together)]
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """Parts that one worker reads one after another, since they lie in the same rows of a file.
 
@@ -71,9 +90,10 @@ class Catalogue:
     source: where the data are. files: the shards. firsts: the position of the first row of each shard. counts: the rows
     of each shard. groups: the row groups of each parquet file. lists: the folder of the lists of the shards. columns:
     those of parquet files. label: the column of the lists that holds the labels; None if they are not read. indices:
-    maps a label as a JSON text to the index of its class. classes: their names. left_out: maps shards and samples that
-    are no candidates to the reason. unlabelled: how many rows have no label and are left out. listed: those images that
-    a worker has got, of all that the driver has listed.
+    maps a label as a JSON text to the index of its class. classes: their names. sizes: rows of each class, also those
+    that turn out to be unreadable. left_out: maps shards and samples that are no candidates to the reason. unlabelled:
+    how many rows have no label and are left out. listed: those images that a worker has got, of all that the driver has
+    listed.
     """
 
     source: Source
@@ -88,6 +108,7 @@ class Catalogue:
     label: str | None = None
     indices: Mapping[str, int] = field(default_factory=dict)
     is_labelled: bool = True
+    sizes: tuple[int, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     unlabelled: int = 0
     notes: tuple[str, ...] = ()
@@ -201,16 +222,12 @@ class Catalogue:
 
 def _bundled(groups: Sequence[int], most: int) -> Iterator[tuple[tuple[int, ...], int, int]]:
     """Yield row groups that are read together, the row at which they begin, and their rows: at most `most` if many."""
-    chosen: list[int] = []
-    start = rows = 0
-    for group, count in enumerate(groups):
-        if chosen and rows + count > most:
-            yield tuple(chosen), start, rows
-            chosen, start, rows = [], start + rows, 0
-        chosen.append(group)
-        rows += count
-    if rows:
-        yield tuple(chosen), start, rows
+    start = 0
+    for some in bundled(enumerate(groups), lambda group: group[1], most):
+        rows = sum(count for _, count in some)
+        if rows:
+            yield tuple(group for group, _ in some), start, rows
+        start += rows
 
 
 def of_held(source: Source) -> Catalogue:
@@ -221,6 +238,7 @@ def of_held(source: Source) -> Catalogue:
         data.pool.classes,
         len(data.pool),
         is_labelled=data.is_labelled,
+        sizes=tuple(data.pool.labels.bincount(minlength=len(data.pool.classes)).tolist()),
         left_out=source.left_out,
         notes=source.notes,
     )
@@ -253,6 +271,7 @@ def of_shards(
         lists=lists,
         columns=None if header is None else header.columns,
         is_labelled=False,
+        sizes=(sum(counts),),
         left_out=left_out,
         notes=(*source.notes, *(() if header is None else header.columns.notes)),
     )
@@ -294,7 +313,7 @@ def _labelled(
     Raises:
         InputError: a label is missing or wrong.
     """
-    merged = _merged([record["labels"].get(label, {}) for record in records], catalogue.firsts)
+    merged = _merged(catalogue, label, records)
     _add_missing(merged, records, label, catalogue.firsts)
     unlabelled = merged.pop("null", [0, 0])
     read = _read_labels(merged, unlabelled, header, catalogue.total, options, catalogue.source)
@@ -302,12 +321,17 @@ def _labelled(
     if header is None:
         words = f"{label.removeprefix(OF_JSON)} in .json" if label.startswith(OF_JSON) else label
         notes = (f"labels from {words}", *notes)
+    indices = {text: read.indices[i] for text, i in _places(merged).items()}
+    sizes = [0] * len(read.classes)
+    for text, index in indices.items():
+        sizes[index] += merged[text][0]
     return replace(
         catalogue,
         classes=read.classes,
         label=label,
-        indices={text: read.indices[i] for text, i in _places(merged).items()},
+        indices=indices,
         is_labelled=True,
+        sizes=tuple(sizes),
         unlabelled=unlabelled[0],
         notes=(*notes, *read.notes),
     )
@@ -336,12 +360,14 @@ def _label_column(header: Header | None, records: Sequence[Mapping[str, Any]], o
     return None if key is None else f"{OF_JSON}{key}"
 
 
-def _merged(counts: Sequence[Mapping[str, Sequence[int]]], firsts: Sequence[int]) -> dict[str, list[int]]:
-    """Return how often each label occurs in all shards, and the first row that has it."""
+def _merged(catalogue: Catalogue, label: str, records: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Return how often each label occurs in all shards, and the first row that has it. One shard is read at a time."""
     merged: dict[str, list[int]] = {}
-    for own, first in zip(counts, firsts, strict=True):
-        for text, (count, row) in own.items():
-            merged.setdefault(text, [0, first + row])[0] += count
+    for shard, (record, first) in enumerate(zip(records, catalogue.firsts, strict=True)):
+        if label in record["labels"]:
+            place = Stage(catalogue.lists).file(f"{shard:06d}", COUNTS)
+            for text, (count, row) in read_counts(place, label).items():
+                merged.setdefault(text, [0, first + row])[0] += count
     return merged
 
 

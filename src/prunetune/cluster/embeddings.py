@@ -15,11 +15,10 @@ from prunetune.cluster.remote import File, open_url
 from prunetune.cluster.stages import Item, Stage
 
 ROWS = 16384  # A part has at most this many rows.
-WITHOUT_FILES: dict[str, Any] = {"failed": [], "files": {}}
 
 
-def read_all(catalogue: Catalogue, stage: Stage) -> tuple[list[Part], dict[str, dict[str, Any]]]:
-    """Write the embeddings of all parts as features, and return the parts and their records; see `passes.run_passes`.
+def read_all(catalogue: Catalogue, stage: Stage) -> list[Part]:
+    """Write the embeddings of all parts as features, see `passes.run_passes`, and return the parts.
 
     The parts of a segment are read together. So the record of the first one has the files of all of them.
 
@@ -28,9 +27,9 @@ def read_all(catalogue: Catalogue, stage: Stage) -> tuple[list[Part], dict[str, 
     """
     segments = catalogue.segments(ROWS)
     items = [Item(segment.parts[0].name, sum(part.count for part in segment.parts), segment) for segment in segments]
-    found = stage.run(items, read_segment, catalogue, what="reading embeddings")
-    parts = [part for segment in segments for part in segment.parts]
-    return parts, {part.name: found.get(part.name, WITHOUT_FILES) for part in parts}
+    stage.run(items, read_segment, catalogue, what="reading embeddings")
+    stage.write_manifest(item.name for item in items)
+    return [part for segment in segments for part in segment.parts]
 
 
 def read_segment(item: Item, stage: Stage, catalogue: Catalogue) -> dict[str, Any]:
@@ -44,7 +43,7 @@ def read_segment(item: Item, stage: Stage, catalogue: Catalogue) -> dict[str, An
         with new_file(paths[-1]) as partial, partial.open("wb") as file:
             positions = np.arange(part.first, part.first + part.count)[kept]
             np.savez(file, positions=positions, labels=labels[kept], features=rows[kept])
-    return stage.finish(item.name, paths, {"failed": []})
+    return stage.finish(item.name, paths, {})
 
 
 def _parts(catalogue: Catalogue, segment: Segment) -> Iterator[np.ndarray]:

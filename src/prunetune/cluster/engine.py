@@ -1,9 +1,10 @@
 """Ray: join a cluster or start it on this machine, and run tasks of which only some wait at a time."""
 
+import functools
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ LOOPBACK = "127.0.0.1"
 SECONDS_TO_ANSWER = 10
 STARTS = 3  # Ray waits 30 seconds for its own processes. On a busy machine it is started up to this many times.
 OBJECT_STORE = 1 << 30  # Bytes of shared memory on one machine. Decoded images wait there until a network is free.
+_kept: list[Any] = []  # The caches of this process that `kept` has made.
+_last: list[Any] = []  # The function of its last task.
 AHEAD = 2  # For each CPU this many tasks are handed out, so that no worker waits for the driver.
 
 
@@ -225,7 +228,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def run_tasks(
-    function: Callable[..., Any], items: Sequence[Any], *shared: Any, memory: int | None = None
+    function: Callable[..., Any],
+    items: Iterable[Any],
+    *shared: Any,
+    memory: int | None = None,
+    retries: int = RETRIES,
 ) -> Iterator[tuple[Any, Any]]:
     """Run a function on every item in the workers, and yield (item, outcome) as the tasks finish.
 
@@ -237,6 +244,7 @@ def run_tasks(
         items: one for each task.
         shared: further arguments, which are sent to each machine once.
         memory: bytes that one task needs, so that not too many run on one machine.
+        retries: how often a task whose worker dies is tried again.
 
     Raises:
         InputError: a task failed because of its input, of the disk or of object storage, or its worker died again and
@@ -245,7 +253,7 @@ def run_tasks(
     ray = library()
     held = [ray.put(argument) for argument in shared]
     wanted = {} if memory is None else {"memory": min(memory, _largest_memory(ray))}
-    remote = ray.remote(max_retries=RETRIES, num_cpus=1, **wanted)(_task)
+    remote = ray.remote(max_retries=retries, num_cpus=1, **wanted)(_task)
     limit = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting: dict[Any, Any] = {}
     left = iter(items)
@@ -268,7 +276,18 @@ def _largest_memory(ray: Any) -> int:
     return int(max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]))
 
 
+def kept(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a process keep what a function has returned last, such as networks, until a task of another stage comes."""
+    cached = functools.lru_cache(maxsize=1)(make)
+    _kept.append(cached)
+    return cached
+
+
 def _task(function: Callable[..., Any], item: Any, *shared: Any) -> Any:
+    if _last != [function]:
+        _last[:] = [function]
+        for cached in _kept:
+            cached.cache_clear()
     return guarded(function, item, *shared)
 
 

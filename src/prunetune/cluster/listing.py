@@ -2,8 +2,8 @@
 
 The list of a shard is a parquet file with a row for each of its rows. Its columns are `name` (tar archives only),
 `start` and `size` in bytes of the image in the archive (tar archives only), and one column of labels as JSON texts for
-each place where labels can be: `.cls` for files of this ending, `json:<key>` for a key of JSON objects. The driver gets
-only the number of rows and how often each label occurs.
+each place where labels can be: `.cls` for files of this ending, `json:<key>` for a key of JSON objects. How often
+each label occurs stands in a file beside it, which the driver reads shard after shard: it holds the sums only.
 """
 
 import json
@@ -37,6 +37,7 @@ from prunetune.own.read.webdataset import (
     label_text,
 )
 
+COUNTS = ".counts"  # A file of this ending maps each column of labels of a shard to Counts, in JSON.
 OF_JSON = "json:"  # A column of labels from .json files is called after the key, with this in front.
 LIST_ROWS = 8192  # A row group of a list has this many rows, and the last one has the rest.
 MOST_KEYS = 20  # A message names at most this many other keys.
@@ -55,7 +56,7 @@ class Header:
 def list_shards(source: Source, stage: Stage, options: ReadOptions) -> tuple[Header | None, dict[str, dict[str, Any]]]:
     """List all shards in the workers. Return the header of parquet files, and the record of each shard.
 
-    A record has `rows`, and `labels`: maps the name of each column of labels to Counts. That of a parquet file has
+    A record has `rows`, and `labels`, the names of the columns of labels. That of a parquet file has
     `groups`, the rows of each row group. That of an archive has `endings`, and `left_out`, samples without an image;
     where JSON objects can hold the labels also `keys`, or `no_object`, the first sample whose file holds none.
     A shard that cannot be read has `error`, and no rows; with on_error="stop" it ends the run.
@@ -239,18 +240,20 @@ def _skipped(item: Item, stage: Stage, error: InputError, options: ReadOptions) 
     """Record a damaged shard, if such shards are to be left out."""
     if options.on_error != "skip":
         raise error
-    return stage.finish(item.name, [], {"rows": 0, "groups": [], "labels": {}, "error": str(error)})
+    return stage.finish(item.name, [], {"rows": 0, "groups": [], "labels": [], "error": str(error)})
 
 
 def _finished(item: Item, stage: Stage, table: Mapping[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
     """Write the list of a shard and its record."""
     arrow = needed("pyarrow", "cluster", "parquet files")
     parquet = needed("pyarrow.parquet", "cluster", "parquet files")
-    path = stage.file(item.name, ".parquet")
+    path, counts = stage.file(item.name, ".parquet"), stage.file(item.name, COUNTS)
     with new_file(path) as partial:
         parquet.write_table(arrow.table(dict(table)), partial, row_group_size=LIST_ROWS)
     labels = {name: _counts(column) for name, column in table.items() if name not in ("name", "start", "size")}
-    return stage.finish(item.name, [path], {**facts, "labels": labels})
+    with new_file(counts) as partial:
+        partial.write_text(json.dumps(labels), encoding="utf-8")
+    return stage.finish(item.name, [path, counts], {**facts, "labels": list(labels)})
 
 
 def _counts(column: Any) -> Counts:
@@ -262,6 +265,11 @@ def _counts(column: Any) -> Counts:
         else:
             counts[key] = [1, row]
     return counts
+
+
+def read_counts(place: Path, column: str) -> Counts:
+    """Return how often each label occurs in a shard. place: a file that ends in COUNTS."""
+    return json.loads(place.read_text(encoding="utf-8"))[column]
 
 
 def read_list(path: Path, first: int, count: int, columns: Sequence[str]) -> Any:

@@ -1,9 +1,10 @@
 """The second stage: images are decoded, and frozen and masked networks are run over them.
 
-Ray Data streams the work: tasks on CPUs read and decode a part, actors that hold the networks take it, and no more
-parts are decoded than wait for an actor (back-pressure). Without GPUs each actor decodes its parts itself, since both
-would compete for the same CPUs; without a network there is nothing to hold, and tasks do it. Each actor writes the
-features of its part to the disk, so that neither images nor features reach the driver.
+With GPUs Ray Data streams the work: tasks on CPUs read and decode a part, actors that hold the networks take it, and no
+more parts are decoded than wait for an actor (back-pressure). Without GPUs decoding and networks would compete for the
+same CPUs. So one task does both for its parts, in a worker process that runs the other stages too and makes the
+networks once: each process more would take several seconds of CPU to import its libraries. The features of a part are
+written to the disk by the process that computes them, so that neither images nor features reach the driver.
 
 What is kept between the passes of DLC. The losses need the mean feature of each class, which is known only when all
 images have been seen. Between the two, the features of all T levels are kept: 4 T D bytes a row in float32 (10 kB for
@@ -17,7 +18,7 @@ import hashlib
 import json
 import logging
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,10 +34,10 @@ from prunetune.base.errors import InputError
 from prunetune.base.publish import new_file
 from prunetune.cluster.catalogue import Catalogue, Listed, Part, Segment
 from prunetune.cluster.content import contents
-from prunetune.cluster.engine import Failure, died, guarded, library, places
+from prunetune.cluster.engine import RETRIES, Failure, died, guarded, kept, library, places, run_tasks
 from prunetune.cluster.progress import Progress
 from prunetune.cluster.shared import counted, shared_folder, shared_work
-from prunetune.cluster.stages import Item, Stage
+from prunetune.cluster.stages import Stage, facts_of
 from prunetune.data.images.decode import UnreadableImage
 from prunetune.data.images.rule import DecodeRule
 from prunetune.data.images.transforms import CROP_SHARE, evaluation_view
@@ -49,6 +50,7 @@ VIEW_BYTES = 32 << 20  # The views of one part take at most this many bytes.
 MOST_ROWS = 8192  # A part has at most this many rows.
 FEATURES, DIGESTS = ".features.npz", ".digests.npy"
 MOST_BLOCKS = 4096  # The segments are handed out in at most this many blocks.
+Failures = dict[str, list[list[Any]]]  # Maps a part to the position and reason of each row that cannot be read.
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,14 +85,12 @@ def rows_of_part(side: int) -> int:
     return max(1, min(MOST_ROWS, VIEW_BYTES // (3 * side**2)))
 
 
-def run_passes(
-    catalogue: Catalogue, stage: Stage, work: Work, gpus: float = 1.0
-) -> tuple[list[Part], dict[str, dict[str, Any]]]:
-    """Run the passes over all rows, and return the parts and their records; finished parts are not read again.
+def run_passes(catalogue: Catalogue, stage: Stage, work: Work, gpus: float = 1.0) -> tuple[list[Part], Failures]:
+    """Run the passes over all rows, and return the parts and the rows that cannot be read.
 
-    The file <part>.features.npz holds `positions` [n] int64 and `labels` [n] int32 of the rows that can be read and
-    have a label, `features` [n, D] float32 and, for DLC, `levels` [T - 1 or T, n, D] float32. A record has `failed`,
-    the pairs of position and reason of rows that cannot be read.
+    Finished parts are not read again. The file <part>.features.npz holds `positions` [n] int64 and `labels` [n] int32
+    of the rows that can be read and have a label, `features` [n, D] float32 and, for DLC, `levels` [T - 1 or T, n, D]
+    float32.
 
     Args:
         catalogue: the rows.
@@ -104,22 +104,23 @@ def run_passes(
     stage.folder.mkdir(parents=True, exist_ok=True)
     segments = catalogue.segments(work.rows)
     parts = [part for segment in segments for part in segment.parts]
-    records = stage.records([Item(part.name, part.count) for part in parts])
-    todo = [_unfinished(segment, records) for segment in segments]
+    found = stage.finished(part.name for part in parts)
+    todo = [_unfinished(segment, found) for segment in segments]
     todo = [segment for segment in todo if segment.parts]
-    progress = Progress("scoring", catalogue.total, sum(part.count for part in parts if part.name in records))
+    progress = Progress("scoring", catalogue.total, sum(part.count for part in parts if part.name in found))
     for name, rows, record in _streamed(catalogue, stage, work, todo, gpus) if todo else ():
-        records[name] = record
+        found[name] = facts_of(record)
         progress.add(rows)
     for part in parts:  # A worker that died can have finished parts that it did not report.
-        if part.name not in records and (record := stage.record(part.name)) is not None:
-            records[part.name] = record
-    return parts, {part.name: records[part.name] for part in parts}
+        if part.name not in found and (record := stage.record(part.name)) is not None:
+            found[part.name] = facts_of(record)
+    stage.write_manifest(part.name for part in parts)
+    return parts, {name: facts["failed"] for name, facts in found.items() if facts}
 
 
-def _unfinished(segment: Segment, records: dict[str, Any]) -> Segment:
+def _unfinished(segment: Segment, finished: Container[str]) -> Segment:
     """Return a segment without the finished parts at its end; those before an unfinished one are passed over."""
-    left = [i for i, part in enumerate(segment.parts) if part.name not in records]
+    left = [i for i, part in enumerate(segment.parts) if part.name not in finished]
     return Segment(segment.shard, segment.parts[: left[-1] + 1] if left else (), segment.groups, segment.start)
 
 
@@ -127,15 +128,15 @@ def _streamed(
     catalogue: Catalogue, stage: Stage, work: Work, segments: Sequence[Segment], gpus: float
 ) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Yield the name, rows and record of each part as it is finished."""
-    networks = Crew(_decoded, Networks, DecodingNetworks, gpus if uses_gpus(work) else 0.0)
-    crew = Crew(_checked) if work.network is None else networks
+    crew = Crew(_decoded, Networks, DecodingNetworks, gpus if work.network is not None and uses_gpus(work) else 0.0)
     with shared_folder(stage, (catalogue.bare(), stage, work)) as place:
         yield from streamed(rows_of(catalogue, segments), place, crew)
 
 
-def rows_of(catalogue: Catalogue, segments: Sequence[Segment]) -> list[dict[str, Any]]:
-    """Return what the workers get of each segment. Images that the driver has listed go to one worker only."""
-    return [{"segment": pickle.dumps((segment, _listed(catalogue, segment.parts)))} for segment in segments]
+def rows_of(catalogue: Catalogue, segments: Sequence[Segment]) -> Iterator[dict[str, Any]]:
+    """Yield what the workers get of each segment. Images that the driver has listed go to one worker only."""
+    for segment in segments:
+        yield {"segment": pickle.dumps((segment, _listed(catalogue, segment.parts)))}
 
 
 def _listed(catalogue: Catalogue, parts: Sequence[Part]) -> Listed | None:
@@ -146,17 +147,17 @@ def _listed(catalogue: Catalogue, parts: Sequence[Part]) -> Listed | None:
 class Crew:
     """What the workers run on a row. gpus: those that an actor takes, 0 to use none.
 
-    decode: makes views of a row on a CPU; without actors, the record of a part. networks: the actors on GPUs that take
-    the views. both: the actors that do both where no GPU is used.
+    decode: makes views of a row on a CPU. networks: the actors on GPUs that take the views. both: without GPUs does
+    both, and yields the record of each part.
     """
 
     decode: Callable[..., Any]
-    networks: type | None = None
-    both: type | None = None
+    networks: type
+    both: type
     gpus: float = 0.0
 
 
-def streamed(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def streamed(items: Iterable[dict[str, Any]], place: Path, crew: Crew) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Run a crew over rows, and yield the name, rows and record of each part as it is finished.
 
     Args:
@@ -164,16 +165,43 @@ def streamed(items: list[dict[str, Any]], place: Path, crew: Crew) -> Iterator[t
         place: the folder of what all workers share, see `shared_folder`; each function and actor gets it as `place`.
         crew: what is run.
     """
-    ray, data = library(), library("ray.data")
+    for row in _on_gpus(items, place, crew) if crew.gpus else _on_cpus(items, place, crew):
+        if row["error"]:
+            raise InputError(row["error"])
+        yield row["name"], row["rows"], json.loads(row["record"])
+
+
+def _on_cpus(items: Iterable[dict[str, Any]], place: Path, crew: Crew) -> Iterator[dict[str, Any]]:
+    retries = RETRIES + 1  # `counted` ends such a run first, since it can say which part it was.
+    for _, rows in run_tasks(finished_parts, items, crew.both, str(place), retries=retries):
+        yield from rows
+
+
+def finished_parts(item: dict[str, Any], both: type, place: str) -> list[dict[str, Any]]:
+    """Return what `both` yields for a row."""
+    networks = _made(both, place)
+    return [{name: values[0] for name, values in row.items()} for row in networks({key: [item[key]] for key in item})]
+
+
+@kept
+def _made(both: type, place: str) -> Any:
+    return both(place)
+
+
+def _on_gpus(rows: Iterable[dict[str, Any]], place: Path, crew: Crew) -> Iterator[dict[str, Any]]:
+    ray, data, items = library(), library("ray.data"), list(rows)
+    # Blocks that are there from the start need no tasks of their own, for which actors on all CPUs would leave no room.
+    blocks = min(len(items), MOST_BLOCKS)
+    actors = data.ActorPoolStrategy(size=min(places("GPU", crew.gpus), len(items)))
+    share = {"num_gpus": crew.gpus, "num_cpus": 0.0}  # So that there is always a CPU for decoding.
+    words = {"place": str(place)}
     with _quiet(data.DataContext.get_current()):
-        # Blocks that are there from the start need no tasks of their own, for which actors on all CPUs would leave no
-        # room.
-        rows = data.from_items(items, override_num_blocks=min(len(items), MOST_BLOCKS))
+        views = data.from_items(items, override_num_blocks=blocks).map_batches(
+            crew.decode, batch_size=1, fn_kwargs=words, num_cpus=1
+        )
+        made = views.map_batches(crew.networks, batch_size=1, fn_constructor_kwargs=words, compute=actors, **share)
         try:
-            for row in _mapped(rows, crew, str(place), len(items)).iter_rows():
-                if row["error"]:
-                    raise InputError(row["error"])
-                yield row["name"], row["rows"], json.loads(row["record"])
+            yield from made.iter_rows()
         except ray.exceptions.RayError as error:
             raise _explained(error) from None
 
@@ -197,18 +225,6 @@ def _quiet(context: Any) -> Iterator[None]:
         logger.setLevel(level)
         for name, value in before.items():
             setattr(context, name, value)
-
-
-def _mapped(rows: Any, crew: Crew, place: str, items: int) -> Any:
-    """Return the records of all parts as rows of a Ray Dataset, which are made when they are asked for."""
-    if crew.both is None:
-        return rows.map_batches(crew.decode, batch_size=1, fn_kwargs={"place": place}, num_cpus=1)
-    function, share, kind, wanted = crew.both, {"num_cpus": 1.0}, "CPU", 1.0
-    if crew.gpus:  # An actor on a GPU takes no CPU, so that there is always one for decoding.
-        rows = rows.map_batches(crew.decode, batch_size=1, fn_kwargs={"place": place}, num_cpus=1)
-        function, share, kind, wanted = crew.networks, {"num_gpus": crew.gpus, "num_cpus": 0.0}, "GPU", crew.gpus
-    pool = library("ray.data").ActorPoolStrategy(size=min(places(kind, wanted), items))
-    return rows.map_batches(function, batch_size=1, fn_constructor_kwargs={"place": place}, compute=pool, **share)
 
 
 def uses_gpus(work: Work) -> bool:
@@ -305,7 +321,7 @@ def _view(image: Tensor, side: int) -> Tensor:
 
 
 class Networks:
-    """An actor that holds the networks of all levels, and runs them over the views of one part after another."""
+    """Holds the networks of all levels in a process, and runs them over the views of one part after another."""
 
     def __init__(self, place: str) -> None:
         self._place, self._is_ready = place, False
@@ -366,7 +382,8 @@ class Networks:
         with new_file(path) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)
         digests = self._stage.file(part.name, DIGESTS)
-        return self._stage.finish(part.name, [path, digests], {"failed": json.loads(str(row["failed"]))})
+        failed = json.loads(str(row["failed"]))
+        return self._stage.finish(part.name, [path, digests], {"failed": failed} if failed else {})
 
     def _features(self, network: Network, views: Tensor) -> np.ndarray:
         passes = self._work.passes
@@ -381,13 +398,8 @@ class Networks:
         return features.numpy()
 
 
-def _checked(batch: dict[str, Any], place: str) -> Iterator[dict[str, Any]]:
-    """Decode the parts of a segment without a network, and yield their records."""
-    yield from DecodingNetworks(place)(batch)
-
-
 class DecodingNetworks(Networks):
-    """An actor without a GPU, which decodes the parts itself, so that no CPU waits for another one."""
+    """Networks in a process without a GPU, which decodes the parts itself, so that no CPU waits for another one."""
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Write the features of the parts of a segment, and yield their records."""

@@ -34,7 +34,7 @@ from prunetune.cluster.job import worker_device
 from prunetune.cluster.passes import VIEW_BYTES, Crew, Networks, Work, streamed
 from prunetune.cluster.progress import Progress
 from prunetune.cluster.shared import counted, shared_folder, shared_work
-from prunetune.cluster.stages import Item, Stage, sliced
+from prunetune.cluster.stages import Stage, sliced
 from prunetune.data.images.decode import Images, UnreadableImage, refuse_any
 from prunetune.data.images.decoded import shrunk
 from prunetune.data.images.rule import DecodeRule
@@ -102,7 +102,7 @@ class RayPasses(RemotePasses):
         key = {"version": VERSION, "features": asked.key, "part": parts[0].count}
         stage = Stage(self._store / "cluster" / f"pool-{key_digest(key)}")
         stage.folder.mkdir(parents=True, exist_ok=True)
-        finished = stage.records([Item(part.name, part.count) for part in parts])
+        finished = stage.finished(part.name for part in parts)
         todo = [part for part in parts if part.name not in finished]
         if todo:
             passes = replace(asked.passes, hardware=self._hardware(asked))
@@ -120,7 +120,7 @@ class RayPasses(RemotePasses):
         progress = Progress(what, len(pool), len(pool) - sum(part.count for part in parts))
         crew = Crew(_viewed, PoolNetworks, DecodingPoolNetworks, 1.0 if work.passes.hardware.device == "cuda" else 0.0)
         failures: dict[int, UnreadableImage] = {}
-        rows = [_row(pool, shown, part) for part in parts]
+        rows = (_row(pool, shown, part) for part in parts)
         with shared_folder(stage, (shown, stage, work)) as place:
             for _, count, record in streamed(rows, place, crew):
                 progress.add(count)
@@ -236,7 +236,7 @@ def _views(shown: Shown, row: dict[str, Any]) -> tuple[bytes, list[list[Any]]]:
 
 
 class PoolNetworks(Networks):
-    """An actor that runs networks over the views of one part after another."""
+    """Runs networks over the views of one part of a pool after another."""
 
     def _finish(self, part: Part, row: dict[str, Any]) -> dict[str, Any]:
         failed = json.loads(str(row["failed"]))
@@ -256,11 +256,11 @@ class PoolNetworks(Networks):
 
 
 class DecodingPoolNetworks(PoolNetworks):
-    """An actor without a GPU, which decodes the parts itself, so that no CPU waits for another one."""
+    """Networks in a process without a GPU, which decodes the parts itself, so that no CPU waits for another one."""
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Write the features of a part, and return its record."""
-        return super().__call__(_viewed(batch, self._place))
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Write the features of a part, and yield its record."""
+        yield super().__call__(_viewed(batch, self._place))
 
 
 def _gathered(stage: Stage, parts: list[Part], level: int) -> Tensor:

@@ -6,7 +6,6 @@ the number of workers or blocks, or on their order.
 """
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +17,10 @@ from torch import Tensor
 
 from prunetune.base.publish import new_file
 from prunetune.base.seeding import derive_seed
-from prunetune.cluster.by_class import POSITIONS, ROWS, VALUES, Runs
-from prunetune.cluster.stages import Item, Stage
-from prunetune.cluster.two_level import Loss, measure_loss, order_of, part_of, picks_of_part
+from prunetune.cluster.by_class import POSITIONS, ROWS, VALUES, Runs, write_run
+from prunetune.cluster.room import row_bytes
+from prunetune.cluster.stages import Item, Stage, bundled
+from prunetune.cluster.two_level import Loss, measure_loss, order_of, part_of, parts_of, picks_of_part
 from prunetune.data.pool import Pool
 from prunetune.runs.scores import compute_scores
 from prunetune.samplers import Sampler
@@ -29,9 +29,10 @@ from prunetune.signals.tensors import TensorSignals
 
 log = logging.getLogger(__name__)
 TOLERANCE = 1e-6  # Scores of two engines differ by at most this share of themselves.
-COPIES = 4  # A greedy scorer holds this many float32 copies of the features of a class.
 TASK_ROWS = 200_000  # Small classes are selected together, up to this many rows.
 TASK_CLASSES = 64
+PIECE = 1 << 20  # A file has what was chosen of at most about this many rows, so that the driver holds no whole class.
+CHOICE_BYTES = 21  # What is written of a row: its position, score, rank, and whether it is kept.
 PICKS, CHOICE = ".picks.npz", ".choice.npz"
 
 
@@ -53,8 +54,9 @@ class ClassWork:
 class Chooser:
     """How classes are selected.
 
-    runs: the rows in the order of classes. scorer: computes the scores of a class from its features; None if scores are
-    in the runs. sampler: chooses. classes: their names. seed: of the scorer's draws. num_classes: of the pool.
+    runs: the rows in the order of classes. scorer: computes the scores of a class from its features; None if it need
+    not. sampler: chooses. classes: their names. seed: of the scorer's draws. has_scores: whether the runs have scores;
+    without them and without a scorer all scores are 0.
     """
 
     runs: Runs
@@ -62,6 +64,7 @@ class Chooser:
     sampler: Sampler
     classes: tuple[str, ...]
     seed: int
+    has_scores: bool = True
 
 
 def class_works(
@@ -78,15 +81,16 @@ def class_works(
         seed: of all draws.
     """
     generator = torch.Generator().manual_seed(derive_seed("sample", seed, float(ratio)))
-    works = []
+    works: list[ClassWork] = []
+    before: tuple[int, ...] = ()  # What the last class has drawn; nobody reads what comes after the last draw of all.
     for label, size in sizes.items():
         budget = budgets[label] if ratio < 1 or not is_plain else size
         own = ratio if is_plain else budget / size
         state = None
         if 0 < budget < size and (draws := sampler.draw_sizes(size, own)):
-            state = generator.get_state().numpy().tobytes()
-            for length in draws:
+            for length in before:
                 torch.randperm(length, generator=generator)
+            state, before = generator.get_state().numpy().tobytes(), draws
         works.append(ClassWork(label, size, budget, own, state))
     return works
 
@@ -103,15 +107,15 @@ def choose_all(
         width: D, the length of a feature; 0 if none is read.
         worker_bytes: memory of a worker.
     """
-    held = worker_bytes // (4 * COPIES * width) if width else max(work.size for work in works)
+    held = max(1, worker_bytes // row_bytes(width))
     large = [work for work in works if work.size > held and 0 < work.budget < work.size]
-    small = [work for work in works if work not in large]
-    names = []
-    items = [Item(f"classes-{i:06d}", sum(work.size for work in some), some) for i, some in enumerate(_together(small))]
-    most = max((sum(work.size for work in item.work) for item in items), default=0)
-    memory = max(64 << 20, most * (40 + 4 * COPIES * width))
-    stage.run(items, choose_classes, chooser, what="selecting", memory=min(memory, worker_bytes))
-    names += [item.name for item in items]
+    small = [work for work in works if not (work.size > held and 0 < work.budget < work.size)]
+    together = bundled(small, lambda work: work.size, TASK_ROWS, TASK_CLASSES)
+    items = [Item(f"classes-{i:06d}", sum(work.size for work in some), some) for i, some in enumerate(together)]
+    largest = max((work.size for work in small), default=0)
+    memory = max(64 << 20, largest * row_bytes(width) + min(PIECE, TASK_ROWS + largest) * CHOICE_BYTES)
+    done = stage.run(items, choose_classes, chooser, what="selecting", memory=min(memory, worker_bytes))
+    names = [name for facts in done.values() for name in facts["choices"]]
     losses = []
     for work in large:
         more, loss = _choose_large(work, chooser, stage, held)
@@ -132,23 +136,14 @@ def read_choices(stage: Stage, names: Sequence[str]) -> Iterator[dict[str, np.nd
             yield {key: file[key] for key in file.files}
 
 
-def _together(works: Sequence[ClassWork]) -> Iterator[list[ClassWork]]:
-    """Yield classes that one task selects."""
-    chosen: list[ClassWork] = []
-    for work in works:
-        if chosen and (len(chosen) == TASK_CLASSES or sum(one.size for one in chosen) + work.size > TASK_ROWS):
-            yield chosen
-            chosen = []
-        chosen = [*chosen, work]
-    if chosen:
-        yield chosen
-
-
 def choose_classes(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
-    """Select some classes, and write what was chosen."""
-    found = [_choose(work, chooser) for work in item.work]
-    choice = {key: np.concatenate([one[key] for one in found]) for key in found[0]}
-    return stage.finish(item.name, [_written(item.name, stage, choice)], {})
+    """Select some classes, and write what was chosen, a file for each PIECE of the rows."""
+    pieces = (piece for work in item.work for piece in _choose(work, chooser))
+    names, paths = [], []
+    for some in bundled(pieces, lambda piece: len(piece["positions"]), PIECE):
+        names.append(f"{item.name}-{len(names):04d}")
+        paths.append(_written(names[-1], stage, {key: np.concatenate([one[key] for one in some]) for key in some[0]}))
+    return stage.finish(item.name, paths, {"choices": names})
 
 
 def _written(name: str, stage: Stage, choice: Mapping[str, np.ndarray]) -> Path:
@@ -159,22 +154,28 @@ def _written(name: str, stage: Stage, choice: Mapping[str, np.ndarray]) -> Path:
     return path
 
 
-def _choose(work: ClassWork, chooser: Chooser) -> dict[str, np.ndarray]:
-    positions = chooser.runs.whole(work.label, POSITIONS)
-    if chooser.scorer is None:
+def _choose(work: ClassWork, chooser: Chooser) -> Iterator[dict[str, np.ndarray]]:
+    """Yield what was chosen of a class, PIECE after PIECE."""
+    if chooser.scorer is not None:
+        scores = class_scores(chooser, work)
+    elif chooser.has_scores:
         scores = torch.from_numpy(chooser.runs.whole(work.label, VALUES))
     else:
-        scores = class_scores(chooser, work)
+        scores = torch.zeros(work.size, dtype=torch.float64)
     kept = selected(work, chooser.sampler, scores)
     near = near_cuts(work, chooser.sampler, scores, kept) if chooser.scorer is None else 0
-    ranks = torch.searchsorted(scores.sort().values, scores, right=True)
-    return {
-        "positions": positions,
-        "scores": scores.numpy(),
-        "ranks": ranks.numpy().astype(np.int32),
-        "kept": kept.numpy(),
-        "near": np.array([near]),
-    }
+    ranked, first = torch.from_numpy(np.sort(scores.numpy())), 0
+    for positions in _in_pieces(chooser.runs.read(work.label, POSITIONS), PIECE):
+        rows = slice(first, first + len(positions))
+        ranks = torch.searchsorted(ranked, scores[rows], right=True, out_int32=work.size < 2**31)
+        yield {
+            "positions": np.asarray(positions),
+            "scores": scores[rows].numpy(),
+            "ranks": ranks.numpy().astype(np.int32),
+            "kept": kept[rows].numpy(),
+            "near": np.array([near]),
+        }
+        near, first = 0, rows.stop
 
 
 def class_scores(chooser: Chooser, work: ClassWork) -> Tensor:
@@ -225,26 +226,45 @@ def _near(ranked: Tensor, cut: int) -> int:
 
 def _choose_large(work: ClassWork, chooser: Chooser, stage: Stage, held: int) -> tuple[list[str], Loss]:
     """Select a class that no worker holds, in two levels; return the names of its choices, and the loss."""
-    parts = math.ceil(work.size / held)
+    parts = parts_of(work.size, held)
     picks = picks_of_part(work.budget, parts, held)
     name = f"large-{work.label:06d}"
-    items = [Item(f"{name}-{part:04d}", work.size // parts, (work, part, parts, picks)) for part in range(parts)]
-    stage.run(items, pick_part, chooser, what="first level")
+    pieces = _cut(work, parts, chooser, stage)
+    items = [Item(f"{name}-{part:04d}", work.size // parts, (work, part, picks)) for part in range(parts)]
+    stage.run(items, pick_part, chooser, pieces, what="first level")
     union = Item(f"{name}-union", work.size, (work, tuple(item.name for item in items)))
     record = stage.run([union], pick_union, chooser, what="second level")[union.name]
     measured = Item(f"{name}-loss", work.size // parts, (work, parts))
-    loss = Loss(**stage.run([measured], part_loss, chooser, what="loss of two levels")[measured.name]["loss"])
+    [facts] = stage.run([measured], part_loss, chooser, pieces, what="loss of two levels").values()
+    loss = Loss(**facts["loss"])
     log.info("%s", loss.line)
     return list(record["choices"]), loss
 
 
-def pick_part(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
+def _cut(work: ClassWork, parts: int, chooser: Chooser, stage: Stage) -> Runs:
+    """Write the rows of a class in the order of its parts, so that each part is read without the others."""
+    items = [
+        Item(f"large-{work.label:06d}-cut-{number:06d}", rows, (work, parts, run))
+        for number, (run, rows) in enumerate(chooser.runs.with_class(work.label))
+    ]
+    stage.run(items, cut_run, chooser.seed, what="cutting large classes")
+    return Runs(stage, tuple(item.name for item in items), np.zeros(0, dtype=np.int64))
+
+
+def cut_run(item: Item, stage: Stage, seed: int) -> dict[str, Any]:
+    """Sort those rows of a run that are of a large class by their part."""
+    work, parts, run = item.work
+    columns = {what: list(run.read(work.label, what)) for what in (POSITIONS, ROWS)}
+    return write_run(item.name, stage, part_of(np.concatenate(columns[POSITIONS]), parts, seed), parts, columns)
+
+
+def pick_part(item: Item, stage: Stage, chooser: Chooser, pieces: Runs) -> dict[str, Any]:
     """Let one part of a large class pick, and write the positions and features of its picks.
 
     A part picks at least its share of the budget, rounded up, since parts differ in size: so all together have enough.
     """
-    work, part, parts, picks = item.work
-    positions, features = _rows_of_part(work, part, parts, chooser)
+    work, part, picks = item.work
+    positions, features = pieces.whole(part, POSITIONS), torch.from_numpy(pieces.whole(part, ROWS)).float()
     share = -(-work.budget * len(features) // work.size)
     order = order_of(chooser.scorer, features, max(share, min(picks, len(features)))).numpy()
     path = stage.file(item.name, PICKS)
@@ -253,21 +273,10 @@ def pick_part(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
     return stage.finish(item.name, [path], {})
 
 
-def _rows_of_part(work: ClassWork, part: int, parts: int, chooser: Chooser) -> tuple[np.ndarray, Tensor]:
-    """Return the positions [n] and features [n, D] float32 of one part of a class."""
-    positions, rows = [], []
-    both = zip(chooser.runs.read(work.label, POSITIONS), chooser.runs.read(work.label, ROWS), strict=True)
-    for some, features in both:
-        own = np.flatnonzero(part_of(some, parts, chooser.seed) == part)
-        positions.append(some[own])
-        rows.append(features[own])
-    return np.concatenate(positions), torch.from_numpy(np.concatenate(rows)).float()
-
-
-def part_loss(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
+def part_loss(item: Item, stage: Stage, chooser: Chooser, pieces: Runs) -> dict[str, Any]:
     """Measure on the first part of a large class what two levels lose."""
     work, parts = item.work
-    _, features = _rows_of_part(work, 0, parts, chooser)
+    features = torch.from_numpy(pieces.whole(0, ROWS)).float()
     kept = max(1, round(work.budget * len(features) / work.size))
     loss = measure_loss(chooser.scorer, features, kept, parts, chooser.classes[work.label])
     return stage.finish(item.name, [], {"loss": asdict(loss)})
@@ -295,11 +304,13 @@ def pick_union(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
 
 def class_mean(runs: Runs, work: ClassWork) -> Tensor:
     """Return the mean feature of a class, [D] float64, without holding the class."""
-    total = sum(np.asarray(some, dtype=np.float64).sum(axis=0) for some in _in_pieces(runs.read(work.label, ROWS)))
+    total = sum(
+        np.asarray(some, dtype=np.float64).sum(axis=0) for some in _in_pieces(runs.read(work.label, ROWS), 8192)
+    )
     return torch.from_numpy(np.asarray(total)) / work.size
 
 
-def _in_pieces(arrays: Iterator[np.ndarray], rows: int = 8192) -> Iterator[np.ndarray]:
+def _in_pieces(arrays: Iterator[np.ndarray], rows: int) -> Iterator[np.ndarray]:
     for array in arrays:
         for start in range(0, len(array), rows):
             yield array[start : start + rows]

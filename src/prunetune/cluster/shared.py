@@ -1,6 +1,5 @@
 """The folder that the workers of one call share: what they do, and how often each piece of work was begun."""
 
-import functools
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prunetune.base.leftovers import aside, remove_once
-from prunetune.cluster.engine import RETRIES, died
+from prunetune.cluster.engine import RETRIES, died, kept
 from prunetune.cluster.stages import Stage
 
 SHARED = "shared"  # The file of this name tells the workers what they do.
@@ -32,7 +31,7 @@ def shared_folder(stage: Stage, shared: tuple[Any, ...]) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-@functools.lru_cache(maxsize=1)
+@kept
 def shared_work(place: str) -> tuple[Any, ...]:
     """Return what all workers share; each process reads it once for a run."""
     return pickle.loads((Path(place) / SHARED).read_bytes())
