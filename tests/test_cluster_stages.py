@@ -648,10 +648,8 @@ def test_parts_of_different_sizes_pick_enough_for_the_whole_class(tmp_path):
         assert [pieces.whole(part, POSITIONS).tolist() for part in range(2)] == [
             np.flatnonzero(part_of(np.arange(size), 2, seed) == part).tolist() for part in range(2)
         ]
-        chooser = SimpleNamespace(runs=runs, scorer=Herding(), seed=seed)
-        for part in range(2):
-            item = Item(f"p{part}", size, (work, part, picks_of_part(budget, 2, held)))
-            selecting.pick_part(item, stage, chooser, pieces)
+        for item in selecting.LargeClass(work, 2, pieces).items(held):
+            selecting.pick_part(item, stage, SimpleNamespace(scorer=Herding()))
         picked = [np.load(file)["positions"] for file in stage.folder.glob("*" + selecting.PICKS)]
         assert len(np.unique(np.concatenate(picked))) >= budget
         uneven += abs(len(picked[0]) - len(picked[1])) > 1

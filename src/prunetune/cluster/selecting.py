@@ -115,12 +115,8 @@ def choose_all(
     memory = max(64 << 20, largest * row_bytes(width) + min(PIECE, TASK_ROWS + largest) * CHOICE_BYTES)
     done = stage.run(items, choose_classes, chooser, what="selecting", memory=min(memory, worker_bytes))
     names = [name for facts in done.values() for name in facts["choices"]]
-    losses = []
-    for work in large:
-        more, loss = _choose_large(work, chooser, stage, held)
-        names += more
-        losses.append(loss)
-    return names, losses
+    more, losses = _choose_large(large, chooser, stage, width, worker_bytes)
+    return names + more, losses
 
 
 def read_choices(stage: Stage, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
@@ -223,31 +219,65 @@ def _near(ranked: Tensor, cut: int) -> int:
     return int(last - first)
 
 
-def _choose_large(work: ClassWork, chooser: Chooser, stage: Stage, held: int) -> tuple[list[str], Loss]:
-    """Select a class that no worker holds, in two levels; return the names of its choices, and the loss."""
-    parts = parts_of(work.size, held)
-    picks = picks_of_part(work.budget, parts, held)
-    name = f"large-{work.label:06d}"
-    pieces = _cut(work, parts, chooser, stage)
-    items = [Item(f"{name}-{part:04d}", work.size // parts, (work, part, picks)) for part in range(parts)]
-    stage.run(items, pick_part, chooser, pieces, what="first level")
-    union = Item(f"{name}-union", work.size, (work, tuple(item.name for item in items)))
-    record = stage.run([union], pick_union, chooser, what="second level")[union.name]
-    measured = Item(f"{name}-loss", work.size // parts, (work, parts))
-    [facts] = stage.run([measured], part_loss, chooser, pieces, what="loss of two levels").values()
-    loss = Loss(**facts["loss"])
-    log.info("%s", loss.line)
-    return list(record["choices"]), loss
+def _choose_large(
+    works: Sequence[ClassWork], chooser: Chooser, stage: Stage, width: int, worker_bytes: int
+) -> tuple[list[str], list[Loss]]:
+    """Select classes that no worker holds, in two levels; return the names of their choices, and the losses.
+
+    All classes take each step together, so that no worker waits for the last one of a class.
+    """
+    if not works:
+        return [], []
+    held = worker_bytes // row_bytes(width)
+    classes = _cut(works, chooser, stage, held)
+    parts = [item for one in classes for item in one.items(held)]
+    stage.run(parts, pick_part, chooser, what="first level", memory=worker_bytes)
+    unions = [Item(f"{one.name}-union", one.work.size, (one.work, one.picks)) for one in classes]
+    done = stage.run(unions, pick_union, chooser, what="second level", memory=worker_bytes)
+    measured = [Item(f"{one.name}-loss", one.work.size // one.parts, one) for one in classes]
+    facts = stage.run(measured, part_loss, chooser, what="loss of two levels", memory=worker_bytes)
+    losses = [Loss(**one["loss"]) for one in facts.values()]
+    for loss in losses:
+        log.info("%s", loss.line)
+    return [name for one in done.values() for name in one["choices"]], losses
 
 
-def _cut(work: ClassWork, parts: int, chooser: Chooser, stage: Stage) -> Runs:
-    """Write the rows of a class in the order of its parts, so that each part is read without the others."""
-    items = [
-        Item(f"large-{work.label:06d}-cut-{number:06d}", rows, (work, parts, run))
-        for number, (run, rows) in enumerate(chooser.runs.with_class(work.label))
-    ]
+@dataclass(frozen=True, eq=False)
+class LargeClass:
+    """A class that no worker holds. parts: how many it is cut into. runs: its rows in the order of the parts."""
+
+    work: ClassWork
+    parts: int
+    runs: Runs
+
+    @property
+    def name(self) -> str:
+        """How the names of its files begin."""
+        return f"large-{self.work.label:06d}"
+
+    @property
+    def picks(self) -> tuple[str, ...]:
+        """The names of what its parts pick."""
+        return tuple(f"{self.name}-{part:04d}" for part in range(self.parts))
+
+    def items(self, held: int) -> Iterator[Item]:
+        """Yield the work of the first level. held: how many rows a worker holds."""
+        count = picks_of_part(self.work.budget, self.parts, held)
+        for part, name in enumerate(self.picks):
+            yield Item(name, self.work.size // self.parts, (self, part, count))
+
+
+def _cut(works: Sequence[ClassWork], chooser: Chooser, stage: Stage, held: int) -> list[LargeClass]:
+    """Write the rows of large classes in the order of their parts, so that each part is read without the others."""
+    items, classes = [], []
+    for work in works:
+        parts, first = parts_of(work.size, held), len(items)
+        for run, rows in chooser.runs.with_class(work.label):
+            items.append(Item(f"large-{work.label:06d}-cut-{len(items) - first:06d}", rows, (work, parts, run)))
+        names = tuple(item.name for item in items[first:])
+        classes.append(LargeClass(work, parts, Runs(stage, names, np.zeros(0, dtype=np.int64))))
     stage.run(items, cut_run, chooser.seed, what="cutting large classes")
-    return Runs(stage, tuple(item.name for item in items), np.zeros(0, dtype=np.int64))
+    return classes
 
 
 def cut_run(item: Item, stage: Stage, seed: int) -> dict[str, Any]:
@@ -257,14 +287,15 @@ def cut_run(item: Item, stage: Stage, seed: int) -> dict[str, Any]:
     return write_run(item.name, stage, part_of(np.concatenate(columns[POSITIONS]), parts, seed), parts, columns)
 
 
-def pick_part(item: Item, stage: Stage, chooser: Chooser, pieces: Runs) -> dict[str, Any]:
+def pick_part(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
     """Let one part of a large class pick, and write the positions and features of its picks.
 
     A part picks at least its share of the budget, rounded up, since parts differ in size: so all together have enough.
     """
-    work, part, picks = item.work
-    positions, features = pieces.whole(part, POSITIONS), torch.from_numpy(pieces.whole(part, ROWS)).float()
-    share = -(-work.budget * len(features) // work.size)
+    large, part, picks = item.work
+    positions = large.runs.whole(part, POSITIONS)
+    features = torch.from_numpy(large.runs.whole(part, ROWS)).float()
+    share = -(-large.work.budget * len(features) // large.work.size)
     order = order_of(chooser.scorer, features, max(share, min(picks, len(features)))).numpy()
     path = stage.file(item.name, PICKS)
     with named_file(path) as file:
@@ -272,10 +303,10 @@ def pick_part(item: Item, stage: Stage, chooser: Chooser, pieces: Runs) -> dict[
     return stage.finish(item.name, [path], {})
 
 
-def part_loss(item: Item, stage: Stage, chooser: Chooser, pieces: Runs) -> dict[str, Any]:
+def part_loss(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
     """Measure on the first part of a large class what two levels lose."""
-    work, parts = item.work
-    features = torch.from_numpy(pieces.whole(0, ROWS)).float()
+    work, parts, runs = item.work.work, item.work.parts, item.work.runs
+    features = torch.from_numpy(runs.whole(0, ROWS)).float()
     kept = max(1, round(work.budget * len(features) / work.size))
     loss = measure_loss(chooser.scorer, features, kept, parts, chooser.classes[work.label])
     return stage.finish(item.name, [], {"loss": asdict(loss)})
