@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from prunetune.base.publish import new_file
 from prunetune.cluster.catalogue import Bundle
 from prunetune.cluster.passes import FEATURES
 from prunetune.cluster.scores import SCORES
-from prunetune.cluster.stages import Item, Stage, bundled
+from prunetune.cluster.stages import Item, Stage, bundled, named_file
 
 RUN_BYTES = 256 << 20  # A run holds at most this many bytes, so that a worker can sort it in memory.
 OFFSETS, POSITIONS, VALUES, ROWS = ".offsets.npy", ".positions.npy", ".scores.npy", ".features.npy"
@@ -112,6 +111,6 @@ def write_run(
     paths = []
     for suffix, values in written.items():
         paths.append(stage.file(name, suffix))
-        with new_file(paths[-1]) as partial, partial.open("wb") as file:
+        with named_file(paths[-1]) as file:
             np.save(file, values)
     return stage.finish(name, paths, {})

@@ -7,12 +7,11 @@ import numpy as np
 
 from prunetune.base.errors import InputError
 from prunetune.base.extra import needed
-from prunetune.base.publish import new_file
 from prunetune.cluster.catalogue import Catalogue, Part, Segment
 from prunetune.cluster.parquet import damaged, is_damage, parquet_file
 from prunetune.cluster.passes import FEATURES
 from prunetune.cluster.remote import File, open_url
-from prunetune.cluster.stages import Item, Stage
+from prunetune.cluster.stages import Item, Stage, named_file
 
 ROWS = 16384  # A part has at most this many rows.
 
@@ -40,7 +39,7 @@ def read_segment(item: Item, stage: Stage, catalogue: Catalogue) -> dict[str, An
         _check(catalogue, part, rows, width)
         width, kept = rows.shape[1], labels >= 0
         paths.append(stage.file(part.name, FEATURES))
-        with new_file(paths[-1]) as partial, partial.open("wb") as file:
+        with named_file(paths[-1]) as file:
             positions = np.arange(part.first, part.first + part.count)[kept]
             np.savez(file, positions=positions, labels=labels[kept], features=rows[kept])
     return stage.finish(item.name, paths, {})

@@ -14,12 +14,11 @@ from typing import Any
 
 from prunetune.base.errors import InputError
 from prunetune.base.extra import needed
-from prunetune.base.publish import new_file
 from prunetune.cluster.engine import Failure, guarded
 from prunetune.cluster.parquet import damaged, is_damage, parquet_file
 from prunetune.cluster.remote import File, open_url
 from prunetune.cluster.sources import Source
-from prunetune.cluster.stages import Item, Stage
+from prunetune.cluster.stages import Item, Stage, named_file
 from prunetune.own.read.columns import SPLIT_COLUMNS, Columns, choose_columns, usual, without_labels
 from prunetune.own.read.labels import is_empty, plain
 from prunetune.own.read.options import ReadOptions
@@ -248,11 +247,11 @@ def _finished(item: Item, stage: Stage, table: Mapping[str, Any], facts: dict[st
     arrow = needed("pyarrow", "cluster", "parquet files")
     parquet = needed("pyarrow.parquet", "cluster", "parquet files")
     path, counts = stage.file(item.name, ".parquet"), stage.file(item.name, COUNTS)
-    with new_file(path) as partial:
-        parquet.write_table(arrow.table(dict(table)), partial, row_group_size=LIST_ROWS)
+    with named_file(path) as file:
+        parquet.write_table(arrow.table(dict(table)), file, row_group_size=LIST_ROWS)
     labels = {name: _counts(column) for name, column in table.items() if name not in ("name", "start", "size")}
-    with new_file(counts) as partial:
-        partial.write_text(json.dumps(labels), encoding="utf-8")
+    with named_file(counts) as file:
+        file.write(json.dumps(labels).encode())
     return stage.finish(item.name, [path, counts], {**facts, "labels": list(labels)})
 
 

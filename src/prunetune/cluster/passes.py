@@ -31,13 +31,12 @@ from torchvision.transforms.v2 import functional
 
 from prunetune.base.devices import resolve_device
 from prunetune.base.errors import InputError
-from prunetune.base.publish import new_file
 from prunetune.cluster.catalogue import Catalogue, Listed, Part, Segment
 from prunetune.cluster.content import contents
 from prunetune.cluster.engine import RETRIES, Failure, died, guarded, kept, library, places, run_tasks
 from prunetune.cluster.progress import Progress
 from prunetune.cluster.shared import counted, shared_folder, shared_work
-from prunetune.cluster.stages import Stage, facts_of
+from prunetune.cluster.stages import Stage, facts_of, named_file
 from prunetune.data.images.decode import UnreadableImage
 from prunetune.data.images.rule import DecodeRule
 from prunetune.data.images.transforms import CROP_SHARE, evaluation_view
@@ -302,7 +301,7 @@ def _views(
         offsets.append(offset)
         if work.network is not None:
             views += _view(image, work.side).numpy().tobytes()
-    with new_file(stage.file(part.name, DIGESTS)) as partial, partial.open("wb") as file:
+    with named_file(stage.file(part.name, DIGESTS)) as file:
         np.save(file, np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32))
     return _row(part, bytes(views), offsets, labels[offsets], failed)
 
@@ -379,7 +378,7 @@ class Networks:
             if self._work.path is not None:
                 arrays["levels"] = np.stack([self._features(one, views) for one in self._levels] or [np.zeros((0, 0))])
         path = self._stage.file(part.name, FEATURES)
-        with new_file(path) as partial, partial.open("wb") as file:
+        with named_file(path) as file:
             np.savez(file, **arrays)
         digests = self._stage.file(part.name, DIGESTS)
         failed = json.loads(str(row["failed"]))

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from prunetune.base.devices import Hardware
 from prunetune.base.errors import InputError
-from prunetune.base.publish import new_file
 from prunetune.base.seeding import stream
 from prunetune.base.verification import key_digest
 from prunetune.cluster.catalogue import Part
@@ -34,7 +33,7 @@ from prunetune.cluster.job import worker_device
 from prunetune.cluster.passes import VIEW_BYTES, Crew, Networks, Work, streamed
 from prunetune.cluster.progress import Progress
 from prunetune.cluster.shared import counted, shared_folder, shared_work
-from prunetune.cluster.stages import Stage, sliced
+from prunetune.cluster.stages import Stage, named_file, sliced
 from prunetune.data.images.decode import Images, UnreadableImage, refuse_any
 from prunetune.data.images.decoded import shrunk
 from prunetune.data.images.rule import DecodeRule
@@ -250,7 +249,7 @@ class PoolNetworks(Networks):
             [self._features(one, views[:, i if shown.is_drawn else 0]) for i, one in enumerate(networks)]
         )
         path = self._stage.file(part.name, FEATURES)
-        with new_file(path) as partial, partial.open("wb") as file:
+        with named_file(path) as file:
             np.save(file, features)
         return self._stage.finish(part.name, [path], {"failed": []})
 

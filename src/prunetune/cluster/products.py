@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from prunetune.base.extra import needed
-from prunetune.base.publish import new_file
 from prunetune.cluster.catalogue import Catalogue, Part, bundles
 from prunetune.cluster.job import Outcome
 from prunetune.cluster.passes import FEATURES
-from prunetune.cluster.stages import Item, Stage
+from prunetune.cluster.stages import Item, Stage, named_file
 
 MOST_ROWS = 1 << 16  # A file has at most this many rows, so that few files are many rows.
 
@@ -49,12 +48,12 @@ def write_product(item: Item, stage: Stage, catalogue: Catalogue, passes: Stage,
     catalogue = replace(catalogue, listed=listed)
     parquet = needed("pyarrow.parquet", "cluster", "tables")
     path, writer = stage.file(item.name, ".parquet"), None
-    with new_file(path) as partial:
+    with named_file(path) as file:
         try:
             for part in parts:
                 own = slice(part.first - parts[0].first, part.first - parts[0].first + part.count)
                 table = _table(catalogue, part, scores[own], kept[own], passes if with_features else None)
-                writer = writer or parquet.ParquetWriter(partial, table.schema)
+                writer = writer or parquet.ParquetWriter(file, table.schema)
                 writer.write_table(table)
         finally:
             if writer is not None:

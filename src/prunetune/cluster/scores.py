@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunetune.base.publish import new_file
 from prunetune.cluster.catalogue import Bundle, Part, bundles
 from prunetune.cluster.passes import FEATURES
-from prunetune.cluster.stages import Item, Stage
+from prunetune.cluster.stages import Item, Stage, named_file
 from prunetune.scorers.dlc import learning_complexity, prototype_losses
 
 SUM_ROWS = 1 << 19  # The sums of at most this many rows are taken at once.
@@ -56,7 +55,7 @@ def class_sums(item: Item, stage: Stage, passes: Stage) -> dict[str, Any]:
         more[place.numpy()] += counts
         labels, sums, counts = merged, grown, more
     path = stage.file(item.name, SUMS)
-    with new_file(path) as partial, partial.open("wb") as file:
+    with named_file(path) as file:
         np.savez(file, labels=labels, sums=sums.numpy(), counts=counts)
     return stage.finish(item.name, [path], {})
 
@@ -79,7 +78,7 @@ def score_bundle(item: Item, stage: Stage, passes: Stage, centres: Tensor, is_fi
     """Write the scores of one bundle of parts."""
     values = [_complexity(passes.file(part.name, FEATURES), centres, is_first) for part in item.work]
     path = stage.file(item.name, SCORES)
-    with new_file(path) as partial, partial.open("wb") as file:
+    with named_file(path) as file:
         np.save(file, torch.cat(values).numpy())
     return stage.finish(item.name, [path], {})
 

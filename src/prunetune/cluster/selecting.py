@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunetune.base.publish import new_file
 from prunetune.base.seeding import derive_seed
 from prunetune.cluster.by_class import POSITIONS, ROWS, VALUES, Runs, write_run
 from prunetune.cluster.room import row_bytes
-from prunetune.cluster.stages import Item, Stage, bundled
+from prunetune.cluster.stages import Item, Stage, bundled, named_file
 from prunetune.cluster.two_level import Loss, measure_loss, order_of, part_of, parts_of, picks_of_part
 from prunetune.data.pool import Pool
 from prunetune.runs.scores import compute_scores
@@ -145,7 +144,7 @@ def choose_classes(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]
 def _written(name: str, stage: Stage, choice: Mapping[str, np.ndarray]) -> Path:
     path = stage.file(name, CHOICE)
     written = {**choice, "near": choice["near"].sum(keepdims=True)}
-    with new_file(path) as partial, partial.open("wb") as file:
+    with named_file(path) as file:
         np.savez(file, **written)
     return path
 
@@ -299,7 +298,7 @@ def pick_part(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
     share = -(-large.work.budget * len(features) // large.work.size)
     order = order_of(chooser.scorer, features, max(share, min(picks, len(features)))).numpy()
     path = stage.file(item.name, PICKS)
-    with new_file(path) as partial, partial.open("wb") as file:
+    with named_file(path) as file:
         np.savez(file, positions=positions[order], features=features.numpy()[order])
     return stage.finish(item.name, [path], {})
 

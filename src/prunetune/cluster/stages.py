@@ -8,12 +8,13 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from prunetune.base.hashes import file_hash
-from prunetune.base.publish import new_file, write_json
+from prunetune.base.publish import new_file
 from prunetune.cluster.engine import run_tasks
 from prunetune.cluster.progress import Progress
 
@@ -23,6 +24,22 @@ AT_ONCE = 256  # One task verifies this many items.
 Facts = Mapping[str, Any]  # What a record says beside its files.
 NO_FACTS: Facts = {}  # One object for all items, since most records hold nothing but files.
 T = TypeVar("T")
+
+
+@contextmanager
+def named_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write to, which gets its name `path` when the block ends without an error.
+
+    Raises:
+        OSError: the disk is full or not writable. The error names the file, also where the system does not.
+    """
+    try:
+        with new_file(path) as partial, partial.open("wb") as file:
+            yield file
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +69,8 @@ class Stage:
         """
         hashes = {path.name: [path.stat().st_size, file_hash(path)] for path in files}
         record = {**facts, "files": hashes}
-        with new_file(self.file(name, ".json")) as partial:
-            write_json(partial, record)
+        with named_file(self.file(name, ".json")) as file:
+            file.write(json.dumps(record, indent=2, sort_keys=True).encode())
         return record
 
     def record(self, name: str) -> dict[str, Any] | None:
