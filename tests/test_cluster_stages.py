@@ -141,6 +141,28 @@ def test_what_the_driver_sends_and_holds_of_finished_items_is_small(here, tmp_pa
     assert list(json.loads((tmp_path / "manifest.json").read_text())) == ["file"]
 
 
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [3, None, 10, 3, 1],
+        ["b", "a", "", None, "null", "a"],
+        [1.0, -0.0, 0.0, None],
+        [[1], [1, 2], [1]],
+        [True, False],
+        [],
+    ],
+)
+def test_labels_are_listed_as_if_each_were_converted_alone(cells):
+    made = pa.chunked_array([pa.array(cells), pa.array(cells)[:0]])
+    column = listing._texts(made)
+    texts = [listing.as_text(cell) for cell in cells]
+    assert column.to_pylist() == texts
+    keys = ["null" if text is None else text for text in texts]
+    found = listing._counts(column)
+    assert list(found) == list(dict.fromkeys(keys))
+    assert found == {key: [keys.count(key), keys.index(key)] for key in keys}
+
+
 @pytest.mark.parametrize("make", [shards, archives])
 def test_the_driver_gets_no_counts_of_labels_with_the_records(here, tmp_path, make):
     data, files = make(tmp_path / "data", rows=120, files=3), 3

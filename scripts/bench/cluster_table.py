@@ -105,9 +105,9 @@ def _head(rows: Sequence[Row]) -> list[str]:
     return [
         "# The cluster engine: speed against the engine in process, growth, memory, bytes",
         "",
-        "Images: 32 x 32 JPEG in parquet files, 10 classes, the micro network, 10 % kept. decode: images are only read",
-        "(Ray decodes them to find broken ones, the engine in process hashes the files). plain: one pass, its losses,",
-        "and FlexRand. dlc: DLC of five levels with FlexRand. Embeddings: [N, 384] float16, 2 % kept; topk and",
+        "Images: 32 x 32 JPEG in parquet files, 10 classes, the micro network, 10 % kept. decode: images are only",
+        "decoded, to find broken ones (the engine in process keeps the pixels in its store). plain: one pass, its",
+        "losses, and FlexRand. dlc: DLC of five levels with FlexRand. Embeddings: [N, 384] float16, 2 % kept; topk and",
         "flexrand take their losses. one_level: herding of 20 classes. two_levels: the same, but a worker holds",
         "a quarter of a class.",
         "",

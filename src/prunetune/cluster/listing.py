@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from prunetune.base.errors import InputError
 from prunetune.base.extra import needed
 from prunetune.cluster.engine import Failure, guarded
@@ -134,21 +136,20 @@ def _embedding_columns(schema: Any, file: File, options: ReadOptions) -> Columns
 
 def list_parquet(item: Item, stage: Stage, header: Header, options: ReadOptions) -> dict[str, Any]:
     """List a parquet file: read its footer and its labels."""
-    file, arrow = item.work, needed("pyarrow", "cluster", "parquet files")
+    file = item.work
     try:
         with open_url(file.url) as stream:
             opened = parquet_file(stream)
             groups = [opened.metadata.row_group(i).num_rows for i in range(opened.num_row_groups)]
             _check_columns(file, opened.schema_arrow.names, header)
             label = header.columns.label
-            cells = [] if label is None else opened.read(columns=[label]).column(label).to_pylist()
+            cells = None if label is None else opened.read(columns=[label]).column(label)
             _check_splits(file, opened, header)
     except Exception as error:
         if not is_damage(error):
             raise
         return _skipped(item, stage, damaged(file.url, error), options)
-    texts = [as_text(cell) for cell in cells]
-    table = {} if label is None else {label: arrow.array(texts, arrow.string())}
+    table = {} if label is None else {label: _texts(cells)}
     return _finished(item, stage, table, {"rows": sum(groups), "groups": groups})
 
 
@@ -227,6 +228,16 @@ def _read(stream: Any, member: Member) -> bytes:
     return stream.read(member.size)
 
 
+def _texts(column: Any) -> Any:
+    """Return a column of labels as JSON texts. Of equal numbers and texts one is converted."""
+    arrow = needed("pyarrow", "cluster", "parquet files")
+    kinds = arrow.types
+    if any(is_one(column.type) for is_one in (kinds.is_integer, kinds.is_string, kinds.is_large_string)):
+        coded = column.combine_chunks().dictionary_encode()
+        return arrow.array(map(as_text, coded.dictionary.to_pylist()), arrow.string()).take(coded.indices)
+    return arrow.array(map(as_text, column.to_pylist()), arrow.string())
+
+
 def as_text(cell: Any) -> str | None:
     """Return a label as a JSON text; None for one that is empty."""
     label = plain(cell)
@@ -256,14 +267,12 @@ def _finished(item: Item, stage: Stage, table: Mapping[str, Any], facts: dict[st
 
 
 def _counts(column: Any) -> Counts:
-    counts: Counts = {}
-    for row, text in enumerate(column.to_pylist()):
-        key = "null" if text is None else text
-        if key in counts:
-            counts[key][0] += 1
-        else:
-            counts[key] = [1, row]
-    return counts
+    """Return how often each text occurs, in the order of their first rows."""
+    coded = column.dictionary_encode()
+    texts = [*coded.dictionary.to_pylist(), "null"]
+    codes = coded.indices.fill_null(len(texts) - 1).to_numpy(zero_copy_only=False)
+    values, firsts, counts = (found.tolist() for found in np.unique(codes, return_index=True, return_counts=True))
+    return {texts[value]: [count, first] for first, value, count in sorted(zip(firsts, values, counts, strict=True))}
 
 
 def read_counts(place: Path, column: str) -> Counts:

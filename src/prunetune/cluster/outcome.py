@@ -29,6 +29,7 @@ from prunetune.own.subset import Subset
 from prunetune.runs.records import write_csv
 
 CSV_ROWS = 2_000_000  # Of more rows, tables are written as parquet: a CSV file of them opens in no program.
+WAITING = 2**14  # So many lines wait for the parquet file; a line takes about a kilobyte.
 NO_LABEL = "it has no label"
 
 
@@ -248,7 +249,7 @@ def _write_parquet(path: Path, lines: Iterator[dict[str, Any]]) -> None:
         waiting: list[dict[str, Any]] = []
         for line in lines:
             waiting.append(line)
-            if len(waiting) == 2**16:
+            if len(waiting) == WAITING:
                 writer.write_table(arrow.Table.from_pylist(waiting, schema))
                 waiting = []
         writer.write_table(arrow.Table.from_pylist(waiting, schema))
