@@ -253,7 +253,8 @@ def run_tasks(
     ray = library()
     held = [ray.put(argument) for argument in shared]
     wanted = {} if memory is None else {"memory": min(memory, _largest_memory(ray))}
-    remote = ray.remote(max_retries=retries, num_cpus=1, **wanted)(_task)
+    # Ray shows the name in its lists of tasks and as the title of a worker that is at work.
+    remote = ray.remote(max_retries=retries, num_cpus=1, name=function.__name__, **wanted)(_task)
     limit = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting: dict[Any, Any] = {}
     left = iter(items)
