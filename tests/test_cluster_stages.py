@@ -175,6 +175,27 @@ def test_the_driver_gets_no_counts_of_labels_with_the_records(here, tmp_path, ma
     assert [facts["labels"] for facts in found.values()] == [column] * files  # The names only, not the counts.
 
 
+def test_a_process_keeps_networks_as_long_as_its_stage(monkeypatch):
+    monkeypatch.setattr(engine, "_kept", [])
+    monkeypatch.setattr(engine, "_last", [])
+    made = []
+    network = engine.kept(lambda place: made.append(place) or place)
+
+    def one_stage(item):
+        return network(item)
+
+    def next_stage(item):
+        return item
+
+    for _ in range(3):
+        engine._task(one_stage, "a")
+    assert made == ["a"]
+    engine._task(next_stage, "b")
+    assert network.cache_info().currsize == 0
+    engine._task(one_stage, "a")
+    assert made == ["a", "a"]
+
+
 def test_bundles_have_at_most_so_many_rows_and_items():
     items = [5, 5, 1, 20, 0, 3, 3, 3]
     assert list(bundled(items, int, 10)) == [[5, 5], [1], [20], [0, 3, 3, 3]]

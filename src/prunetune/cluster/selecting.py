@@ -29,6 +29,7 @@ from prunetune.signals.tensors import TensorSignals
 log = logging.getLogger(__name__)
 TOLERANCE = 1e-6  # Scores of two engines differ by at most this share of themselves.
 TASK_ROWS = 200_000  # Small classes are selected together, up to this many rows.
+GREEDY_ROWS = 20_000  # The same for greedy scorers, which take much longer, so that all workers end at the same time.
 TASK_CLASSES = 64
 PIECE = 1 << 20  # A file has what was chosen of at most about this many rows, so that the driver holds no whole class.
 CHOICE_BYTES = 21  # What is written of a row: its position, score, rank, and whether it is kept.
@@ -109,10 +110,11 @@ def choose_all(
     held = max(1, worker_bytes // row_bytes(width))
     large = [work for work in works if work.size > held and 0 < work.budget < work.size]
     small = [work for work in works if not (work.size > held and 0 < work.budget < work.size)]
-    together = bundled(small, lambda work: work.size, TASK_ROWS, TASK_CLASSES)
+    most = GREEDY_ROWS if width else TASK_ROWS
+    together = bundled(small, lambda work: work.size, most, TASK_CLASSES)
     items = [Item(f"classes-{i:06d}", sum(work.size for work in some), some) for i, some in enumerate(together)]
     largest = max((work.size for work in small), default=0)
-    memory = max(64 << 20, largest * row_bytes(width) + min(PIECE, TASK_ROWS + largest) * CHOICE_BYTES)
+    memory = max(64 << 20, largest * row_bytes(width) + min(PIECE, most + largest) * CHOICE_BYTES)
     done = stage.run(items, choose_classes, chooser, what="selecting", memory=min(memory, worker_bytes))
     names = [name for facts in done.values() for name in facts["choices"]]
     more, losses = _choose_large(large, chooser, stage, width, worker_bytes)
