@@ -29,7 +29,7 @@ from prunetune.base.hashes import file_hash
 from prunetune.base.store import Store
 from prunetune.cli import app
 from prunetune.cluster import command as cluster_command
-from prunetune.cluster import embeddings, engine, job, listing, passes, products, selecting, stages
+from prunetune.cluster import embeddings, engine, job, listing, passes, products, remote, selecting, stages
 from prunetune.cluster.by_class import POSITIONS, ROWS, Runs, write_run
 from prunetune.cluster.engine import RETRIES, Cluster, Failure, chosen_engine, guarded, storage_fault
 from prunetune.cluster.job import check_plan, list_rows, prune_rows
@@ -418,6 +418,30 @@ def test_a_shard_out_of_reach_is_not_remembered_as_damaged(here, tmp_path, monke
             with pytest.raises((InputError, MemoryError)):
                 pruned(data, tmp_path, 0.2, "random", options=skip)
     assert pruned(data, tmp_path, 0.2, "random", options=skip).catalogue.left_out == {}
+
+
+@pytest.mark.parametrize("write", [shards, archives, photos])
+@pytest.mark.parametrize("error", [OSError("Forbidden"), ValueError("Bad request: invalid")], ids=repr)
+def test_a_refusal_of_object_storage_is_not_remembered_as_damage(here, tmp_path, monkeypatch, write, error):
+    skip = ReadOptions(on_error="skip")
+    found, cluster = find(f"file://{write(tmp_path / 'data')}", skip), Cluster(Store(tmp_path / "store"))
+    plan = make_plan("random", "auto", "micro", 5, duplicates="all")
+
+    class Refusing(io.BytesIO):
+        def read(self, size=-1):
+            raise error
+
+    def refused(path):
+        raise error
+
+    with monkeypatch.context() as patch:
+        storage = SimpleNamespace(open=lambda path, mode: Refusing(bytes(9999)), cat_file=refused)
+        patch.setattr(remote, "file_system", lambda url: (storage, url))
+        with pytest.raises(InputError, match="could not read or write"):
+            prune_rows(list_rows(found, cluster, skip), understood(0.2), plan, cluster, skip)
+    outcome = prune_rows(list_rows(found, cluster, skip), understood(0.2), plan, cluster, skip)
+    assert (outcome.failed, outcome.catalogue.unlabelled) == (0, 0)
+    assert not [reason for reason in outcome.catalogue.left_out.values() if "cannot be read" in reason]
 
 
 def test_an_extra_that_a_worker_lacks_is_no_fact_of_an_image(here, tmp_path, monkeypatch):

@@ -1,7 +1,10 @@
 """Files at addresses such as s3://bucket/name: opened, listed, and as images of a folder or of a list."""
 
+import errno
+import io
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -71,7 +74,8 @@ def open_url(url: str) -> BinaryIO:
     if not is_address(url):
         return open(url, "rb")
     system, path = file_system(url)
-    return system.open(path, "rb")
+    with _in_reach(url):
+        return io.BufferedReader(_Reached(system.open(path, "rb"), url))
 
 
 def content_at(place: str) -> bytes:
@@ -79,7 +83,52 @@ def content_at(place: str) -> bytes:
     if not is_address(place):
         return Path(place).read_bytes()
     system, path = file_system(place)
-    return system.cat_file(path)
+    with _in_reach(place):
+        return system.cat_file(path)
+
+
+@contextmanager
+def _in_reach(url: str) -> Iterator[None]:
+    """Give an error of object storage a number and the address, so that nobody takes it for damage of the content.
+
+    Some libraries raise an OSError without a number or a ValueError where storage refuses a request. Readers of parquet
+    raise the same for damaged files.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if (type(error) is OSError and error.errno is None) or isinstance(error, ValueError):
+            raise OSError(errno.EIO, " ".join(str(error).split())[:200], url) from error
+        raise
+
+
+class _Reached(io.RawIOBase):
+    """A file at an address, whose errors are those of `_in_reach`."""
+
+    def __init__(self, stream: Any, url: str) -> None:
+        self._stream, self._url = stream, url
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        with _in_reach(self._url):
+            content = self._stream.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def list_files(url: str) -> list[File]:

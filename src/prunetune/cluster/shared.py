@@ -41,9 +41,9 @@ def shared_work(place: str) -> tuple[Any, ...]:
 def counted(place: str, name: str, described: Callable[[], str]) -> Iterator[None]:
     """Count how often a piece of work is begun without coming to its end, since its worker died.
 
-    Ray Data gives such work to another worker without end, since machines may be lost at any time. Work that always
-    kills its worker, such as an image that crashes its decoder, would never end. A machine that is lost counts too, but
-    not RETRIES + 1 times for the same work.
+    Ray gives such work to other workers, on GPUs without end, since machines may be lost at any time. Work that always
+    kills its worker, such as an image that crashes its decoder, would never end there, and nobody would learn which
+    images it was. A machine that is lost counts too, but not RETRIES + 1 times for the same work.
 
     Args:
         place: the shared folder. A file in it has a byte for each worker that died.
