@@ -135,7 +135,8 @@ class Stage:
     def write_manifest(self, names: Iterable[str]) -> None:
         """Write the sizes and hashes of the files of finished items into one file, line by line."""
         with new_file(self.folder / MANIFEST) as partial, partial.open("w", encoding="utf-8") as file:
-            separator = "{\n"
+            file.write("{")
+            separator = "\n"
             for name in names:
                 for path, (size, mark) in self._read(name)["files"].items():
                     file.write(f"{separator}  {json.dumps(path)}: {json.dumps({'bytes': size, 'xxh3': mark})}")
