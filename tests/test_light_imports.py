@@ -44,3 +44,7 @@ def test_what_prune_prints_first_needs_no_torch():
     """The commands print how much is kept before they import the rest, which takes seconds."""
     loaded = loaded_by("import prunetune.cli, prunetune.own.keep")
     assert {"torch", "numpy", "pandas", "sklearn", "timm"} & loaded == set()
+
+
+def test_the_readers_load_no_client_of_the_hub():
+    assert "requests" not in loaded_by("import prunetune.data.readers")

@@ -29,7 +29,8 @@ class Worker:
         for row in rows:
             if self.parts == self.stop_after:
                 raise KeyboardInterrupt
-            done = {name: values[0] for name, values in actor({name: [value] for name, value in row.items()}).items()}
+            [found] = actor({name: [value] for name, value in row.items()})
+            done = {name: values[0] for name, values in found.items()}
             if done["error"]:
                 raise InputError(done["error"])
             self.parts += 1

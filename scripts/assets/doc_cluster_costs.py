@@ -20,7 +20,7 @@ from scripts.bench.cluster_table import KINDS, Row, read
 SIZES = (10**8, 10**9)
 LEVELS = PASSES["dlc"]
 DRIVER_BYTES = 13  # A row: the driver holds scores, ranks and what is kept.
-PART_BYTES = 1560  # A part of the rows: its record and its place.
+PART_BYTES = 350  # A part of the rows: its name and its place.
 SMALL_SIDE = 32  # The images that were measured, in pixels.
 
 
@@ -128,7 +128,8 @@ def _meaning(sizes: dict[str, float]) -> str:
             "- **written**: 4 L D bytes a row of features, and what was measured beside them, in bytes a row:",
             f"  {kinds}.\n  What `choices`, `products` and `out` are is in results/bench/cluster.md.",
             "- **shuffled**: what moves from the order of the shards to that of the classes. FlexRand needs a position",
-            "  and a score of each row. A greedy scorer such as herding needs 4 D bytes more.",
+            "  and a score of each row. A greedy scorer such as herding needs 4 D bytes more, and a class of two",
+            "  levels these bytes once more.",
             f"- **driver**: {DRIVER_BYTES} bytes a row and {PART_BYTES:,} bytes for each part of the rows, beside "
             f"about 1 GB of libraries. A part\n  has {rows_of_part(SMALL_SIDE):,} of the small images and "
             f"{rows_of_part(Photos.side)} photos.",

@@ -7,8 +7,8 @@ repeated, so that the same command goes on where it was stopped. The engines run
 written. It also names the planned rows that were not run; `--because "..."` writes the reason for those that the given
 options name, instead of running them. Needs the extras `cluster` and `cluster-tests`.
 
-Images are 32 x 32 JPEG in parquet files. With them, `decode` reads images only (Ray decodes them to find broken ones,
-while the engine in process hashes the files), `plain` is the loss of the unmasked micro network with FlexRand, and
+Images are 32 x 32 JPEG in parquet files. With them, `decode` only decodes the images, to find broken ones (the engine
+in process keeps the pixels in its store), `plain` is the loss of the unmasked micro network with FlexRand, and
 `dlc` is DLC of five levels with FlexRand. Embeddings are [N, 384] float16. With them, topk and flexrand take the
 losses of the embeddings. `two_levels` is herding of 20 classes by workers that may hold a quarter of a class only;
 `one_level` is the same without this limit.

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from cluster_inputs import shards
-from cluster_processes import workers
+from cluster_processes import DeadlyRule, Hasty, Slow, at_work
 from prunetune import cli
 from prunetune.api import make_plan, prune
 from prunetune.base.errors import InputError
 from prunetune.base.store import Store
-from prunetune.cluster import job
+from prunetune.cluster import engine, job, passes, stages
 from prunetune.cluster.engine import Cluster
 from prunetune.cluster.sources import find
 from prunetune.own.keep import understood
@@ -26,28 +27,59 @@ from prunetune.own.read import ReadOptions
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.filterwarnings("default")]
 SETTINGS = {"scorer": "dlc", "backbone": "micro", "duplicates": "all"}
-STAGES = ("lists", "passes", "scores", "runs", "choices")
+STAGES = ("list_parquet", "finished_parts", "class_sums", "sort_run", "choose_classes")
 
 
-def test_a_worker_killed_in_any_stage_costs_its_batches_only(on_ray, tmp_path):
+def wrap_tasks(monkeypatch, wrapper):
+    """Let the workers run a wrapper around each function."""
+    run_tasks = engine.run_tasks
+    wrapped = lambda function, *given, **words: run_tasks(wrapper(function), *given, **words)  # noqa: E731
+    monkeypatch.setattr(stages, "run_tasks", wrapped)
+    monkeypatch.setattr(passes, "run_tasks", wrapped)
+
+
+def records(store):
+    """Return the records of all that is finished, with their times of change."""
+    return {path: path.stat().st_mtime_ns for path in store.glob("cluster/*/*.json") if path.name != stages.MANIFEST}
+
+
+def test_a_worker_killed_in_any_stage_costs_its_batches_only(on_ray, tmp_path, monkeypatch):
     data = shards(tmp_path / "data", rows=240, files=12)
-    folder, killed, done = tmp_path / "a/cluster", [], {}
+    killed, done = [], {}
 
     def kill_one_in_each_stage():
         for stage in STAGES:
-            while not list(folder.glob(f"{stage}-*")) or not (found := workers()):
+            while not (found := at_work(stage)):
                 time.sleep(0.01)
-            done.update({path: path.stat().st_mtime_ns for path in folder.glob("*/*.json")})
+            done.update(records(tmp_path / "a"))
             found[0].kill()
             killed.append(stage)
 
-    killer = threading.Thread(target=kill_one_in_each_stage, daemon=True)
-    killer.start()
-    chosen = prune(data, 0.2, engine="ray", store=tmp_path / "a", **SETTINGS)
-    killer.join(10)
+    with monkeypatch.context() as patch:
+        wrap_tasks(patch, Slow)
+        killer = threading.Thread(target=kill_one_in_each_stage, daemon=True)
+        killer.start()
+        chosen = prune(data, 0.2, engine="ray", store=tmp_path / "a", **SETTINGS)
+        killer.join(10)
     assert tuple(killed) == STAGES
-    assert done
-    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert len(done) > 24  # The lists and parts of all shards, and more.
+    assert {path: time for path, time in records(tmp_path / "a").items() if path in done} == done
+    assert chosen.positions.equal(prune(data, 0.2, store=tmp_path / "b", **SETTINGS).positions)
+
+
+def test_a_part_that_always_kills_its_worker_ends_the_run_in_one_line_that_names_it(on_ray, tmp_path, monkeypatch):
+    data, line = (
+        shards(tmp_path / "data", rows=48),
+        r"^workers died 2 times on part 000001-0+ \(rows 16 to 31\), .*again$",
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(ReadOptions, "rule", DeadlyRule())
+        wrap_tasks(patch, Hasty)
+        with pytest.raises(InputError, match=line):
+            prune(data, 0.2, engine="ray", store=tmp_path / "a", **SETTINGS)
+    done = records(tmp_path / "a")
+    chosen = prune(data, 0.2, engine="ray", store=tmp_path / "a", **SETTINGS)
+    assert {path: time for path, time in records(tmp_path / "a").items() if path in done} == done
     assert chosen.positions.equal(prune(data, 0.2, store=tmp_path / "b", **SETTINGS).positions)
 
 
@@ -138,9 +170,27 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(on_ray, small
     place, resize = small_disk
     data = shards(tmp_path / "data")
     words = (data, "--keep", "0.2", "--scorer", "dlc", "--store", place / "store", "--out", tmp_path / "out")
-    for kib in (64, 250):  # These sizes end in the features, and behind them.
-        assert resize(kib)
-        assert re.search("could not .*free some space", failure(monkeypatch, *words))
+
+    def tight(function):
+        """Leave no room for a file when a function is called."""
+
+        def inner(*given, **words):
+            assert resize(shutil.disk_usage(place).used // 1024)
+            return function(*given, **words)
+
+        return inner
+
+    fills = [(None, "", f"the store {place}/store"), (passes, "streamed", rf"{place}/store/cluster/passes-\w+/000")]
+    fills += [(job, "sort_by_class", rf"{place}/store/cluster/runs-\w+/run-")]
+    for module, name, full in fills:
+        with monkeypatch.context() as patch:
+            if module is None:
+                assert resize(64)  # The networks do not fit, which the command itself writes for the workers.
+            else:
+                assert resize(20_000)
+                patch.setattr(module, name, tight(getattr(module, name)))
+            assert re.search(f"could not .*{full}|{full}.* could not .*", line := failure(monkeypatch, *words)), line
+        assert "free some space" in line
         assert not (tmp_path / "out").exists()
         assert [path for path in Path(place).rglob("*") if "partial" in path.name] == []
     assert resize(20_000)

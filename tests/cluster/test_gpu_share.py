@@ -3,6 +3,7 @@
 The networks run on the CPU here. That they compute on a real GPU is not tested.
 """
 
+import logging
 import threading
 
 import pytest
@@ -31,12 +32,19 @@ def one_gpu(s3, monkeypatch):
         yield
 
 
+def data_settings():
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    return context.enable_progress_bars, context.target_max_block_size, logging.getLogger("ray.data").level
+
+
 def test_two_actors_share_a_gpu(one_gpu, tmp_path):
     import psutil
     import ray
 
     data = shards(tmp_path / "data", rows=120, files=8)
-    left, actors, is_over = [], [], threading.Event()
+    left, actors, is_over, before = [], [], threading.Event(), data_settings()
 
     def watch():
         while not is_over.wait(0.05):
@@ -48,6 +56,7 @@ def test_two_actors_share_a_gpu(one_gpu, tmp_path):
     chosen = prune(data, 0.2, engine=RayEngine(gpus_per_actor=0.5), store=tmp_path / "a", device="cpu", **SETTINGS)
     is_over.set()
     watcher.join()
+    assert data_settings() == before  # Those of a user's own Ray Data come back.
     assert min(left) == 0
     assert max(actors) == 2
     assert chosen.positions.equal(prune(data, 0.2, store=tmp_path / "b", **SETTINGS).positions)

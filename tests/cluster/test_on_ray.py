@@ -10,11 +10,12 @@ import time
 import pytest
 
 from cluster_inputs import shards
-from cluster_processes import family
+from cluster_processes import family, workers
 from prunetune import RayEngine
 from prunetune.api import prune
 from prunetune.base.errors import InputError
 from prunetune.cli import app
+from prunetune.cluster.engine import started
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.filterwarnings("default")]
 
@@ -32,7 +33,52 @@ def test_an_address_without_a_cluster_is_refused_at_once(s3, tmp_path):
     assert time.monotonic() - start < 60  # Ray itself tries for minutes.
 
 
-@pytest.mark.usefixtures("on_ray")
+@contextlib.contextmanager
+def watched(look):
+    """Yield a set that gets all that `look` returns, again and again, while the block runs."""
+    found, is_over = set(), threading.Event()
+
+    def watch():
+        while not is_over.wait(0.1):
+            found.update(look())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        is_over.set()
+        watcher.join()
+
+
+@pytest.fixture(scope="module")
+def addresses(s3):
+    """Start Ray for this file; return the names of its processes, each with an address, from before Ray starts on."""
+    with watched(_addresses) as found, started(num_cpus=2):
+        yield found
+
+
+def _addresses():
+    """Return all addresses on which a process listens, or with which it talks."""
+    import psutil
+
+    found = set()
+    for process in family(psutil.Process()):
+        with contextlib.suppress(psutil.Error):  # The process has ended meanwhile.
+            ends = [end for one in process.net_connections("inet") for end in (one.laddr, one.raddr) if end]
+            found.update((process.name(), end.ip.removeprefix("::ffff:")) for end in ends)
+    return found
+
+
+@pytest.mark.usefixtures("addresses")
+def test_the_stages_share_the_workers(tmp_path):
+    data = shards(tmp_path / "data", rows=60, files=6)
+    with watched(lambda: [worker.pid for worker in workers()]) as found:
+        prune(data, 0.2, "dlc", backbone="micro", duplicates="all", engine="ray", store=tmp_path / "store")
+    assert 1 <= len(found) <= 4  # Two for each CPU at most: Ray starts more than it needs while the first ones start.
+
+
+@pytest.mark.usefixtures("addresses")
 def test_the_command_writes_what_the_engine_in_process_writes(tmp_path):
     data = shards(tmp_path / "data", rows=120)
     words = ["prune", data, "--keep", "0.2", "--scorer", "dlc", "--backbone", "micro", "--duplicates", "all"]
@@ -54,29 +100,10 @@ def test_the_command_writes_what_the_engine_in_process_writes(tmp_path):
         assert (tmp_path / one / "all.csv").stat().st_mtime_ns == written
 
 
-def test_a_local_ray_uses_no_address_but_loopback(on_ray, tmp_path):
-    import psutil
+def test_a_local_ray_uses_no_address_but_loopback(addresses, tmp_path):
     import ray
 
-    found, is_over = set(), threading.Event()
-
-    def watch():
-        while not is_over.wait(0.2):
-            for process in family(psutil.Process()):
-                with contextlib.suppress(psutil.Error):  # The process has ended meanwhile.
-                    found.update((process.name(), *one) for one in _addresses(process))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     prune(shards(tmp_path / "data"), 0.2, scorer="random", engine="ray", store=tmp_path / "store")
-    is_over.set()
-    watcher.join()
-    assert {"gcs_server", "raylet"} <= {name for name, _ in found}
-    assert {ipaddress.ip_address(address).is_loopback for _, address in found} == {True}
+    assert {"gcs_server", "raylet"} <= {name for name, _ in addresses}
+    assert {ipaddress.ip_address(address).is_loopback for _, address in addresses} == {True}
     assert {node["NodeManagerAddress"] for node in ray.nodes()} == {"127.0.0.1"}
-
-
-def _addresses(process) -> set[tuple[str]]:
-    """Return all addresses on which a process listens, or with which it talks."""
-    ends = [end for one in process.net_connections("inet") for end in (one.laddr, one.raddr) if end]
-    return {(end.ip.removeprefix("::ffff:"),) for end in ends}

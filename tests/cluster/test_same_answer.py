@@ -10,7 +10,7 @@ from prunetune.base.seeding import seeded
 from prunetune.base.store import Store
 from prunetune.cluster import job, passes, stages
 from prunetune.cluster.by_class import sort_by_class
-from prunetune.cluster.catalogue import Part
+from prunetune.cluster.catalogue import Part, bundles
 from prunetune.cluster.engine import Cluster, started
 from prunetune.cluster.scores import SCORES
 from prunetune.cluster.selecting import Chooser, choose_all, class_works, read_choices
@@ -56,8 +56,11 @@ def given_scores(folder, labels, scores, most):
         for stage in (features, values):
             stage.folder.mkdir(parents=True, exist_ok=True)
         np.savez(features.file(parts[-1].name, passes.FEATURES), positions=rows, labels=labels[rows].numpy())
-        np.save(values.file(parts[-1].name, SCORES), scores[rows].numpy())
-    return sort_by_class(parts, features, values, Stage(folder / "runs"), CLASSES, 0)
+    together = bundles("scores", parts, 2 * most)
+    for bundle in together:
+        rows = np.concatenate([np.arange(part.first, part.first + part.count) for part in bundle.parts])
+        np.save(values.file(bundle.name, SCORES), scores[rows].numpy())
+    return sort_by_class(together, features, values, Stage(folder / "runs"), CLASSES, 0)
 
 
 def test_the_same_scores_give_the_same_subset(workers, blocks, tmp_path):

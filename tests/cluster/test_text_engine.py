@@ -1,5 +1,6 @@
 """`prune_text(..., engine="ray")` on a real Ray: shards of jsonl and parquet, and a worker that is killed."""
 
+import contextlib
 import json
 import threading
 import time
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cluster_processes import at_work
 from prunetune import prune_text
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.filterwarnings("default")]
@@ -44,19 +46,31 @@ def test_the_same_rows_are_kept_as_in_process(on_ray, tmp_path, kind):
 
 @pytest.mark.usefixtures("on_ray")
 def test_a_worker_that_is_killed_costs_its_batches_only(tmp_path):
-    psutil, _ = pytest.importorskip("psutil"), pytest.importorskip("transformers")
+    pytest.importorskip("transformers")
     rows = made_rows(120)
     settings = {"scorer": "dlc", "max_tokens": 300, **SETTINGS}
+    done, after, is_over = set(), set(), threading.Event()
+
+    def batches():
+        found = set()
+        for path in tmp_path.glob("store/passes/*/*/batch-*.npz"):
+            with contextlib.suppress(FileNotFoundError):  # The batches of a finished pass are removed.
+                found.add((path, path.stat().st_mtime_ns))
+        return found
 
     def kill_one():
-        while not list(tmp_path.glob("store/passes/*/*/batch-*.npz")):
-            time.sleep(0.02)
-        own = psutil.Process().children(recursive=True)
-        next(one for one in own if "ray::TextActor" in " ".join(one.cmdline())).kill()
+        while not batches() or not (busy := at_work("TextActor.run")):
+            time.sleep(0.01)
+        done.update(batches())
+        busy[0].kill()
+        while not is_over.wait(0.01):
+            after.update(batches())
 
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
     far = prune_text(rows, engine="ray", store=tmp_path / "store", **settings)
+    is_over.set()
     killer.join(10)
-    assert not killer.is_alive()
+    assert len(after) > len(done) > 0
+    assert len(dict(after)) == len(after | done)  # No batch has two times of change.
     assert far.positions.equal(prune_text(rows, **settings).positions)

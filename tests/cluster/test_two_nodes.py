@@ -36,13 +36,13 @@ def test_a_node_that_is_killed_costs_its_batches_only(two_nodes, tmp_path):
     cluster, second = two_nodes
     data = shards(tmp_path / "data", rows=1200, files=24)
     folder = tmp_path / "store/cluster"
-    done_before = []
+    done_before = {}
 
     def kill_second():
-        while len(done := list(folder.glob("passes-*/*.features.npz"))) < 4:
+        while len(done := list(folder.glob("passes-*/*-*.json"))) < 4:
             time.sleep(0.02)
+        done_before.update({path: path.stat().st_mtime_ns for path in done})
         cluster.remove_node(second, allow_graceful=False)
-        done_before.extend(done)
 
     killer = threading.Thread(target=kill_second, daemon=True)
     killer.start()
@@ -50,4 +50,5 @@ def test_a_node_that_is_killed_costs_its_batches_only(two_nodes, tmp_path):
     chosen = prune(data, 0.2, engine=engine, store=tmp_path / "store", **SETTINGS)
     killer.join(60)
     assert 4 <= len(done_before) < 24
+    assert {path: path.stat().st_mtime_ns for path in done_before} == done_before
     assert chosen.positions.equal(prune(data, 0.2, store=tmp_path / "here", **SETTINGS).positions)

@@ -17,6 +17,8 @@ def python(name: str, value: str) -> str:
     """Return an argument of `prune()`, such as `read_as=ReadOptions(label_column="kind")`."""
     if name == "checkpoint":
         return f'backbone=Backbone(model=..., checkpoint="{value}")'
+    if name == "worker_gb":
+        return f"engine=RayEngine(worker_gb={value})"
     argument = f"{name}={value}" if name == "hold_out" else f'{name}="{value}"'
     return argument if name in OF_PRUNE else f"read_as=ReadOptions({argument})"
 

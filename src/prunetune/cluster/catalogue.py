@@ -3,29 +3,32 @@
 import bisect
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from prunetune.base.errors import InputError
-from prunetune.cluster.listing import OF_JSON, Header, list_columns, read_list
+from prunetune.cluster.listing import COUNTS, OF_JSON, Header, read_counts, read_list
 from prunetune.cluster.remote import File
 from prunetune.cluster.sources import Source
-from prunetune.cluster.stages import Stage, sliced
+from prunetune.cluster.stages import Stage, bundled, sliced
+from prunetune.data.images.own import OwnFiles
 from prunetune.own.data import OwnData
 from prunetune.own.read.assemble import WITHOUT_LABELS
 from prunetune.own.read.columns import Columns
 from prunetune.own.read.labels import Labels, read_labels
 from prunetune.own.read.options import ReadOptions
-from prunetune.own.read.webdataset import LABEL_FILES
+from prunetune.own.read.webdataset import label_ending, label_key, no_object, refuse_no_label
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # With slots, since the driver holds all parts.
 class Part:
     """Rows that are processed together. name: of its files. first: the position of its first row. count: its rows."""
 
@@ -34,7 +37,26 @@ class Part:
     count: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Parts that one task takes, in the order of positions, and the name of the files that it writes for them."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many rows the parts have."""
+        return sum(part.count for part in self.parts)
+
+
+def bundles(name: str, parts: Sequence[Part], most: int) -> list[Bundle]:
+    """Return all parts in bundles of at most `most` rows, but at least one part, with numbered names."""
+    together = bundled(parts, lambda part: part.count, most)
+    return [Bundle(f"{name}-{number:06d}", tuple(some)) for number, some in enumerate(together)]
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """Parts that one worker reads one after another, since they lie in the same rows of a file.
 
@@ -49,14 +71,29 @@ class Segment:
 
 
 @dataclass(frozen=True, eq=False)
+class Listed:
+    """Images that the driver has listed: n of them, from the position `first` on.
+
+    places: their paths or addresses; () if they are not read. names: as the user knows them. labels: [n] int32.
+    """
+
+    first: int
+    places: tuple[str, ...]
+    names: tuple[str, ...]
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Catalogue:
     """What all rows are. A position is the place of a row in the order of sample_id, as in a Pool.
 
     source: where the data are. files: the shards. firsts: the position of the first row of each shard. counts: the rows
     of each shard. groups: the row groups of each parquet file. lists: the folder of the lists of the shards. columns:
     those of parquet files. label: the column of the lists that holds the labels; None if they are not read. indices:
-    maps a label as a JSON text to the index of its class. classes: their names. left_out: maps shards and samples that
-    are no candidates to the reason. unlabelled: how many rows have no label and are left out.
+    maps a label as a JSON text to the index of its class. classes: their names. sizes: rows of each class, also those
+    that turn out to be unreadable. left_out: maps shards and samples that are no candidates to the reason. unlabelled:
+    how many rows have no label and are left out. listed: those images that a worker has got, of all that the driver has
+    listed.
     """
 
     source: Source
@@ -71,14 +108,34 @@ class Catalogue:
     label: str | None = None
     indices: Mapping[str, int] = field(default_factory=dict)
     is_labelled: bool = True
+    sizes: tuple[int, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     unlabelled: int = 0
     notes: tuple[str, ...] = ()
+    listed: Listed | None = None
 
     @property
     def held(self) -> OwnData | None:
         """The candidates, if the driver has listed them."""
         return self.source.held
+
+    def bare(self) -> "Catalogue":
+        """Return the catalogue as all workers get it: without a word about single images."""
+        return replace(self, source=replace(self.source, held=None, left_out={}), left_out={})
+
+    def listed_at(self, first: int, count: int) -> Listed | None:
+        """Return the images from a position on that the driver has listed; None if shards are read."""
+        if (own := self.listed) is not None:
+            rows = slice(first - own.first, first - own.first + count)
+            return Listed(first, own.places[rows], own.names[rows], own.labels[rows])
+        if (data := self.held) is None:
+            return None
+        images, rows = data.pool.images, slice(first, first + count)
+        if isinstance(images, OwnFiles):
+            places = tuple(map(str, images.paths[rows]))
+        else:
+            places = tuple(images.content.urls[item] for item in images.indices[rows])
+        return Listed(first, places, data.names[rows], data.pool.labels[rows].numpy().astype(np.int32))
 
     def segments(self, most: int) -> list[Segment]:
         """Return all rows in parts of at most `most` rows; the same ones whatever the workers are."""
@@ -106,34 +163,43 @@ class Catalogue:
         """Return the index of the shard that holds a row."""
         return bisect.bisect_right(self.firsts, position) - 1
 
-    def table(self, shard: int, columns: list[str] | None = None) -> Any:
-        """Return the list of a shard as an Arrow table."""
-        return read_list(Stage(self.lists).file(f"{shard:06d}", ".parquet"), columns)
+    def table(self, part: Part, *columns: str) -> Any:
+        """Return the rows of a part in the list of its shard as an Arrow table of those columns that the list has."""
+        shard = self.shard_of(part.first)
+        file = Stage(self.lists).file(f"{shard:06d}", ".parquet")
+        return read_list(file, part.first - self.firsts[shard], part.count, columns)
 
     def labels(self, part: Part) -> np.ndarray:
         """Return the class of each row of a part, [n] int32; -1 for a row without a label."""
-        if self.held is not None:
-            return self.held.pool.labels[part.first : part.first + part.count].numpy().astype(np.int32)
+        if (listed := self.listed_at(part.first, part.count)) is not None:
+            return listed.labels
         if self.label is None:
             return np.zeros(part.count, dtype=np.int32)
-        shard = self.shard_of(part.first)
-        if self.label not in list_columns(Stage(self.lists).file(f"{shard:06d}", ".parquet")):  # No sample has a file.
+        table = self.table(part, self.label)
+        if not table.num_columns:  # No sample of the archive has such a file.
             return np.full(part.count, -1, dtype=np.int32)
-        column = self.table(shard, [self.label]).column(0).slice(part.first - self.firsts[shard], part.count)
-        coded = column.combine_chunks().dictionary_encode()
+        coded = table.column(self.label).combine_chunks().dictionary_encode()
         lookup = np.array([self.indices.get(text, -1) for text in coded.dictionary.to_pylist()] + [-1], dtype=np.int32)
         codes = coded.indices.fill_null(len(lookup) - 1).to_numpy(zero_copy_only=False)
         return lookup[codes]
 
     def names(self, part: Part) -> list[str]:
         """Return the name of each row of a part, as the user knows it."""
-        if self.held is not None:
-            return list(self.held.names[part.first : part.first + part.count])
+        if (listed := self.listed_at(part.first, part.count)) is not None:
+            return list(listed.names)
         if self.source.layout != "webdataset":
             return [str(position) for position in range(part.first, part.first + part.count)]
-        shard = self.shard_of(part.first)
-        column = self.table(shard, ["name"]).column(0)
-        return column.slice(part.first - self.firsts[shard], part.count).to_pylist()
+        return self.table(part, "name").column("name").to_pylist()
+
+    def full_names(self, part: Part) -> list[str]:
+        """Return the names of the rows of a part; behind the folder of their archive if another one has its name."""
+        if self.source.layout != "webdataset":
+            return self.names(part)
+        return _full_names(self.files[self.shard_of(part.first)], self.names(part), self._twice)
+
+    @cached_property
+    def _twice(self) -> set[str]:
+        return _names_of_several(self.files)
 
     def sample_ids(self, part: Part) -> list[str]:
         """Return the sample_id of each row of a part; those of shards are numbers of equal width."""
@@ -156,16 +222,12 @@ class Catalogue:
 
 def _bundled(groups: Sequence[int], most: int) -> Iterator[tuple[tuple[int, ...], int, int]]:
     """Yield row groups that are read together, the row at which they begin, and their rows: at most `most` if many."""
-    chosen: list[int] = []
-    start = rows = 0
-    for group, count in enumerate(groups):
-        if chosen and rows + count > most:
-            yield tuple(chosen), start, rows
-            chosen, start, rows = [], start + rows, 0
-        chosen.append(group)
-        rows += count
-    if rows:
-        yield tuple(chosen), start, rows
+    start = 0
+    for some in bundled(enumerate(groups), lambda group: group[1], most):
+        rows = sum(count for _, count in some)
+        if rows:
+            yield tuple(group for group, _ in some), start, rows
+        start += rows
 
 
 def of_held(source: Source) -> Catalogue:
@@ -176,6 +238,7 @@ def of_held(source: Source) -> Catalogue:
         data.pool.classes,
         len(data.pool),
         is_labelled=data.is_labelled,
+        sizes=tuple(data.pool.labels.bincount(minlength=len(data.pool.classes)).tolist()),
         left_out=source.left_out,
         notes=source.notes,
     )
@@ -208,6 +271,7 @@ def of_shards(
         lists=lists,
         columns=None if header is None else header.columns,
         is_labelled=False,
+        sizes=(sum(counts),),
         left_out=left_out,
         notes=(*source.notes, *(() if header is None else header.columns.notes)),
     )
@@ -215,14 +279,25 @@ def of_shards(
     return catalogue if label is None else _labelled(catalogue, label, header, found, options)
 
 
+def _names_of_several(files: Sequence[File]) -> set[str]:
+    """Return the names that several shards have, in different folders."""
+    return {name for name, count in Counter(file.name for file in files).items() if count > 1}
+
+
+def _full_names(file: File, names: Sequence[str], twice: set[str]) -> list[str]:
+    folder = f"{file.url.rpartition('/')[0]}/" if file.name in twice else ""
+    return [f"{folder}{name}" for name in names]
+
+
 def _left_out(source: Source, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the shards and samples that are no candidates, and the reasons."""
-    left_out = dict(source.left_out)
+    left_out, twice = dict(source.left_out), _names_of_several(source.files)
     for file, record in zip(source.files, records, strict=True):
         if "error" in record:
             left_out[file.url] = record["error"]
             log.warning("the shard %s is left out: %s", file.url, record["error"])
-        left_out.update({name: "samples without an image" for name in record.get("left_out", ())})
+        names = _full_names(file, record.get("left_out", ()), twice)
+        left_out.update(dict.fromkeys(names, "samples without an image"))
     return left_out
 
 
@@ -238,20 +313,25 @@ def _labelled(
     Raises:
         InputError: a label is missing or wrong.
     """
-    merged = _merged([record["labels"].get(label, {}) for record in records], catalogue.firsts)
+    merged = _merged(catalogue, label, records)
     _add_missing(merged, records, label, catalogue.firsts)
     unlabelled = merged.pop("null", [0, 0])
     read = _read_labels(merged, unlabelled, header, catalogue.total, options, catalogue.source)
     notes = catalogue.notes
     if header is None:
-        words = f"{label.removeprefix(OF_JSON)} in .json" if label.startswith(OF_JSON) else f".{label}"
+        words = f"{label.removeprefix(OF_JSON)} in .json" if label.startswith(OF_JSON) else label
         notes = (f"labels from {words}", *notes)
+    indices = {text: read.indices[i] for text, i in _places(merged).items()}
+    sizes = [0] * len(read.classes)
+    for text, index in indices.items():
+        sizes[index] += merged[text][0]
     return replace(
         catalogue,
         classes=read.classes,
         label=label,
-        indices={text: read.indices[i] for text, i in _places(merged).items()},
+        indices=indices,
         is_labelled=True,
+        sizes=tuple(sizes),
         unlabelled=unlabelled[0],
         notes=(*notes, *read.notes),
     )
@@ -261,43 +341,33 @@ def _label_column(header: Header | None, records: Sequence[Mapping[str, Any]], o
     """Return the column of the lists that holds the labels.
 
     Raises:
-        InputError: two keys could both be the label, or the named one is not there.
+        InputError: see `own.read.webdataset`, the rules of which these are.
     """
     if header is not None:
         return header.columns.label
     if not options.reads_labels:
         return None
     endings = {ending for record in records for ending in record.get("endings", ())}
-    columns = {column for record in records for column in record["labels"]}
-    wanted = options.label_column
-    for ending in [wanted] if wanted else LABEL_FILES:
-        if ending in columns:
-            return ending
-    keys = sorted(column for column in columns if column.startswith(OF_JSON))
-    if len(keys) > 1:
-        names = [key.removeprefix(OF_JSON) for key in keys]
-        raise InputError(
-            f"the keys {' and '.join(names)} of .json could both be the label; name one with "
-            f"{options.words('label_column', names[0])}"
-        )
-    if keys:
-        return keys[0]
-    if wanted is not None:
-        raise InputError(f"no sample has a file .{wanted}, or this key in its .json; the endings are {_few(endings)}")
-    log.warning("no labels among %s; the images are taken without", _few(endings))
-    return None
+    ending, is_key = label_ending(endings, options)
+    if ending is None:
+        refuse_no_label(endings, options)
+        return None
+    if not is_key:
+        return f".{ending}"
+    if bad := next((record["no_object"] for record in records if "no_object" in record), None):
+        raise no_object(bad)
+    key = label_key({key for record in records for key in record.get("keys", ())}, options)
+    return None if key is None else f"{OF_JSON}{key}"
 
 
-def _few(names: Sequence[str] | set[str]) -> str:
-    return ", ".join(sorted(names)[:20])
-
-
-def _merged(counts: Sequence[Mapping[str, Sequence[int]]], firsts: Sequence[int]) -> dict[str, list[int]]:
-    """Return how often each label occurs in all shards, and the first row that has it."""
+def _merged(catalogue: Catalogue, label: str, records: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Return how often each label occurs in all shards, and the first row that has it. One shard is read at a time."""
     merged: dict[str, list[int]] = {}
-    for own, first in zip(counts, firsts, strict=True):
-        for text, (count, row) in own.items():
-            merged.setdefault(text, [0, first + row])[0] += count
+    for shard, (record, first) in enumerate(zip(records, catalogue.firsts, strict=True)):
+        if label in record["labels"]:
+            place = Stage(catalogue.lists).file(f"{shard:06d}", COUNTS)
+            for text, (count, row) in read_counts(place, label).items():
+                merged.setdefault(text, [0, first + row])[0] += count
     return merged
 
 

@@ -1,12 +1,11 @@
 """What a worker reads: the encoded images of a segment, row after row."""
 
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from prunetune.base.extra import needed
 from prunetune.cluster.catalogue import Catalogue, Part, Segment
-from prunetune.cluster.remote import open_url
-from prunetune.data.images.own import EncodedImages
+from prunetune.cluster.parquet import is_damage, parquet_file
+from prunetune.cluster.remote import content_at, open_url
 from prunetune.data.readers.hugging_face import content_of
 
 ROWS = 64  # This many rows of a parquet file are in memory at once.
@@ -17,33 +16,40 @@ def contents(catalogue: Catalogue, segment: Segment) -> Iterator[tuple[Part, Ite
 
     The caller may take parts only in their order, and need not take all images of a part.
     """
-    if catalogue.held is not None:
+    if catalogue.listed is not None:
         for part in segment.parts:
-            yield part, _of_held(catalogue.held.pool.images, part)
+            yield part, _of_places(catalogue.listed_at(part.first, part.count).places)
     elif catalogue.source.layout == "webdataset":
-        yield segment.parts[0], _of_archive(catalogue, segment)
+        for part in segment.parts:
+            yield part, _of_archive(catalogue, part)
     else:
         yield from _of_parquet(catalogue, segment)
 
 
-def _of_held(images: Any, part: Part) -> Iterator[bytes | OSError]:
-    for position in range(part.first, part.first + part.count):
+def _of_places(places: Sequence[str]) -> Iterator[bytes | OSError]:
+    for place in places:
         try:
-            if isinstance(images, EncodedImages):
-                yield images.content(images.indices[position])
-            else:
-                yield images.paths[position].read_bytes()
+            content: bytes | OSError = content_at(place)
         except OSError as error:
-            # Object storage that does not answer must not make its images unreadable for all later calls.
-            if isinstance(images, EncodedImages) and not isinstance(error, FileNotFoundError):
+            if not is_lasting(error):
                 raise
-            yield error
+            content = error
+        yield content
 
 
-def _of_archive(catalogue: Catalogue, segment: Segment) -> Iterator[bytes | OSError]:
-    part = segment.parts[0]
-    table = catalogue.table(segment.shard, ["start", "size"]).slice(segment.start, part.count)
-    with open_url(catalogue.files[segment.shard].url) as stream:
+def is_lasting(error: OSError) -> bool:
+    """Return whether an error is a fact of an image, which the record of its part may hold: there is no such file.
+
+    A file without permission, a failing disk, too many open files or storage that does not answer end the call instead.
+    Otherwise the image would be left out of all later calls too.
+    """
+    is_ours = type(error) is OSError and error.errno is None  # Such as that of an empty cell.
+    return is_ours or isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError)
+
+
+def _of_archive(catalogue: Catalogue, part: Part) -> Iterator[bytes | OSError]:
+    table = catalogue.table(part, "start", "size")
+    with open_url(catalogue.files[catalogue.shard_of(part.first)].url) as stream:
         for start, size in zip(table.column("start").to_pylist(), table.column("size").to_pylist(), strict=True):
             stream.seek(start)
             yield stream.read(size)
@@ -60,20 +66,6 @@ def _of_parquet(catalogue: Catalogue, segment: Segment) -> Iterator[tuple[Part, 
             yield part, taken
             for _ in taken:  # A part that was finished before is passed over.
                 pass
-
-
-def parquet_file(stream: BinaryIO) -> Any:
-    """Return an open parquet file. A small buffer keeps a large row group out of memory."""
-    parquet = needed("pyarrow.parquet", "cluster", "parquet files")
-    return parquet.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
-
-
-def is_damage(error: BaseException) -> bool:
-    """Return whether an error of Arrow says that a file is damaged, not that it is out of reach or memory too small."""
-    arrow = needed("pyarrow", "cluster", "parquet files")
-    if isinstance(error, MemoryError):
-        return False
-    return isinstance(error, arrow.ArrowException) or (type(error) is OSError and error.errno is None)
 
 
 def _cells(opened: Any, group: int, column: str, name: str) -> Iterator[Any]:
@@ -108,4 +100,6 @@ class _Taken(Iterator[bytes | OSError]):
         try:
             return content_of(cell)
         except OSError as error:
+            if not is_lasting(error):
+                raise
             return error

@@ -7,45 +7,42 @@ import numpy as np
 
 from prunetune.base.errors import InputError
 from prunetune.base.extra import needed
-from prunetune.base.publish import new_file
 from prunetune.cluster.catalogue import Catalogue, Part, Segment
-from prunetune.cluster.content import is_damage, parquet_file
+from prunetune.cluster.parquet import damaged, is_damage, parquet_file
 from prunetune.cluster.passes import FEATURES
 from prunetune.cluster.remote import File, open_url
-from prunetune.cluster.stages import Item, Stage
+from prunetune.cluster.stages import Item, Stage, named_file
 
 ROWS = 16384  # A part has at most this many rows.
 
 
-def read_all(catalogue: Catalogue, stage: Stage) -> tuple[list[Part], dict[str, dict[str, Any]]]:
-    """Write the embeddings of all parts as features, and return the parts and their records; see `passes.run_passes`.
+def read_all(catalogue: Catalogue, stage: Stage) -> list[Part]:
+    """Write the embeddings of all parts as features, see `passes.run_passes`, and return the parts.
+
+    The parts of a segment are read together. So the record of the first one has the files of all of them.
 
     Raises:
         InputError: a row is no embedding: it has another length, is zero, or has numbers that are not finite.
     """
     segments = catalogue.segments(ROWS)
     items = [Item(segment.parts[0].name, sum(part.count for part in segment.parts), segment) for segment in segments]
-    outer = Stage(stage.folder / "segments")
-    stage.folder.mkdir(parents=True, exist_ok=True)
-    outer.run(items, read_segment, catalogue, stage, what="reading embeddings")
-    parts = [part for segment in segments for part in segment.parts]
-    records = stage.records([Item(part.name, part.count) for part in parts], verified=False)
-    return parts, {part.name: records[part.name] for part in parts}
+    stage.run(items, read_segment, catalogue, what="reading embeddings")
+    stage.write_manifest(item.name for item in items)
+    return [part for segment in segments for part in segment.parts]
 
 
-def read_segment(item: Item, outer: Stage, catalogue: Catalogue, stage: Stage) -> dict[str, Any]:
+def read_segment(item: Item, stage: Stage, catalogue: Catalogue) -> dict[str, Any]:
     """Write the embeddings of the parts of a segment."""
-    width = None
+    width, paths = None, []
     for part, rows in zip(item.work.parts, _parts(catalogue, item.work), strict=True):
         labels = catalogue.labels(part)
         _check(catalogue, part, rows, width)
         width, kept = rows.shape[1], labels >= 0
-        path = stage.file(part.name, FEATURES)
-        with new_file(path) as partial, partial.open("wb") as file:
+        paths.append(stage.file(part.name, FEATURES))
+        with named_file(paths[-1]) as file:
             positions = np.arange(part.first, part.first + part.count)[kept]
             np.savez(file, positions=positions, labels=labels[kept], features=rows[kept])
-        stage.finish(part.name, [path], {"failed": []})
-    return outer.finish(item.name, [], {})
+    return stage.finish(item.name, paths, {})
 
 
 def _parts(catalogue: Catalogue, segment: Segment) -> Iterator[np.ndarray]:
@@ -75,7 +72,7 @@ def _next(batches: Iterator[Any], file: File) -> Any:
     except Exception as error:
         if not is_damage(error):
             raise
-        raise InputError(f"{file.url} cannot be read as parquet ({' '.join(str(error).split())[:200]})") from None
+        raise damaged(file.url, error) from None
 
 
 def _matrix(column: Any, catalogue: Catalogue, part: Part) -> np.ndarray:

@@ -1,9 +1,10 @@
 """Ray: join a cluster or start it on this machine, and run tasks of which only some wait at a time."""
 
+import functools
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ LOOPBACK = "127.0.0.1"
 SECONDS_TO_ANSWER = 10
 STARTS = 3  # Ray waits 30 seconds for its own processes. On a busy machine it is started up to this many times.
 OBJECT_STORE = 1 << 30  # Bytes of shared memory on one machine. Decoded images wait there until a network is free.
+_kept: list[Any] = []  # The caches of this process that `kept` has made.
+_last: list[Any] = []  # The function of its last task.
 AHEAD = 2  # For each CPU this many tasks are handed out, so that no worker waits for the driver.
 
 
@@ -225,7 +228,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def run_tasks(
-    function: Callable[..., Any], items: Sequence[Any], *shared: Any, memory: int | None = None
+    function: Callable[..., Any],
+    items: Iterable[Any],
+    *shared: Any,
+    memory: int | None = None,
+    retries: int = RETRIES,
 ) -> Iterator[tuple[Any, Any]]:
     """Run a function on every item in the workers, and yield (item, outcome) as the tasks finish.
 
@@ -237,6 +244,7 @@ def run_tasks(
         items: one for each task.
         shared: further arguments, which are sent to each machine once.
         memory: bytes that one task needs, so that not too many run on one machine.
+        retries: how often a task whose worker dies is tried again.
 
     Raises:
         InputError: a task failed because of its input, of the disk or of object storage, or its worker died again and
@@ -245,7 +253,8 @@ def run_tasks(
     ray = library()
     held = [ray.put(argument) for argument in shared]
     wanted = {} if memory is None else {"memory": min(memory, _largest_memory(ray))}
-    remote = ray.remote(max_retries=RETRIES, num_cpus=1, **wanted)(_task)
+    # Ray shows the name in its lists of tasks and as the title of a worker that is at work.
+    remote = ray.remote(max_retries=retries, num_cpus=1, name=function.__name__, **wanted)(_task)
     limit = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting: dict[Any, Any] = {}
     left = iter(items)
@@ -256,7 +265,8 @@ def run_tasks(
             if not waiting:
                 return
             done, _ = ray.wait(list(waiting), num_returns=1)
-            yield waiting.pop(done[0]), _outcome(ray, done[0])
+            item = waiting.pop(done[0])
+            yield item, _outcome(ray, done[0], item)
     finally:
         for reference in waiting:
             ray.cancel(reference, force=False)
@@ -267,23 +277,35 @@ def _largest_memory(ray: Any) -> int:
     return int(max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]))
 
 
+def kept(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a process keep what a function has returned last, such as networks, until a task of another stage comes."""
+    cached = functools.lru_cache(maxsize=1)(make)
+    _kept.append(cached)
+    return cached
+
+
 def _task(function: Callable[..., Any], item: Any, *shared: Any) -> Any:
+    if _last != [function]:
+        _last[:] = [function]
+        for cached in _kept:
+            cached.cache_clear()
     return guarded(function, item, *shared)
 
 
-def _outcome(ray: Any, reference: Any) -> Any:
+def _outcome(ray: Any, reference: Any, item: Any) -> Any:
     try:
         outcome = ray.get(reference)
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError) as error:
-        raise died(error) from None
+        raise died(f"{getattr(item, 'name', 'the same work')} ({type(error).__name__})") from None
     if isinstance(outcome, Failure):
         raise InputError(outcome.text)
     return outcome
 
 
-def died(error: BaseException) -> InputError:
-    """Return the error that says that workers died again and again on the same work."""
+def died(what: str) -> InputError:
+    """Return the error that says on what workers died again and again."""
     return InputError(
-        f"a worker died {RETRIES + 1} times on the same work ({type(error).__name__}), which memory that is too small "
-        "can cause; what is finished is kept: give the workers more memory and give the same command again"
+        f"workers died {RETRIES + 1} times on {what}, which memory that is too small or a file that crashes its reader "
+        "can cause; what is finished is kept: give the workers more memory, or remove the file, and give the same "
+        "command again"
     )

@@ -1,8 +1,9 @@
 """One pruning on a cluster, stage by stage, from DATA to what is kept."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,18 @@ from prunetune.base.seeding import derive_seed
 from prunetune.base.verification import key_digest
 from prunetune.cluster import catalogue as catalogues
 from prunetune.cluster.by_class import Runs, sort_by_class
-from prunetune.cluster.catalogue import Catalogue, Part
+from prunetune.cluster.catalogue import Catalogue, Part, bundles
 from prunetune.cluster.embeddings import read_all
 from prunetune.cluster.engine import Cluster, library
 from prunetune.cluster.listing import list_shards
-from prunetune.cluster.passes import FEATURES, Work, run_passes
-from prunetune.cluster.scores import prototypes, score_parts, write_scores
-from prunetune.cluster.selecting import COPIES, Chooser, ClassWork, choose_all, class_works, read_choices
+from prunetune.cluster.passes import FEATURES, Failures, Work, run_passes
+from prunetune.cluster.room import check_room
+from prunetune.cluster.scores import ROWS as SCORE_ROWS
+from prunetune.cluster.scores import prototypes, score_bundles
+from prunetune.cluster.selecting import Chooser, ClassWork, choose_all, class_works, read_choices
 from prunetune.cluster.sources import Source
-from prunetune.cluster.stages import Item, Stage
-from prunetune.cluster.two_level import TWO_LEVEL, Loss
+from prunetune.cluster.stages import Stage
+from prunetune.cluster.two_level import Loss
 from prunetune.data.images import transforms
 from prunetune.networks.backbone import Network
 from prunetune.networks.frozen_pass import Passes
@@ -41,7 +44,7 @@ from prunetune.samplers.flexrand import FlexRandReleased
 from prunetune.scorers import DLC, FacilityLocation, Herding, KCenter, MaxHerding, Moderate, NoScore, Random, Scorer
 
 log = logging.getLogger(__name__)
-VERSION = 2  # This number must be raised when what a stage writes changes.
+VERSION = 3  # This number must be raised when what a stage writes changes.
 NONE_READ = (Random, NoScore)  # These scorers read nothing, so that images are only decoded.
 BY_CLASS = (Herding, KCenter, FacilityLocation, MaxHerding, Moderate)  # Each class is scored by itself.
 
@@ -120,7 +123,7 @@ def list_rows(source: Source, cluster: Cluster, options: ReadOptions) -> Catalog
         "version": VERSION,
         "files": [asdict(file) for file in source.files],
         "layout": source.layout,
-        "columns": [options.image_column, options.label_column, options.labels_from, options.on_error],
+        "columns": [options.image_column, options.label_column, options.labels_from],
     }
     stage = Stage(_folder(cluster, "lists", key))
     header, records = list_shards(source, stage, options)
@@ -140,12 +143,12 @@ def prune_rows(catalogue: Catalogue, keep: Keep, plan: Plan, cluster: Cluster, o
     needs = [_name(part) for part in (plan.scorer, plan.sampler) if part.needs_labels]
     if needs and not catalogue.is_labelled:
         raise InputError(f"{needs[0]} reads labels, and these data have none; give labels, or use herding or k_center")
-    passes, parts, records, key = _pass(catalogue, plan, cluster, options)
-    passes.write_manifest(records)
-    failed = sum(len(record["failed"]) for record in records.values())
-    _check_failures(catalogue, parts, records, failed, options)
+    check = partial(_check_room, catalogue, keep, plan, cluster, options)
+    passes, parts, failures, key = _pass(catalogue, plan, cluster, options, check)
+    failed = sum(map(len, failures.values()))
+    _check_failures(catalogue, parts, failures, failed, options)
     runs, width = _sorted(catalogue, parts, passes, plan, cluster, key)
-    works, stage, names, losses = _chosen(runs, catalogue, keep, plan, cluster, width)
+    works, stage, names, losses = _chosen(runs, catalogue, keep, plan, cluster, options, width)
     arrays, near = _gathered(read_choices(stage, names), catalogue.total)
     return Outcome(
         catalogue,
@@ -159,7 +162,7 @@ def prune_rows(catalogue: Catalogue, keep: Keep, plan: Plan, cluster: Cluster, o
         key=stage.folder.name,
         losses=tuple(losses),
         method=plan.method,
-        reasons=lambda part: dict(map(tuple, records[part.name]["failed"])),
+        reasons=lambda part: dict(map(tuple, failures.get(part.name, ()))),
     )
 
 
@@ -174,22 +177,34 @@ def _sorted(
     """Return the rows in the order of classes, and D if a scorer reads the features of a class, else 0."""
     by_class = isinstance(plan.scorer, BY_CLASS)
     width = _width(parts, passes) if by_class else 0
-    scores = None if by_class else _scores(catalogue, parts, passes, plan, cluster, key)
+    together = bundles("scores", parts, 1 if by_class else SCORE_ROWS)
+    scores = None
+    if isinstance(plan.scorer, DLC):
+        scores = Stage(_folder(cluster, "scores", {"passes": key, "scorer": plan.scorer.key()}))
+        centres = prototypes(parts, passes, scores, len(catalogue.classes))
+        score_bundles(together, passes, scores, centres, plan.scorer.include_unmasked)
     runs_key = {"passes": key, "scores": None if scores is None else scores.folder.name, "features": by_class}
     stage = Stage(_folder(cluster, "runs", runs_key))
-    return sort_by_class(parts, passes, scores, stage, len(catalogue.classes), 4 * width), width
+    return sort_by_class(together, passes, scores, stage, len(catalogue.classes), 4 * width), width
 
 
 def _chosen(
-    runs: Runs, catalogue: Catalogue, keep: Keep, plan: Plan, cluster: Cluster, width: int
+    runs: Runs,
+    catalogue: Catalogue,
+    keep: Keep,
+    plan: Plan,
+    cluster: Cluster,
+    options: ReadOptions,
+    width: int,
 ) -> tuple[list[ClassWork], Stage, list[str], list[Loss]]:
     """Return what each class keeps, where the choices are and their names, and what two levels lose."""
     sizes = {label: int(size) for label, size in enumerate(runs.sizes) if size}
     budgets, ratio = _budgets(sizes, keep, plan)
     is_plain, worker_bytes = keep.fraction is not None, cluster.engine.worker_bytes
+    check_room(plan.scorer, _with_budgets(sizes, budgets), catalogue.classes, width, worker_bytes, options.words)
     works = class_works(plan.sampler, sizes, budgets, ratio, is_plain, plan.seed)
-    chooser = Chooser(runs, plan.scorer if width else None, plan.sampler, catalogue.classes, plan.seed)
-    _check_large(works, chooser, width, worker_bytes)
+    has_scores = isinstance(plan.scorer, DLC)
+    chooser = Chooser(runs, plan.scorer if width else None, plan.sampler, catalogue.classes, plan.seed, has_scores)
     key = {
         "runs": runs.stage.folder.name,
         "scorer": plan.scorer.key(),
@@ -204,16 +219,24 @@ def _chosen(
 
 
 def _pass(
-    catalogue: Catalogue, plan: Plan, cluster: Cluster, options: ReadOptions
-) -> tuple[Stage, list[Part], dict[str, dict[str, Any]], dict[str, Any]]:
-    """Return the stage of features, all parts, their records, and what the features depend on."""
+    catalogue: Catalogue, plan: Plan, cluster: Cluster, options: ReadOptions, check: Callable[[int], None]
+) -> tuple[Stage, list[Part], Failures, dict[str, Any]]:
+    """Return the stage of features, all parts, the rows that cannot be read, and what the features depend on.
+
+    check: is called with the width of the features that a scorer reads, before anything is read; that of embeddings is
+    not known then.
+    """
+    by_class = isinstance(plan.scorer, BY_CLASS)
     if catalogue.source.layout == "embeddings":
+        if not by_class:
+            check(0)
         if isinstance(plan.scorer, DLC) and plan.scorer.path("all").masks_any:
             raise InputError("embeddings come from one network; pass scorer=DLC(levels=1), or another scorer")
         key = {"version": VERSION, "rows": _rows_key(catalogue)}
         passes = Stage(_folder(cluster, "passes", key))
-        return passes, *read_all(catalogue, passes), key
+        return passes, read_all(catalogue, passes), {}, key
     work, key = _work(catalogue, plan, options)
+    check(work.network.num_features if by_class else 0)
     passes = Stage(_folder(cluster, "passes", key))
     return passes, *run_passes(catalogue, passes, work, cluster.engine.gpus_per_actor), key
 
@@ -261,13 +284,16 @@ def worker_device(device: str) -> str:
 
 
 def _rows_key(catalogue: Catalogue) -> Any:
+    """Return what rows and labels depend on. on_error is not part of it, so that both have the same passes."""
     if catalogue.held is not None:
         return catalogue.source.mark or mark(catalogue.held)
-    return [catalogue.lists.name, catalogue.label, sorted(catalogue.indices.items())]
+    files = [[*asdict(file).values(), rows] for file, rows in zip(catalogue.files, catalogue.counts, strict=True)]
+    image = None if catalogue.columns is None else catalogue.columns.image
+    return [catalogue.source.layout, files, image, catalogue.label, sorted(catalogue.indices.items())]
 
 
 def _check_failures(
-    catalogue: Catalogue, parts: list[Part], records: Mapping[str, Any], failed: int, options: ReadOptions
+    catalogue: Catalogue, parts: list[Part], failures: Failures, failed: int, options: ReadOptions
 ) -> None:
     """Count and name images that cannot be read.
 
@@ -278,9 +304,9 @@ def _check_failures(
         return
     named: dict[str, str] = {}
     for part in parts:
-        broken = records[part.name]["failed"]
+        broken = failures.get(part.name)
         if broken and len(named) < MOST_NAMED:
-            names = catalogue.names(part)
+            names = catalogue.full_names(part)
             named.update({names[position - part.first]: reason for position, reason in broken})
     named = dict(list(named.items())[:MOST_NAMED])
     more = f", and {failed - len(named)} more" if failed > len(named) else ""
@@ -302,26 +328,6 @@ def _width(parts: list[Part], passes: Stage) -> int:
         return int(file["features"].shape[1])
 
 
-def _scores(
-    catalogue: Catalogue, parts: list[Part], passes: Stage, plan: Plan, cluster: Cluster, key: dict[str, Any]
-) -> Stage:
-    """Return the stage with the score of each row: DLC's, or zeros of a scorer that reads nothing."""
-    stage = Stage(_folder(cluster, "scores", {"passes": key, "scorer": plan.scorer.key()}))
-    if isinstance(plan.scorer, NONE_READ):
-        items = [Item(part.name, part.count) for part in parts]
-        stage.run(items, zero_scores, passes, what="scores")
-        return stage
-    centres = prototypes(parts, passes, stage, len(catalogue.classes))
-    score_parts(parts, passes, stage, centres, plan.scorer.include_unmasked)
-    return stage
-
-
-def zero_scores(item: Item, stage: Stage, passes: Stage) -> dict[str, Any]:
-    """Write zeros as the scores of one part."""
-    with np.load(passes.file(item.name, FEATURES)) as file:
-        return write_scores(item, stage, np.zeros(len(file["positions"])))
-
-
 def _budgets(sizes: Mapping[int, int], keep: Keep, plan: Plan) -> tuple[dict[int, int], float]:
     """Return how many rows each class keeps, and the fraction of all, as `own.choose.select` does without copies."""
     if keep.fraction is not None:
@@ -330,21 +336,22 @@ def _budgets(sizes: Mapping[int, int], keep: Keep, plan: Plan) -> tuple[dict[int
         return size_budgets(dict(sizes), ratio, sampler.min_per_class, sampler.rounding), ratio
     budgets = keep.size_budgets(dict(sizes), plan.rounding)
     ratio = sum(budgets.values()) / sum(sizes.values())
-    check_fit(plan.scorer, plan.sampler, ratio)
+    check_fit(plan.scorer, plan.sampler, None if keep.per_class is not None else ratio)
     return budgets, ratio
 
 
-def _check_large(works: Sequence[ClassWork], chooser: Chooser, width: int, worker_bytes: int) -> None:
-    """Refuse a class that no worker holds for a scorer that has no second level."""
-    if chooser.scorer is None or isinstance(chooser.scorer, TWO_LEVEL):
-        return
-    held = worker_bytes // (4 * COPIES * width)
-    large = [work for work in works if work.size > held]
-    if large:
-        raise InputError(
-            f"class {chooser.classes[large[0].label]} has {large[0].size} rows and a worker holds {held}; two levels "
-            "are there for herding, k_center and facility_location only: use one of them, or a larger worker_gb"
-        )
+def _check_room(
+    catalogue: Catalogue, keep: Keep, plan: Plan, cluster: Cluster, options: ReadOptions, width: int
+) -> None:
+    """Refuse a class that no worker can select, before anything is read."""
+    sizes = {label: size for label, size in enumerate(catalogue.sizes) if size}
+    budgets, _ = _budgets(sizes, keep, plan)
+    budgeted = _with_budgets(sizes, budgets)
+    check_room(plan.scorer, budgeted, catalogue.classes, width, cluster.engine.worker_bytes, options.words)
+
+
+def _with_budgets(sizes: Mapping[int, int], budgets: Mapping[int, int]) -> dict[int, tuple[int, int]]:
+    return {label: (size, budgets[label]) for label, size in sizes.items()}
 
 
 def _gathered(

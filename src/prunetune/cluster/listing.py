@@ -2,7 +2,8 @@
 
 The list of a shard is a parquet file with a row for each of its rows. Its columns are `name` (tar archives only),
 `start` and `size` in bytes of the image in the archive (tar archives only), and one column of labels as JSON texts for
-each place where labels can be. The driver gets only the number of rows and how often each label occurs.
+each place where labels can be: `.cls` for files of this ending, `json:<key>` for a key of JSON objects. How often
+each label occurs stands in a file beside it, which the driver reads shard after shard: it holds the sums only.
 """
 
 import json
@@ -11,21 +12,36 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from prunetune.base.errors import InputError
 from prunetune.base.extra import needed
-from prunetune.base.publish import new_file
-from prunetune.cluster.engine import storage_fault
+from prunetune.cluster.engine import Failure, guarded
+from prunetune.cluster.parquet import damaged, is_damage, parquet_file
 from prunetune.cluster.remote import File, open_url
 from prunetune.cluster.sources import Source
-from prunetune.cluster.stages import Item, Stage
-from prunetune.own.read.columns import LABEL_NAMES, SPLIT_COLUMNS, Columns, choose_columns, usual, without_labels
+from prunetune.cluster.stages import Item, Stage, named_file
+from prunetune.own.read.columns import SPLIT_COLUMNS, Columns, choose_columns, usual, without_labels
 from prunetune.own.read.labels import is_empty, plain
 from prunetune.own.read.options import ReadOptions
 from prunetune.own.read.splits import split_kind
 from prunetune.own.read.table import class_names_of
-from prunetune.own.read.webdataset import LABEL_FILES, Member, Sample, image_of, index_of
+from prunetune.own.read.webdataset import (
+    DamagedArchive,
+    Member,
+    Sample,
+    image_of,
+    index_of,
+    json_object,
+    label_ending,
+    label_keys,
+    label_text,
+)
 
+COUNTS = ".counts"  # A file of this ending maps each column of labels of a shard to Counts, in JSON.
 OF_JSON = "json:"  # A column of labels from .json files is called after the key, with this in front.
+LIST_ROWS = 8192  # A row group of a list has this many rows, and the last one has the rest.
+MOST_KEYS = 20  # A message names at most this many other keys.
 Counts = dict[str, list[int]]  # Maps a label as a JSON text to how often it occurs and to the first row that has it.
 
 
@@ -41,8 +57,9 @@ class Header:
 def list_shards(source: Source, stage: Stage, options: ReadOptions) -> tuple[Header | None, dict[str, dict[str, Any]]]:
     """List all shards in the workers. Return the header of parquet files, and the record of each shard.
 
-    A record has `rows`, and `labels`: maps the name of each column of labels to Counts. That of a parquet file has
-    `groups`, the rows of each row group; that of an archive `endings`, `keys` and `left_out`, samples without an image.
+    A record has `rows`, and `labels`, the names of the columns of labels. That of a parquet file has
+    `groups`, the rows of each row group. That of an archive has `endings`, and `left_out`, samples without an image;
+    where JSON objects can hold the labels also `keys`, or `no_object`, the first sample whose file holds none.
     A shard that cannot be read has `error`, and no rows; with on_error="stop" it ends the run.
 
     Raises:
@@ -52,6 +69,9 @@ def list_shards(source: Source, stage: Stage, options: ReadOptions) -> tuple[Hea
     function: Callable[..., Any] = list_parquet if header is not None else list_archive
     items = [Item(f"{i:06d}", 1, file) for i, file in enumerate(source.files)]
     records = stage.run(items, function, header, options, what="listing shards")
+    broken = next((record["error"] for record in records.values() if "error" in record), None)
+    if broken is not None and options.on_error != "skip":  # An earlier call has left it out.
+        raise InputError(broken)
     return header, records
 
 
@@ -63,7 +83,10 @@ def parquet_header(source: Source, options: ReadOptions) -> Header:
     Raises:
         InputError: the file is damaged, its columns can be read in two ways, or its images are paths.
     """
-    file, schema = _first_schema(source.files if options.on_error == "skip" else source.files[:1])
+    found = guarded(_first_schema, source.files if options.on_error == "skip" else source.files[:1])
+    if isinstance(found, Failure):
+        raise InputError(found.text)
+    file, schema = found
     if source.layout == "embeddings":
         columns = _embedding_columns(schema, file, options)
     else:
@@ -84,13 +107,15 @@ def _first_schema(files: Sequence[File]) -> tuple[File, Any]:
     Raises:
         InputError: no file can be read; the message is that of the first one.
     """
-    parquet, damage = needed("pyarrow.parquet", "cluster", "parquet files"), None
+    damage = None
     for file in files:
-        with open_url(file.url) as stream:
-            try:
-                return file, parquet.read_schema(stream)
-            except Exception as error:  # Arrow raises several kinds of errors on damaged files.
-                damage = damage or _damaged(file, error)
+        try:
+            with open_url(file.url) as stream:
+                return file, parquet_file(stream).schema_arrow
+        except Exception as error:
+            if not is_damage(error):
+                raise
+            damage = damage or damaged(file.url, error)
     raise damage
 
 
@@ -112,22 +137,19 @@ def _embedding_columns(schema: Any, file: File, options: ReadOptions) -> Columns
 def list_parquet(item: Item, stage: Stage, header: Header, options: ReadOptions) -> dict[str, Any]:
     """List a parquet file: read its footer and its labels."""
     file = item.work
-    parquet = needed("pyarrow.parquet", "cluster", "parquet files")
-    arrow = needed("pyarrow", "cluster", "parquet files")
     try:
         with open_url(file.url) as stream:
-            opened = parquet.ParquetFile(stream)
+            opened = parquet_file(stream)
             groups = [opened.metadata.row_group(i).num_rows for i in range(opened.num_row_groups)]
             _check_columns(file, opened.schema_arrow.names, header)
             label = header.columns.label
-            cells = [] if label is None else opened.read(columns=[label]).column(label).to_pylist()
+            cells = None if label is None else opened.read(columns=[label]).column(label)
             _check_splits(file, opened, header)
-    except InputError:
-        raise
-    except Exception as error:  # Arrow raises several kinds of errors on damaged files.
-        return _skipped(item, stage, _damaged(file, error) if storage_fault(error) is None else error, options)
-    texts = [as_text(cell) for cell in cells]
-    table = {} if label is None else {label: arrow.array(texts, arrow.string())}
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        return _skipped(item, stage, damaged(file.url, error), options)
+    table = {} if label is None else {label: _texts(cells)}
     return _finished(item, stage, table, {"rows": sum(groups), "groups": groups})
 
 
@@ -151,10 +173,6 @@ def _check_splits(file: File, opened: Any, header: Header) -> None:
                 )
 
 
-def _damaged(file: File, error: BaseException) -> InputError:
-    return InputError(f"{file.url} cannot be read as parquet ({' '.join(str(error).split())[:200]})")
-
-
 def list_archive(item: Item, stage: Stage, header: None, options: ReadOptions) -> dict[str, Any]:
     """List an archive: read the headers of its files, and the small files that can hold labels."""
     file = item.work
@@ -162,55 +180,62 @@ def list_archive(item: Item, stage: Stage, header: None, options: ReadOptions) -
     try:
         with open_url(file.url) as stream:
             samples = index_of(stream, file.url)
-            left_out = [key for key, sample in samples.items() if image_of(sample) is None]
-            chosen = {key: sample for key, sample in samples.items() if image_of(sample) is not None}
-            found = [_labels_of(key, sample, stream, options) for key, sample in chosen.items()]
-    except (InputError, OSError) as error:
+            chosen = {f"{file.name}/{key}": one for key, one in samples.items() if image_of(one) is not None}
+            labels, facts = _labels_of(chosen, stream, options)
+    except DamagedArchive as error:
         return _skipped(item, stage, error, options)
     images = [image_of(sample) for sample in chosen.values()]
     table = {
-        "name": arrow.array([f"{file.name}/{key}" for key in chosen], arrow.string()),
+        "name": arrow.array(list(chosen), arrow.string()),
         "start": arrow.array([image.start for image in images], arrow.int64()),
         "size": arrow.array([image.size for image in images], arrow.int64()),
     }
-    for column in sorted({name for labels in found for name in labels}):
-        table[column] = arrow.array([labels.get(column) for labels in found], arrow.string())
-    facts = {
+    table |= {column: arrow.array(texts, arrow.string()) for column, texts in labels.items()}
+    facts |= {
         "rows": len(chosen),
-        "endings": sorted({ending for sample in samples.values() for ending in sample}),
-        "keys": sorted({name.removeprefix(OF_JSON) for labels in found for name in labels if name.startswith(OF_JSON)}),
-        "left_out": [f"{file.name}/{key}" for key in left_out],
+        "endings": sorted({ending for sample in chosen.values() for ending in sample}),
+        "left_out": [f"{file.name}/{key}" for key, sample in samples.items() if image_of(sample) is None],
     }
     return _finished(item, stage, table, facts)
 
 
-def _labels_of(key: str, sample: Sample, stream: Any, options: ReadOptions) -> dict[str, str]:
-    """Return the labels that a sample could have, by the column that they go to."""
-    if not options.reads_labels:
-        return {}
-    wanted = options.label_column
-    endings = [wanted] if wanted in sample else [] if wanted else list(LABEL_FILES)
-    found = {
-        ending: json.dumps(_read(stream, sample[ending]).decode("utf-8", "replace").strip())
-        for ending in endings
-        if ending in sample
-    }
-    if "json" in sample and wanted not in sample:
-        try:
-            content = json.loads(_read(stream, sample["json"]))
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            raise InputError(f"the file .json of sample {key} is no JSON object")
-        for name, value in content.items():
-            if name == wanted or (wanted is None and usual(name, LABEL_NAMES)):
-                found[f"{OF_JSON}{name}"] = as_text(value)
-    return {column: text for column, text in found.items() if text is not None}
+def _labels_of(
+    samples: Mapping[str, Sample], stream: Any, options: ReadOptions
+) -> tuple[dict[str, list[str | None]], dict[str, Any]]:
+    """Return the columns of labels that the samples of an archive can have, and what their JSON files are.
+
+    Another archive can decide which column is used. An ending that this archive has not, and that all are read from,
+    leaves its samples without labels.
+    """
+    endings = {ending for sample in samples.values() for ending in sample}
+    ending, is_key = label_ending(endings, options) if options.reads_labels else (None, False)
+    if ending is None:
+        return {}, {}
+    if not is_key:
+        contents = (_read(stream, one[ending]) if ending in one else b"" for one in samples.values())
+        return {f".{ending}": [as_text(label_text(content)) for content in contents]}, {}
+    objects = {name: json_object(_read(stream, one["json"])) if "json" in one else {} for name, one in samples.items()}
+    if None in objects.values():
+        return {}, {"no_object": next(name for name, content in objects.items() if content is None)}
+    keys = {key for content in objects.values() for key in content}
+    found = label_keys(keys, options)
+    columns = {f"{OF_JSON}{key}": [as_text(content.get(key)) for content in objects.values()] for key in found}
+    return columns, {"keys": sorted({*found, *sorted(keys)[:MOST_KEYS]})}
 
 
 def _read(stream: Any, member: Member) -> bytes:
     stream.seek(member.start)
     return stream.read(member.size)
+
+
+def _texts(column: Any) -> Any:
+    """Return a column of labels as JSON texts. Of equal numbers and texts one is converted."""
+    arrow = needed("pyarrow", "cluster", "parquet files")
+    kinds = arrow.types
+    if any(is_one(column.type) for is_one in (kinds.is_integer, kinds.is_string, kinds.is_large_string)):
+        coded = column.combine_chunks().dictionary_encode()
+        return arrow.array(map(as_text, coded.dictionary.to_pylist()), arrow.string()).take(coded.indices)
+    return arrow.array(map(as_text, column.to_pylist()), arrow.string())
 
 
 def as_text(cell: Any) -> str | None:
@@ -221,40 +246,47 @@ def as_text(cell: Any) -> str | None:
     return json.dumps(label, default=str)
 
 
-def _skipped(item: Item, stage: Stage, error: BaseException, options: ReadOptions) -> dict[str, Any]:
-    """Record a shard that cannot be read, if such shards are to be left out. A shard that is out of reach stops."""
-    if options.on_error != "skip" or not isinstance(error, InputError):
+def _skipped(item: Item, stage: Stage, error: InputError, options: ReadOptions) -> dict[str, Any]:
+    """Record a damaged shard, if such shards are to be left out."""
+    if options.on_error != "skip":
         raise error
-    return stage.finish(item.name, [], {"rows": 0, "groups": [], "labels": {}, "error": str(error)})
+    return stage.finish(item.name, [], {"rows": 0, "groups": [], "labels": [], "error": str(error)})
 
 
 def _finished(item: Item, stage: Stage, table: Mapping[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
     """Write the list of a shard and its record."""
     arrow = needed("pyarrow", "cluster", "parquet files")
     parquet = needed("pyarrow.parquet", "cluster", "parquet files")
-    path = stage.file(item.name, ".parquet")
-    with new_file(path) as partial:
-        parquet.write_table(arrow.table(dict(table)), partial)
+    path, counts = stage.file(item.name, ".parquet"), stage.file(item.name, COUNTS)
+    with named_file(path) as file:
+        parquet.write_table(arrow.table(dict(table)), file, row_group_size=LIST_ROWS)
     labels = {name: _counts(column) for name, column in table.items() if name not in ("name", "start", "size")}
-    return stage.finish(item.name, [path], {**facts, "labels": labels})
+    with named_file(counts) as file:
+        file.write(json.dumps(labels).encode())
+    return stage.finish(item.name, [path, counts], {**facts, "labels": list(labels)})
 
 
 def _counts(column: Any) -> Counts:
-    counts: Counts = {}
-    for row, text in enumerate(column.to_pylist()):
-        key = "null" if text is None else text
-        if key in counts:
-            counts[key][0] += 1
-        else:
-            counts[key] = [1, row]
-    return counts
+    """Return how often each text occurs, in the order of their first rows."""
+    coded = column.dictionary_encode()
+    texts = [*coded.dictionary.to_pylist(), "null"]
+    codes = coded.indices.fill_null(len(texts) - 1).to_numpy(zero_copy_only=False)
+    values, firsts, counts = (found.tolist() for found in np.unique(codes, return_index=True, return_counts=True))
+    return {texts[value]: [count, first] for first, value, count in sorted(zip(firsts, values, counts, strict=True))}
 
 
-def list_columns(path: Path) -> list[str]:
-    """Return the names of the columns of a shard's list."""
-    return needed("pyarrow.parquet", "cluster", "parquet files").read_schema(path, memory_map=True).names
+def read_counts(place: Path, column: str) -> Counts:
+    """Return how often each label occurs in a shard. place: a file that ends in COUNTS."""
+    return json.loads(place.read_text(encoding="utf-8"))[column]
 
 
-def read_list(path: Path, columns: list[str] | None = None) -> Any:
-    """Return the list of a shard as an Arrow table."""
-    return needed("pyarrow.parquet", "cluster", "parquet files").read_table(path, columns=columns, memory_map=True)
+def read_list(path: Path, first: int, count: int, columns: Sequence[str]) -> Any:
+    """Return some rows of the list of a shard as an Arrow table; columns that the list does not have are left out.
+
+    No more is read than the row groups that have these rows, so that a part of a large shard costs what a part costs.
+    """
+    with needed("pyarrow.parquet", "cluster", "parquet files").ParquetFile(path, memory_map=True) as file:
+        present = [column for column in columns if column in file.schema_arrow.names]
+        groups = range(first // LIST_ROWS, -(-(first + count) // LIST_ROWS))
+        table = file.read_row_groups(list(groups), columns=present)
+        return table.slice(first - groups.start * LIST_ROWS, count).combine_chunks()

@@ -29,6 +29,7 @@ from prunetune.own.subset import Subset
 from prunetune.runs.records import write_csv
 
 CSV_ROWS = 2_000_000  # Of more rows, tables are written as parquet: a CSV file of them opens in no program.
+WAITING = 2**14  # So many lines wait for the parquet file; a line takes about a kilobyte.
 NO_LABEL = "it has no label"
 
 
@@ -138,7 +139,7 @@ def _failures(outcome: Outcome) -> Iterator[tuple[str, str]]:
         unlabelled = outcome.catalogue.unlabelled and (outcome.catalogue.labels(part) < 0).any()
         if not reasons and not unlabelled:
             continue
-        labels, names = outcome.catalogue.labels(part), outcome.catalogue.names(part)
+        labels, names = outcome.catalogue.labels(part), outcome.catalogue.full_names(part)
         for offset, name in enumerate(names):
             if labels[offset] < 0:
                 yield f"{word} {name}", NO_LABEL
@@ -248,7 +249,7 @@ def _write_parquet(path: Path, lines: Iterator[dict[str, Any]]) -> None:
         waiting: list[dict[str, Any]] = []
         for line in lines:
             waiting.append(line)
-            if len(waiting) == 2**16:
+            if len(waiting) == WAITING:
                 writer.write_table(arrow.Table.from_pylist(waiting, schema))
                 waiting = []
         writer.write_table(arrow.Table.from_pylist(waiting, schema))

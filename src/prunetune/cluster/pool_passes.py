@@ -25,15 +25,15 @@ from torch import Tensor
 
 from prunetune.base.devices import Hardware
 from prunetune.base.errors import InputError
-from prunetune.base.publish import new_file
 from prunetune.base.seeding import stream
 from prunetune.base.verification import key_digest
 from prunetune.cluster.catalogue import Part
 from prunetune.cluster.engine import Failure, guarded, library, started
 from prunetune.cluster.job import worker_device
-from prunetune.cluster.passes import VIEW_BYTES, Crew, Networks, Work, shared_work, streamed, write_work
+from prunetune.cluster.passes import VIEW_BYTES, Crew, Networks, Work, streamed
 from prunetune.cluster.progress import Progress
-from prunetune.cluster.stages import Item, Stage, sliced
+from prunetune.cluster.shared import counted, shared_folder, shared_work
+from prunetune.cluster.stages import Stage, named_file, sliced
 from prunetune.data.images.decode import Images, UnreadableImage, refuse_any
 from prunetune.data.images.decoded import shrunk
 from prunetune.data.images.rule import DecodeRule
@@ -101,7 +101,7 @@ class RayPasses(RemotePasses):
         key = {"version": VERSION, "features": asked.key, "part": parts[0].count}
         stage = Stage(self._store / "cluster" / f"pool-{key_digest(key)}")
         stage.folder.mkdir(parents=True, exist_ok=True)
-        finished = stage.records([Item(part.name, part.count) for part in parts])
+        finished = stage.finished(part.name for part in parts)
         todo = [part for part in parts if part.name not in finished]
         if todo:
             passes = replace(asked.passes, hardware=self._hardware(asked))
@@ -117,15 +117,13 @@ class RayPasses(RemotePasses):
     def _run_parts(self, pool: Pool, stage: Stage, shown: "Shown", work: Work, parts: list[Part]) -> None:
         what = f"features of {pool.name}" if work.path is None else f"{len(shown.draws)} masked networks"
         progress = Progress(what, len(pool), len(pool) - sum(part.count for part in parts))
-        place = write_work(stage, (shown, stage, work, None))
         crew = Crew(_viewed, PoolNetworks, DecodingPoolNetworks, 1.0 if work.passes.hardware.device == "cuda" else 0.0)
         failures: dict[int, UnreadableImage] = {}
-        try:
-            for _, rows, record in streamed([_row(pool, shown, part) for part in parts], place, crew):
-                progress.add(rows)
+        rows = (_row(pool, shown, part) for part in parts)
+        with shared_folder(stage, (shown, stage, work)) as place:
+            for _, count, record in streamed(rows, place, crew):
+                progress.add(count)
                 failures |= {row: UnreadableImage(where, reason) for row, where, reason in record["failed"]}
-        finally:
-            place.unlink(missing_ok=True)
         refuse_any(dict(sorted(failures.items())), len(pool))
 
 
@@ -204,11 +202,17 @@ def _viewed(batch: dict[str, Any], place: str) -> dict[str, Any]:
     """Return a part with the views of its images, [n, views, 3, S, S] uint8, instead of what the driver has sent."""
     row = {name: values[0] for name, values in batch.items()}
     shown = shared_work(place)[0]
-    made = guarded(_views, shown, row)
+    made = guarded(_counted_views, place, shown, row)
     views, failed = (b"", []) if isinstance(made, Failure) else made
     error = made.text if isinstance(made, Failure) else ""
     row |= {"content": b"", "views": views, "failed": json.dumps(failed), "error": error}
     return {name: [value] for name, value in row.items()}
+
+
+def _counted_views(place: str, shown: Shown, row: dict[str, Any]) -> tuple[bytes, list[list[Any]]]:
+    last = int(row["first"]) + int(row["count"]) - 1
+    with counted(place, f"{row['name']}.views", lambda: f"images {row['first']} to {last} of the pool"):
+        return _views(shown, row)
 
 
 def _views(shown: Shown, row: dict[str, Any]) -> tuple[bytes, list[list[Any]]]:
@@ -231,7 +235,7 @@ def _views(shown: Shown, row: dict[str, Any]) -> tuple[bytes, list[list[Any]]]:
 
 
 class PoolNetworks(Networks):
-    """An actor that runs networks over the views of one part after another."""
+    """Runs networks over the views of one part of a pool after another."""
 
     def _finish(self, part: Part, row: dict[str, Any]) -> dict[str, Any]:
         failed = json.loads(str(row["failed"]))
@@ -245,17 +249,17 @@ class PoolNetworks(Networks):
             [self._features(one, views[:, i if shown.is_drawn else 0]) for i, one in enumerate(networks)]
         )
         path = self._stage.file(part.name, FEATURES)
-        with new_file(path) as partial, partial.open("wb") as file:
+        with named_file(path) as file:
             np.save(file, features)
         return self._stage.finish(part.name, [path], {"failed": []})
 
 
 class DecodingPoolNetworks(PoolNetworks):
-    """An actor without a GPU, which decodes the parts itself, so that no CPU waits for another one."""
+    """Networks in a process without a GPU, which decodes the parts itself, so that no CPU waits for another one."""
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Write the features of a part, and return its record."""
-        return super().__call__(_viewed(batch, self._place))
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Write the features of a part, and yield its record."""
+        yield super().__call__(_viewed(batch, self._place))
 
 
 def _gathered(stage: Stage, parts: list[Part], level: int) -> Tensor:

@@ -4,18 +4,17 @@ A file has the columns `row` (the place in the order of sample_id), `id` (the na
 `score` and `kept`, and `features` if they are asked for. manifest.json has the bytes and the hash of each file.
 """
 
-from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from prunetune.base.extra import needed
-from prunetune.base.publish import new_file
-from prunetune.cluster.catalogue import Catalogue, Part
+from prunetune.cluster.catalogue import Catalogue, Part, bundles
 from prunetune.cluster.job import Outcome
 from prunetune.cluster.passes import FEATURES
-from prunetune.cluster.stages import Item, Stage
+from prunetune.cluster.stages import Item, Stage, named_file
 
 MOST_ROWS = 1 << 16  # A file has at most this many rows, so that few files are many rows.
 
@@ -32,36 +31,29 @@ def write_products(outcome: Outcome, folder: Path, with_features: bool) -> Path:
         InputError: see `stages.Stage.run`.
     """
     stage, items = Stage(folder), []
-    for number, parts in enumerate(_together(outcome.parts)):
-        rows = slice(parts[0].first, parts[-1].first + parts[-1].count)
-        work = (parts, outcome.scores[rows], outcome.kept[rows])
-        items.append(Item(f"part-{number:06d}", rows.stop - rows.start, work))
-    records = stage.run(items, write_product, outcome.catalogue, outcome.passes, with_features, what="writing products")
-    stage.write_manifest(records)
+    for bundle in bundles("part", outcome.parts, MOST_ROWS):
+        first, count = bundle.parts[0].first, bundle.rows
+        rows, listed = slice(first, first + count), outcome.catalogue.listed_at(first, count)
+        work = (bundle.parts, outcome.scores[rows], outcome.kept[rows], listed and replace(listed, places=()))
+        items.append(Item(bundle.name, count, work))
+    shared = (outcome.catalogue.bare(), outcome.passes, with_features)
+    stage.run(items, write_product, *shared, what="writing products")
+    stage.write_manifest(item.name for item in items)
     return stage.folder
-
-
-def _together(parts: Sequence[Part]) -> Iterator[list[Part]]:
-    chosen: list[Part] = []
-    for part in parts:
-        if chosen and sum(one.count for one in chosen) + part.count > MOST_ROWS:
-            yield chosen
-            chosen = []
-        chosen = [*chosen, part]
-    yield chosen
 
 
 def write_product(item: Item, stage: Stage, catalogue: Catalogue, passes: Stage, with_features: bool) -> dict[str, Any]:
     """Write one file; its parts are row groups."""
-    parts, scores, kept = item.work
+    parts, scores, kept, listed = item.work
+    catalogue = replace(catalogue, listed=listed)
     parquet = needed("pyarrow.parquet", "cluster", "tables")
     path, writer = stage.file(item.name, ".parquet"), None
-    with new_file(path) as partial:
+    with named_file(path) as file:
         try:
             for part in parts:
                 own = slice(part.first - parts[0].first, part.first - parts[0].first + part.count)
                 table = _table(catalogue, part, scores[own], kept[own], passes if with_features else None)
-                writer = writer or parquet.ParquetWriter(partial, table.schema)
+                writer = writer or parquet.ParquetWriter(file, table.schema)
                 writer.write_table(table)
         finally:
             if writer is not None:

@@ -1,7 +1,10 @@
 """Files at addresses such as s3://bucket/name: opened, listed, and as images of a folder or of a list."""
 
+import errno
+import io
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -21,6 +24,7 @@ from prunetune.own.read.labels import is_empty
 from prunetune.own.read.layout import understand
 from prunetune.own.read.options import leave_out
 from prunetune.own.read.records import Records, is_address, normal, read_records
+from prunetune.own.read.scan import why_no_data
 from prunetune.own.read.table import SUFFIXES, table_records
 
 
@@ -50,8 +54,7 @@ class Remote:
     urls: tuple[str, ...]
 
     def __call__(self, item: int) -> bytes:
-        system, path = file_system(self.urls[item])
-        return system.cat_file(path)
+        return content_at(self.urls[item])
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -71,7 +74,61 @@ def open_url(url: str) -> BinaryIO:
     if not is_address(url):
         return open(url, "rb")
     system, path = file_system(url)
-    return system.open(path, "rb")
+    with _in_reach(url):
+        return io.BufferedReader(_Reached(system.open(path, "rb"), url))
+
+
+def content_at(place: str) -> bytes:
+    """Return the content of a file on this machine or at an address."""
+    if not is_address(place):
+        return Path(place).read_bytes()
+    system, path = file_system(place)
+    with _in_reach(place):
+        return system.cat_file(path)
+
+
+@contextmanager
+def _in_reach(url: str) -> Iterator[None]:
+    """Give an error of object storage a number and the address, so that nobody takes it for damage of the content.
+
+    Some libraries raise an OSError without a number or a ValueError where storage refuses a request. Readers of parquet
+    raise the same for damaged files.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if (type(error) is OSError and error.errno is None) or isinstance(error, ValueError):
+            raise OSError(errno.EIO, " ".join(str(error).split())[:200], url) from error
+        raise
+
+
+class _Reached(io.RawIOBase):
+    """A file at an address, whose errors are those of `_in_reach`."""
+
+    def __init__(self, stream: Any, url: str) -> None:
+        self._stream, self._url = stream, url
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        with _in_reach(self._url):
+            content = self._stream.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def list_files(url: str) -> list[File]:
@@ -117,8 +174,8 @@ def read_remote_folder(files: Sequence[File], top: str, options: ReadOptions) ->
         InputError: there are no images, or the folders can be read in two ways.
     """
     parts = {tuple(file.url.removeprefix(f"{top}/").split("/")): file for file in files}
-    images = sorted((one for one in parts if is_image(one[-1])), key="/".join)
-    left_out = {"/".join(one): "no image" for one in parts if not is_image(one[-1])}
+    left_out = {"/".join(one): reason for one in parts if (reason := _why_no_image(one)) is not None}
+    images = sorted((one for one in parts if "/".join(one) not in left_out), key="/".join)
     if not images:
         raise InputError(f"{top} holds no parquet files, no tar archives and no images")
     metadata = next((file for name in METADATA if (file := parts.get((name,))) and file.is_list), None)
@@ -132,6 +189,16 @@ def read_remote_folder(files: Sequence[File], top: str, options: ReadOptions) ->
     names = ["/".join(one) for one in layout.in_order]
     found = found_in(layout, top, _images([parts[one].url for one in layout.in_order], names, options), left_out)
     return assemble(found, PurePosixPath(top).name, options)
+
+
+def _why_no_image(parts: Sequence[str]) -> str | None:
+    return why_no_data(parts[:-1], parts[-1]) or (None if is_image(parts[-1]) else "no image")
+
+
+def is_data(file: File, top: str) -> bool:
+    """Return whether a file below an address can be one of the user's: neither it nor its folders are hidden."""
+    *folders, name = file.url.removeprefix(top).lstrip("/").split("/")
+    return why_no_data(folders, name) is None
 
 
 def is_image(name: str) -> bool:

@@ -1,33 +1,33 @@
 """The third stage, for DLC: the prototypes of the classes from sums over all rows, then the loss of each row.
 
-The sums are taken over the same chunks of parts on every cluster and are added in their order, in float64. So the
+The sums are taken over the same bundles of parts on every cluster and are added in their order, in float64. So the
 prototypes do not depend on the number of workers.
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prunetune.base.publish import new_file
-from prunetune.cluster.catalogue import Part
+from prunetune.cluster.catalogue import Bundle, Part, bundles
 from prunetune.cluster.passes import FEATURES
-from prunetune.cluster.stages import Item, Stage
+from prunetune.cluster.stages import Item, Stage, named_file
 from prunetune.scorers.dlc import learning_complexity, prototype_losses
 
-CHUNK = 64  # The sums of this many parts are taken at once.
+SUM_ROWS = 1 << 19  # The sums of at most this many rows are taken at once.
+ROWS = 1 << 16  # A file has the scores of at most this many rows.
 SUMS, SCORES = ".sums.npz", ".scores.npy"
 
 
 def prototypes(parts: Sequence[Part], passes: Stage, stage: Stage, num_classes: int) -> Tensor:
     """Return the mean feature of each class, [C, D] float64, NaN for a class without rows.
 
-    Only sums reach the driver: at most C (8 D + 16) bytes for a chunk.
+    Only sums reach the driver: at most C (8 D + 16) bytes for a bundle.
     """
-    chunks = [parts[start : start + CHUNK] for start in range(0, len(parts), CHUNK)]
-    items = [Item(f"sums-{i:06d}", sum(part.count for part in chunk), chunk) for i, chunk in enumerate(chunks)]
+    items = [Item(bundle.name, bundle.rows, bundle.parts) for bundle in bundles("sums", parts, SUM_ROWS)]
     stage.run(items, class_sums, passes, what="class means")
     total, counts = None, torch.zeros(num_classes, dtype=torch.int64)
     for item in items:
@@ -40,7 +40,7 @@ def prototypes(parts: Sequence[Part], passes: Stage, stage: Stage, num_classes: 
 
 
 def class_sums(item: Item, stage: Stage, passes: Stage) -> dict[str, Any]:
-    """Write the sum of the features of each class that occurs in a chunk of parts, float64, and its rows."""
+    """Write the sum of the features of each class that occurs in a bundle of parts, float64, and its rows."""
     labels, sums, counts = np.zeros(0, dtype=np.int64), None, np.zeros(0, dtype=np.int64)
     for part in item.work:
         with np.load(passes.file(part.name, FEATURES)) as file:
@@ -55,40 +55,40 @@ def class_sums(item: Item, stage: Stage, passes: Stage) -> dict[str, Any]:
         more[place.numpy()] += counts
         labels, sums, counts = merged, grown, more
     path = stage.file(item.name, SUMS)
-    with new_file(path) as partial, partial.open("wb") as file:
+    with named_file(path) as file:
         np.savez(file, labels=labels, sums=sums.numpy(), counts=counts)
     return stage.finish(item.name, [path], {})
 
 
-def score_parts(parts: Sequence[Part], passes: Stage, stage: Stage, centres: Tensor, is_first: bool) -> None:
-    """Write the learning complexity of every row, <part>.scores.npy [n] float64, in the order of `positions`.
+def score_bundles(of: Sequence[Bundle], passes: Stage, stage: Stage, centres: Tensor, is_first: bool) -> None:
+    """Write the learning complexity of every row, <bundle>.scores.npy [n] float64, in the order of `positions`.
 
     Args:
-        parts: all parts.
+        of: all parts, in bundles.
         passes: the stage that holds the features.
         stage: where scores go.
         centres: [C, D] float64 prototypes.
         is_first: whether the features of the unmasked network are the first level of the path.
     """
-    items = [Item(part.name, part.count) for part in parts]
-    stage.run(items, score_part, passes, centres, is_first, what="losses")
+    items = [Item(bundle.name, bundle.rows, bundle.parts) for bundle in of]
+    stage.run(items, score_bundle, passes, centres, is_first, what="losses")
 
 
-def score_part(item: Item, stage: Stage, passes: Stage, centres: Tensor, is_first: bool) -> dict[str, Any]:
-    """Write the scores of one part."""
-    with np.load(passes.file(item.name, FEATURES)) as file:
+def score_bundle(item: Item, stage: Stage, passes: Stage, centres: Tensor, is_first: bool) -> dict[str, Any]:
+    """Write the scores of one bundle of parts."""
+    values = [_complexity(passes.file(part.name, FEATURES), centres, is_first) for part in item.work]
+    path = stage.file(item.name, SCORES)
+    with named_file(path) as file:
+        np.save(file, torch.cat(values).numpy())
+    return stage.finish(item.name, [path], {})
+
+
+def _complexity(path: Path, centres: Tensor, is_first: bool) -> Tensor:
+    """Return the learning complexity of the rows of a part, [n] float64."""
+    with np.load(path) as file:
         labels = torch.from_numpy(file["labels"].astype(np.int64))
         losses = [prototype_losses(level, centres, labels) for level in _levels(file, is_first)]
-    values = learning_complexity(torch.stack(losses)) if len(labels) else torch.zeros(0, dtype=torch.float64)
-    return write_scores(item, stage, values.numpy())
-
-
-def write_scores(item: Item, stage: Stage, values: np.ndarray) -> dict[str, Any]:
-    """Write the scores of one part, [n] float64."""
-    path = stage.file(item.name, SCORES)
-    with new_file(path) as partial, partial.open("wb") as file:
-        np.save(file, values)
-    return stage.finish(item.name, [path], {})
+    return learning_complexity(torch.stack(losses)) if len(labels) else torch.zeros(0, dtype=torch.float64)
 
 
 def _levels(file: Any, is_first: bool) -> Iterator[Tensor]:

@@ -6,20 +6,20 @@ the number of workers or blocks, or on their order.
 """
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from prunetune.base.publish import new_file
 from prunetune.base.seeding import derive_seed
-from prunetune.cluster.by_class import POSITIONS, ROWS, VALUES, Runs
-from prunetune.cluster.stages import Item, Stage
-from prunetune.cluster.two_level import Loss, measure_loss, order_of, part_of, picks_of_part
+from prunetune.cluster.by_class import POSITIONS, ROWS, VALUES, Runs, write_run
+from prunetune.cluster.room import row_bytes
+from prunetune.cluster.stages import Item, Stage, bundled, named_file
+from prunetune.cluster.two_level import Loss, measure_loss, order_of, part_of, parts_of, picks_of_part
 from prunetune.data.pool import Pool
 from prunetune.runs.scores import compute_scores
 from prunetune.samplers import Sampler
@@ -28,9 +28,11 @@ from prunetune.signals.tensors import TensorSignals
 
 log = logging.getLogger(__name__)
 TOLERANCE = 1e-6  # Scores of two engines differ by at most this share of themselves.
-COPIES = 4  # A greedy scorer holds this many float32 copies of the features of a class.
 TASK_ROWS = 200_000  # Small classes are selected together, up to this many rows.
+GREEDY_ROWS = 20_000  # The same for greedy scorers, which take much longer, so that all workers end at the same time.
 TASK_CLASSES = 64
+PIECE = 1 << 20  # A file has what was chosen of at most about this many rows, so that the driver holds no whole class.
+CHOICE_BYTES = 21  # What is written of a row: its position, score, rank, and whether it is kept.
 PICKS, CHOICE = ".picks.npz", ".choice.npz"
 
 
@@ -52,8 +54,9 @@ class ClassWork:
 class Chooser:
     """How classes are selected.
 
-    runs: the rows in the order of classes. scorer: computes the scores of a class from its features; None if scores are
-    in the runs. sampler: chooses. classes: their names. seed: of the scorer's draws. num_classes: of the pool.
+    runs: the rows in the order of classes. scorer: computes the scores of a class from its features; None if it need
+    not. sampler: chooses. classes: their names. seed: of the scorer's draws. has_scores: whether the runs have scores;
+    without them and without a scorer all scores are 0.
     """
 
     runs: Runs
@@ -61,6 +64,7 @@ class Chooser:
     sampler: Sampler
     classes: tuple[str, ...]
     seed: int
+    has_scores: bool = True
 
 
 def class_works(
@@ -77,15 +81,16 @@ def class_works(
         seed: of all draws.
     """
     generator = torch.Generator().manual_seed(derive_seed("sample", seed, float(ratio)))
-    works = []
+    works: list[ClassWork] = []
+    before: tuple[int, ...] = ()  # What the last class has drawn; nobody reads what comes after the last draw of all.
     for label, size in sizes.items():
         budget = budgets[label] if ratio < 1 or not is_plain else size
         own = ratio if is_plain else budget / size
         state = None
         if 0 < budget < size and (draws := sampler.draw_sizes(size, own)):
-            state = generator.get_state().numpy().tobytes()
-            for length in draws:
+            for length in before:
                 torch.randperm(length, generator=generator)
+            state, before = generator.get_state().numpy().tobytes(), draws
         works.append(ClassWork(label, size, budget, own, state))
     return works
 
@@ -102,21 +107,18 @@ def choose_all(
         width: D, the length of a feature; 0 if none is read.
         worker_bytes: memory of a worker.
     """
-    held = worker_bytes // (4 * COPIES * width) if width else max(work.size for work in works)
+    held = max(1, worker_bytes // row_bytes(width))
     large = [work for work in works if work.size > held and 0 < work.budget < work.size]
-    small = [work for work in works if work not in large]
-    names = []
-    items = [Item(f"classes-{i:06d}", sum(work.size for work in some), some) for i, some in enumerate(_together(small))]
-    most = max((sum(work.size for work in item.work) for item in items), default=0)
-    memory = max(64 << 20, most * (40 + 4 * COPIES * width))
-    stage.run(items, choose_classes, chooser, what="selecting", memory=min(memory, worker_bytes))
-    names += [item.name for item in items]
-    losses = []
-    for work in large:
-        more, loss = _choose_large(work, chooser, stage, held)
-        names += more
-        losses.append(loss)
-    return names, losses
+    small = [work for work in works if not (work.size > held and 0 < work.budget < work.size)]
+    most = GREEDY_ROWS if width else TASK_ROWS
+    together = bundled(small, lambda work: work.size, most, TASK_CLASSES)
+    items = [Item(f"classes-{i:06d}", sum(work.size for work in some), some) for i, some in enumerate(together)]
+    largest = max((work.size for work in small), default=0)
+    memory = max(64 << 20, largest * row_bytes(width) + min(PIECE, most + largest) * CHOICE_BYTES)
+    done = stage.run(items, choose_classes, chooser, what="selecting", memory=min(memory, worker_bytes))
+    names = [name for facts in done.values() for name in facts["choices"]]
+    more, losses = _choose_large(large, chooser, stage, width, worker_bytes)
+    return names + more, losses
 
 
 def read_choices(stage: Stage, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
@@ -131,48 +133,46 @@ def read_choices(stage: Stage, names: Sequence[str]) -> Iterator[dict[str, np.nd
             yield {key: file[key] for key in file.files}
 
 
-def _together(works: Sequence[ClassWork]) -> Iterator[list[ClassWork]]:
-    """Yield classes that one task selects."""
-    chosen: list[ClassWork] = []
-    for work in works:
-        if chosen and (len(chosen) == TASK_CLASSES or sum(one.size for one in chosen) + work.size > TASK_ROWS):
-            yield chosen
-            chosen = []
-        chosen = [*chosen, work]
-    if chosen:
-        yield chosen
-
-
 def choose_classes(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
-    """Select some classes, and write what was chosen."""
-    found = [_choose(work, chooser) for work in item.work]
-    return _finished(item.name, stage, {key: np.concatenate([one[key] for one in found]) for key in found[0]})
+    """Select some classes, and write what was chosen, a file for each PIECE of the rows."""
+    pieces = (piece for work in item.work for piece in _choose(work, chooser))
+    names, paths = [], []
+    for some in bundled(pieces, lambda piece: len(piece["positions"]), PIECE):
+        names.append(f"{item.name}-{len(names):04d}")
+        paths.append(_written(names[-1], stage, {key: np.concatenate([one[key] for one in some]) for key in some[0]}))
+    return stage.finish(item.name, paths, {"choices": names})
 
 
-def _finished(name: str, stage: Stage, choice: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _written(name: str, stage: Stage, choice: Mapping[str, np.ndarray]) -> Path:
     path = stage.file(name, CHOICE)
     written = {**choice, "near": choice["near"].sum(keepdims=True)}
-    with new_file(path) as partial, partial.open("wb") as file:
+    with named_file(path) as file:
         np.savez(file, **written)
-    return stage.finish(name, [path], {})
+    return path
 
 
-def _choose(work: ClassWork, chooser: Chooser) -> dict[str, np.ndarray]:
-    positions = chooser.runs.whole(work.label, POSITIONS)
-    if chooser.scorer is None:
+def _choose(work: ClassWork, chooser: Chooser) -> Iterator[dict[str, np.ndarray]]:
+    """Yield what was chosen of a class, PIECE after PIECE."""
+    if chooser.scorer is not None:
+        scores = class_scores(chooser, work)
+    elif chooser.has_scores:
         scores = torch.from_numpy(chooser.runs.whole(work.label, VALUES))
     else:
-        scores = class_scores(chooser, work)
+        scores = torch.zeros(work.size, dtype=torch.float64)
     kept = selected(work, chooser.sampler, scores)
     near = near_cuts(work, chooser.sampler, scores, kept) if chooser.scorer is None else 0
-    ranks = torch.searchsorted(scores.sort().values, scores, right=True)
-    return {
-        "positions": positions,
-        "scores": scores.numpy(),
-        "ranks": ranks.numpy().astype(np.int32),
-        "kept": kept.numpy(),
-        "near": np.array([near]),
-    }
+    ranked, first = torch.from_numpy(np.sort(scores.numpy())), 0
+    for positions in _in_pieces(chooser.runs.read(work.label, POSITIONS), PIECE):
+        rows = slice(first, first + len(positions))
+        ranks = torch.searchsorted(ranked, scores[rows], right=True, out_int32=work.size < 2**31)
+        yield {
+            "positions": np.asarray(positions),
+            "scores": scores[rows].numpy(),
+            "ranks": ranks.numpy().astype(np.int32),
+            "kept": kept[rows].numpy(),
+            "near": np.array([near]),
+        }
+        near, first = 0, rows.stop
 
 
 def class_scores(chooser: Chooser, work: ClassWork) -> Tensor:
@@ -221,19 +221,72 @@ def _near(ranked: Tensor, cut: int) -> int:
     return int(last - first)
 
 
-def _choose_large(work: ClassWork, chooser: Chooser, stage: Stage, held: int) -> tuple[list[str], Loss]:
-    """Select a class that no worker holds, in two levels; return the names of its choices, and the loss."""
-    parts = math.ceil(work.size / held)
-    picks = picks_of_part(work.budget, parts, held)
-    name = f"large-{work.label:06d}"
-    items = [Item(f"{name}-{part:04d}", work.size // parts, (work, part, parts, picks)) for part in range(parts)]
-    stage.run(items, pick_part, chooser, what="first level")
-    union = Item(f"{name}-union", work.size, (work, tuple(item.name for item in items)))
-    record = stage.run([union], pick_union, chooser, what="second level")[union.name]
-    measured = Item(f"{name}-loss", work.size // parts, (work, parts))
-    loss = Loss(**stage.run([measured], part_loss, chooser, what="loss of two levels")[measured.name]["loss"])
-    log.info("%s", loss.line)
-    return list(record["choices"]), loss
+def _choose_large(
+    works: Sequence[ClassWork], chooser: Chooser, stage: Stage, width: int, worker_bytes: int
+) -> tuple[list[str], list[Loss]]:
+    """Select classes that no worker holds, in two levels; return the names of their choices, and the losses.
+
+    All classes take each step together, so that no worker waits for the last one of a class.
+    """
+    if not works:
+        return [], []
+    held = worker_bytes // row_bytes(width)
+    classes = _cut(works, chooser, stage, held)
+    parts = [item for one in classes for item in one.items(held)]
+    stage.run(parts, pick_part, chooser, what="first level", memory=worker_bytes)
+    unions = [Item(f"{one.name}-union", one.work.size, (one.work, one.picks)) for one in classes]
+    done = stage.run(unions, pick_union, chooser, what="second level", memory=worker_bytes)
+    measured = [Item(f"{one.name}-loss", one.work.size // one.parts, one) for one in classes]
+    facts = stage.run(measured, part_loss, chooser, what="loss of two levels", memory=worker_bytes)
+    losses = [Loss(**one["loss"]) for one in facts.values()]
+    for loss in losses:
+        log.info("%s", loss.line)
+    return [name for one in done.values() for name in one["choices"]], losses
+
+
+@dataclass(frozen=True, eq=False)
+class LargeClass:
+    """A class that no worker holds. parts: how many it is cut into. runs: its rows in the order of the parts."""
+
+    work: ClassWork
+    parts: int
+    runs: Runs
+
+    @property
+    def name(self) -> str:
+        """How the names of its files begin."""
+        return f"large-{self.work.label:06d}"
+
+    @property
+    def picks(self) -> tuple[str, ...]:
+        """The names of what its parts pick."""
+        return tuple(f"{self.name}-{part:04d}" for part in range(self.parts))
+
+    def items(self, held: int) -> Iterator[Item]:
+        """Yield the work of the first level. held: how many rows a worker holds."""
+        count = picks_of_part(self.work.budget, self.parts, held)
+        for part, name in enumerate(self.picks):
+            yield Item(name, self.work.size // self.parts, (self, part, count))
+
+
+def _cut(works: Sequence[ClassWork], chooser: Chooser, stage: Stage, held: int) -> list[LargeClass]:
+    """Write the rows of large classes in the order of their parts, so that each part is read without the others."""
+    items, classes = [], []
+    for work in works:
+        parts, first = parts_of(work.size, held), len(items)
+        for run, rows in chooser.runs.with_class(work.label):
+            items.append(Item(f"large-{work.label:06d}-cut-{len(items) - first:06d}", rows, (work, parts, run)))
+        names = tuple(item.name for item in items[first:])
+        classes.append(LargeClass(work, parts, Runs(stage, names, np.zeros(0, dtype=np.int64))))
+    stage.run(items, cut_run, chooser.seed, what="cutting large classes")
+    return classes
+
+
+def cut_run(item: Item, stage: Stage, seed: int) -> dict[str, Any]:
+    """Sort those rows of a run that are of a large class by their part."""
+    work, parts, run = item.work
+    columns = {what: list(run.read(work.label, what)) for what in (POSITIONS, ROWS)}
+    return write_run(item.name, stage, part_of(np.concatenate(columns[POSITIONS]), parts, seed), parts, columns)
 
 
 def pick_part(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
@@ -241,31 +294,21 @@ def pick_part(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
 
     A part picks at least its share of the budget, rounded up, since parts differ in size: so all together have enough.
     """
-    work, part, parts, picks = item.work
-    positions, features = _rows_of_part(work, part, parts, chooser)
-    share = -(-work.budget * len(features) // work.size)
+    large, part, picks = item.work
+    positions = large.runs.whole(part, POSITIONS)
+    features = torch.from_numpy(large.runs.whole(part, ROWS)).float()
+    share = -(-large.work.budget * len(features) // large.work.size)
     order = order_of(chooser.scorer, features, max(share, min(picks, len(features)))).numpy()
     path = stage.file(item.name, PICKS)
-    with new_file(path) as partial, partial.open("wb") as file:
+    with named_file(path) as file:
         np.savez(file, positions=positions[order], features=features.numpy()[order])
     return stage.finish(item.name, [path], {})
 
 
-def _rows_of_part(work: ClassWork, part: int, parts: int, chooser: Chooser) -> tuple[np.ndarray, Tensor]:
-    """Return the positions [n] and features [n, D] float32 of one part of a class."""
-    positions, rows = [], []
-    both = zip(chooser.runs.read(work.label, POSITIONS), chooser.runs.read(work.label, ROWS), strict=True)
-    for some, features in both:
-        own = np.flatnonzero(part_of(some, parts, chooser.seed) == part)
-        positions.append(some[own])
-        rows.append(features[own])
-    return np.concatenate(positions), torch.from_numpy(np.concatenate(rows)).float()
-
-
 def part_loss(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
     """Measure on the first part of a large class what two levels lose."""
-    work, parts = item.work
-    _, features = _rows_of_part(work, 0, parts, chooser)
+    work, parts, runs = item.work.work, item.work.parts, item.work.runs
+    features = torch.from_numpy(runs.whole(0, ROWS)).float()
     kept = max(1, round(work.budget * len(features) / work.size))
     loss = measure_loss(chooser.scorer, features, kept, parts, chooser.classes[work.label])
     return stage.finish(item.name, [], {"loss": asdict(loss)})
@@ -284,20 +327,22 @@ def pick_union(item: Item, stage: Stage, chooser: Chooser) -> dict[str, Any]:
     features, joined = torch.from_numpy(np.concatenate(rows)[sequence]), joined[sequence]
     order = order_of(chooser.scorer, features, work.budget, class_mean(chooser.runs, work)).numpy()
     ranks = dict(zip(joined[order].tolist(), range(work.budget), strict=True))
-    choices = []
+    choices, paths = [], []
     for number, some in enumerate(chooser.runs.read(work.label, POSITIONS)):
         choices.append(f"{item.name}-{number:04d}")
-        _finished(choices[-1], stage, _choice_of(some, ranks, work))
-    return stage.finish(item.name, [], {"choices": choices})
+        paths.append(_written(choices[-1], stage, _choice_of(some, ranks, work)))
+    return stage.finish(item.name, paths, {"choices": choices})
 
 
 def class_mean(runs: Runs, work: ClassWork) -> Tensor:
     """Return the mean feature of a class, [D] float64, without holding the class."""
-    total = sum(np.asarray(some, dtype=np.float64).sum(axis=0) for some in _in_pieces(runs.read(work.label, ROWS)))
+    total = sum(
+        np.asarray(some, dtype=np.float64).sum(axis=0) for some in _in_pieces(runs.read(work.label, ROWS), 8192)
+    )
     return torch.from_numpy(np.asarray(total)) / work.size
 
 
-def _in_pieces(arrays: Iterator[np.ndarray], rows: int = 8192) -> Iterator[np.ndarray]:
+def _in_pieces(arrays: Iterator[np.ndarray], rows: int) -> Iterator[np.ndarray]:
     for array in arrays:
         for start in range(0, len(array), rows):
             yield array[start : start + rows]

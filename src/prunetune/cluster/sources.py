@@ -11,6 +11,7 @@ from prunetune.cluster.remote import (
     File,
     Remote,
     address,
+    is_data,
     is_image,
     list_base,
     list_files,
@@ -25,7 +26,7 @@ from prunetune.own.read import ReadOptions, read
 from prunetune.own.read.folder import METADATA, shard_split
 from prunetune.own.read.options import check_used
 from prunetune.own.read.records import is_address
-from prunetune.own.read.scan import scan
+from prunetune.own.read.scan import scan, why_no_data
 from prunetune.own.read.splits import choose_splits, split_kind
 from prunetune.own.read.webdataset import chosen_splits, expand, splits_of
 
@@ -81,7 +82,12 @@ def find_embeddings(place: str | Path, options: ReadOptions) -> Source:
     if is_address(text):
         found = _remote(text, options)
     elif path.is_dir():
-        found = _of_shards(_files([str(file) for file in sorted(path.rglob(f"*{PARQUET}"))]), path.name, options)
+        visible = [
+            file
+            for file in sorted(path.rglob(f"*{PARQUET}"))
+            if why_no_data(file.relative_to(path).parts[:-1], file.name) is None
+        ]
+        found = _of_shards(_files(list(map(str, visible))), path.name, options)
     else:
         found = _of_shards(_files([str(path)]), path.name, options)
     if found.layout != "parquet" or not all(file.url.lower().endswith(PARQUET) for file in found.files):
@@ -155,14 +161,15 @@ def _held(data: OwnData, options: ReadOptions, mark: str = "") -> Source:
 
 def _remote(url: str, options: ReadOptions) -> Source:
     files = list_files(url)
+    top = address(url.partition("*")[0].rpartition("/")[0] if "*" in url else url)
     if len(files) == 1 and files[0].is_list:
         data = read_remote_list(files[0], options)
         return _held(data, options, mark_of(data, list_files(list_base(files[0], options))))
-    if any(is_image(file.url) for file in files) and "*" not in url:
-        data = read_remote_folder(files, address(url), options)
+    if any(is_image(file.url) and is_data(file, top) for file in files) and "*" not in url:
+        data = read_remote_folder(files, top, options)
         return _held(data, options, mark_of(data, files))
     for suffix in (PARQUET, TAR):
-        if chosen := [file for file in files if file.url.lower().endswith(suffix)]:
+        if chosen := [file for file in files if file.url.lower().endswith(suffix) and is_data(file, top)]:
             return _of_shards(chosen, PurePosixPath(url).name, options)
     raise InputError(f"{url} holds no parquet files, no tar archives, and no images below a folder")
 

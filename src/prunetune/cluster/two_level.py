@@ -19,6 +19,7 @@ How much two levels lose is measured on one part of the class, which is a random
 once in one level and once in two levels, and both selections are compared.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,11 @@ def part_of(positions: np.ndarray, parts: int, seed: int) -> np.ndarray:
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         mixed ^= mixed >> np.uint64(31)
     return (mixed % np.uint64(parts)).astype(np.int64)
+
+
+def parts_of(size: int, held: int) -> int:
+    """Return the number of parts of a class of `size` rows, where a worker holds `held`."""
+    return math.ceil(size / max(1, held))
 
 
 def picks_of_part(budget: int, parts: int, held: int) -> int:

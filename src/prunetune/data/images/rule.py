@@ -68,14 +68,14 @@ class DecodeRule:
         """Return the image of a file's content; `place` names it in errors.
 
         Raises:
-            UnreadableImage: as `decode_file`.
+            UnreadableImage: as `decode_file`. Its cause is an InputError if an extra is missing.
         """
         try:
             return self._decode(io.BytesIO(content))
         except MemoryError:
             raise
         except Exception as error:
-            raise UnreadableImage(place, _reason(error)) from None
+            raise UnreadableImage(place, _reason(error)) from _missing_extra(error)
 
     def decode_image(self, image: Image.Image) -> Tensor:
         """Return an opened image as [3, height, width] uint8.
@@ -198,6 +198,10 @@ def _stretched(values: np.ndarray) -> np.ndarray:
     highest = int(values.max(initial=0))
     depth = next(bits for bits in GREY_DEPTHS if highest < 2**bits)
     return np.round(values * (255 / (2**depth - 1))).astype(np.uint8)
+
+
+def _missing_extra(error: Exception) -> InputError | None:
+    return error if isinstance(error, InputError) else None
 
 
 def _reason(error: Exception) -> str:

@@ -8,8 +8,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import requests
-
 from prunetune.base.errors import InputError
 from prunetune.base.extra import needed
 
@@ -84,6 +82,8 @@ def offline_if_unreachable(datasets: ModuleType) -> Iterator[None]:
 
 
 def _answers(address: str) -> bool:
+    import requests  # Its import takes a third of a second, in each worker of Ray too, and only the hub needs it.
+
     try:
         requests.head(address, timeout=SECONDS_TO_ANSWER)
     except requests.RequestException:

@@ -128,7 +128,7 @@ def _outcome(ray: Any, reference: Any) -> tuple[np.ndarray, float]:
     try:
         outcome = ray.get(reference)
     except ray.exceptions.RayActorError as error:
-        raise died(error) from None
+        raise died(f"the same work ({type(error).__name__})") from None
     if isinstance(outcome, Failure):
         raise InputError(outcome.text)
     return outcome

@@ -2,6 +2,7 @@
 
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,24 +67,29 @@ def _refuse(error: OSError) -> None:
 
 
 def _is_read(found: Scan, path: Path, hidden: str | None) -> bool:
-    reason = None
+    reason = why_no_data([path.name], "")
     if hidden is not None and os.path.realpath(found.folder / path) == hidden:
         reason = "the folder that is written to"
-    elif path.name in SYSTEM_FOLDERS or path.name.startswith("@"):
-        reason = "folders of the system"
-    elif path.name.startswith("."):
-        reason = "hidden folders"
-    elif is_outcome(found.folder / path):
+    elif reason is None and is_outcome(found.folder / path):
         reason = "folders that an earlier prune has written"
     if reason is not None:
         found.left_out[f"{path.as_posix()}/"] = reason
     return reason is None
 
 
+def why_no_data(folders: Sequence[str], file: str) -> str | None:
+    """Return why a file, given by the names of its folders and its own, is none of a user's; None if it may be one."""
+    if any(name in SYSTEM_FOLDERS or name.startswith("@") for name in folders):
+        return "folders of the system"
+    if any(name.startswith(".") for name in folders):
+        return "hidden folders"
+    return "files of the system" if file.startswith(".") or file.lower() in SYSTEM_FILES else None
+
+
 def _sort_in(found: Scan, path: Path) -> None:
     suffix, name = path.suffix.lower(), path.as_posix()
-    if path.name.startswith(".") or path.name.lower() in SYSTEM_FILES:
-        found.left_out[name] = "files of the system"
+    if (reason := why_no_data((), path.name)) is not None:
+        found.left_out[name] = reason
     elif suffix in OTHER_IMAGES:
         found.left_out[name] = f"{suffix} is not read"
     elif suffix not in OWN_SUFFIXES:

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,7 +25,12 @@ from prunetune.own.read.options import ReadOptions
 from prunetune.own.read.splits import choose_splits, split_kind
 
 log = logging.getLogger(__name__)
+UNREADABLE = "{} cannot be read as a tar archive ({}); an archive that is compressed must be unpacked first"
 LABEL_FILES = ("cls", "label", "class")  # A file of one of these endings holds the label as text.
+
+
+class DamagedArchive(InputError):
+    """What an archive holds cannot be read, however often it is tried."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,8 @@ def _index(path: Path) -> dict[str, Sample]:
             return index_of(file, path)
     except FileNotFoundError:
         raise InputError(f"there is no archive {path}") from None
+    except OSError as error:
+        raise InputError(UNREADABLE.format(path, error)) from None
 
 
 def index_of(file: BinaryIO, path: Path | str) -> dict[str, Sample]:
@@ -141,8 +148,9 @@ def index_of(file: BinaryIO, path: Path | str) -> dict[str, Sample]:
         path: where the archive is, for its members and for messages.
 
     Raises:
-        InputError: the extra `data` is not installed, or the archive is damaged.
-        FileNotFoundError: it is gone.
+        DamagedArchive: what it holds cannot be read.
+        InputError: the extra `data` is not installed.
+        OSError: it is out of reach.
     """
     split = needed("webdataset.tariterators", "data", "WebDataset archives").base_plus_ext
     name, found = str(path).rpartition("/")[2], {}
@@ -154,14 +162,10 @@ def index_of(file: BinaryIO, path: Path | str) -> dict[str, Sample]:
                     continue
                 files = found.setdefault(key, {})
                 if ending.lower() in files:
-                    raise InputError(f"{name} has the file {member.name} twice; write the archive again")
+                    raise DamagedArchive(f"{name} has the file {member.name} twice; write the archive again")
                 files[ending.lower()] = Member(path, member.offset_data, member.size)
-    except FileNotFoundError:
-        raise
-    except (tarfile.TarError, OSError) as error:
-        raise InputError(
-            f"{path} cannot be read as a tar archive ({error}); an archive that is compressed must be unpacked first"
-        ) from None
+    except tarfile.TarError as error:
+        raise DamagedArchive(UNREADABLE.format(path, error)) from None
     _check_end(file, path, found)
     return found
 
@@ -172,10 +176,10 @@ def _check_end(file: BinaryIO, path: Path | str, found: dict[str, Sample]) -> No
     file.seek(-(-max(ends, default=0) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
     rest = file.read(tarfile.BLOCKSIZE)
     if not rest:
-        raise InputError(f"{path} is cut short; copy it again")
+        raise DamagedArchive(f"{path} is cut short; copy it again")
     while rest:
         if rest.strip(b"\0"):
-            raise InputError(f"{path} holds more data behind its last file; write or copy it again")
+            raise DamagedArchive(f"{path} holds more data behind its last file; write or copy it again")
         rest = file.read(2**20)
 
 
@@ -201,50 +205,95 @@ def _others(archives: Sequence[Path], options: ReadOptions) -> Any:
     return other_splits(_images(samples, names, options), names, [kinds[0] or "test"] * len(names))
 
 
-def _labels(samples: Sequence[Sample], names: Sequence[str], options: ReadOptions) -> tuple[list[Any] | None, str]:
-    """Return the label of each sample, and a line that says where they come from."""
-    if not options.reads_labels or not samples:
-        return None, ""
-    endings = {ending for sample in samples for ending in sample}
-    if (wanted := options.label_column) is not None and wanted in endings:
-        return [_text(sample.get(wanted)) for sample in samples], f"labels from .{wanted}"
-    if wanted is None:
-        for ending in LABEL_FILES:
-            if ending in endings:
-                return [_text(sample.get(ending)) for sample in samples], f"labels from .{ending}"
-    if "json" in endings:
-        return _of_json(samples, names, options)
-    if wanted is not None:
-        raise InputError(f"no sample has a file .{wanted}; the endings are {', '.join(sorted(endings))}")
-    log.warning("no labels among %s; the images are taken without", ", ".join(sorted(endings)))
-    return None, ""
+def label_ending(endings: Collection[str], options: ReadOptions) -> tuple[str | None, bool]:
+    """Return the ending of the files that can hold labels, and whether a key of their JSON objects holds them.
+
+    Args:
+        endings: those of samples that have an image.
+        options: `label_column` names an ending or a key; by default it is found.
+    """
+    first = LABEL_FILES if options.label_column is None else (options.label_column,)
+    ending = next((ending for ending in first if ending in endings), None)
+    return ("json", True) if ending is None and "json" in endings else (ending, False)
 
 
-def _text(member: Member | None) -> str | None:
-    return None if member is None else member.read().decode("utf-8", "replace").strip()
+def refuse_no_label(endings: Collection[str], options: ReadOptions) -> None:
+    """Say in a WARNING that no file can hold labels.
+
+    Raises:
+        InputError: the user has named an ending or a key.
+    """
+    shown = ", ".join(sorted(endings))
+    if options.label_column is not None:
+        raise InputError(f"no sample has a file .{options.label_column}; the endings are {shown}")
+    log.warning("no labels among %s; the images are taken without", shown)
 
 
-def _of_json(samples: Sequence[Sample], names: Sequence[str], options: ReadOptions) -> tuple[list[Any] | None, str]:
-    contents = []
-    for name, sample in zip(names, samples, strict=True):
-        try:
-            content = json.loads(sample["json"].read()) if "json" in sample else {}
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            raise InputError(f"the file .json of sample {name} is no JSON object")
-        contents.append(content)
-    keys = sorted({key for content in contents for key in content})
+def label_keys(keys: Collection[str], options: ReadOptions) -> list[str]:
+    """Return those keys of JSON objects that the label can have."""
     wanted = options.label_column
-    if wanted is not None and wanted not in keys:
-        raise InputError(f"no sample has {wanted!r} in its .json; the keys are {', '.join(keys)}")
-    found = [wanted] if wanted else [key for key in keys if usual(key, LABEL_NAMES)]
+    return sorted(key for key in keys if (usual(key, LABEL_NAMES) if wanted is None else key == wanted))
+
+
+def label_key(keys: Collection[str], options: ReadOptions) -> str | None:
+    """Return the key of JSON objects that holds the label; None, with a WARNING, if there is none.
+
+    Raises:
+        InputError: two keys could hold it, or the named one is not there.
+    """
+    found, shown = label_keys(keys, options), ", ".join(sorted(keys))
     if len(found) > 1:
         raise InputError(
             f"the keys {' and '.join(found)} of .json could both be the label; name one with "
             f"{options.words('label_column', found[0])}"
         )
+    if not found and options.label_column is not None:
+        raise InputError(f"no sample has {options.label_column!r} in its .json; the keys are {shown}")
     if not found:
-        log.warning("no label among the keys %s of .json; the images are taken without", ", ".join(keys))
+        log.warning("no label among the keys %s of .json; the images are taken without", shown)
+    return next(iter(found), None)
+
+
+def label_text(content: bytes) -> str:
+    """Return the label in a file of its own, "" for none."""
+    return content.decode("utf-8", "replace").strip()
+
+
+def json_object(content: bytes) -> dict[str, Any] | None:
+    """Return the JSON object in a file; None if it holds something else."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def no_object(name: str) -> InputError:
+    """Return the error that says that the .json of a sample cannot be read."""
+    return InputError(f"the file .json of sample {name} is no JSON object")
+
+
+def _labels(samples: Sequence[Sample], names: Sequence[str], options: ReadOptions) -> tuple[list[Any] | None, str]:
+    """Return the label of each sample, and a line that says where they come from."""
+    if not options.reads_labels or not samples:
         return None, ""
-    return [content.get(found[0]) for content in contents], f"labels from {found[0]} in .json"
+    endings = {ending for sample in samples for ending in sample}
+    ending, is_key = label_ending(endings, options)
+    if ending is None:
+        refuse_no_label(endings, options)
+        return None, ""
+    if is_key:
+        return _of_json(samples, names, options)
+    texts = [label_text(sample[ending].read()) if ending in sample else None for sample in samples]
+    return texts, f"labels from .{ending}"
+
+
+def _of_json(samples: Sequence[Sample], names: Sequence[str], options: ReadOptions) -> tuple[list[Any] | None, str]:
+    contents = []
+    for name, sample in zip(names, samples, strict=True):
+        content = json_object(sample["json"].read()) if "json" in sample else {}
+        if content is None:
+            raise no_object(name)
+        contents.append(content)
+    key = label_key({key for content in contents for key in content}, options)
+    return (None, "") if key is None else ([content.get(key) for content in contents], f"labels from {key} in .json")
