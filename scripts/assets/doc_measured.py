@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from prunetune.report.tables import OLDER
 from scripts.assets.doc_text import escaped, page, table
 
 RATIOS = (0.05, 0.1, 0.3, 0.5)
@@ -32,19 +31,12 @@ def measured_page(path: Path) -> str:
         "`caltech101` has 2914 images in 101 classes to prune and 1763 to test on; `dtd10` is ten classes of DTD, "
         "800 and 400 images.",
         "A method is written `scorer-sampler`. A scorer that ends in `_probe` reads a linear-probe proxy. Methods that "
-        "were run with one seed only\n(those that read a full fine-tune) are in results/tables/baselines.md. "
+        "take hours\n(DeepFool, GraNd, those that read a full fine-tuning) have only runs of an earlier recipe, in "
+        "results/tables/baselines_older.md. "
         "`none-rs2` and `none-infobatch` are no pruning: they see the whole pool during training.",
-        *_about_older(list(means.index)),
         table(["method", *(f"{dataset} {ratio}" for dataset, ratio in columns)], rows),
         is_wide=True,
     )
-
-
-def _about_older(methods: list[str]) -> list[str]:
-    """Return a sentence about rows that are older than a change of their method, if there are such rows."""
-    marked = [method for method in methods if method.endswith(OLDER)]
-    about = f"Rows with {OLDER} are older than a change of their method, which results/tables/baselines.md names."
-    return [about] if marked else []
 
 
 def _cell(cells: pd.DataFrame, key: tuple[str, str, float]) -> str:

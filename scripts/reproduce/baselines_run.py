@@ -7,13 +7,15 @@ Training dynamics come from the linear-probe proxy (scores are called <scorer>_p
 proxy also run with the fully fine-tuned one, with one seed. Methods run in grids of eight. If a grid fails, each of its
 methods runs alone, so that only the failing method is lost and its name is printed. Finished runs are skipped, so the
 command can be given again. The script writes baselines.md, baselines.csv and baselines_runs.csv (every run) into
-results/tables. Earlier rows of baselines_runs.csv are kept unless their run was repeated. --tables-only makes the
+results/tables. Earlier rows of baselines_runs.csv are kept unless their run was repeated. Methods that have only runs
+of the earlier recipe have tables of their own, baselines_older.md and baselines_older.csv. --tables-only makes the
 tables from the finished runs.
 """
 
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -35,19 +37,26 @@ RUN_COLUMNS = (  # The columns of baselines_runs.csv. They are enough to make th
     *(*collect.NAMES, "ratio", "seed", "accuracy", "worst_class_accuracy"),
     *("gamma", "selection_rule", "budgets", "precision", "views", "num_classes", "num_pool", "num_kept"),
     *("num_test", "score_seconds", "search_seconds", "sample_seconds", "score_peak_memory_bytes", "device", "commit"),
-    "dataset_fingerprint",
+    *("dataset_fingerprint", "recipe"),
+)
+OLDER_RECIPE = """# Runs of the earlier recipe
+
+These methods were not run again with `finetune.last_batch=balanced`, since they take hours. Their trainings kept a
+shorter last batch (`finetune.last_batch=keep`, `proxy.last_batch=keep`); nothing else of the recipe has changed. So
+compare them only with the rows `random` and `whole pool` of this page, which are of the same recipe."""
+ELSEWHERE = (
+    "Methods that take hours (DeepFool, GraNd, DLC with 50 networks, all that read a full fine-tuning) were not run "
+    "again with balanced batches. They are in baselines_older.md, beside runs of random with the same recipe."
 )
 # Samplers that have changed since their runs: the commits of those runs, and how the sampler worked then.
 CHANGED = {
     "d2": (("2bd075d4", "44d11af4", "7b12fb90"), "it worked on a directed graph, as d2_directed does now"),
 }
-# These methods have no runs yet. A test compares the list with the table.
+# These methods have no runs with the fully fine-tuned proxy. A test compares the list with the table.
 NOT_YET = {
     "d2_directed": "the rows of d2 that are marked as older were made by it",
-    "k_medoids": "it is newer than the table; the study has k_medoids_swap",
-    "k_medoids_swap": "it is newer than the table; the study has it",
-    "nucs": "it is newer than the table; results/study/beyond_herding.md has it",
-    "tdds_released": "it is newer than the table",
+    "nucs": "it is newer than the runs of the other methods",
+    "tdds_released": "it is newer than the runs of the other methods",
 }
 # These methods need a backward pass for every image, so they run last.
 LAST = ("grand", "grand_released", "deepfool", "deepfool_deepcore")
@@ -131,7 +140,7 @@ def wanted(names: list[str] | None, proxy: str) -> list[str]:
 
 
 def write_tables(results_dir: Path, out: Path) -> None:
-    """Write the finished runs of ViT-Tiny as baselines.md and baselines.csv."""
+    """Write the finished runs of ViT-Tiny as baselines.md and baselines.csv, those of the earlier recipe apart."""
     results, skipped = collect.collect_images(results_dir)
     for line in skipped:
         print(line, file=sys.stderr)
@@ -139,28 +148,39 @@ def write_tables(results_dir: Path, out: Path) -> None:
     if results.empty and not file.is_file():
         sys.exit(f"error: no finished runs below {results_dir / 'runs'}; run without --tables-only")
     results = with_age(with_earlier(chosen(results) if len(results) else results, file))
-    table = tables.summary(results)
     out.mkdir(parents=True, exist_ok=True)
-    parts = [
-        tables.to_markdown(table, tables.footer(results)),
-        tables.costs_markdown(table),
-        *older(results),
-        not_run(),
-    ]
-    (out / "baselines.md").write_text("\n".join(parts))
-    tables.to_csv(table, out / "baselines.csv")
+    is_older = results["recipe"].isna()
+    _write(results[~is_older], out / "baselines", after=[not_run()])
+    _write(results[is_older], out / "baselines_older", before=[OLDER_RECIPE + "\n"])
     results[list(RUN_COLUMNS)].to_csv(file, index=False, lineterminator="\n")
-    print(f"wrote baselines.md, baselines.csv and baselines_runs.csv in {out}")
+    print(f"wrote baselines.md, baselines_older.md, their CSV files and baselines_runs.csv in {out}")
+
+
+def _write(results: pd.DataFrame, name: Path, before: Sequence[str] = (), after: Sequence[str] = ()) -> None:
+    """Write runs as <name>.md and <name>.csv, if there are any."""
+    if results.empty:
+        return
+    table = tables.summary(results)
+    own = [tables.to_markdown(table, tables.footer(results)), tables.costs_markdown(table), *older(results)]
+    name.with_suffix(".md").write_text("\n".join([*before, *own, *after]))
+    tables.to_csv(table, name.with_suffix(".csv"))
 
 
 def with_earlier(results: pd.DataFrame, file: Path) -> pd.DataFrame:
-    """Return the runs, and those of an earlier baselines_runs.csv that were not repeated."""
+    """Return the runs, and those of an earlier baselines_runs.csv that were not repeated.
+
+    Of the earlier recipe, which has no name in the column `recipe`, a method's runs are left out if it has newer ones.
+    Only random and the whole pool stay, since the others are compared with them.
+    """
     if not file.is_file():
         return results
     identity = list(collect.IDENTITY)
     earlier = pd.read_csv(file).assign(run="")
-    both = pd.concat([earlier, results]).drop_duplicates(identity, keep="last")
-    return both.sort_values(identity, kind="stable").reset_index(drop=True)
+    both = pd.concat([earlier, results]).drop_duplicates([*identity, "recipe"], keep="last")
+    is_older, method = both["recipe"].isna(), ["dataset", "scorer", "sampler", "tag"]
+    newer = pd.MultiIndex.from_frame(both.loc[~is_older, method])
+    is_replaced = is_older & (both["scorer"] != "random") & pd.MultiIndex.from_frame(both[method]).isin(newer)
+    return both[~is_replaced].sort_values(identity, kind="stable").reset_index(drop=True)
 
 
 def chosen(results: pd.DataFrame) -> pd.DataFrame:
@@ -190,8 +210,8 @@ def older(results: pd.DataFrame) -> list[str]:
 def not_run() -> str:
     """Return a note on the methods that were not run, with the reasons."""
     skipped, not_yet = ([f"- {name}: {why}" for name, why in reasons.items()] for reasons in (SKIPPED, NOT_YET))
-    headings = "### Not run with the linear-probe proxy", "### Not run yet"
-    return "\n".join([headings[0], "", *skipped, "", headings[1], "", *not_yet, ""])
+    headings = "### Not run with the linear-probe proxy", "### Not run with the fully fine-tuned proxy"
+    return "\n".join([ELSEWHERE, "", headings[0], "", *skipped, "", headings[1], "", *not_yet, ""])
 
 
 if __name__ == "__main__":

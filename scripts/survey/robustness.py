@@ -29,7 +29,7 @@ from scripts.survey.given_images import Given, Images
 
 METHODS = (
     *("random", "herding", "dlc_validation", "dlc_0.25", "dlc_easiest"),
-    *("facility_location", "maxherding", "typiclust"),
+    *("facility_location", "maxherding", "k_medoids", "typiclust"),
 )
 BUDGETS = ("0.02", "0.05", "0.1", "0.2", "0.3", "0.5")
 SMALL, LARGE = BUDGETS[:4], BUDGETS[4:]
