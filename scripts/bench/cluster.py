@@ -10,8 +10,8 @@ options name, instead of running them. Needs the extras `cluster` and `cluster-t
 Images are 32 x 32 JPEG in parquet files. With them, `decode` only decodes the images, to find broken ones (the engine
 in process keeps the pixels in its store), `plain` is the loss of the unmasked micro network with FlexRand, and
 `dlc` is DLC of five levels with FlexRand. Embeddings are [N, 384] float16. With them, topk and flexrand take the
-losses of the embeddings. `two_levels` is herding of 20 classes by workers that may hold a quarter of a class only;
-`one_level` is the same without this limit.
+losses of the embeddings. Herding orders no more rows than are kept. `two_levels` is herding of 20 classes by workers
+that may hold a quarter of a class only; `one_level` is the same without this limit.
 
 The clock of Ray covers `prunetune prune --engine ray` from the listing of the shards to the written folder. Starting
 Ray has a column of its own. The clock of the engine in process covers the same steps, without the pictures, the map
@@ -41,7 +41,7 @@ from prunetune.own.folder import mark
 from prunetune.own.keep import Keep
 from prunetune.own.read import ReadOptions
 from prunetune.runs.records import commit
-from prunetune.scorers import DLC
+from prunetune.scorers import DLC, Herding
 from scripts.bench import benchmarks, cluster_table
 from scripts.bench.cluster_data import as_arrays, made
 from scripts.bench.cluster_table import ENGINES, KEEP, KINDS, METHODS, NOT_RUN, STAGES, STAGES_OF_LOG, Row
@@ -65,6 +65,7 @@ COLUMNS = (
 def plan_of(method: str, backbone: str) -> Plan:
     """Return the plan of a method's name."""
     one_level = DLC(levels=1)
+    herding = Herding(depth=KEEP[EMBEDDINGS])  # No more rows are ordered than are kept.
     scorer, sampler = {
         "decode": ("random", "random"),
         "random": ("random", "random"),
@@ -72,9 +73,9 @@ def plan_of(method: str, backbone: str) -> Plan:
         "flexrand": (one_level, "flexrand"),
         "topk": (one_level, "topk"),
         "dlc": (DLC(), "flexrand"),
-        "herding": ("herding", "topk"),
-        "one_level": ("herding", "topk"),
-        "two_levels": ("herding", "topk"),
+        "herding": (herding, "topk"),
+        "one_level": (herding, "topk"),
+        "two_levels": (herding, "topk"),
     }[method]
     return make_plan(scorer, sampler, backbone, 0, duplicates="all")
 
