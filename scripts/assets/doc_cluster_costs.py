@@ -84,7 +84,7 @@ def _model(rows: list[Row], model: Model, predicted: float, measured: float) -> 
         f"Fitted to {len(fitted)} runs ({names} images)\nby least squares of relative errors. Held back: {method} of "
         f"{size:,} images.\nPredicted are {predicted:.0f} CPU seconds, measured were {measured:.0f}. The prediction is "
         f"{abs(share):.0%} too {'high' if share > 0 else 'low'}, which is {verdict} the goal of {GOAL:.0%}.",
-        f"The largest measured run had {largest:,} images, on two cores of one machine that other programs used too.\n"
+        f"The largest measured run had {largest:,} images, on two cores of one machine.\n"
         "The step to 10^8 is large: a cost that grows faster than the rows would not show in such runs.",
     ]
 
