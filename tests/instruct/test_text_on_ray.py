@@ -130,7 +130,7 @@ def test_a_killed_driver_goes_on_from_finished_batches(ray, tmp_path, monkeypatc
 
 def test_faults_of_the_actors_are_one_line(ray, monkeypatch):
     ray.failure = ray.exceptions.RayActorError("gone")
-    with pytest.raises(InputError, match="a worker died 6 times on the same work"):
+    with pytest.raises(InputError, match="workers died 6 times on the same work"):
         prune_text(ROWS, engine="ray", **SETTINGS)
     ray.failure = None
 
