@@ -9,9 +9,10 @@ from prunetune.base.store import Store
 from prunetune.cluster import job, passes, stages
 from prunetune.cluster.engine import Cluster, Failure, guarded
 from prunetune.cluster.job import check_plan, list_rows, prune_rows
-from prunetune.cluster.passes import Networks, _decoded, rows_of
+from prunetune.cluster.passes import rows_of
 from prunetune.cluster.shared import shared_folder
 from prunetune.cluster.sources import find
+from prunetune.cluster.workers import Networks, decoded
 from prunetune.own.keep import understood
 from prunetune.own.read import ReadOptions
 
@@ -32,7 +33,7 @@ def in_this_process(monkeypatch):
         with shared_folder(stage, (catalogue.bare(), stage, work)) as place:
             networks = Networks(str(place))
             for one in rows_of(catalogue, segments):
-                for views in _decoded({"segment": [one["segment"]]}, str(place)):
+                for views in decoded({"segment": [one["segment"]]}, str(place)):
                     row = {name: values[0] for name, values in networks(views).items()}
                     if row["error"]:
                         raise InputError(row["error"])

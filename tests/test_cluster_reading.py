@@ -21,7 +21,7 @@ from cluster_steps import OPTIONS, in_this_process, pruned
 from prunetune.api import make_plan, prune
 from prunetune.base.errors import InputError
 from prunetune.base.store import Store
-from prunetune.cluster import embeddings, listing, passes, products, remote, stages
+from prunetune.cluster import embeddings, listing, passes, products, remote, stages, workers
 from prunetune.cluster.engine import Cluster
 from prunetune.cluster.job import list_rows, prune_rows
 from prunetune.cluster.outcome import as_subset, mark_of_shards
@@ -344,7 +344,7 @@ def test_hidden_files_are_no_data(tmp_path):
 
 
 def test_workers_get_only_those_images_of_a_folder_that_they_read(here, tmp_path, monkeypatch):
-    monkeypatch.setattr(passes, "MOST_ROWS", 7)
+    monkeypatch.setattr(workers, "MOST_ROWS", 7)
     monkeypatch.setattr(products, "MOST_ROWS", 7)
     data, sent, in_turn, dumps = photos(tmp_path / "data"), [], stages.run_tasks, pickle.dumps
 

@@ -15,7 +15,7 @@ from prunetune.api import prune
 from prunetune.base.errors import InputError
 from prunetune.cli import app
 from prunetune.cluster import command as cluster_command
-from prunetune.cluster import job, passes, selecting
+from prunetune.cluster import job, selecting, workers
 from prunetune.cluster.by_class import POSITIONS, ROWS, Runs, write_run
 from prunetune.cluster.outcome import as_subset
 from prunetune.cluster.room import COPIES
@@ -50,7 +50,7 @@ def test_the_same_rows_are_kept_as_in_process(here, tmp_path, scorer, sampler):
 
 def test_blocks_and_parts_change_nothing(here, tmp_path, monkeypatch):
     whole = pruned(shards(tmp_path / "a", files=1, group=90), tmp_path, 0.2, "dlc")
-    monkeypatch.setattr(passes, "MOST_ROWS", 7)
+    monkeypatch.setattr(workers, "MOST_ROWS", 7)
     cut = pruned(shards(tmp_path / "b", files=5, group=20), tmp_path, 0.2, "dlc")
     monkeypatch.setattr(selecting, "PIECE", 5)
     pieces = pruned(tmp_path / "b", tmp_path / "pieces", 0.2, "dlc")

@@ -18,7 +18,7 @@ from prunetune.api import make_plan, prune
 from prunetune.base.errors import InputError
 from prunetune.base.hashes import file_hash
 from prunetune.cli import app
-from prunetune.cluster import engine, passes, products, stages
+from prunetune.cluster import engine, products, stages, workers
 from prunetune.cluster.engine import RETRIES, chosen_engine, storage_fault
 from prunetune.cluster.job import check_plan
 from prunetune.cluster.products import write_products
@@ -86,7 +86,7 @@ def test_bundles_have_at_most_so_many_rows_and_items():
 
 
 def test_finished_parts_are_kept_and_damaged_ones_made_again(here, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(passes, "MOST_ROWS", 10)
+    monkeypatch.setattr(workers, "MOST_ROWS", 10)
     data = shards(tmp_path / "data")
     first = pruned(data, tmp_path, 0.2, "dlc")
     parts = first.passes.folder
@@ -148,7 +148,7 @@ def test_the_engine_is_a_name_or_its_settings():
 
 
 def test_products_are_parquet_files_and_a_manifest_with_hashes(here, tmp_path, monkeypatch):
-    monkeypatch.setattr(passes, "MOST_ROWS", 10)
+    monkeypatch.setattr(workers, "MOST_ROWS", 10)
     monkeypatch.setattr(products, "MOST_ROWS", 40)
     data = shards(tmp_path / "data", broken=(4,))
     outcome = pruned(data, tmp_path, 0.2, "dlc", options=ReadOptions(on_error="skip"))

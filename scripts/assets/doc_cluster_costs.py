@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prunetune.cluster.passes import rows_of_part
+from prunetune.cluster.workers import rows_of_part
 from scripts.assets.doc_text import page, table
 from scripts.bench.cluster_costs import (
     GOAL,

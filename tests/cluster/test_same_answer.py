@@ -10,8 +10,8 @@ from prunetune.base.seeding import seeded
 from prunetune.base.store import Store
 from prunetune.cluster import job, passes, stages
 from prunetune.cluster.by_class import sort_by_class
-from prunetune.cluster.catalogue import Part, bundles
 from prunetune.cluster.engine import Cluster, started
+from prunetune.cluster.parts import Part, bundles
 from prunetune.cluster.scores import SCORES
 from prunetune.cluster.selecting import Chooser, choose_all, class_works, read_choices
 from prunetune.cluster.sources import find
@@ -36,7 +36,7 @@ def workers(request, s3):
 def blocks(request, monkeypatch):
     """Return the most rows of a block; with the second setting the blocks are handed out in the opposite order."""
     most, is_reversed = request.param
-    monkeypatch.setattr(passes, "MOST_ROWS", most)
+    monkeypatch.setattr("prunetune.cluster.workers.MOST_ROWS", most)
     if is_reversed:
         run_tasks, streamed = stages.run_tasks, passes._streamed
         backwards = lambda function, items, *shared, **words: run_tasks(function, items[::-1], *shared, **words)  # noqa: E731

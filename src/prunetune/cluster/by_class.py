@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from prunetune.cluster.catalogue import Bundle
-from prunetune.cluster.passes import FEATURES
+from prunetune.cluster.parts import Bundle
 from prunetune.cluster.scores import SCORES
 from prunetune.cluster.stages import Item, Stage, bundled, named_file
+from prunetune.cluster.workers import FEATURES
 
 RUN_BYTES = 256 << 20  # A run holds at most this many bytes, so that a worker can sort it in memory.
 OFFSETS, POSITIONS, VALUES, ROWS = ".offsets.npy", ".positions.npy", ".scores.npy", ".features.npy"

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from prunetune.cluster.catalogue import Catalogue, Part, Segment
+from prunetune.cluster.catalogue import Catalogue
 from prunetune.cluster.parquet import is_damage, parquet_file
+from prunetune.cluster.parts import Part, Segment
 from prunetune.cluster.remote import content_at, open_url
 from prunetune.data.readers.hugging_face import content_of
 

@@ -7,11 +7,12 @@ import numpy as np
 
 from prunetune.base.errors import InputError
 from prunetune.base.extra import needed
-from prunetune.cluster.catalogue import Catalogue, Part, Segment
+from prunetune.cluster.catalogue import Catalogue
 from prunetune.cluster.parquet import damaged, is_damage, parquet_file
-from prunetune.cluster.passes import FEATURES
+from prunetune.cluster.parts import Part, Segment
 from prunetune.cluster.remote import File, open_url
 from prunetune.cluster.stages import Item, Stage, named_file
+from prunetune.cluster.workers import FEATURES
 
 ROWS = 16384  # A part has at most this many rows.
 

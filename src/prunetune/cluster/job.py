@@ -17,11 +17,12 @@ from prunetune.base.seeding import derive_seed
 from prunetune.base.verification import key_digest
 from prunetune.cluster import catalogue as catalogues
 from prunetune.cluster.by_class import Runs, sort_by_class
-from prunetune.cluster.catalogue import Catalogue, Part, bundles
+from prunetune.cluster.catalogue import Catalogue
 from prunetune.cluster.embeddings import read_all
 from prunetune.cluster.engine import Cluster, library
 from prunetune.cluster.listing import list_shards
-from prunetune.cluster.passes import FEATURES, Failures, Work, run_passes
+from prunetune.cluster.parts import Part, bundles
+from prunetune.cluster.passes import Failures, run_passes
 from prunetune.cluster.room import check_room
 from prunetune.cluster.scores import ROWS as SCORE_ROWS
 from prunetune.cluster.scores import prototypes, score_bundles
@@ -29,6 +30,7 @@ from prunetune.cluster.selecting import Chooser, ClassWork, choose_all, class_wo
 from prunetune.cluster.sources import Source
 from prunetune.cluster.stages import Stage
 from prunetune.cluster.two_level import Loss
+from prunetune.cluster.workers import FEATURES, Work
 from prunetune.data.images import transforms
 from prunetune.networks.backbone import Network
 from prunetune.networks.frozen_pass import Passes

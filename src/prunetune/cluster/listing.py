@@ -204,8 +204,7 @@ def _labels_of(
 ) -> tuple[dict[str, list[str | None]], dict[str, Any]]:
     """Return the columns of labels that the samples of an archive can have, and what their JSON files are.
 
-    Another archive can decide which column is used. An ending that this archive has not, and that all are read from,
-    leaves its samples without labels.
+    The driver chooses one column for all archives. The samples of an archive without that column have no label.
     """
     endings = {ending for sample in samples.values() for ending in sample}
     ending, is_key = label_ending(endings, options) if options.reads_labels else (None, False)

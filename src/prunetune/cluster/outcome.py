@@ -13,10 +13,11 @@ from torch import Tensor
 
 from prunetune.base.extra import needed
 from prunetune.base.publish import new_file
-from prunetune.cluster.catalogue import Catalogue, Part
+from prunetune.cluster.catalogue import Catalogue
 from prunetune.cluster.content import contents
 from prunetune.cluster.job import Outcome
-from prunetune.cluster.passes import DIGESTS
+from prunetune.cluster.parts import Part
+from prunetune.cluster.workers import DIGESTS
 from prunetune.data.images.decode import Images, UnreadableImage
 from prunetune.data.images.own import UNREADABLE
 from prunetune.data.images.rule import DecodeRule

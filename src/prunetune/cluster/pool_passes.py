@@ -27,13 +27,14 @@ from prunetune.base.devices import Hardware
 from prunetune.base.errors import InputError
 from prunetune.base.seeding import stream
 from prunetune.base.verification import key_digest
-from prunetune.cluster.catalogue import Part
 from prunetune.cluster.engine import Failure, guarded, library, started
 from prunetune.cluster.job import worker_device
-from prunetune.cluster.passes import VIEW_BYTES, Crew, Networks, Work, streamed
+from prunetune.cluster.parts import Part
+from prunetune.cluster.passes import Crew, streamed
 from prunetune.cluster.progress import Progress
 from prunetune.cluster.shared import counted, shared_folder, shared_work
 from prunetune.cluster.stages import Stage, named_file, sliced
+from prunetune.cluster.workers import VIEW_BYTES, Networks, Work
 from prunetune.data.images.decode import Images, UnreadableImage, refuse_any
 from prunetune.data.images.decoded import shrunk
 from prunetune.data.images.rule import DecodeRule

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from prunetune.base.extra import needed
-from prunetune.cluster.catalogue import Catalogue, Part, bundles
+from prunetune.cluster.catalogue import Catalogue
 from prunetune.cluster.job import Outcome
-from prunetune.cluster.passes import FEATURES
+from prunetune.cluster.parts import Part, bundles
 from prunetune.cluster.stages import Item, Stage, named_file
+from prunetune.cluster.workers import FEATURES
 
 MOST_ROWS = 1 << 16  # A file has at most this many rows, so that few files are many rows.
 

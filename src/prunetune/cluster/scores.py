@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prunetune.cluster.catalogue import Bundle, Part, bundles
-from prunetune.cluster.passes import FEATURES
+from prunetune.cluster.parts import Bundle, Part, bundles
 from prunetune.cluster.stages import Item, Stage, named_file
+from prunetune.cluster.workers import FEATURES
 from prunetune.scorers.dlc import learning_complexity, prototype_losses
 
 SUM_ROWS = 1 << 19  # The sums of at most this many rows are taken at once.

@@ -108,8 +108,11 @@ def choose_all(
         worker_bytes: memory of a worker.
     """
     held = max(1, worker_bytes // row_bytes(width))
-    large = [work for work in works if work.size > held and 0 < work.budget < work.size]
-    small = [work for work in works if not (work.size > held and 0 < work.budget < work.size)]
+
+    def is_large(work: ClassWork) -> bool:
+        return work.size > held and 0 < work.budget < work.size
+
+    large, small = [work for work in works if is_large(work)], [work for work in works if not is_large(work)]
     most = GREEDY_ROWS if width else TASK_ROWS
     together = bundled(small, lambda work: work.size, most, TASK_CLASSES)
     items = [Item(f"classes-{i:06d}", sum(work.size for work in some), some) for i, some in enumerate(together)]

@@ -39,11 +39,12 @@ def shared_work(place: str) -> tuple[Any, ...]:
 
 @contextmanager
 def counted(place: str, name: str, described: Callable[[], str]) -> Iterator[None]:
-    """Count how often a piece of work is begun without coming to its end, since its worker died.
+    """Count the workers that die on a piece of work, and end the run when they are too many.
 
-    Ray gives such work to other workers, on GPUs without end, since machines may be lost at any time. Work that always
-    kills its worker, such as an image that crashes its decoder, would never end there, and nobody would learn which
-    images it was. A machine that is lost counts too, but not RETRIES + 1 times for the same work.
+    Ray gives the work of a dead worker to another one. On GPUs it does so without a limit, because a machine can be
+    lost at any time. So an image that crashes its decoder would kill one worker after another, and the user would not
+    learn which image it is. A lost machine counts as one dead worker. It is unlikely that the same work meets
+    RETRIES + 1 of them.
 
     Args:
         place: the shared folder. The size of a file in it is the number of workers that died.

@@ -95,7 +95,8 @@ class Stage:
         chunks = [recorded[start : start + AT_ONCE] for start in range(0, len(recorded), AT_ONCE)]
         found: dict[str, Facts] = {}
         for chunk, (sound, damaged) in run_tasks(_compared, chunks, self) if chunks else ():
-            found |= {name: sound[name] or NO_FACTS for name in chunk if name in sound}  # The names of the items.
+            # The names are those of the items, not their copies in `sound`, so that the driver holds each name once.
+            found |= {name: sound[name] or NO_FACTS for name in chunk if name in sound}
             for name in damaged:
                 log.warning("%s is damaged (its hash has changed) and is made again", self.file(name, ""))
                 self.file(name, ".json").unlink(missing_ok=True)

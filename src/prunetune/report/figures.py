@@ -22,7 +22,6 @@ STYLES = (  # The markers and lines differ too, so that the curves can be told a
     *(("#000000", "o", "-"), ("#d55e00", "s", "--"), ("#0072b2", "^", "-."), ("#009e73", "D", ":")),
     *(("#cc79a7", "v", "--"), ("#e69f00", "P", "-."), ("#56b4e9", "X", ":")),
 )
-
 COUNTED = {"markerfacecolor": "none", "linestyle": "none"}  # A number per class is no point of a curve of fractions.
 
 
@@ -96,9 +95,8 @@ def _draw_curves(axes: Axes, part: pd.DataFrame) -> None:
         rows = rows.sort_values("ratio")
         style = {"color": color, "marker": marker, "linestyle": line, "capsize": 3, "markersize": 5, "linewidth": 1.4}
         is_counted = rows["column"].str.endswith(PER_CLASS)
-        for index, (_, shown) in enumerate(rows.groupby(is_counted)):  # The fractions come first.
-            own = COUNTED if shown["column"].str.endswith(PER_CLASS).all() else {}
-            label = None if index else method
+        for index, (is_number, shown) in enumerate(rows.groupby(is_counted)):  # The fractions come first.
+            own, label = COUNTED if is_number else {}, None if index else method
             axes.errorbar(shown["ratio"], shown["mean"], yerr=shown["std"].fillna(0), label=label, **(style | own))
     for row in part[whole].to_dict("records"):
         label = f"{row['method']} (ratio 1)"

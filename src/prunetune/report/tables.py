@@ -94,7 +94,7 @@ def method_name(run: dict) -> str:
 def column_name(run: dict) -> str:
     """Return the heading of the column that shows a run: its ratio, or how many images of each class it keeps."""
     is_counted = pd.notna(run.get("per_class")) and run["ratio"] < 1
-    return f"{run['per_class']} per class" if is_counted else f"{run['ratio']:g}"
+    return f"{run['per_class']}{verdict.PER_CLASS}" if is_counted else f"{run['ratio']:g}"
 
 
 def footer(results: pd.DataFrame) -> str:

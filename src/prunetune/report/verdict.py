@@ -12,7 +12,7 @@ FEWEST_PAIRS = 2  # A single seed has no spread, so an interval needs at least t
 MOST_NAMED = 3  # A sentence with more names and their intervals would be too long to read.
 MOST_LISTED = 6  # At most 6 names without intervals are listed.
 RANDOM = "random"
-PER_CLASS = " per class"
+PER_CLASS = " per class"  # How the heading of a column ends that keeps a number of images of each class.
 
 
 def sentences(part: pd.DataFrame) -> list[str]:
@@ -36,7 +36,8 @@ def sentences(part: pd.DataFrame) -> list[str]:
         return ["No method was run with a seed of random, so none can be compared: run random with the same seeds."]
     shown = compared[compared["ratio"].isin(shown_ratios(compared["ratio"]))]
     # A number of images per class can be the same ratio as a fraction. Each of the two has a sentence of its own.
-    lines = [_at(column, shown[shown["column"] == column]) for column in shown.sort_values("ratio")["column"].unique()]
+    columns = shown.sort_values(["ratio", "column"])["column"].unique()
+    lines = [_at(column, shown[shown["column"] == column]) for column in columns]
     if (compared["num_pairs"] >= FEWEST_PAIRS).any():
         lines.append("In brackets: the 95 % t interval of the difference to random, paired by seed.")
     return lines
