@@ -16,6 +16,7 @@ from prunetune.cluster.scores import SCORES
 from prunetune.cluster.selecting import Chooser, choose_all, class_works, read_choices
 from prunetune.cluster.sources import find
 from prunetune.cluster.stages import Stage
+from prunetune.cluster.workers import FEATURES
 from prunetune.own.keep import understood
 from prunetune.own.read import ReadOptions
 from prunetune.samplers import DoubleEnd, FlexRand, RandomSampler, TopK, TopKEasiest, Window
@@ -55,7 +56,7 @@ def given_scores(folder, labels, scores, most):
         parts.append(Part(f"{first:06d}", first, len(rows)))
         for stage in (features, values):
             stage.folder.mkdir(parents=True, exist_ok=True)
-        np.savez(features.file(parts[-1].name, passes.FEATURES), positions=rows, labels=labels[rows].numpy())
+        np.savez(features.file(parts[-1].name, FEATURES), positions=rows, labels=labels[rows].numpy())
     together = bundles("scores", parts, 2 * most)
     for bundle in together:
         rows = np.concatenate([np.arange(part.first, part.first + part.count) for part in bundle.parts])
