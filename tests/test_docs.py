@@ -23,7 +23,7 @@ from prunetune.config.catalogue import entries
 from runs import ROOT
 from scripts.assets import doc_pages, run_diagram
 
-DOCS = ROOT / "docs"
+DOCS, RESULTS = ROOT / "docs", ROOT / "results"
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]}
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INSTEAD = {
@@ -54,7 +54,7 @@ NOT_RUN = {  # Maps the page and the first line of a block to the reason why it 
     "docs/clusters.md: sbatch --nodes=4 --gpus-per-node=8 --cpus-per-task=64 --mem=200G scripts/slurm/ray.sbatch \\": (
         "needs Slurm; tests/slurm runs the script"
     ),
-    "docs/clusters.md: prunetune prune /data/photos --keep 0.1 --scorer dlc --engine ray --gpus-per-actor 1 "
+    "docs/clusters.md: prunetune prune /data/photos --keep 0.1 --engine ray --gpus-per-actor 1 "
     "--store /data/store --out pruned": "needs Ray and GPUs",
     "docs/clusters.md: prunetune prune-text shards/ --model <folder or hub name> --scorer dlc --keep 0.1 "
     "--engine ray --out kept": "needs Ray and a language model",
@@ -218,12 +218,13 @@ def test_every_formula_belongs_to_a_class_of_the_catalogue():
 
 def test_every_difference_in_which_method_when_is_in_a_committed_table():
     text = (DOCS / "which_method.md").read_text()
-    frame = pd.read_csv(ROOT / "results" / "tables" / "baselines.csv")
+    frame = pd.read_csv(RESULTS / "tables" / "baselines.csv")
     known = {f"{row['difference']:+.1f} ± {row['difference_std']:.1f}" for _, row in frame.iterrows()}
     shown = re.findall(r"[+-]\d+\.\d ± \d+\.\d", text)
     assert shown
     assert set(shown) - known == set()
-    measured = "".join(path.read_text() for path in (DOCS / "study.md", ROOT / "results" / "LOG.md"))
+    sources = (DOCS / "study.md", RESULTS / "LOG.md", RESULTS / "study" / "robustness.md")
+    measured = "".join(path.read_text() for path in sources)
     known = {_numbers(found) for found in re.findall(INTERVAL, measured)}
     known |= {(-mean, -high, -low) for mean, low, high in known}  # Herding above DLC is DLC below herding.
     shown = [_numbers(found) for found in re.findall(INTERVAL, text)]

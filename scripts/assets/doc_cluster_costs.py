@@ -19,7 +19,7 @@ from scripts.bench.cluster_table import KINDS, Row, read
 
 SIZES = (10**8, 10**9)
 LEVELS = PASSES["dlc"]
-DRIVER_BYTES = 13  # A row: the driver holds scores, ranks and what is kept.
+DRIVER_BYTES = 19  # A row: so much grew the driver's peak with FlexRand, from 10^5 to 10^7 rows of embeddings.
 PART_BYTES = 350  # A part of the rows: its name and its place.
 SMALL_SIDE = 32  # The images that were measured, in pixels.
 
@@ -78,8 +78,9 @@ def _model(rows: list[Row], model: Model, predicted: float, measured: float) -> 
     ]
     return [
         "CPU seconds of a run of N images through L passes of the network are `start + N (reading + L pass)`.\n"
+        f"L is the number of networks: {LEVELS} with DLC, 1 with a plain pass. D below is the width of the features.\n"
         "Wall time is at least this divided by the number of cores. The command alone lists the rows and writes the\n"
-        "tables, which took 7 µs a row in one trial: two hours for 10^9.",
+        "tables. This took 7 µs a row in one trial that is in no table: two hours for 10^9.",
         table(["number", "fitted value", "meaning"], numbers),
         f"Fitted to {len(fitted)} runs ({names} images)\nby least squares of relative errors. Held back: {method} of "
         f"{size:,} images.\nPredicted are {predicted:.0f} CPU seconds, measured were {measured:.0f}. The prediction is "
@@ -124,16 +125,20 @@ def _meaning(sizes: dict[str, float]) -> str:
     return "\n".join(
         [
             "- **read**: the shards once, the features of all levels for the losses, those of the unmasked network",
-            "  again for the class means, and what is sorted. Each written file is also read once for its hash.",
+            "  again for the class means, and what is sorted. Not counted: each written file is read once more for its",
+            "  hash.",
             "- **written**: 4 L D bytes a row of features, and what was measured beside them, in bytes a row:",
-            f"  {kinds}.\n  What `choices`, `products` and `out` are is in results/bench/cluster.md.",
+            f"  {kinds}.",
+            "  `out` are the tables of parquet that are written of many rows. What `choices` and `products` are is in",
+            "  results/bench/cluster.md.",
             "- **shuffled**: what moves from the order of the shards to that of the classes. FlexRand needs a position",
             "  and a score of each row. A greedy scorer such as herding needs 4 D bytes more, and a class of two",
             "  levels these bytes once more.",
-            f"- **driver**: {DRIVER_BYTES} bytes a row and {PART_BYTES:,} bytes for each part of the rows, beside "
-            f"about 1 GB of libraries. A part\n  has {rows_of_part(SMALL_SIDE):,} of the small images and "
-            f"{rows_of_part(Photos.side)} photos.",
-            "- **GPU-hours, core-hours**: of all machines together, without those that wait.",
+            f"- **driver**: {DRIVER_BYTES} bytes a row, by which its measured peak grew (it keeps 13 of them), and "
+            f"{PART_BYTES:,} bytes for each\n  part of the rows, beside about 1 GB of libraries. A part has "
+            f"{rows_of_part(SMALL_SIDE):,} of the small images and\n  {rows_of_part(Photos.side)} photos.",
+            "- **GPU-hours, core-hours**: hours of work, summed over all machines. Hours in which a machine waits are",
+            "  not counted, so a bill will be higher.",
         ]
     )
 

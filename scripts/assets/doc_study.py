@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from prunetune.report.rounding import bracketed
-from scripts.assets.doc_study_prose import BEST, CLAIMS, INTERVALS
+from scripts.assets.doc_study_prose import BEST, CLAIMS, INTERVALS, WORDS
 from scripts.assets.doc_text import escaped, page, table
+from scripts.reproduce.study_cells import GAMMAS, PAIRS, SUB_POOLS
 from scripts.reproduce.study_names import BACKBONES, JUDGES, SETS, named
 
 FILES = ("summary", "differences", "wins", "claims", "best", "method_costs", "missing", "coverage")
@@ -67,9 +68,9 @@ def study_page(folder: Path) -> str:
         "Every method chose images from the same parts of the same sets, and the same classifiers were trained on what "
         "was kept.\n`make study DATA=<folder>` runs it. What was declared before the first run, and what came out, "
         "is in results/LOG.md.",
-        "Words: [Methods](methods.md), [Scorers](scorers.md) and [Samplers](samplers.md) describe the methods. "
-        "*Gamma* is the share of a\nclass that FlexRand treats as easy. *micro* is the tiny network of this package.",
+        WORDS,
         *_answer(tables),
+        *_state(tables),
         "## Which method for my data at my budget",
         BEST,
         _best(tables, "images_per_class", "images kept per class"),
@@ -143,6 +144,24 @@ def _answer(tables: Tables) -> list[str]:
     ]
 
 
+def _state(tables: Tables) -> list[str]:
+    """Return how much of what was declared has run, and nothing where all has."""
+    probes = tables.summary[tables.summary["judge"] == PROBE]
+    if probes.empty:
+        return []
+    pairs = probes[["set", "backbone"]].drop_duplicates()
+    counts = probes.loc[probes["method"] == "random", "n"]
+    lacking = [JUDGES[judge] for judge in JUDGES if not (tables.summary["judge"] == judge).any()]
+    if len(pairs) >= len(PAIRS) and counts.min() >= SUB_POOLS and not lacking:
+        return []
+    parts = "" if counts.min() == counts.max() else f" to {counts.max():g}"
+    judges = f" There is no {_listed(lacking)} yet." if lacking else ""
+    return [
+        f"**State:** linear probes of {counts.min():g}{parts} of {SUB_POOLS} declared sub-pools, on {len(pairs)} of "
+        f"{len(PAIRS)} declared pairs.{judges} The numbers can still move."
+    ]
+
+
 def _sets(number: int) -> str:
     return f"{number:g} set" if number == 1 else f"{number:g} sets"
 
@@ -198,7 +217,7 @@ def _pictures(tables: Tables) -> list[str]:
     if _against(tables.differences, "random").empty:
         return []
     return [
-        "Bold: above random after the correction for all candidates. A pair is a set with a network.",
+        "Bold: above random at this budget, corrected for the number of candidates. A pair is a set with a network.",
         "![Difference to random images by fraction kept, for four methods](assets/study-difference.png)",
         "![The same on every set](assets/study-sets.png)",
     ]
@@ -251,13 +270,14 @@ def _claims(frame: pd.DataFrame) -> list[str]:
 def _claim_table(rows: pd.DataFrame) -> str:
     lines = []
     for row in rows.itertuples():
-        word = "costs less than" if row.unit == "passes" else "is better than"
-        shown, unit = _points(row.difference, row.low, row.high), row.unit
+        is_cost = row.unit == "passes"
+        ends = (-row.difference, -row.high, -row.low) if is_cost else (row.difference, row.low, row.high)
+        word = "costs less than" if is_cost else "is better than"
         alone = f" (alone: {row.alone})" if row.alone != row.verdict else ""
         lines.append(
             [
                 f"{named(row.method)} {word} {named(row.reference)}",
-                f"{shown} {'passes saved' if unit == 'passes' else unit}",
+                f"{_points(*ends)} {'passes more' if is_cost else row.unit}",
             ]
             + [f"**{row.verdict}**{alone}", GROUPS[row.group], f"{row.sets:g}, {row.pairs:g}"]
         )
@@ -274,9 +294,10 @@ def _methods(tables: Tables) -> list[str]:
     order = _ordered(tables, rows["method"])
     lines = [[named(method), *(_cell(cells, (method, budget)) for budget in budgets)] for method in order]
     return [
-        "Points of accuracy above random, by linear probe: mean over sets, and the 95 % interval. Bold: the interval "
-        "that is corrected\nfor the number of comparisons lies above 0. X: not run. The gamma from the test set is a "
-        "bound, no method.",
+        "Points of accuracy above random, by linear probe: mean over sets, and the 95 % interval. Bold: above 0 also "
+        "when the interval\nis corrected for all methods and, in the columns of one budget, for all budgets. This is "
+        "stricter than the bold of the tables\nabove, which are corrected for one budget. X: not run. The gamma from "
+        "the test set is a bound, no method.",
         table(["method", *(_kept(budget) for budget in budgets)], lines),
         "![Mean difference to random of every method](assets/study-methods.png)",
     ]
@@ -318,8 +339,8 @@ def _wins(tables: Tables) -> list[str]:
         for method in _ordered(tables, frame["method"])
     ]
     return [
-        "Cells (a set, a network, a budget) that a method wins, ties and loses, by linear probe. A tie: the interval "
-        "over sub-pools\ncontain 0. In brackets: with the wider interval for another pool.",
+        "Number of cells that a method wins, ties and loses, by linear probe. A tie: the interval over the sub-pools "
+        "contains 0.\nIn brackets: the same counts with a wider interval, which also holds for another pool of images.",
         table(["method", *(f"against {named(reference)}" for reference in references)], lines),
     ]
 
@@ -343,10 +364,11 @@ def _judges(tables: Tables) -> list[str]:
     lines = [[named(method), *(_cell(cells, (method, judge)) for judge in judges)] for method in order]
     if judges == [PROBE]:
         return ["Only the linear probe was run so far."]
+    full = " Full fine-tuning trains the whole network." if "full" in judges else ""
     counts = [f"{JUDGES[judge]}: {_sets(rows.loc[rows['judge'] == judge, 'sets'].max())}" for judge in judges]
     return [
         "Points above random over those of 2, 5, 10 and 20 % that were run, by judge. Logistic regression reads the "
-        f"same features.\nFull fine-tuning trains the whole network. Number of sets by judge: {', '.join(counts)}.",
+        f"same features.{full}\nNumber of sets by judge: {', '.join(counts)}.",
         table(["method", *(JUDGES[judge] for judge in judges)], lines),
     ]
 
@@ -387,8 +409,8 @@ def _costs(frame: pd.DataFrame) -> list[str]:
     ]
     return [
         "Forward passes over the pool, plus the CPU time of score, search and selection in units of one plain pass. "
-        "The median is over the\npairs of a larger network and real images. The least and the most are over all pairs; "
-        "a plain pass of a tiny network is short.",
+        "*passes* is the\nmedian over ViT-Tiny and MobileNetV2 on real images. *least* and *most* are over all pairs. "
+        "*most* is high where the micro network\nis in the pair: its pass is so short that other work counts more.",
         table(["method", "passes", "least", "most"], lines),
     ]
 
@@ -444,12 +466,17 @@ def _disagreeing(rows: pd.DataFrame) -> list[str]:
     known = rows.dropna(subset="mixed_low")
     known = known[_is_apart(known["low"], known["high"]) != _is_apart(known["mixed_low"], known["mixed_high"])]
     lines = [
-        [f"{named(row.method)} minus {named(row.reference)}", _points(row.difference, row.low, row.high)]
-        + [_points(row.mixed, row.mixed_low, row.mixed_high)]
+        [f"{named(row.method)} minus {named(row.reference)}", _precise(row.difference, row.low, row.high)]
+        + [_precise(row.mixed, row.mixed_low, row.mixed_high)]
         for row in known[~known["method"].map(_is_hidden)].itertuples()
     ]
     about = "Where the mixed model disagrees about 0:"
     return [about, table(["difference", "t interval", "mixed model"], lines)] if lines else []
+
+
+def _precise(mean: float, low: float, high: float) -> str:
+    """Return a difference with three decimals, since the ends of these intervals are close to 0."""
+    return f"{mean:+.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _run(tables: Tables) -> list[str]:
@@ -466,6 +493,7 @@ def _run(tables: Tables) -> list[str]:
     return [
         table(["judge", "set", "network", "images of a sub-pool", "classes", "budgets", "methods", "sub-pools"], parts),
         "\n".join([about, "", *lines]) if lines else about,
+        f"By linear probe, each of the {len(GAMMAS)} constant gammas of FlexRand counts as a method here.",
         f"Commits: {commits}. Device: {escaped(str(frame['device'].iloc[0]))}. "
         f"{int(frame.loc[frame['method'] != 'dlc_oracle', 'n'].sum())} trainings.",
     ]

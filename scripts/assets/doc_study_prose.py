@@ -1,5 +1,14 @@
 """The longer texts of the page of the study."""
 
+WORDS = """\
+Words. [Methods](methods.md), [Scorers](scorers.md) and [Samplers](samplers.md) describe the methods.
+
+- *DLC* is the score of the paper and *FlexRand* its random choice. *Gamma* is the share of a class that FlexRand treats
+  as easy.
+- A *pass* is one run of the network over all images. A *candidate* is a method of at most 1.2 passes.
+- A *sub-pool* is a random 80 % of each class. The *judge* is the classifier that is trained on the kept images.
+- A *pair* is a set with a network, a *cell* a pair with a budget. *micro* is the tiny network of this package."""
+
 INTERVALS = """\
 ## How the intervals were made
 
@@ -16,12 +25,15 @@ INTERVALS = """\
   losses are counted with both."""
 
 BEST = """\
-The best has the highest mean difference to random among methods of at most 1.2 forward passes. *Gain* is that
-difference in points of accuracy with its 95 % interval. *Not told apart* are methods for which the interval of the
-difference to the best contains 0. After "corrected, also" stand those that are told apart only without a correction for
-the number of methods. *At any cost* is the best of all methods, where it is another one. The gain of a best of many is
-rather too large, since luck helped to choose it. Small sets keep one image of a class at 2 % too, so the row "1" of the
-first table has more cells than "one image a class" of the second."""
+The best has the highest mean difference to random among the candidates. *Gain* is that difference in points of accuracy
+with its 95 % interval. The gain of the best of several methods is a little too high, because part of it is luck.
+
+*Not told apart* names first the methods without a clear difference to the best: the interval of the difference contains
+0. After "corrected, also" come methods with a difference that is no longer clear when it is corrected for the number of
+methods. *At any cost* is the best of all methods, where it is another one.
+
+The first table counts images, the second one fractions. At 2 % a small set also keeps one image a class. Such cells are
+in the row "1" of the first table too."""
 
 CLAIMS = """\
 The paper says that DLC + FlexRand keeps better images than other methods, that FlexRand is better than keeping the

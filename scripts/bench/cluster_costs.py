@@ -87,11 +87,16 @@ def checked(rows: Sequence[Row]) -> tuple[Model, float, float]:
 def bytes_a_row(rows: Sequence[Row]) -> dict[str, float]:
     """Return the bytes a row of the run that is held back, by kind, and those of its shards as "input".
 
-    "features" is 4 L D of them; "passes" is the rest of what the passes leave: positions, labels and hashes.
+    "features" is 4 L D of them; "passes" is the rest of what the passes leave: positions, labels and hashes. "out" is
+    that of the largest run of FlexRand on embeddings, if there is one: tables of many rows are parquet files.
     """
     measured = points(rows)
     method, size = out = held_back(measured)
     found = {kind: measured[out][f"{kind}_bytes"] / size for kind in ("input", *KINDS)}
     found["features"] = 4.0 * PASSES[method] * MICRO_WIDTH
     found["passes"] -= found["features"]
+    tables = [row for key, row in medians(rows).items() if key[:2] == ("embeddings", "flexrand") and key[3] == "ray"]
+    if tables:
+        largest = max(tables, key=lambda row: row["size"])
+        found["out"] = largest["out_bytes"] / largest["size"]
     return found

@@ -113,8 +113,9 @@ def _head(rows: Sequence[Row]) -> list[str]:
         "",
         "Both engines had the same two cores and ran one after another, each row in a process of its own with an empty",
         "store: one run, or the median of its repeats. Little else ran on the machine. CPU seconds are those of all",
-        "processes of a row. They count the starts of Ray's workers, about 3 s of CPU each.",
-        f"X: not measured. Goals: ratio at least {SPEED}, exponents at most {GROWTH} (greedy methods have none).",
+        "processes of a row. They count the start of Ray and of its workers, about 9 s of CPU in all.",
+        f"X: not measured. Goals: a ratio of rows a second of at least {SPEED}, and an exponent of all seconds of",
+        f"at most {GROWTH} (greedy methods have no goal for the exponent).",
         f"By `python -m scripts.bench.cluster`, commit {commits}. {devices}.",
     ]
 
@@ -142,7 +143,8 @@ def _speed(found: dict[Any, Row]) -> list[str]:
         lines.append([data, method, f"{size:,}", *cells, _number(ray.get("start_seconds"), ".1f")])
     heads = ["data", "method", "rows", "rows/s in process", "rows/s Ray", "ratio", "ratio of CPU s"]
     heads += ["CPU s in process", "CPU s Ray", "start of Ray, s"]
-    about = "ratio: seconds of the engine in process divided by those of Ray; above 1 Ray is faster."
+    about = "Rows a second count the whole command, with the start of Ray. ratio: seconds of the engine in process "
+    about += "divided by those of Ray; above 1 Ray is faster. ratio of CPU s: the same of CPU seconds."
     return [*_table("Rows a second", heads, lines), "", about]
 
 
@@ -199,7 +201,9 @@ def _stages(found: dict[Any, Row]) -> list[str]:
         for (data, method, size) in _cases(found)
         if (row := found.get((data, method, size, "ray")))
     ]
-    return _table("Seconds of the stages of Ray", ["data", "method", "rows", *STAGES], lines)
+    about = "The stages of the workers, by the log. The rest of a command is the start of Ray and the tables that the "
+    about += "driver writes."
+    return [*_table("Seconds of the stages of Ray", ["data", "method", "rows", *STAGES], lines), "", about]
 
 
 def _memory(found: dict[Any, Row]) -> list[str]:
