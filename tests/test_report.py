@@ -18,6 +18,7 @@ from prunetune.base.store import Store
 from prunetune.data.images.decode import ImageArrays
 from prunetune.data.pool import Pool
 from prunetune.report import collect, figures, page, tables
+from prunetune.report.rounding import bracketed
 from prunetune.runs.scores import write_scores
 from runs import prunetune_here
 
@@ -285,6 +286,11 @@ def test_infobatch_leaves_images_out_even_at_ratio_one_and_is_not_the_whole_pool
 def test_a_difference_shows_its_sign_but_no_signed_zero(value: float, shown: str) -> None:
     table = tables.summary(frame({"accuracy": 0.5 + value / 100}, {"accuracy": 0.5, **RANDOM}))
     assert f"| dlc-flexrand | {shown} |" in " ".join(tables.to_markdown(table).split("paired by seed:")[1].split())
+
+
+@pytest.mark.parametrize("kind", [float, np.float64])
+def test_a_number_between_two_decimals_is_rounded_alike_in_every_kind(kind: type) -> None:
+    assert bracketed(kind(-0.04), kind(11.35)) == "[0.0, 11.3]"  # round() gives 11.4 for a number of NumPy.
 
 
 def test_runs_of_different_data_under_one_name_are_refused() -> None:

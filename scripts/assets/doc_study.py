@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from prunetune.report.rounding import bracketed
+from prunetune.report.rounding import bracketed, one_decimal
 from scripts.assets.doc_study_prose import BEST, CLAIMS, INTERVALS, WORDS
 from scripts.assets.doc_text import escaped, page, table
 from scripts.reproduce.study_cells import GAMMAS, PAIRS, SUB_POOLS
@@ -107,7 +107,8 @@ def _points(mean: float, low: float, high: float) -> str:
 
 def signed(value: float) -> str:
     """Return a number with its sign and one decimal, and a plus before zero."""
-    return f"{round(value, 1) + 0.0:+.1f}"
+    text = one_decimal(value)
+    return text if text.startswith("-") else f"+{text}"
 
 
 def _kept(budget: str) -> str:
@@ -493,7 +494,8 @@ def _run(tables: Tables) -> list[str]:
     return [
         table(["judge", "set", "network", "images of a sub-pool", "classes", "budgets", "methods", "sub-pools"], parts),
         "\n".join([about, "", *lines]) if lines else about,
-        f"By linear probe, each of the {len(GAMMAS)} constant gammas of FlexRand counts as a method here.",
+        f"By linear probe, each of the {len(GAMMAS)} constant gammas of FlexRand counts as a method here, and so does "
+        "the first search, which has fewer\nsub-pools than the others.",
         f"Commits: {commits}. Device: {escaped(str(frame['device'].iloc[0]))}. "
         f"{int(frame.loc[frame['method'] != 'dlc_oracle', 'n'].sum())} trainings.",
     ]

@@ -2,8 +2,12 @@
 
 
 def one_decimal(value: float) -> str:
-    """Return a number with one decimal, without a minus before zero."""
-    return f"{round(value, 1) + 0.0:.1f}"  # Adding 0.0 turns -0.0 into 0.0.
+    """Return a number with one decimal, without a minus before zero.
+
+    `round` is not used: it rounds 11.35 down as a float and up as a number of NumPy.
+    """
+    text = f"{value:.1f}"
+    return "0.0" if text == "-0.0" else text
 
 
 def bracketed(low: float, high: float) -> str:
