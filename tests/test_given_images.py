@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from prunetune.own.suspects import suspect_labels
+from prunetune.runs.scores import compute_scores
+from prunetune.scorers import KMedoids
 from scripts.reproduce.study_cells import Opened, Pair
 from scripts.survey import draws, given_images, robustness
 from scripts.survey.given_images import sub_pool
@@ -33,6 +35,17 @@ def test_where_nothing_is_wrong_the_study_keeps_and_finds_the_same(opened, image
     assert [user.rows[some].tolist() for some in kept] == [rows.tolist() for rows in expected]
     found = [row["accuracy"] for row in user.judged(kept)]
     assert found == pytest.approx(part.accuracies(expected), abs=1e-9)
+
+
+def test_k_medoids_keeps_its_first_picks_at_every_budget(images):
+    user = sub_pool(images, 0)
+    order = compute_scores(KMedoids(), user.signals, 0)
+    for budget, kept in zip(("0.1", "3_per_class"), user.kept("k_medoids", ["0.1", "3_per_class"]), strict=True):
+        assert len(kept) == sum(user.counts(budget).values())
+        for label, count in user.counts(budget).items():
+            members = torch.nonzero(user.labels == label).flatten()
+            first = members[order[members].argsort(descending=True)[:count]]
+            assert sorted(kept[user.labels[kept] == label].tolist()) == sorted(first.tolist())
 
 
 def test_wrong_labels_are_seen_by_methods_and_not_by_the_test(images):

@@ -23,6 +23,8 @@ from prunetune.runs.sampler_search import Question, choose
 from prunetune.runs.scores import compute_scores
 from prunetune.samplers.amount import ENDING, Amount
 from prunetune.samplers.budgets import class_budgets, same_budgets
+from prunetune.scorers import KMedoids
+from prunetune.scorers.base import Scorer
 from prunetune.signals.tensors import TensorSignals
 from prunetune.training.linear_probe import Probe, train_probes
 from scripts.reproduce.study_cells import SHARE, Opened
@@ -115,17 +117,25 @@ class Given:
         return TensorSignals(self.images.features[rows], [level[rows] for level in self.images.levels], pool)
 
     def kept(self, method: str, budgets: Sequence[str]) -> Iterator[Tensor]:
-        """Yield the positions [k] int64 that a method keeps at each budget."""
-        scores = compute_scores(self.images.run(method, 0.5).scorer, self.signals, self.number)
+        """Yield the positions [k] int64 that a method keeps at each budget.
+
+        k-medoids keeps its first picks (BUILD), which serve every budget. Its exchanges serve one fraction of whole
+        classes only, and here some images may not stay and budgets may be equal.
+        """
+        scores = compute_scores(self._scorer(method), self.signals, self.number)
         for budget in budgets:
             yield self.allowed[self._select(method, scores, budget)]
+
+    def _scorer(self, method: str) -> Scorer:
+        scorer = self.images.run(method, 0.5).scorer
+        return replace(scorer, fraction=None) if isinstance(scorer, KMedoids) else scorer
 
     def _select(self, method: str, scores: Tensor, budget: str) -> Tensor:
         counts = self.counts(budget)
         ratio = sum(counts.values()) / len(self.labels) if budget.endswith(ENDING) else float(budget)
         run, own = self.images.run(method, ratio), self.labels[self.allowed]
         candidates = {name: replace(sampler, budgets=self.budgets) for name, sampler in run.candidates.items()}
-        question = Question(candidates, run.scorer, Amount.parse(budget), self.number, run.search)
+        question = Question(candidates, self._scorer(method), Amount.parse(budget), self.number, run.search)
         sampler = choose(question, self.signals, self.signals).sampler
         with seeded("sample", self.number, ratio) as generator:
             if len(own) == len(self.labels) and not budget.endswith(ENDING):

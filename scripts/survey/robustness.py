@@ -29,7 +29,7 @@ from scripts.survey.given_images import Given, Images
 
 METHODS = (
     *("random", "herding", "dlc_validation", "dlc_0.25", "dlc_easiest"),
-    *("facility_location", "maxherding", "k_medoids", "typiclust"),
+    *("facility_location", "maxherding", "k_medoids", "typiclust", "activeft"),
 )
 BUDGETS = ("0.02", "0.05", "0.1", "0.2", "0.3", "0.5")
 SMALL, LARGE = BUDGETS[:4], BUDGETS[4:]
@@ -165,6 +165,8 @@ NOTES = (
     "Style: cifar10mini has 32 px photographs and caltech101 objects on plain backgrounds; airplane, automobile, bird, "
     "dog and ship are in both. Painted digits have colours of their own, white ones do not. Shown is the mean over "
     "classes of the accuracy.",
+    "k_medoids: its first picks (scorer=k_medoids). The exchanges of the study's k-medoids serve one fraction of whole "
+    "classes only.",
     "A backbone that does not fit: micro has learnt from drawn textures and sees Caltech-101 at 32 px.",
 )
 FEW_NOTES = (
