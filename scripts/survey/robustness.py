@@ -165,6 +165,7 @@ NOTES = (
     "Style: cifar10mini has 32 px photographs and caltech101 objects on plain backgrounds; airplane, automobile, bird, "
     "dog and ship are in both. Painted digits have colours of their own, white ones do not. Shown is the mean over "
     "classes of the accuracy.",
+    "A method without a row in a case was not measured there.",
     "k_medoids: its first picks (scorer=k_medoids). The exchanges of the study's k-medoids serve one fraction of whole "
     "classes only.",
     "A backbone that does not fit: micro has learnt from drawn textures and sees Caltech-101 at 32 px.",
@@ -285,7 +286,7 @@ def write_cells(file: Path, cells: Cells) -> None:
 def rows_of(cells: Cells, case: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a case: of each set and method, and their mean over the sets where these are all five."""
     sets = [name for name in CASES[case].sets if any(key[:2] == (case, name) for key in cells)]
-    methods = list(dict.fromkeys(key[2] for key in cells))
+    methods = list(dict.fromkeys(key[2] for key in cells if key[0] == case))
     for group in [*([name] for name in sets), *([sets] if len(sets) == len(SETS) else [])]:
         for method in methods:
             yield _row(Means(cells, group), case, method)
