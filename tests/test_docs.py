@@ -36,8 +36,8 @@ INSTEAD = {
 }
 NOT_RUN = {  # Maps the page and the first line of a block to the reason why it is not run here.
     "README.md: pip install -c constraints.txt -e .       # for instruction data: -e '.[instruct]'": "needs an index",
-    "README.md: prunetune prepare dtd                             # download, check and arrange one of the five data "
-    "sets": "a download",
+    "README.md: prunetune prepare dtd                             # download, check and arrange one of the paper's "
+    "five sets": "a download",
     "docs/recipes.md: import fiftyone as fo": "starts a database server",
     "docs/quickstart.md: git clone <address of this repository> prunetune": "needs a package index",
     "docs/text.md: pip install -c constraints.txt -e '.[instruct]'": "needs a package index",

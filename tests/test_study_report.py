@@ -318,6 +318,13 @@ def test_tables_figures_and_page_of_few_rows(tmp_path, monkeypatch):
     row = one(tables["best"], rows="budget", scope="0.02 to 0.2", among="cheap")
     assert f"**Short answer: take herding.** With 2 to 20 % kept it is {row['gain']:+.1f} [" in text
     assert "over 2 sets" in text
+    num_parts = rows["sub_pool"].nunique()
+    assert (
+        f"**State:** linear probes of {num_parts} of 10 declared sub-pools, on 3 of 10 declared pairs. There is no "
+        in text
+    )
+    assert "DLC + FlexRand costs less than herding | +4.5 " in text
+    assert "passes more | **" in text
     assert "lacks the methods" not in text
     assert "linear probe, two, ViT-Tiny: 32 of 48 trainings" in text
     assert "Commits: `abc1234`. Device: not recorded." in text
