@@ -121,7 +121,7 @@ def test_the_engine_in_process_needs_no_ray(tmp_path, monkeypatch):
     data = shards(tmp_path / "data", rows=12, files=1)
     settings = {"keep": 6, "scorer": "random", "backbone": "micro", "duplicates": "all"}
     assert len(prune(data, **settings)) == 6
-    with pytest.raises(InputError, match=r"engine=ray need ray, .*pip install -e '.\[cluster\]'"):
+    with pytest.raises(InputError, match=r"runs on Ray need ray, .*pip install -e '.\[cluster\]'"):
         prune(data, engine="ray", **settings)
 
 

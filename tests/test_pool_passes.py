@@ -191,5 +191,5 @@ def test_without_ray_the_fix_is_named(monkeypatch, tmp_path):
         raise InputError(f"{what} need {name}")
 
     monkeypatch.setattr(engine, "needed", missing)
-    with pytest.raises(InputError, match="runs with engine=ray need ray"):
+    with pytest.raises(InputError, match="runs on Ray need ray"):
         run_here(tmp_path, *QUICK, "scorer=herding", "engine=ray")

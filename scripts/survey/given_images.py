@@ -119,8 +119,8 @@ class Given:
     def kept(self, method: str, budgets: Sequence[str]) -> Iterator[Tensor]:
         """Yield the positions [k] int64 that a method keeps at each budget.
 
-        k-medoids keeps its first picks (BUILD), which serve every budget. Its exchanges serve one fraction of whole
-        classes only, and here some images may not stay and budgets may be equal.
+        k-medoids keeps its first picks (BUILD), which serve every budget. Its exchanges (SWAP) would serve only one
+        fraction of each class. Here the budgets of the classes differ, and some images may not be kept.
         """
         scores = compute_scores(self._scorer(method), self.signals, self.number)
         for budget in budgets:

@@ -32,7 +32,7 @@ def library(name: str = "ray") -> Any:
     Raises:
         InputError: the extra `cluster` is not installed.
     """
-    return needed(name, "cluster", "runs with engine=ray")
+    return needed(name, "cluster", "runs on Ray")
 
 
 @contextmanager
