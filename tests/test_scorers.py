@@ -23,12 +23,17 @@ from prunetune.signals.tensors import TensorSignals
 from prunetune.testing import check_scorer, made_pool
 
 SETTINGS = {name: entry.settings for name, entry in catalogue.entries("scorers").items()}
-# The default tier of tests takes fewer masked networks or trained proxies of these scorers. The slow tier takes all.
-PATH, PROXIES = {"levels": 6}, {"repeats": 2}
+# The default tier of tests takes fewer masked networks, trained proxies or drawn planes of these scorers. The slow tier
+# takes all.
+PATH, PROXIES, PLANES = {"levels": 6}, {"repeats": 2}, {"repeats": 500}
 LONG = {
     **dict.fromkeys(("dlc_50", "dlc_linear_50", "dlc_released"), PATH),
     **dict.fromkeys(("el2n", "el2n_deepcore", "grand", "grand_deepcore", "grand_last"), PROXIES),
+    "zcore": PLANES,
 }
+# These read the proxy in different ways: its predictions, the gradients of its weights, those of the image. The other
+# scorers of a proxy read what these do.
+PROXY_READERS = ("el2n", "grand", "deepfool")
 MICRO = Backbone(model="prunetune_micro", mask_modules="conv2d")
 POOL = Pool("made", torch.tensor([0, 1, 0]), ("a.png", "b.png", "c.png"), ("train",) * 3, ("x", "y"))
 
@@ -84,13 +89,16 @@ def scorer_of(name: str, folder: Path, **shortened) -> Scorer:
 def of_both_networks() -> list:
     """Return pytest parameters: every scorer with both networks.
 
-    Variants of a class that share its code are checked with the convolutional network in the slow tier only.
+    The convolutional network takes longer. The slow tier alone checks it with variants of a class, which share code,
+    and with scorers of a proxy other than PROXY_READERS.
     """
     first = {settings["_target_"]: name for name, settings in reversed(SETTINGS.items())}
+    later = {name for name, settings in SETTINGS.items() if first[settings["_target_"]] != name}
+    later |= {name for name, settings in SETTINGS.items() if get_class(settings["_target_"]).reads_proxy}
+    later -= set(PROXY_READERS)
     return [
-        pytest.param(name, network, marks=pytest.mark.slow if network == "micro" and is_variant else ())
-        for name, settings in SETTINGS.items()
-        for is_variant in [first[settings["_target_"]] != name]
+        pytest.param(name, network, marks=pytest.mark.slow if network == "micro" and name in later else ())
+        for name in SETTINGS
         for network in ("micro", "test_vit")
     ]
 
@@ -103,17 +111,14 @@ def test_every_scorer_keeps_the_contract_on_a_convolutional_and_on_a_token_netwo
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["micro", "test_vit"])
 @pytest.mark.parametrize("name", LONG)
-def test_every_scorer_of_many_networks_keeps_the_contract_at_full_length(name, network, networks, tmp_path):
+def test_every_long_scorer_keeps_the_contract_at_full_length(name, network, networks, tmp_path):
     check_scorer(scorer_of(name, tmp_path), networks[network])
 
 
-def test_the_long_scorers_are_those_of_many_networks_or_of_several_proxies():
+def test_the_long_scorers_are_those_of_many_networks_proxies_or_planes():
     of_path = {name for name, settings in SETTINGS.items() if settings.get("levels", 0) > PATH["levels"]}
-    # Those of zcore are draws, not proxies.
-    of_proxies = {
-        name for name, settings in SETTINGS.items() if PROXIES["repeats"] < (settings.get("repeats") or 1) < 99
-    }
-    assert set(LONG) == of_path | of_proxies
+    repeated = {name for name, settings in SETTINGS.items() if (settings.get("repeats") or 1) > PROXIES["repeats"]}
+    assert set(LONG) == of_path | repeated
 
 
 @dataclass(frozen=True)

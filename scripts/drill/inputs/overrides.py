@@ -8,7 +8,7 @@ from scripts.drill.inputs.hostile import ACCEPTED, EITHER, REFUSED, Hostile, cas
 from scripts.drill.tiny_runs import TEXT, TEXTURES
 
 KIND = "hostile override"
-NUM_SAMPLED = 25
+NUM_SAMPLED = 12
 LONG = "a" * 300
 # A line is what a person types after `prunetune`; a line without a command belongs to `prunetune run`. Every line is
 # given behind the words of a small run, so that it wins.
