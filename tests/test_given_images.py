@@ -127,6 +127,10 @@ def test_the_table_shows_paired_differences(tmp_path):
     assert "effect" not in rows[1]
 
 
+def test_a_difference_that_is_rounded_to_zero_has_no_sign():
+    assert robustness.shown(np.array([-0.0002, 0.0, 0.0001])) == "0.0 [0.0, 0.0]"
+
+
 def test_a_head_of_an_ensemble_is_the_head_of_a_probe(images):
     user = sub_pool(images, 0)
     [kept] = user.kept("herding", ["0.2"])

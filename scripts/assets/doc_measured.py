@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from prunetune.report.tables import signed
 from scripts.assets.doc_text import escaped, page, table
 
 RATIOS = (0.05, 0.1, 0.3, 0.5)
@@ -50,4 +51,4 @@ def _cell(cells: pd.DataFrame, key: tuple[str, str, float]) -> str:
     if key not in cells.index:
         return "X"
     row = cells.loc[key]
-    return f"{row['difference']:+.1f} ± {row['difference_std']:.1f}"
+    return f"{signed(row['difference'])} ± {row['difference_std']:.1f}"

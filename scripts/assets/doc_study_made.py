@@ -71,7 +71,7 @@ def _disagreeing(rows: pd.DataFrame) -> list[str]:
 
 def _precise(mean: float, low: float, high: float) -> str:
     """Return a difference with three decimals, since the ends of these intervals are close to 0."""
-    return f"{mean:+.3f} [{low:.3f}, {high:.3f}]"
+    return f"{mean:+z.3f} [{low:z.3f}, {high:z.3f}]"
 
 
 def what_was_run(tables: Tables) -> list[str]:

@@ -172,7 +172,7 @@ def _mean_rho_grid(rows: list[Row], rho: pd.DataFrame) -> layout.Grid:
         texts = [tables.MISSING if np.isnan(ours) else f"{ours:.2f}", layout.published_text(theirs)]
         apart = ours - theirs
         nothing = tables.MISSING if np.isnan(ours) else layout.NOTHING
-        lines.append([str(row["method"]), *texts, nothing if np.isnan(apart) else f"{apart:+.2f}"])
+        lines.append([str(row["method"]), *texts, nothing if np.isnan(apart) else f"{apart:+z.2f}"])
     return layout.Grid("Rank correlation", lines)
 
 

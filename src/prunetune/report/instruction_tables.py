@@ -275,5 +275,5 @@ def _difference(row: Row, compared: bool) -> list[str]:
     if not row["num_pairs"]:
         return [tables.MISSING, layout.NOTHING]
     ends = (row["gain_low"], row["gain_high"])
-    interval = layout.NOTHING if pd.isna(ends[0]) else f"[{ends[0]:.2f}, {ends[1]:.2f}]"
-    return [f"{row['gain']:+.2f}", interval]
+    interval = layout.NOTHING if pd.isna(ends[0]) else f"[{ends[0]:z.2f}, {ends[1]:z.2f}]"
+    return [f"{row['gain']:+z.2f}", interval]

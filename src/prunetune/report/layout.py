@@ -169,4 +169,4 @@ def _over(most: int) -> str:
 
 
 def _published_gain(value: float) -> str:
-    return NOTHING if pd.isna(value) else f"{value:+.2f}"
+    return NOTHING if pd.isna(value) else f"{value:+z.2f}"

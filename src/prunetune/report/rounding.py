@@ -6,8 +6,7 @@ def one_decimal(value: float) -> str:
 
     `round` is not used: it rounds 11.35 down as a float and up as a number of NumPy.
     """
-    text = f"{value:.1f}"
-    return "0.0" if text == "-0.0" else text
+    return f"{value:z.1f}"  # The z leaves the minus out.
 
 
 def bracketed(low: float, high: float) -> str:
