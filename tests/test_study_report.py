@@ -1,5 +1,7 @@
 """The report of the study on made rows: what the intervals hold, who wins, and what is said where rows are missing."""
 
+import re
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -248,7 +250,8 @@ def test_what_was_not_run_is_named():
     rows = rows[~((rows["set"] == "three") & (rows["budget"] == "0.5") & (rows["method"] == "herding"))]
     rows = rows[~((rows["set"] == "four") & (rows["sub_pool"] > 2))]
     other = cells({"herding": 5.0}, PAIRS[:4], ["0.1"], "logistic_regression")
-    whole = cells({"herding": 5.0}, PAIRS[2:3], ["0.05"], "full")
+    tuned = {method: 5.0 for method in study_rows.FULL_METHODS if method != "random"}
+    whole = cells(tuned, [("dtd10", "vit_tiny")], ["0.05"], "full", num_parts=5)
     found = study_rows.missing(study(pd.concat([rows, other, whole])))
     said = {(row.judge, row.set): row.lacking for row in found.itertuples()}
     assert said == {
@@ -256,6 +259,8 @@ def test_what_was_not_run_is_named():
         ("linear_probe", "three"): "herding at 0.5",
         ("linear_probe", "four"): "1 of 4 sub-pools",
         ("logistic_regression", "four"): "everything",
+        ("full", "dtd10"): "dlc_validation at 0.1; facility_location at 0.1; herding at 0.1; random at 0.1",
+        ("full", "cifar10mini"): "everything",
     }
     row = one(found, set="two")
     assert (row["trainings"], row["expected"]) == (6 * 5 * 4, 6 * 6 * 4)
@@ -303,7 +308,8 @@ def test_tables_figures_and_page_of_few_rows(tmp_path, monkeypatch):
         noise=0.2,
     )
     rows = rows[~((rows["set"] == "two") & (rows["budget"] == "0.5"))]
-    rows.to_csv(tmp_path / "cells.csv", index=False)
+    tuned = cells({"herding": 7.0}, PAIRS[2:3], ["0.05"], "full", noise=0.0)
+    pd.concat([rows, tuned]).to_csv(tmp_path / "cells.csv", index=False)
     costs(PASSES, PAIRS[:3]).to_csv(tmp_path / "costs.csv", index=False)
     assert not is_there(tmp_path)
     monkeypatch.setitem(study_report.TABLES, "coverage", lambda study: statistics.coverage(20))
@@ -315,7 +321,7 @@ def test_tables_figures_and_page_of_few_rows(tmp_path, monkeypatch):
         assert width == 1600
         assert height > 400
     text = study_page(tmp_path)
-    row = one(tables["best"], rows="budget", scope="0.02 to 0.2", among="cheap")
+    row = one(tables["best"], judge="linear_probe", rows="budget", scope="0.02 to 0.2", among="cheap")
     assert f"**Short answer: take herding.** With 2 to 20 % kept it is {row['gain']:+.1f} [" in text
     assert "over 2 sets" in text
     num_parts = rows["sub_pool"].nunique()
@@ -330,6 +336,11 @@ def test_tables_figures_and_page_of_few_rows(tmp_path, monkeypatch):
     assert "Commits: `abc1234`. Device: not recorded." in text
     assert "nan" not in text.replace("no answer", "")
     assert "| gamma 0.5 |" in text
+    row = one(tables["summary"], judge="linear_probe", set="two", budget="0.05", method="herding")
+    probed = f"{row['difference']:+.1f} [{row['low']:.1f}, {row['high']:.1f}] |"
+    assert re.search(rf"\| two \| 5 % \| 20 \| herding \| [\d.]+ \| \+7\.0 \[7\.0, 7\.0\] \| {re.escape(probed)}", text)
+    assert re.search(r"\| two \| 5 % \| 20 \| random images \| [\d.]+ \| - \| - \|", text)
+    assert "full fine-tuning, CIFAR-10, a part, ViT-Tiny: 0 of 20 trainings; lacks everything" in text
 
 
 def test_a_study_of_one_training_or_of_another_judge_has_a_page_without_intervals_or_figures(tmp_path, monkeypatch):

@@ -10,7 +10,8 @@ from scripts.assets.doc_study_prose import BEST, CLAIMS, INTERVALS, WORDS
 from scripts.assets.doc_study_tables import PRIMARY, PROBE, Tables, against, is_hidden, kept, listed, points, sets
 from scripts.assets.doc_text import page, table
 from scripts.reproduce.study_cells import PAIRS, SUB_POOLS
-from scripts.reproduce.study_names import JUDGES, named
+from scripts.reproduce.study_names import JUDGES, SETS, named
+from scripts.reproduce.study_rows import FULL
 
 FILES = ("summary", "differences", "wins", "claims", "best", "method_costs", "missing", "coverage")
 GROUPS = {  # Maps a group of claims to what is said about its correction.
@@ -297,13 +298,41 @@ def _judges(tables: Tables) -> list[str]:
     lines = [[named(method), *(_cell(cells, (method, judge)) for judge in judges)] for method in order]
     if judges == [PROBE]:
         return ["Only the linear probe was run so far."]
-    full = " Full fine-tuning trains the whole network." if "full" in judges else ""
+    full = " Full fine-tuning trains the whole network." if FULL in judges else ""
     counts = [f"{JUDGES[judge]}: {sets(rows.loc[rows['judge'] == judge, 'sets'].max())}" for judge in judges]
     return [
         "Points above random over those of 2, 5, 10 and 20 % that were run, by judge. Logistic regression reads the "
         f"same features.{full}\nNumber of sets by judge: {', '.join(counts)}.",
         table(["method", *(JUDGES[judge] for judge in judges)], lines),
+        *_full_tuning(tables.summary),
     ]
+
+
+def _full_tuning(summary: pd.DataFrame) -> list[str]:
+    """Return the cells of full fine-tuning, beside the linear probe of the same cells."""
+    rows = summary[summary["judge"] == FULL]
+    if rows.empty:
+        return []
+    probes = summary[summary["judge"] == PROBE].set_index(["set", "backbone", "budget", "method"])
+    lines = []
+    for row in rows.sort_values(["set", "budget", "accuracy"], ascending=[True, True, False]).itertuples():
+        cell = (row.set, row.backbone, row.budget, row.method)
+        probed = probes.loc[cell] if cell in probes.index else None
+        lines.append(
+            [SETS.get(row.set, row.set), kept(row.budget), f"{row.kept:.0f}", named(row.method), f"{row.accuracy:.1f}"]
+            + ["-" if row.method == "random" else points(row.difference, row.low, row.high)]
+            + ["X" if probed is None else "-" if row.method == "random" else _points(probed)]
+        )
+    columns = ["set", "kept", "images", "method", "accuracy, %", "above random", "above random by linear probe"]
+    return [
+        "Full fine-tuning, cell by cell: all weights are trained with the paper's recipe. DLC + FlexRand has the gamma "
+        "that a linear probe\nchose. The intervals are over the sub-pools of one set and say nothing about others.",
+        table(columns, lines),
+    ]
+
+
+def _points(row: pd.Series) -> str:
+    return points(row["difference"], row["low"], row["high"])
 
 
 def _gamma(tables: Tables) -> list[str]:

@@ -40,16 +40,23 @@ from scripts.reproduce.study_cells import (
     Selection,
     pairs,
 )
-from scripts.reproduce.study_rows import COST_COLUMNS, SHARE
+from scripts.reproduce.study_rows import (
+    COST_COLUMNS,
+    FULL,
+    FULL_BACKBONE,
+    FULL_BUDGETS,
+    FULL_METHODS,
+    FULL_SUB_POOLS,
+    SHARE,
+)
 
 LOGISTIC_BUDGETS = BUDGETS[:5]
-LOGISTIC_SUB_POOLS, FULL_SUB_POOLS = 3, 5
-FULL = {"dtd10": ("0.05", "0.1"), "cifar10mini": ("0.02",)}
+LOGISTIC_SUB_POOLS = 3
 ORACLE_ONLY = {f"dlc_{gamma}" for gamma in GAMMAS} - {"dlc_0.25"}  # These gammas serve the oracle of one judge alone.
 METHODS_OF = {
     "linear_probe": tuple(METHODS),
     "logistic_regression": tuple(name for name in METHODS if name not in ORACLE_ONLY),
-    "full": ("random", "dlc_validation", "herding", "facility_location"),
+    FULL: FULL_METHODS,
 }
 CELL = (
     "set",
@@ -87,8 +94,8 @@ def blocks(named: Sequence[Pair]) -> list[Block]:
     probes = [Block("linear_probe", pair, number) for number in range(SUB_POOLS) for pair in named]
     last = sorted(named, key=lambda pair: pair.backbone == "mobilenetv2")  # The sort is stable.
     logistic = [Block("logistic_regression", pair, number) for pair in last for number in range(LOGISTIC_SUB_POOLS)]
-    tuned = [pair for pair in named if pair.dataset in FULL and pair.backbone == "vit_tiny"]
-    full = [Block("full", pair, number) for pair in tuned for number in range(FULL_SUB_POOLS)]
+    tuned = [pair for pair in named if pair.dataset in FULL_BUDGETS and pair.backbone == FULL_BACKBONE]
+    full = [Block(FULL, pair, number) for pair in tuned for number in range(FULL_SUB_POOLS)]
     return [*(Block("features", pair) for pair in named), *probes, *logistic, *full]
 
 
@@ -174,7 +181,7 @@ def plan(wanted: Sequence[Block], places: Places, known: dict[str, float], worke
         groups.setdefault((block.kind, block.pair.name), []).append(block)
     for (kind, pair), group in groups.items():
         left = [block for block in group if not places.file(block).is_file()]
-        at_once = 1 if kind in ("features", "full") else workers
+        at_once = 1 if kind in ("features", FULL) else workers
         hours = None if any(b.name not in known for b in left) else sum(known[b.name] for b in left) / at_once / 3600
         total += hours or 0
         shown = "unknown" if hours is None else f"{hours:.2f}"
@@ -199,14 +206,14 @@ def run(wanted: Sequence[Block], places: Places, known: dict[str, float], option
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, context, torch.set_num_threads, (1,)) as workers:
         running: set[Future] = set()
-        for block in [block for block in todo if block.kind not in ("features", "full")]:
+        for block in [block for block in todo if block.kind not in ("features", FULL)]:
             if fits(block):
                 running.add(workers.submit(_finish, block, places))
             if len(running) >= options.workers:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 [future.result() for future in done]
         [future.result() for future in running]
-    for block in [block for block in todo if block.kind == "full" and fits(block)]:
+    for block in [block for block in todo if block.kind == FULL and fits(block)]:
         _finish(block, places)
 
 
@@ -257,8 +264,8 @@ def _cells(block: Block, part: Part, selections: Sequence[Selection]) -> list[di
 
 def budgets_of(block: Block) -> Sequence[str]:
     """Return the budgets of a block."""
-    if block.kind == "full":
-        return FULL.get(block.pair.dataset, ())
+    if block.kind == FULL:
+        return FULL_BUDGETS.get(block.pair.dataset, ())
     return {"linear_probe": BUDGETS, "logistic_regression": LOGISTIC_BUDGETS}.get(block.kind, ())
 
 

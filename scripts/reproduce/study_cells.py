@@ -29,7 +29,7 @@ from prunetune.signals.part import PartSignals
 from prunetune.training.sample_order import Static
 from scripts.bench.benchmarks import composed
 from scripts.real_data import backbones, datasets
-from scripts.reproduce.study_rows import ONE, SHARE
+from scripts.reproduce.study_rows import FULL, ONE, SHARE
 
 SUB_POOLS = 10
 SAMPLE = 192  # The time of a pass is measured on about this many images.
@@ -63,7 +63,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 JUDGES: dict[str, tuple[str, ...]] = {
     "linear_probe": ("finetune=linear_probe", "finetune.views=0", "finetune.evaluate_every=50"),
     "logistic_regression": ("finetune=logistic_regression",),
-    "full": ("finetune=full", "finetune.evaluate_every=50"),
+    FULL: ("finetune=full", "finetune.evaluate_every=50"),
 }
 PRECISION = "fp32"  # The same on every machine and for every network.
 

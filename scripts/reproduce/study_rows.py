@@ -1,5 +1,6 @@
 """The rows of the study: reading and checking them, the oracle, paired differences, and what was not run."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ COLUMNS = (
 )
 COST_COLUMNS = ("set", "backbone", "method", "passes", "select_seconds", "plain_pass_seconds")
 ROW = ("judge", "set", "backbone", "budget", "sub_pool", "method")  # No two rows have the same values of all these.
-JUDGES = ("linear_probe", "logistic_regression", "full")
+FULL = "full"
+JUDGES = ("linear_probe", "logistic_regression", FULL)
 ONE = "1_per_class"
 PRIMARY = ("0.02", "0.05", "0.1", "0.2")
 PRIMARY_NAME = "0.02 to 0.2"
@@ -25,6 +27,10 @@ ORACLE = "dlc_oracle"
 EARLIER = "earlier_search"  # DLC + FlexRand with the search as it was when the study began (results/LOG.md).
 GAMMA = "dlc_0.25"  # The constant gamma that is compared with the other methods.
 UNKNOWN_DEVICE = "not recorded"
+# Full fine-tuning is run on these sets and budgets, with these methods and this network, since it takes hours.
+FULL_BUDGETS = {"dtd10": ("0.05", "0.1"), "cifar10mini": ("0.02",)}
+FULL_METHODS = (RANDOM, "dlc_validation", "herding", "facility_location")
+FULL_BACKBONE, FULL_SUB_POOLS = "vit_tiny", 5
 # Groups by the number of images that are kept of each class. The value is the largest mean number in the group.
 PER_CLASS = {"1": 1.5, "2 to 4": 4.5, "5 to 9": 9.5, "10 to 19": 19.5, "20 to 49": 49.5, "50 or more": np.inf}
 
@@ -217,31 +223,46 @@ def missing(study: Study) -> pd.DataFrame:
     """Return what was not run: one row for each judge, set and network that lacks something.
 
     A judge is expected to have on every pair what it has on any of them: the methods, the budgets of each method, and
-    the number of sub-pools. Logistic regression is expected on every pair of the linear probe. Full fine-tuning, which
-    is run on a few cells by design, is expected on its own pairs and budgets only.
+    the number of sub-pools. Logistic regression is expected on every pair of the linear probe. Full fine-tuning is
+    meant for few cells. It is expected to have all of them if it has one.
 
     Returns:
         A frame with judge, set, backbone, trainings (that there are), expected, and lacking (in words).
     """
     rows = []
     shown = study.cells[~study.cells["method"].map(lambda name: is_grid_gamma(name) or name in (ORACLE, EARLIER))]
-    everywhere = shown.loc[shown["judge"] != "full", PAIR].drop_duplicates()
+    everywhere = list(shown.loc[shown["judge"] != FULL, PAIR].drop_duplicates().itertuples(index=False, name=None))
     for judge in study.judges:
         mine = shown[shown["judge"] == judge]
-        expected_pairs = mine[PAIR].drop_duplicates() if judge == "full" else everywhere
-        num_parts = mine.groupby(PAIR)["sub_pool"].nunique().max()
-        for pair in expected_pairs.itertuples(index=False):
-            there = mine[(mine["set"] == pair.set) & (mine["backbone"] == pair.backbone)]
-            wanted = mine[mine["budget"].isin(there["budget"])] if judge == "full" else mine
-            line = _lacking(there, wanted, int(num_parts))
+        cells = mine[["method", "budget"]].drop_duplicates()
+        num_parts = int(mine.groupby(PAIR)["sub_pool"].nunique().max())
+        wanted = _full_cells() if judge == FULL else {pair: (cells, num_parts) for pair in everywhere}
+        for (name, backbone), (cells, num_parts) in wanted.items():
+            line = _lacking(mine[(mine["set"] == name) & (mine["backbone"] == backbone)], cells, num_parts)
             if line["trainings"] < line["expected"]:
-                rows.append({"judge": judge, "set": pair.set, "backbone": pair.backbone, **line})
+                rows.append({"judge": judge, "set": name, "backbone": backbone, **line})
     return pd.DataFrame(rows, columns=["judge", "set", "backbone", "trainings", "expected", "lacking"])
 
 
-def _lacking(there: pd.DataFrame, wanted: pd.DataFrame, num_parts: int) -> dict[str, object]:
-    """Return how many trainings a pair has and should have, and in words what it lacks."""
-    cells = wanted[["method", "budget"]].drop_duplicates()
+def _full_cells() -> dict[tuple[str, str], tuple[pd.DataFrame, int]]:
+    """Return the methods with their budgets and the number of sub-pools of full fine-tuning, by set and network."""
+    return {
+        (name, FULL_BACKBONE): (
+            pd.DataFrame(itertools.product(FULL_METHODS, budgets), columns=["method", "budget"]),
+            FULL_SUB_POOLS,
+        )
+        for name, budgets in FULL_BUDGETS.items()
+    }
+
+
+def _lacking(there: pd.DataFrame, cells: pd.DataFrame, num_parts: int) -> dict[str, object]:
+    """Return how many trainings a pair has and should have, and in words what it lacks.
+
+    Args:
+        there: the rows that were run.
+        cells: the methods with their budgets that should be there.
+        num_parts: the number of sub-pools that should be there.
+    """
     counts = {"trainings": len(there), "expected": len(cells) * num_parts}
     if there.empty:
         return {**counts, "lacking": "everything"}
