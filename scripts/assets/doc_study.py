@@ -105,7 +105,7 @@ def _state(tables: Tables) -> list[str]:
     judges = f" There is no {listed(lacking)} yet." if lacking else ""
     return [
         f"**State:** linear probes of {counts.min():g}{parts} of {SUB_POOLS} declared sub-pools, on {len(pairs)} of "
-        f"{len(PAIRS)} declared pairs.{judges} The numbers can still move."
+        f"{len(PAIRS)} declared pairs.{judges} [What was run](#what-was-run) names what is missing."
     ]
 
 
