@@ -31,9 +31,9 @@ LONG = {
     **dict.fromkeys(("el2n", "el2n_deepcore", "grand", "grand_deepcore", "grand_last"), PROXIES),
     "zcore": PLANES,
 }
-# These read the proxy in different ways: its predictions, the gradients of its weights, those of the image. The other
-# scorers of a proxy read what these do.
-PROXY_READERS = ("el2n", "grand", "deepfool")
+# Each of these reads something else of the proxy: its predictions, the gradients of its weights, the gradients of the
+# image, its features with masked weights. The other scorers of a proxy read one of these.
+PROXY_READERS = ("el2n", "grand", "deepfool", "dlc_finetuned")
 MICRO = Backbone(model="prunetune_micro", mask_modules="conv2d")
 POOL = Pool("made", torch.tensor([0, 1, 0]), ("a.png", "b.png", "c.png"), ("train",) * 3, ("x", "y"))
 

@@ -19,7 +19,7 @@ from scripts.bench.cluster_table import KINDS, Row, read
 
 SIZES = (10**8, 10**9)
 LEVELS = PASSES["dlc"]
-DRIVER_BYTES = 19  # By so much for each row the driver's measured peak grew, from 10^5 to 10^7 rows (FlexRand).
+DRIVER_BYTES = 19  # For each row: how much the driver's measured peak grew from 10^5 to 10^7 rows, with FlexRand.
 PART_BYTES = 350  # A part of the rows: its name and its place.
 SMALL_SIDE = 32  # The images that were measured, in pixels.
 

@@ -1,19 +1,21 @@
 """The page of the study of methods, from the tables of results/study."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from prunetune.report.tables import signed
+from prunetune.report.tables import points, signed
 from scripts.assets.doc_study_made import few_sets, what_was_run
 from scripts.assets.doc_study_prose import BEST, CLAIMS, INTERVALS, WORDS
-from scripts.assets.doc_study_tables import PRIMARY, PROBE, Tables, against, is_hidden, kept, listed, points, sets
+from scripts.assets.doc_study_tables import PRIMARY, PROBE, Tables, against, is_hidden, kept, listed, sets
 from scripts.assets.doc_text import page, table
 from scripts.reproduce.study_cells import PAIRS, SUB_POOLS
 from scripts.reproduce.study_names import JUDGES, SETS, named
 from scripts.reproduce.study_rows import FULL
 
 FILES = ("summary", "differences", "wins", "claims", "best", "method_costs", "missing", "coverage")
+CELL = ["set", "backbone", "budget", "method"]
 GROUPS = {  # Maps a group of claims to what is said about its correction.
     "declared": "declared beforehand, not corrected",
     "mended": "the declared one after the search was mended, not corrected",
@@ -313,26 +315,23 @@ def _full_tuning(summary: pd.DataFrame) -> list[str]:
     rows = summary[summary["judge"] == FULL]
     if rows.empty:
         return []
-    probes = summary[summary["judge"] == PROBE].set_index(["set", "backbone", "budget", "method"])
-    lines = []
-    for row in rows.sort_values(["set", "budget", "accuracy"], ascending=[True, True, False]).itertuples():
-        cell = (row.set, row.backbone, row.budget, row.method)
-        probed = probes.loc[cell] if cell in probes.index else None
-        lines.append(
-            [SETS.get(row.set, row.set), kept(row.budget), f"{row.kept:.0f}", named(row.method), f"{row.accuracy:.1f}"]
-            + ["-" if row.method == "random" else points(row.difference, row.low, row.high)]
-            + ["X" if probed is None else "-" if row.method == "random" else _points(probed)]
-        )
+    probes = summary.loc[summary["judge"] == PROBE, [*CELL, "difference", "low", "high"]]
+    rows = rows.merge(probes, how="left", on=CELL, suffixes=("", "_probe"))
+    rows = rows.sort_values(["set", "budget", "accuracy"], ascending=[True, True, False])
     columns = ["set", "kept", "images", "method", "accuracy, %", "above random", "above random by linear probe"]
     return [
         "Full fine-tuning, cell by cell: all weights are trained with the paper's recipe. DLC + FlexRand has the gamma "
         "that a linear probe\nchose. The intervals are over the sub-pools of one set and say nothing about others.",
-        table(columns, lines),
+        table(columns, [_full_line(row) for row in rows.itertuples()]),
     ]
 
 
-def _points(row: pd.Series) -> str:
-    return points(row["difference"], row["low"], row["high"])
+def _full_line(row: NamedTuple) -> list[str]:
+    above = [points(row.difference, row.low, row.high), points(row.difference_probe, row.low_probe, row.high_probe)]
+    return [
+        *(SETS.get(row.set, row.set), kept(row.budget), f"{row.kept:.0f}", named(row.method), f"{row.accuracy:.1f}"),
+        *(["-", "-"] if row.method == "random" else above),
+    ]
 
 
 def _gamma(tables: Tables) -> list[str]:

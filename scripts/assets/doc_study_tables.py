@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from prunetune.report.rounding import bracketed
-from prunetune.report.tables import signed
-
 PRIMARY = "0.02 to 0.2"
 PROBE = "linear_probe"
 KEPT = {"1_per_class": "one image a class", PRIMARY: "2 to 20 % together"}
@@ -41,11 +38,6 @@ class Tables:
     @cached_property
     def summary(self) -> pd.DataFrame:
         return self.read("summary")
-
-
-def points(mean: float, low: float, high: float) -> str:
-    """Return a difference with its interval, or X where there is none."""
-    return signed(mean) if pd.isna(low) else f"{signed(mean)} {bracketed(low, high)}"
 
 
 def kept(budget: str) -> str:

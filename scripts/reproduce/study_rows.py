@@ -27,7 +27,7 @@ ORACLE = "dlc_oracle"
 EARLIER = "earlier_search"  # DLC + FlexRand with the search as it was when the study began (results/LOG.md).
 GAMMA = "dlc_0.25"  # The constant gamma that is compared with the other methods.
 UNKNOWN_DEVICE = "not recorded"
-# Full fine-tuning is run on these sets and budgets, with these methods and this network, since it takes hours.
+# Full fine-tuning takes hours, so it is run on these sets and budgets only, with these methods and this network.
 FULL_BUDGETS = {"dtd10": ("0.05", "0.1"), "cifar10mini": ("0.02",)}
 FULL_METHODS = (RANDOM, "dlc_validation", "herding", "facility_location")
 FULL_BACKBONE, FULL_SUB_POOLS = "vit_tiny", 5
@@ -223,8 +223,8 @@ def missing(study: Study) -> pd.DataFrame:
     """Return what was not run: one row for each judge, set and network that lacks something.
 
     A judge is expected to have on every pair what it has on any of them: the methods, the budgets of each method, and
-    the number of sub-pools. Logistic regression is expected on every pair of the linear probe. Full fine-tuning is
-    meant for few cells. It is expected to have all of them if it has one.
+    the number of sub-pools. Logistic regression is expected on every pair of the linear probe. Once
+    full fine-tuning has begun, it is expected on the sets and budgets of FULL_BUDGETS, and on no others.
 
     Returns:
         A frame with judge, set, backbone, trainings (that there are), expected, and lacking (in words).
@@ -234,9 +234,8 @@ def missing(study: Study) -> pd.DataFrame:
     everywhere = list(shown.loc[shown["judge"] != FULL, PAIR].drop_duplicates().itertuples(index=False, name=None))
     for judge in study.judges:
         mine = shown[shown["judge"] == judge]
-        cells = mine[["method", "budget"]].drop_duplicates()
-        num_parts = int(mine.groupby(PAIR)["sub_pool"].nunique().max())
-        wanted = _full_cells() if judge == FULL else {pair: (cells, num_parts) for pair in everywhere}
+        most = mine[["method", "budget"]].drop_duplicates(), int(mine.groupby(PAIR)["sub_pool"].nunique().max())
+        wanted = _full_cells() if judge == FULL else dict.fromkeys(everywhere, most)
         for (name, backbone), (cells, num_parts) in wanted.items():
             line = _lacking(mine[(mine["set"] == name) & (mine["backbone"] == backbone)], cells, num_parts)
             if line["trainings"] < line["expected"]:

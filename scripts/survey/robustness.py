@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 
 from prunetune.base.publish import write_json
-from prunetune.report.rounding import bracketed
 from prunetune.report.statistics import estimate
-from prunetune.report.tables import signed
+from prunetune.report.tables import points
 from prunetune.samplers.amount import ENDING
 from scripts.bench.benchmarks import Column, write_table
 from scripts.real_data import check_folder, datasets
@@ -342,7 +341,7 @@ def _row(means: Means, case: str, method: str) -> dict[str, Any]:
 def shown(differences: np.ndarray) -> str:
     """Return the mean of differences [S], fractions, in points with the 95 % interval of Student's t."""
     found = estimate(100 * differences)
-    return f"{signed(found.mean)} {bracketed(found.low, found.high)}"
+    return points(found.mean, found.low, found.high)
 
 
 if __name__ == "__main__":

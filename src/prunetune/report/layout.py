@@ -8,7 +8,7 @@ import pandas as pd
 
 from prunetune.report.output import write_csv
 from prunetune.report.rounding import bracketed
-from prunetune.report.tables import MISSING, accuracy_text, markdown_rows, signed
+from prunetune.report.tables import MISSING, accuracy_text, markdown_rows, points, signed
 
 NOTHING = "-"
 REFERENCES = ("random", "base model")  # Rows whose names begin with these words are not compared with random.
@@ -105,8 +105,8 @@ def gain_text(row: Row, most: int) -> str:
     """Return the difference to random with its interval, or X if no seed has both."""
     if not row["num_pairs"]:
         return MISSING
-    interval = "" if pd.isna(row["gain_low"]) else f" {interval_text(row['gain_low'], row['gain_high'])}"
-    return signed(row["gain"]) + interval + ("" if row["num_pairs"] == most else f" (n={row['num_pairs']})")
+    gain = points(row["gain"], row["gain_low"], row["gain_high"])
+    return gain + ("" if row["num_pairs"] == most else f" (n={row['num_pairs']})")
 
 
 def interval_text(low: float, high: float) -> str:

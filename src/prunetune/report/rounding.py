@@ -6,7 +6,7 @@ def one_decimal(value: float) -> str:
 
     `round` is not used: it rounds 11.35 down as a float and up as a number of NumPy.
     """
-    return f"{value:z.1f}"  # The z leaves the minus out.
+    return f"{value:z.1f}"  # The option z shows a negative zero as 0.0.
 
 
 def bracketed(low: float, high: float) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from prunetune.base.errors import InputError
 from prunetune.report import statistics, verdict
 from prunetune.report.output import write_csv
-from prunetune.report.rounding import one_decimal
+from prunetune.report.rounding import bracketed, one_decimal
 
 SETTING = ["dataset", "backbone", "finetune"]  # A table has one block for each combination of these.
 SAME_DATA = ["num_classes", "num_pool", "num_test", "dataset_fingerprint"]
@@ -296,6 +296,11 @@ def signed(value: float) -> str:
         return MISSING
     text = one_decimal(value)
     return f"+{text}" if float(text) > 0 else text
+
+
+def points(mean: float, low: float, high: float) -> str:
+    """Return a difference with its interval, such as `+1.2 [0.3, 2.1]`, or X if there is no difference."""
+    return signed(mean) if pd.isna(low) else f"{signed(mean)} {bracketed(low, high)}"
 
 
 def _wide(part: pd.DataFrame, show: Callable[[dict], str]) -> list[list[str]]:
