@@ -181,7 +181,7 @@ def plan(wanted: Sequence[Block], places: Places, known: dict[str, float], worke
         groups.setdefault((block.kind, block.pair.name), []).append(block)
     for (kind, pair), group in groups.items():
         left = [block for block in group if not places.file(block).is_file()]
-        at_once = 1 if kind in ("features", FULL) else workers
+        at_once = 1 if kind == "features" else workers
         hours = None if any(b.name not in known for b in left) else sum(known[b.name] for b in left) / at_once / 3600
         total += hours or 0
         shown = "unknown" if hours is None else f"{hours:.2f}"
@@ -206,15 +206,13 @@ def run(wanted: Sequence[Block], places: Places, known: dict[str, float], option
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, context, torch.set_num_threads, (1,)) as workers:
         running: set[Future] = set()
-        for block in [block for block in todo if block.kind not in ("features", FULL)]:
+        for block in [block for block in todo if block.kind != "features"]:
             if fits(block):
                 running.add(workers.submit(_finish, block, places))
             if len(running) >= options.workers:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 [future.result() for future in done]
         [future.result() for future in running]
-    for block in [block for block in todo if block.kind == FULL and fits(block)]:
-        _finish(block, places)
 
 
 def _finish(block: Block, places: Places) -> None:
