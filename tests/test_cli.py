@@ -85,7 +85,7 @@ BAD_INPUT = {  # Maps the name of a case to the arguments and to the expected er
     "an unknown step": ([*SMALL, "until=scores"], "error: until must be one of score, prune, finetune"),
     "a method that is not there": (
         ["--config-name", "grid", *SMALL, "methods=[dlcc]"],
-        "error: method dlcc cannot be composed: there is no method 'dlcc'. Did you mean 'dlc'? Known: activeft, ",
+        "error: method dlcc cannot be composed: there is no method 'dlcc'. Did you mean 'dlc'? See `prunetune list ",
     ),
     "a tag that is too long": (
         [*SMALL, f"tag={'x' * 300}"],

@@ -201,7 +201,7 @@ def test_the_gamma_sweep_is_relative_to_gamma_one_half_by_ratio() -> None:
     np.testing.assert_allclose(drawn["ratio 0.1"].y, [-4, 0, 2.5])
     np.testing.assert_allclose(drawn["ratio 0.3"].y, [-12, 0, 7.5])
     np.testing.assert_allclose(drawn["ratio 0.3"].half, [0.4 * 2**0.5, 0, 0.25 * 2**0.5])
-    assert "oracle" in figure.get_suptitle()
+    assert "do not choose gamma by it" in figure.get_suptitle()
 
 
 def test_the_published_sweep_stands_beside_its_own_backbone_data_set_and_ratio() -> None:

@@ -36,6 +36,7 @@ KINDS = {  # Maps a word of `prunetune list` to its config group.
     "backbones": "backbone",
     "datasets": "dataset",
 }
+MOST_NAMES = 40  # An error names as many choices. Where there are more, it names the command that lists them.
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,17 @@ def settings(group: str, name: str) -> dict[str, Any]:
     """
     found = _entries(group)
     if name not in found:
-        raise InputError(f"there is no {group} {name!r}.{suggestion(name, found)} Known: {', '.join(sorted(found))}")
+        raise InputError(unknown(group, name, found))
     return dict(found[name].settings)
+
+
+def unknown(group: str, name: str, known: Iterable[str]) -> str:
+    """Return the line for an unknown choice: the most similar name, and all names or the command that lists them."""
+    names = sorted(known)
+    kind = next((kind for kind, of in KINDS.items() if of == group), None)
+    is_short = kind is None or len(names) <= MOST_NAMES
+    listed = f"Known: {', '.join(names)}" if is_short else f"See `prunetune list {kind}`."
+    return f"there is no {group} {name!r}.{suggestion(name, names)} {listed}"
 
 
 def add(kinds: Mapping[str, str], package: tuple[str, str], table: tuple[str, Mapping[str, Method]]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra.errors import MissingConfigException, OverrideParseException
 from yaml import YAMLError
 
-from prunetune.base.errors import suggestion
+from prunetune.config.catalogue import unknown
 from prunetune.config.removed import explanation
 
 ROOTS = ("config", "grid", "instruct")
@@ -43,10 +43,10 @@ def explain(error: Exception) -> str:
 
 
 def _missing(error: MissingConfigException) -> str:
-    """Return a line with the unknown choice, the most similar known choice, and all known choices of its group."""
+    """Return a line with the unknown choice, the most similar one, and all known ones or where to find them."""
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     what, known = (group, error.options or []) if group else ("root configuration", ROOTS)
     # A preset or a variant may have named the missing choice. A root configuration (no slash) is not worth naming.
     asked_by = re.match(r"In '((?!hydra/)[^']+/[^']+)': ", str(error))
     place = f"in {asked_by[1]}: " if asked_by else ""
-    return f"{place}there is no {what} {name!r}.{suggestion(name, known)} Known: {', '.join(sorted(known))}"
+    return place + unknown(what, name, known)

@@ -237,10 +237,10 @@ def gamma_sweep(results: pd.DataFrame, published: pd.DataFrame | None = None) ->
             _published_gammas(place, runs, panel, ratio, published)
         place.axhline(0, color="#333333", linewidth=0.8)
         place.set_title(panel.title)
-        place.set_ylabel("minus gamma 0.5, points")
+        place.set_ylabel("points above gamma 0.5")
     axes[-1, 0].set_xlabel("gamma: easy fraction of FlexRand")
     parts = [f"DLC with FlexRand at a constant gamma: {runs.setting}", f"{plotting.seeds(points)}, paired"]
-    return plotting.finish(figure, [*parts, "on test: the best gamma here would be an oracle"], columns=3)
+    return plotting.finish(figure, [*parts, "measured on test images: do not choose gamma by it"], columns=3)
 
 
 @styled
