@@ -258,9 +258,9 @@ def test_what_was_not_run_is_named():
         ("linear_probe", "two"): "the methods el2n",
         ("linear_probe", "three"): "herding at 0.5",
         ("linear_probe", "four"): "1 of 4 sub-pools",
-        ("logistic_regression", "four"): "everything",
+        ("logistic_regression", "four"): "all of it",
         ("full", "dtd10"): "dlc_validation at 0.1; facility_location at 0.1; herding at 0.1; random at 0.1",
-        ("full", "cifar10mini"): "everything",
+        ("full", "cifar10mini"): "all of it",
     }
     row = one(found, set="two")
     assert (row["trainings"], row["expected"]) == (6 * 5 * 4, 6 * 6 * 4)
@@ -326,13 +326,13 @@ def test_tables_figures_and_page_of_few_rows(tmp_path, monkeypatch):
     assert "over 2 sets" in text
     num_parts = rows["sub_pool"].nunique()
     assert (
-        f"**State:** linear probes of {num_parts} of 10 declared sub-pools, on 3 of 10 declared pairs. There is no "
-        in text
+        f"**What was run:** 3 of 10 declared pairs, each with {num_parts} of the 10 declared sub-pools (linear probe). "
+        "There is no " in text
     )
     assert "DLC + FlexRand costs less than herding | +4.5 " in text
-    assert "passes more | **" in text
-    assert "lacks the methods" not in text
-    assert "linear probe, two, ViT-Tiny: 32 of 48 trainings" in text
+    assert " passes | **" in text
+    assert "the methods " not in text.partition("**Not run**")[2]
+    assert "- linear probe, two, ViT-Tiny: " in text
     assert "Commits: `abc1234`. Device: not recorded." in text
     assert "nan" not in text.replace("no answer", "")
     assert "| gamma 0.5 |" in text
@@ -340,7 +340,7 @@ def test_tables_figures_and_page_of_few_rows(tmp_path, monkeypatch):
     probed = f"{row['difference']:+.1f} [{row['low']:.1f}, {row['high']:.1f}] |"
     assert re.search(rf"\| two \| 5 % \| 20 \| herding \| [\d.]+ \| \+7\.0 \[7\.0, 7\.0\] \| {re.escape(probed)}", text)
     assert re.search(r"\| two \| 5 % \| 20 \| random images \| [\d.]+ \| - \| - \|", text)
-    assert "full fine-tuning, CIFAR-10, a part, ViT-Tiny: 0 of 20 trainings; lacks everything" in text
+    assert "- full fine-tuning, CIFAR-10 (a part), ViT-Tiny: all of it" in text
 
 
 def test_a_study_of_one_training_or_of_another_judge_has_a_page_without_intervals_or_figures(tmp_path, monkeypatch):

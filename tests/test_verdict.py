@@ -3,7 +3,7 @@ import pytest
 
 from prunetune.report import verdict
 
-BRACKETS = "In brackets: the 95 % t interval of the difference to random, paired by seed."
+BRACKETS = "In brackets: the 95 % t interval of the difference from random, paired by seed."
 
 
 def part(*rows: tuple) -> pd.DataFrame:
@@ -26,14 +26,15 @@ def test_methods_above_below_and_level_are_told_apart_by_the_interval() -> None:
     )
     assert verdict.sentences(table) == [
         "At 10 % with 5 seeds: herding-topk is 3.1 points above random [1.2, 5.0]; "
-        "dlc-topk is 37.3 points below random [-56.8, -17.8]; dlc-flexrand is not told apart from random.",
+        "dlc-topk is 37.3 points below random [-56.8, -17.8]; dlc-flexrand is not clearly different from random.",
         BRACKETS,
     ]
 
 
 def test_an_interval_that_ends_at_zero_shows_no_difference() -> None:
     table = part(random_at(0.1), ("a-topk", 0.1, 3, 1.0, 0.0, 2.0, 3), ("b-topk", 0.1, 3, -1.0, -2.0, 0.0, 3))
-    assert verdict.sentences(table)[0] == "At 10 % with 3 seeds: a-topk and b-topk are not told apart from random."
+    said = verdict.sentences(table)[0]
+    assert said == "At 10 % with 3 seeds: a-topk and b-topk are not clearly different from random."
 
 
 def test_several_methods_share_a_phrase_and_long_lists_are_counted() -> None:
@@ -43,7 +44,7 @@ def test_several_methods_share_a_phrase_and_long_lists_are_counted() -> None:
     assert sentence == (
         "At 10 % with 2 to 3 seeds: above random are a0-topk by 9.0 points [1.0, 12.0], a1-topk by 8.0 points "
         "[1.0, 12.0], a2-topk by 7.0 points [1.0, 12.0] and 3 others; l0-topk, l1-topk, l2-topk, l3-topk, l4-topk, "
-        "l5-topk and l6-topk are not told apart from random."
+        "l5-topk and l6-topk are not clearly different from random."
     )
 
 

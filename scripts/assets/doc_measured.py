@@ -1,4 +1,4 @@
-"""The page of measured differences to random, from results/tables/baselines.csv."""
+"""The page of measured differences from random, from results/tables/baselines.csv."""
 
 from pathlib import Path
 

@@ -18,11 +18,11 @@ FILES = ("summary", "differences", "wins", "claims", "best", "method_costs", "mi
 CELL = ["set", "backbone", "budget", "method"]
 GROUPS = {  # Maps a group of claims to what is said about its correction.
     "declared": "declared beforehand, not corrected",
-    "mended": "the declared one after the search was mended, not corrected",
-    "main": "corrected together",
-    "baselines": "corrected together",
-    "gamma": "corrected together",
-    "cost": "corrected together",
+    "mended": "declared beforehand, bug fixed, not corrected",
+    "main": "corrected, main claims",
+    "baselines": "corrected, claims on other methods",
+    "gamma": "corrected, claims on gamma",
+    "cost": "corrected, claims on cost",
 }
 
 
@@ -106,18 +106,18 @@ def _state(tables: Tables) -> list[str]:
     parts = "" if counts.min() == counts.max() else f" to {counts.max():g}"
     judges = f" There is no {listed(lacking)} yet." if lacking else ""
     return [
-        f"**State:** linear probes of {counts.min():g}{parts} of {SUB_POOLS} declared sub-pools, on {len(pairs)} of "
-        f"{len(PAIRS)} declared pairs.{judges} [What was run](#what-was-run) names what is missing."
+        f"**What was run:** {len(pairs)} of {len(PAIRS)} declared pairs, each with {counts.min():g}{parts} of the "
+        f"{SUB_POOLS} declared sub-pools (linear probe).{judges} [What was run](#what-was-run) names what is missing."
     ]
 
 
 def _next_one(row: pd.Series) -> str:
     lead = points(row["lead"], row["lead_low"], row["lead_high"])
     who = "The next of at most 1.2 passes" if row["among"] == "cheap" else "Costs were not measured. The next method"
-    about = f"{who} is {named(row['next'])}; the difference to it is {lead} points"
+    about = f"{who} is {named(row['next'])}. The difference from it is {lead} points"
     if row["verdict"] == "best":
         return f"{about}."
-    return f"{about}, which {sets(row['sets'])} cannot tell from no difference."
+    return f"{about}: with {sets(row['sets'])} this is no clear difference."
 
 
 def _best(tables: Tables, rows: str, heading: str) -> str:
@@ -133,12 +133,12 @@ def _best(tables: Tables, rows: str, heading: str) -> str:
         ]
         for row in _chosen(tables, rows).itertuples()
     ]
-    columns = [heading, "best", "gain over random", "not told apart from it", "passes", "at any cost", "sets, pairs"]
+    columns = [heading, "best", "gain over random", "no clear difference", "passes", "at any cost", "sets, pairs"]
     return table(columns, lines)
 
 
 def _equal(plain: object, corrected: object) -> str:
-    """Return the methods that are not told apart from the best, without and with the correction."""
+    """Return the methods without a clear difference from the best, without and with the correction."""
     more = f"corrected, also {_names(corrected)}" if isinstance(corrected, str) else ""
     return "; ".join(part for part in (_names(plain) if isinstance(plain, str) else "", more) if part) or "-"
 
@@ -162,8 +162,9 @@ def _pictures(tables: Tables) -> list[str]:
     if against(tables.differences, "random").empty:
         return []
     return [
-        "Bold: above random at this budget, corrected for the number of candidates. A pair is a set with a network.",
-        "![Difference to random images by fraction kept, for four methods](assets/study-difference.png)",
+        "Bold: above random at this budget, corrected for the number of candidates. The pictures show the linear probe "
+        "(from\nresults/study/cells.csv, where each row names its commit and device).",
+        "![Difference from random images by fraction kept, for four methods](assets/study-difference.png)",
         "![The same on every set](assets/study-sets.png)",
     ]
 
@@ -184,9 +185,9 @@ def _rule(tables: Tables) -> list[str]:
     lacking = f" Not candidates, since they were not run on all pairs: {listed(left)}." if left else ""
     return [
         "## The rule of the default",
-        "Declared beforehand: the highest mean paired difference to random over 2 to 20 % kept (linear probe), among "
-        "methods of at\nmost 1.2 passes. If the interval of the difference to the next method contains 0, the verdict "
-        'is "no difference".',
+        "Declared beforehand: the highest mean paired difference from random over 2 to 20 % kept (linear probe), among "
+        "methods of at\nmost 1.2 passes. If the interval of the difference from the next method contains 0, the "
+        'verdict is "no difference".',
         f"The rule gives **{named(row['best'])}**, of {row['candidates']:g} candidates. {_next_one(row)}{lacking} By "
         "budget:",
         "\n".join(
@@ -207,7 +208,8 @@ def _claims(frame: pd.DataFrame) -> list[str]:
             parts.append(_claim_table(rows))
     parts.append(
         "The time that the paper reports (35 times less than other scores) is about scores that fine-tune the whole "
-        "network first.\nHere EL2N and AUM read a linear probe, which is itself cheap: that claim cannot be told here."
+        "network first.\nThis study does not test it: here EL2N and AUM read a linear probe, which is itself cheap. "
+        "results/bench/selection.md compares DLC\nwith full fine-tunings, which take 12 to 47 times longer."
     )
     return parts
 
@@ -222,7 +224,7 @@ def _claim_table(rows: pd.DataFrame) -> str:
         lines.append(
             [
                 f"{named(row.method)} {word} {named(row.reference)}",
-                f"{points(*ends)} {'passes more' if is_cost else row.unit}",
+                f"{points(*ends)} {row.unit}",
             ]
             + [f"**{row.verdict}**{alone}", GROUPS[row.group], f"{row.sets:g}, {row.pairs:g}"]
         )
@@ -239,12 +241,12 @@ def _methods(tables: Tables) -> list[str]:
     order = _ordered(tables, rows["method"])
     lines = [[named(method), *(_cell(cells, (method, budget)) for budget in budgets)] for method in order]
     return [
-        "Points of accuracy above random, by linear probe: mean over sets, and the 95 % interval. Bold: above 0 also "
-        "when the interval\nis corrected for all methods and, in the columns of one budget, for all budgets. This is "
-        "stricter than the bold of the tables\nabove, which are corrected for one budget. X: not run. The gamma from "
-        "the test set is a bound, no method.",
+        "Points of accuracy above random, by linear probe: mean over sets, and the 95 % interval. Bold: still above 0 "
+        "when the interval\nis corrected for all methods and, in the columns of one budget, for all budgets. In the "
+        "tables above, bold is corrected for\none budget. X: not run. The gamma from the test set is an upper bound, "
+        "not a usable method.",
         table(["method", *(kept(budget) for budget in budgets)], lines),
-        "![Mean difference to random of every method](assets/study-methods.png)",
+        "![Mean difference from random of every method](assets/study-methods.png)",
     ]
 
 
@@ -257,7 +259,7 @@ def _cell(cells: pd.DataFrame, key: tuple[str, str]) -> str:
 
 
 def _ordered(tables: Tables, methods: pd.Series) -> list[str]:
-    """Return names of methods, the largest difference to random at the primary budgets (linear probe) first."""
+    """Return names of methods, the largest difference from random at the primary budgets (linear probe) first."""
     rows = against(tables.differences, "random")
     first = rows[rows["budget"] == PRIMARY].set_index("method")["difference"]
     return sorted(dict.fromkeys(methods), key=lambda name: -first.get(name, 0.0))
@@ -300,11 +302,12 @@ def _judges(tables: Tables) -> list[str]:
     lines = [[named(method), *(_cell(cells, (method, judge)) for judge in judges)] for method in order]
     if judges == [PROBE]:
         return ["Only the linear probe was run so far."]
-    full = " Full fine-tuning trains the whole network." if FULL in judges else ""
+    full = " Full fine-tuning trains the whole network, at few budgets." if FULL in judges else ""
     counts = [f"{JUDGES[judge]}: {sets(rows.loc[rows['judge'] == judge, 'sets'].max())}" for judge in judges]
     return [
-        "Points above random over those of 2, 5, 10 and 20 % that were run, by judge. Logistic regression reads the "
-        f"same features.{full}\nNumber of sets by judge: {', '.join(counts)}.",
+        "Mean points above random where 2 to 20 % are kept, by judge. Logistic regression reads the same features, and "
+        f"was declared with\nthree sub-pools and budgets up to 20 %.{full} Number of sets by judge: "
+        f"{', '.join(counts)}.\nBold: still above 0 when the interval is corrected for all methods.",
         table(["method", *(JUDGES[judge] for judge in judges)], lines),
         *_full_tuning(tables.summary),
     ]
@@ -320,8 +323,9 @@ def _full_tuning(summary: pd.DataFrame) -> list[str]:
     rows = rows.sort_values(["set", "budget", "accuracy"], ascending=[True, True, False])
     columns = ["set", "kept", "images", "method", "accuracy, %", "above random", "above random by linear probe"]
     return [
-        "Full fine-tuning, cell by cell: all weights are trained with the paper's recipe. DLC + FlexRand has the gamma "
-        "that a linear probe\nchose. The intervals are over the sub-pools of one set and say nothing about others.",
+        "Full fine-tuning, by set and budget: all weights are trained with the paper's recipe. DLC + FlexRand has the "
+        "gamma that a linear\nprobe chose. The intervals are over the sub-pools of one set and say nothing about "
+        "other sets.",
         table(columns, [_full_line(row) for row in rows.itertuples()]),
     ]
 

@@ -43,8 +43,8 @@ def _beside(rows: pd.DataFrame) -> list[str]:
         width = ((high - low) / (rows["high"] - rows["low"])).median()
         lines.append(
             f"- **{name.capitalize()}.** In {int(agree.sum())} of {len(agree)} comparisons at 2 to 20 % (linear "
-            "probe) it says the same as the t interval about whether 0 is outside. Its median width is "
-            f"{width:.2f} of that one's."
+            "probe) it agrees with Student's interval on whether the difference is clear. Its median width is "
+            f"{100 * width:.0f} % of that of Student's interval."
         )
     return lines
 
@@ -65,7 +65,7 @@ def _disagreeing(rows: pd.DataFrame) -> list[str]:
         + [_precise(row.mixed, row.mixed_low, row.mixed_high)]
         for row in known[~known["method"].map(is_hidden)].itertuples()
     ]
-    about = "Where the mixed model disagrees about 0:"
+    about = "Where the mixed model disagrees:"
     return [about, table(["difference", "t interval", "mixed model"], lines)] if lines else []
 
 
@@ -80,16 +80,16 @@ def what_was_run(tables: Tables) -> list[str]:
     lacking = tables.read("missing")
     lines = [
         f"- {JUDGES[row.judge]}, {SETS.get(row.set, row.set)}, {BACKBONES.get(row.backbone, row.backbone)}: "
-        f"{row.trainings} of {row.expected} trainings; lacks {escaped(row.lacking)}"
+        f"{escaped(row.lacking)}"
         for row in lacking.itertuples()
     ]
     about = "**Not run**, of what other pairs have:" if lines else "Nothing that other pairs have is missing."
     commits = ", ".join(f"`{commit}`" for commit in str(frame["commits"].iloc[0]).split())
     return [
+        f"The column *methods* counts the {len(GAMMAS)} constant gammas of FlexRand and the first search as methods. "
+        "The first search has five\nsub-pools.",
         table(["judge", "set", "network", "images of a sub-pool", "classes", "budgets", "methods", "sub-pools"], parts),
         "\n".join([about, "", *lines]) if lines else about,
-        f"By linear probe, each of the {len(GAMMAS)} constant gammas of FlexRand counts as a method here, and so does "
-        "the first search, which has fewer\nsub-pools than the others.",
         f"Commits: {commits}. Device: {escaped(str(frame['device'].iloc[0]))}. "
         f"{int(frame.loc[frame['method'] != 'dlc_oracle', 'n'].sum())} trainings.",
     ]

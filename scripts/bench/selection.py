@@ -279,7 +279,7 @@ def table_rows(chosen: dict[str, Row], found: dict[str, Row], judged: Row, score
 
 
 def _accuracy(accuracies: dict[str, list[float]], name: str) -> Row:
-    """Return mean and std over seeds in percent, and the difference to random with half of its 95 % t interval."""
+    """Return mean and std over seeds in percent, and the difference from random with half of its 95 % t interval."""
     if not accuracies.get(name):
         return {}
     own = [100 * each for each in accuracies[name]]

@@ -33,7 +33,7 @@ LEAST_GAP = 0.075  # The least distance of two labels, as a part of the height o
 
 @drawn
 def by_budget(differences: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    """Draw the difference to random by budget, with its interval over sets as a band, for the linear probe."""
+    """Draw the difference from random by budget, with its interval over sets as a band, for the linear probe."""
     figure = Figure(figsize=(SIZE, 4.4), layout="constrained")
     axes = figure.subplots()
     rows = _of_probe(differences)
@@ -121,7 +121,7 @@ def _top(group: list[float], gap: float) -> float:
 
 @drawn
 def all_methods(differences: pd.DataFrame) -> Figure:
-    """Draw the mean difference to random at the primary budgets of every method, best first, with its intervals."""
+    """Draw the mean difference from random at the primary budgets of every method, best first, with its intervals."""
     rows = _of_probe(differences)
     rows = rows[(rows["budget"] == PRIMARY_NAME) & ~rows["method"].map(is_grid_gamma)]
     rows = rows.sort_values("difference")
@@ -142,7 +142,7 @@ def all_methods(differences: pd.DataFrame) -> Figure:
 
 @drawn
 def by_set(summary: pd.DataFrame) -> Figure:
-    """Draw the difference to random by budget on every set, the mean over its networks."""
+    """Draw the difference from random by budget on every set, the mean over its networks."""
     rows = summary[(summary["judge"] == "linear_probe") & (summary["budget"] != ONE)]
     sets = sorted(rows["set"].unique())
     columns = 3

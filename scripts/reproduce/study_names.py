@@ -23,11 +23,11 @@ NAMES = {
 JUDGES = {"linear_probe": "linear probe", "logistic_regression": "logistic regression", "full": "full fine-tuning"}
 BACKBONES = {"vit_tiny": "ViT-Tiny", "mobilenetv2": "MobileNetV2", "micro": "micro"}
 SETS = {
-    "dtd10": "DTD, 10 classes",
+    "dtd10": "DTD (10 classes)",
     "caltech101": "Caltech-101",
-    "cifar10mini": "CIFAR-10, a part",
+    "cifar10mini": "CIFAR-10 (a part)",
     "digits": "digits",
-    "textures": "textures, generated",
+    "textures": "textures (generated)",
 }
 
 

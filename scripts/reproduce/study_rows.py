@@ -264,7 +264,7 @@ def _lacking(there: pd.DataFrame, cells: pd.DataFrame, num_parts: int) -> dict[s
     """
     counts = {"trainings": len(there), "expected": len(cells) * num_parts}
     if there.empty:
-        return {**counts, "lacking": "everything"}
+        return {**counts, "lacking": "all of it"}
     has = set(zip(there["method"], there["budget"], strict=True))
     methods = sorted(set(cells["method"]) - set(there["method"]))
     rest = [(row.budget, row.method) for row in cells.itertuples() if row.method not in methods]

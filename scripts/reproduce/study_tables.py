@@ -50,8 +50,8 @@ def scopes(judged: Judged) -> Iterator[tuple[str, pd.DataFrame]]:
 def summary(study: Study) -> pd.DataFrame:
     """Return one row for each cell (judge, set, network, budget) and method.
 
-    Accuracy and std are percent over sub-pools. The difference to random is in points with its interval over sub-pools
-    (low, high) and the wider one for another pool (pool_low, pool_high). gamma is that of the oracle.
+    Accuracy and std are percent over sub-pools. The difference from random is in points, with its interval over
+    sub-pools (low, high) and the wider one for another pool (pool_low, pool_high). gamma is that of the oracle.
     """
     keys = ["judge", "set", "backbone", "budget", "method"]
     grouped = study.cells.groupby(keys)
@@ -189,10 +189,10 @@ def best(study: Study) -> pd.DataFrame:
     """Return the best method by budget and by kept images a class, among cheap methods and among all.
 
     A method is a candidate if it was run in every pair in which most methods were run; random is one, too, with a
-    difference of 0. `best` has the highest mean paired difference to random. `not_different` are the candidates whose
+    difference of 0. `best` has the highest mean paired difference from random. `not_different` are the candidates whose
     95 % interval of the difference to it holds 0; `not_corrected` are those that are told apart from it only without
     Holm's correction for the number of candidates. The verdict is "no difference" where the plain interval of the
-    difference to the next method holds 0, or where there is none.
+    difference from the next method holds 0, or where there is none.
     """
     cost, rows = passes(study), []
     cheap = [name for name, number in cost.items() if number <= MOST_PASSES]

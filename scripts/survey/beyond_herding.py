@@ -391,7 +391,7 @@ def _places(accuracies: Sequence[Trained]) -> Iterator[tuple[str, list[Trained]]
 
 
 def rows_of(accuracies: Sequence[Trained]) -> list[dict[str, Any]]:
-    """Return a row for each candidate and budget: its mean difference to herding and both intervals.
+    """Return a row for each candidate and budget: its mean difference from herding and both intervals.
 
     Networks of a set are averaged first, so that every set counts the same.
     """

@@ -102,7 +102,7 @@ def most_seeds(rows: Sequence[Row]) -> int:
 
 
 def gain_text(row: Row, most: int) -> str:
-    """Return the difference to random with its interval, or X if no seed has both."""
+    """Return the difference from random with its interval, or X if no seed has both."""
     if not row["num_pairs"]:
         return MISSING
     gain = points(row["gain"], row["gain_low"], row["gain_high"])

@@ -1,4 +1,4 @@
-"""The table of accuracy by method and ratio, in percent: mean over seeds, spread, and paired difference to random."""
+"""The table of accuracy by method and ratio, in percent: mean over seeds, spread, and paired difference from random."""
 
 import textwrap
 from collections.abc import Callable, Iterator, Mapping

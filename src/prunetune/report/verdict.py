@@ -39,7 +39,7 @@ def sentences(part: pd.DataFrame) -> list[str]:
     columns = shown.sort_values(["ratio", "column"])["column"].unique()
     lines = [_at(column, shown[shown["column"] == column]) for column in columns]
     if (compared["num_pairs"] >= FEWEST_PAIRS).any():
-        lines.append("In brackets: the 95 % t interval of the difference to random, paired by seed.")
+        lines.append("In brackets: the 95 % t interval of the difference from random, paired by seed.")
     return lines
 
 
@@ -65,7 +65,7 @@ def _at(column: str, compared: pd.DataFrame) -> str:
     parts = [
         *_apart(above, "above"),
         *_apart(below[::-1], "below"),  # The method that loses most comes first.
-        *_listed(level, "is not told apart from random", "are not told apart from random"),
+        *_listed(level, "is not clearly different from random", "are not clearly different from random"),
         *_listed(single, "has one seed, which tells nothing", "have one seed each, which tells nothing"),
         *_listed(lonely, "has no seed that random has", "have no seed that random has"),
     ]
