@@ -112,6 +112,8 @@ def test_methods_that_ray_does_not_run_are_refused_by_name():
             check_plan(make_plan(scorer, sampler, "micro", 0, duplicates="all"), keep, options)
     with pytest.raises(InputError, match='does not look for duplicates; pass duplicates="all"'):
         check_plan(make_plan("dlc", "auto", "micro", 0), keep, options)
+    with pytest.raises(InputError, match='does not judge labels; leave suspects="drop" out'):
+        check_plan(make_plan("dlc", "auto", "micro", 0, duplicates="all", suspects="drop"), keep, options)
 
 
 def test_the_engine_in_process_needs_no_ray(tmp_path, monkeypatch):

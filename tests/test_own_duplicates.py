@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from prunetune import prune
 from prunetune.base.errors import InputError
 from prunetune.data.images.decode import ImageArrays
 from prunetune.data.pool import Pool
@@ -93,6 +94,44 @@ def test_flipped_labels_are_the_most_suspect():
     assert roc_auc_score(is_wrong.numpy(), -found.agreement.numpy()) > 0.95
     assert found.ranking[:10].tolist() == [p for p in found.ranking[:10].tolist() if is_wrong[p]]
     assert (found.suggested[is_wrong] == labels[is_wrong]).double().mean() > 0.8
+
+
+def test_suspect_samples_are_left_out_on_request_and_as_many_are_kept(caplog):
+    labels = torch.arange(4).repeat_interleave(50)
+    features = made_signals(labels, width=16).features() + 2 * torch.eye(16)[labels]
+    flipped = labels.clone()
+    flipped[::10] = (flipped[::10] + 1) % 4
+    names = [f"class {label}" for label in flipped.tolist()]
+    found = suspect_labels(features, flipped).suggestions()
+    plain = prune(embeddings=features, labels=names, keep=0.4)
+    assert plain.dropped == {}
+    subset = prune(embeddings=features, labels=names, keep=0.4, suspects="drop")
+    assert subset.dropped == found
+    assert f"{len(found)} samples with suspect labels are left out, such as " in caplog.text
+    kept, all_kept = set(subset.kept.tolist()), set(plain.kept.tolist())
+    assert not kept & found.keys()
+    assert all_kept & found.keys()
+    assert flipped[subset.kept].bincount().tolist() == flipped[plain.kept].bincount().tolist()
+    for position, label in found.items():
+        assert subset.reason(position) == f"suspect label: looks like class {label}"
+        assert subset.scores[position].isnan()
+
+
+@pytest.mark.parametrize(
+    ("labels", "fault"),
+    [
+        (None, "cannot be left out, since these data have no labels"),
+        (["a"] * 10, "at least two classes with 5 samples each"),
+    ],
+)
+def test_labels_that_cannot_be_judged_are_an_error_where_suspects_are_to_be_dropped(labels, fault):
+    with pytest.raises(InputError, match=fault):
+        prune(embeddings=torch.randn(10, 4), labels=labels, keep=0.5, suspects="drop")
+
+
+def test_a_misspelt_way_to_treat_suspects_is_an_error():
+    with pytest.raises(InputError, match="suspects must be one of keep, drop"):
+        prune(embeddings=torch.randn(10, 4), labels=["a"] * 10, keep=0.5, suspects="drp")
 
 
 def test_large_data_are_checked_by_classifiers_of_a_part_of_them(monkeypatch):

@@ -7,11 +7,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from made_data import make_image, make_image_folder
 from prunetune import prune
 from prunetune.base.errors import InputError
+from prunetune.data.readers import Textures
 from prunetune.own.command import unequal_classes
 from prunetune.own.keep import Keep
 from prunetune.own.read import read_embeddings
@@ -172,9 +174,29 @@ def test_of_copies_one_is_kept_and_the_rest_is_named(store, tmp_path):
     assert len(kept) == 11
     assert len({row["duplicate_group"] for row in kept}) == 11
     done = command(photos, "--keep", "0.5", store=store, out=tmp_path / "out")
-    assert "6 fewer are kept than asked for, since copies of one sample count once" in done.stderr
+    assert "6 fewer are kept than asked for, since nothing that was set aside is kept" in done.stderr
     assert command(photos, "--keep", "0.5", "--duplicates", "all", store=store, out=tmp_path / "out").returncode == 0
     assert len(kept_rows(tmp_path / "out")) == 18
+
+
+def test_images_with_suspect_labels_are_left_out_on_request_and_named(store, tmp_path):
+    pool = Textures(num_pool=100, num_test=100, size=64).pool("train")
+    for position, label in enumerate(pool.labels.tolist()):
+        if label < 2:
+            wrong = position in torch.nonzero(pool.labels < 2).flatten()[:2].tolist()
+            folder = tmp_path / "photos" / "ab"[label ^ wrong]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pool.images.pixels[position]).save(folder / f"{position}.png")
+    done = command(tmp_path / "photos", "--keep", "0.5", "--suspects", "drop", store=store, out=tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "out" / "all.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    dropped = [line for line in lines if line["reason"].startswith("suspect label: looks like ")]
+    assert 0 < len(dropped) < len(lines) / 2
+    assert {line["kept"] for line in dropped} == {"0"}
+    assert len(kept_rows(tmp_path / "out")) == len(lines) / 2
+    assert f"{len(dropped)} samples with suspect labels are left out" in done.stderr
+    assert "these samples were left out" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_an_image_in_two_classes_and_one_in_two_splits_are_reported(store, tmp_path, caplog):

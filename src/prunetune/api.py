@@ -30,7 +30,7 @@ from prunetune.scorers import Scorer
 from prunetune.signals.proxy import FULL_PROXY, LINEAR_PROBE, ProxyRecipe
 
 __all__ = ["SAMPLERS", "SCORERS", "Advice", "Subset", "advise", "make_plan", "prune"]
-DUPLICATES, ON_ERROR = ("one", "all"), ("stop", "skip")
+DUPLICATES, SUSPECTS, ON_ERROR = ("one", "all"), ("keep", "drop"), ("stop", "skip")
 
 
 def prune(
@@ -50,6 +50,7 @@ def prune(
     hold_out: float | None = None,
     rounding: str | None = None,
     duplicates: str | None = None,
+    suspects: str = "keep",
     on_error: str = "stop",
     proxy: str | ProxyRecipe = "full",
     store: str | Path | None = None,
@@ -85,6 +86,8 @@ def prune(
             class by itself, as a run does. By default largest_remainder, and for a Sampler object its own.
         duplicates: one keeps at most one of a group of duplicates; all treats each as a sample of its own. By default
             one, and all with engine="ray", which does not look for duplicates.
+        suspects: keep treats samples whose label is probably wrong as all others; drop leaves them out, and as many
+            samples are kept as without it. The engine ray only keeps.
         on_error: stop refuses data with images that cannot be read; skip leaves those images out.
         proxy: how to train the proxy network that EL2N, forgetting and others read: full (fine-tune the backbone on all
             samples, slow without a GPU), linear_probe (takes seconds), or a ProxyRecipe.
@@ -105,7 +108,9 @@ def prune(
     options = dataclasses.replace(read_as or ReadOptions(), on_error=on_error, hold_out=hold_out)
     on_ray = chosen_engine(engine)
     treated = duplicates or ("one" if on_ray is None else "all")
-    plan = make_plan(scorer, sampler, backbone, seed, proxy=proxy, rounding=rounding, duplicates=treated)
+    plan = make_plan(
+        scorer, sampler, backbone, seed, proxy=proxy, rounding=rounding, duplicates=treated, suspects=suspects
+    )
     plan = dataclasses.replace(plan, device=device, precision=precision, batch_size=batch_size)
     if on_ray is not None:
         with _store(store) as kept:
@@ -173,6 +178,7 @@ def make_plan(
     proxy: str | ProxyRecipe = "full",
     rounding: str | None = None,
     duplicates: str = "one",
+    suspects: str = "keep",
 ) -> Plan:
     """Return the method and its settings, looked up by name.
 
@@ -183,6 +189,7 @@ def make_plan(
     checks.whole_number("seed", seed, least=None)
     checks.choice("rounding", rounding or ROUNDINGS[0], ROUNDINGS)
     checks.choice("duplicates", duplicates, DUPLICATES)
+    checks.choice("suspects", suspects, SUSPECTS)
     asked, scorer = scorer, _named(scorer, SCORERS, "scorer", Scorer)
     is_named = not isinstance(sampler, Sampler)
     sampler = _named(own_sampler(asked) if sampler == "auto" else sampler, SAMPLERS, "sampler", Sampler, NOT_HERE)
@@ -198,6 +205,7 @@ def make_plan(
         seed=seed,
         rounding=getattr(sampler, "rounding", "largest_remainder"),
         duplicates=duplicates,
+        suspects=suspects,
     )
 
 

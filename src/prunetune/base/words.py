@@ -5,7 +5,7 @@ from collections.abc import Callable
 # Maps an option's name, such as "label_column", and a value to what the user types.
 Words = Callable[[str, str], str]
 # In Python these are arguments of prune() itself.
-OF_PRUNE = ("embeddings", "labels", "ids", "on_error", "hold_out", "engine", "duplicates")
+OF_PRUNE = ("embeddings", "labels", "ids", "on_error", "hold_out", "engine", "duplicates", "suspects")
 
 
 def command(name: str, value: str) -> str:

@@ -100,6 +100,8 @@ def check_plan(plan: Plan, keep: Keep, options: ReadOptions) -> None:
         )
     if plan.duplicates == "one":
         raise InputError(f"{word} does not look for duplicates; pass {options.words('duplicates', 'all')}")
+    if plan.suspects == "drop":
+        raise InputError(f"{word} does not judge labels; leave {options.words('suspects', 'drop')} out")
     if keep.fraction is not None:
         check_fit(scorer, sampler, keep.fraction)
 

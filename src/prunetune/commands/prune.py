@@ -104,6 +104,9 @@ Duplicates = Annotated[
         show_default="one; all with --engine ray",
     ),
 ]
+Suspects = Annotated[
+    str, option("--suspects", panel=READING, help="keep samples whose label is probably wrong, or drop them.")
+]
 Exports = Annotated[
     Export | None, option("--export", panel=OUTPUT, help="Also write the kept images as a folder or data set.")
 ]
@@ -169,6 +172,7 @@ def prune(
     max_pixels: MaxPixels = None,
     on_error: OnError = "stop",
     duplicates: Duplicates = None,
+    suspects: Suspects = "keep",
     export: Exports = None,
     store: StoreFolder = None,
     dry_run: DryRun = False,
@@ -197,7 +201,8 @@ def prune(
     network = _network(backbone, checkpoint)
     on_ray = ray_of(engine, ray_address, gpus_per_actor, worker_gb, with_features)
     duplicates = duplicates or ("one" if on_ray is None else "all")
-    plan = make_plan(scorer, sampler, network, seed, proxy=proxy, rounding=rounding, duplicates=duplicates)
+    treated = {"duplicates": duplicates, "suspects": suspects}
+    plan = make_plan(scorer, sampler, network, seed, proxy=proxy, rounding=rounding, **treated)
     plan = replace(plan, device=device, precision=precision, batch_size=batch_size)
     output = command.Output(out, {**_asked(context), "duplicates": duplicates}, export, store, dry_run)
     source = command.Source(data, embeddings, labels, ids, options)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -54,7 +55,8 @@ class Plan:
     scorer, sampler: the method. backbone: a module, or a Backbone that is loaded when it is needed. proxy: how to train
     the proxy network that EL2N and others read. seed: of all random draws. rounding: how a fraction of a class becomes
     a number. device, precision: as the user writes them. batch_size: images per forward pass. duplicates: "one" keeps
-    at most one of a group of duplicates, "all" treats each as an image of its own.
+    at most one of a group of duplicates, "all" treats each as an image of its own. suspects: "keep" treats samples with
+    suspect labels as all others, "drop" leaves them out.
     """
 
     scorer: Scorer = field(default_factory=Herding)
@@ -67,6 +69,7 @@ class Plan:
     precision: str = "auto"
     batch_size: int = 64
     duplicates: str = "one"
+    suspects: str = "keep"
 
     def __post_init__(self) -> None:
         checks.whole_number("batch_size", self.batch_size)
@@ -79,7 +82,7 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """Scores of the candidates that are no copies of others.
+    """Scores of the candidates that were not set aside.
 
     signals: of these n candidates. positions: [n] int64, ascending, in the pool of all N. values: [n] float64.
     """
@@ -91,10 +94,14 @@ class Scored:
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """What is kept, and the signals of all candidates that it was chosen by."""
+    """What is kept, and the signals of all candidates that it was chosen by.
+
+    judged: how well labels and features agree, if that was computed.
+    """
 
     subset: Subset
     signals: Signals
+    judged: Suspects | None = None
 
     @cached_property
     def suspects(self) -> tuple[Suspects | None, str]:
@@ -103,7 +110,7 @@ class Chosen:
         if not data.is_labelled:
             return None, "the data have no labels"
         try:
-            return suspect_labels(self.signals.features(), data.pool.labels), ""
+            return self.judged or suspect_labels(self.signals.features(), data.pool.labels), ""
         except InputError as error:
             return None, str(error)
 
@@ -129,11 +136,15 @@ def choose(data: OwnData, keep: Keep, plan: Plan, store: Store, options: ReadOpt
     check_plan(data, keep, plan)
     data, signals = read_signals(data, plan, store, options)
     found = duplicates_of(data, signals) if plan.duplicates == "one" else Duplicates()
-    scored = score(signals, found.alone(len(data.pool)), plan)
+    judged = suspect_labels(signals.features(), data.pool.labels) if plan.suspects == "drop" else None
+    dropped = {} if judged is None else judged.suggestions()
+    _report_dropped(dropped, data)
+    left = [position for position in found.alone(len(data.pool)).tolist() if position not in dropped]
+    scored = score(signals, torch.tensor(left), plan)
     kept, weights = select(scored, data.pool.labels, keep, plan)
     values = torch.full((len(data.pool),), torch.nan, dtype=torch.float64)
     values[scored.positions] = scored.values
-    return Chosen(Subset(data, scored.positions[kept], values, weights, plan.method, found), signals)
+    return Chosen(Subset(data, scored.positions[kept], values, weights, plan.method, found, dropped), signals, judged)
 
 
 def check_plan(data: OwnData, keep: Keep, plan: Plan) -> None:
@@ -141,6 +152,8 @@ def check_plan(data: OwnData, keep: Keep, plan: Plan) -> None:
     if _name(plan.sampler) in NOT_HERE:
         raise InputError(f"the sampler {_name(plan.sampler)} chooses during a training; use another one here")
     keep.budgets(data.pool.labels, plan.rounding)
+    if plan.suspects == "drop" and not data.is_labelled:
+        raise InputError("samples with suspect labels cannot be left out, since these data have no labels")
     needs = [_name(part) for part in (plan.scorer, plan.sampler) if part.needs_labels]
     if needs and not data.is_labelled:
         raise InputError(
@@ -205,8 +218,8 @@ def select(scored: Scored, labels: Tensor, keep: Keep, plan: Plan) -> tuple[Tens
     """Return the kept positions [M] among the scored, ascending, and their weights [M] or None.
 
     Args:
-        scored: the n candidates that are no copies.
-        labels: [N] int64 of all candidates: how much a class keeps is counted with its copies.
+        scored: the n candidates that were not set aside.
+        labels: [N] int64 of all candidates: how much a class keeps is counted with those that were set aside.
         keep: how much is kept.
         plan: the method.
     """
@@ -264,6 +277,20 @@ def _report(found: Duplicates, data: OwnData) -> None:
         )
 
 
+def _report_dropped(dropped: Mapping[int, int], data: OwnData) -> None:
+    """Say in the log how many samples are left out because of their labels."""
+    if dropped:
+        position, label = next(iter(dropped.items()))
+        own, other = data.pool.classes[int(data.pool.labels[position])], data.pool.classes[label]
+        log.warning(
+            "%d samples with suspect labels are left out, such as %s (%s, looks like %s)",
+            len(dropped),
+            data.names[position],
+            own,
+            other,
+        )
+
+
 def _at_most(budgets: dict[int, int], labels: Tensor) -> dict[int, int]:
     """Return budgets that no class exceeds. A WARNING says what is missing.
 
@@ -274,7 +301,7 @@ def _at_most(budgets: dict[int, int], labels: Tensor) -> dict[int, int]:
     sizes = labels.bincount(minlength=max(budgets) + 1).tolist()
     possible = {label: min(budget, sizes[label]) for label, budget in budgets.items()}
     if missing := sum(budgets.values()) - sum(possible.values()):
-        log.warning("%d fewer are kept than asked for, since copies of one sample count once", missing)
+        log.warning("%d fewer are kept than asked for, since nothing that was set aside is kept", missing)
     return possible
 
 

@@ -112,7 +112,8 @@ def _suspects(chosen: Chosen, cards: Cards) -> dict[str, Any]:
         cards.card(position, f"looks like {classes[label]}")
         for position, label in list(suggestions.items())[:MOST_LISTED]
     ]
-    return {"suspects": shown, "num_suspects": len(suggestions), "why_no_suspects": ""}
+    are_dropped = bool(chosen.subset.dropped)
+    return {"suspects": shown, "num_suspects": len(suggestions), "why_no_suspects": "", "are_dropped": are_dropped}
 
 
 def _duplicates(subset: Subset, cards: Cards) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,8 @@ class Subset:
     data: the N candidates. kept: [M] int64, ascending positions in `data.pool`. pool_scores: [N] float64 in the order
     of `data.pool`, NaN for a candidate that has no score, such as a duplicate. pool_weights: [M] float64 in the order
     of `kept`, for methods that weight the kept images (craig, gradmatch), else None. method: what was run, in words.
-    groups: maps the position in the pool of each duplicate to the number of its group.
+    duplicates: the groups that were found. dropped: maps the position in the pool of each sample that was left out
+    because of a suspect label to the class that it looks like.
     """
 
     data: OwnData
@@ -38,6 +39,7 @@ class Subset:
     pool_weights: Tensor | None = None
     method: str = ""
     duplicates: Duplicates = field(default_factory=Duplicates)
+    dropped: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def pool(self) -> Pool:
@@ -58,7 +60,7 @@ class Subset:
     def scores(self) -> Tensor:
         """[num_rows] float64 in the order of the user's rows; larger means harder, or picked earlier.
 
-        Rows that were no candidates, and duplicates that were set aside, have NaN.
+        Rows that were no candidates, duplicates and samples that were left out because of their labels have NaN.
         """
         scores = torch.full((self.data.num_rows,), torch.nan, dtype=torch.float64)
         scores[self.data.rows] = self.pool_scores
@@ -107,6 +109,8 @@ class Subset:
         copies = self.duplicates.copies
         if position in copies:
             return f"duplicate of {self.data.names[copies[position]]}"
+        if position in self.dropped:
+            return f"suspect label: looks like {self.pool.classes[self.dropped[position]]}"
         return "kept" if position in self._kept_set else "not chosen"
 
     def __len__(self) -> int:

@@ -7,9 +7,7 @@ from prunetune.base.seeding import derive_seed, stream
 from prunetune.training.linear_probe import Probe, train_probes
 from prunetune.training.recipe import Recipe
 
-# The probes that choose sampler.gamma=auto use the same recipe with balanced batches. Here a shorter last batch is
-# kept, so that the budgets of DRoP stay as they were.
-RECIPE = Recipe("linear_probe", views=0, evaluate_every=50, last_batch="keep")
+RECIPE = Recipe("linear_probe", views=0, evaluate_every=50)
 REPEATS = 3
 HELD_OUT = 0.2
 MOST_IMAGES = 200_000  # A larger pool is sampled, since 50 epochs on a million images would take longer than a score.
