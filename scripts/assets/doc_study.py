@@ -37,8 +37,8 @@ def study_page(folder: Path) -> str:
     return page(
         "The study: which method for which data",
         "Every method chose images from the same parts of the same sets, and the same classifiers were trained on what "
-        "was kept.\n`make study DATA=<folder>` runs it. What was declared before the first run, and what came out, "
-        "is in results/LOG.md.",
+        "was kept.\n`make study DATA=<folder>` runs it; results/README.md says what the folder holds. What was "
+        "declared before the first run,\nand what came out, is in results/LOG.md.",
         WORDS,
         *_answer(tables),
         *_state(tables),
@@ -375,6 +375,7 @@ def _costs(frame: pd.DataFrame) -> list[str]:
     return [
         "Forward passes over the pool, plus the CPU time of score, search and selection in units of one plain pass. "
         "*passes* is the\nmedian over ViT-Tiny and MobileNetV2 on real images. *least* and *most* are over all pairs. "
-        "*most* is high where the micro network\nis in the pair: its pass is so short that other work counts more.",
+        "*most* is high where the micro network\nis in the pair: its pass is so short that other work counts more. "
+        "EL2N, AUM, CCS and D2 read a linear probe here.\nWith a full fine-tuning they cost far more.",
         table(["method", "passes", "least", "most"], lines),
     ]

@@ -207,7 +207,8 @@ def write_table(
             if row.get("section", "") == section:
                 lines.append("| " + " | ".join(_shown(row.get(column.key), column.show) for column in columns) + " |")
     lines += ["", *(f"- {note}" for note in notes)]
-    lines += [f"- Device: {made_by['device']}. Commit {made_by['commit'][:18]}."]
+    dirty = "-dirty" if made_by["commit"].endswith("-dirty") else ""
+    lines += [f"- Device: {made_by['device']}. Commit {made_by['commit'][:18]}{dirty}."]
     (out / f"{name}.md").write_text("\n".join(lines) + "\n")
     print(f"wrote {out / name}.md and {name}.csv")
 
