@@ -196,7 +196,7 @@ def test_images_with_suspect_labels_are_left_out_on_request_and_named(store, tmp
     assert {line["kept"] for line in dropped} == {"0"}
     assert len(kept_rows(tmp_path / "out")) == len(lines) / 2
     assert f"{len(dropped)} samples with suspect labels are left out" in done.stderr
-    assert "these samples were left out" in (tmp_path / "out" / "report.html").read_text()
+    assert "; these samples were left out" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_an_image_in_two_classes_and_one_in_two_splits_are_reported(store, tmp_path, caplog):
