@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from prunetune import prune
 from prunetune.base.errors import InputError
 from prunetune.own.keep import Keep, understood
 
@@ -82,3 +83,27 @@ def test_what_was_understood_can_be_read():
     assert str(understood("20%")) == "keep 20 % of each class"
     assert str(understood(50)).startswith("keep 50 in all")
     assert str(understood(None, per_class=3)) == "keep 3 of each class"
+
+
+@pytest.mark.parametrize("scorer", ["herding", "maxherding", "facility_location"])
+@pytest.mark.parametrize("keep", [0.1, 13])
+def test_of_large_classes_only_what_is_kept_is_ordered(monkeypatch, caplog, scorer, keep):
+    features = torch.randn(150, 8, generator=torch.Generator().manual_seed(0))
+    labels = ["a"] * 90 + ["b"] * 60
+    whole = prune(embeddings=features, labels=labels, keep=keep, scorer=scorer)
+    monkeypatch.setattr("prunetune.own.choose.LARGE_CLASS", 50)
+    caplog.set_level("INFO", "prunetune")
+    part = prune(embeddings=features, labels=labels, keep=keep, scorer=scorer)
+    assert "the largest class has 90 samples" in caplog.text
+    assert part.positions.tolist() == whole.positions.tolist()
+    assert (whole.scores > 0).all()
+    assert len(part) <= int((part.scores > 0).sum()) <= len(part) + 2
+    picked = part.scores > 0
+    assert torch.equal(part.scores[picked], whole.scores[picked])
+
+
+@pytest.mark.parametrize("options", [{"sampler": "topk_easiest"}, {"per_class": 5, "keep": None}, {"keep": 1.0}])
+def test_whole_large_classes_are_ordered_where_more_than_the_first_picks_can_be_kept(monkeypatch, options):
+    features = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr("prunetune.own.choose.LARGE_CLASS", 20)
+    assert (prune(embeddings=features, labels=["a"] * 60, **{"keep": 0.1, **options}).scores > 0).all()

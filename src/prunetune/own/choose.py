@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +46,9 @@ OPTIONS = {"backbone.model and backbone.model_args": "--backbone", "backbone.che
 DEFAULT_METHOD = "herding"
 # A sampler of these names needs a run: topk_flexible trains probes to choose its end, the others choose in training.
 NOT_HERE = ("topk_flexible", "rs2", "infobatch")
+# A greedy scorer reads its class once for each pick, so that ordering a class takes time in the square of its size. In
+# classes above this size it orders only what is kept. Below it, another amount reuses the scores.
+LARGE_CLASS = 10_000
 
 
 @dataclass(frozen=True)
@@ -140,11 +143,40 @@ def choose(data: OwnData, keep: Keep, plan: Plan, store: Store, options: ReadOpt
     dropped = {} if judged is None else judged.suggestions()
     _report_dropped(dropped, data)
     left = [position for position in found.alone(len(data.pool)).tolist() if position not in dropped]
+    plan = _as_deep_as_needed(plan, keep, data.pool.labels, left)
     scored = score(signals, torch.tensor(left), plan)
     kept, weights = select(scored, data.pool.labels, keep, plan)
     values = torch.full((len(data.pool),), torch.nan, dtype=torch.float64)
     values[scored.positions] = scored.values
     return Chosen(Subset(data, scored.positions[kept], values, weights, plan.method, found, dropped), signals, judged)
+
+
+def _as_deep_as_needed(plan: Plan, keep: Keep, labels: Tensor, left: Sequence[int]) -> Plan:
+    """Return the plan; where classes are large, with a greedy scorer that orders only what is kept of each class.
+
+    The picks are the same. The samples that are not ordered have the score 0.
+
+    Args:
+        plan: the method.
+        keep: how much is kept.
+        labels: [N] int64 of all candidates.
+        left: the positions that are scored.
+    """
+    scorer, sampler = plan.scorer, plan.sampler
+    takes_first = type(sampler) is TopK and sampler.budgets == "proportional" and sampler.min_per_class <= 1
+    sizes = labels[torch.tensor(left)].bincount().tolist()
+    if getattr(scorer, "depth", None) != 1 or not takes_first or keep.per_class or max(sizes) <= LARGE_CLASS:
+        return plan
+    budgets = keep.budgets(labels, plan.rounding)
+    shares = [budgets[label] / size for label, size in enumerate(sizes) if size]
+    depth = max(keep.fraction or 0.0, *shares)
+    if depth >= 1:
+        return plan
+    log.info(
+        "the largest class has %d samples: only what is kept of each class is ordered, the others have the score 0",
+        max(sizes),
+    )
+    return dataclasses.replace(plan, scorer=dataclasses.replace(scorer, depth=depth))
 
 
 def check_plan(data: OwnData, keep: Keep, plan: Plan) -> None:
