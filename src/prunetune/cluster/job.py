@@ -34,7 +34,7 @@ from prunetune.cluster.workers import FEATURES, Work
 from prunetune.data.images import transforms
 from prunetune.networks.backbone import Network
 from prunetune.networks.frozen_pass import Passes
-from prunetune.own.choose import Plan, network_of
+from prunetune.own.choose import Plan, as_deep_as_needed, network_of
 from prunetune.own.folder import mark
 from prunetune.own.keep import Keep
 from prunetune.own.read import ReadOptions
@@ -204,6 +204,7 @@ def _chosen(
     """Return what each class keeps, where the choices are and their names, and what two levels lose."""
     sizes = {label: int(size) for label, size in enumerate(runs.sizes) if size}
     budgets, ratio = _budgets(sizes, keep, plan)
+    plan = as_deep_as_needed(plan, keep, sizes, budgets)
     is_plain, worker_bytes = keep.fraction is not None, cluster.engine.worker_bytes
     check_room(plan.scorer, _with_budgets(sizes, budgets), catalogue.classes, width, worker_bytes, options.words)
     works = class_works(plan.sampler, sizes, budgets, ratio, is_plain, plan.seed)

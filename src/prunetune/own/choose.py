@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +48,7 @@ DEFAULT_METHOD = "herding"
 NOT_HERE = ("topk_flexible", "rs2", "infobatch")
 # A greedy scorer reads its class once for each pick, so that ordering a class takes time in the square of its size. In
 # classes above this size it orders only what is kept. Below it, another amount reuses the scores.
-LARGE_CLASS = 10_000
+LARGE_CLASS = 5_000
 
 
 @dataclass(frozen=True)
@@ -142,16 +142,18 @@ def choose(data: OwnData, keep: Keep, plan: Plan, store: Store, options: ReadOpt
     judged = suspect_labels(signals.features(), data.pool.labels) if plan.suspects == "drop" else None
     dropped = {} if judged is None else judged.suggestions()
     _report_dropped(dropped, data)
-    left = [position for position in found.alone(len(data.pool)).tolist() if position not in dropped]
-    plan = _as_deep_as_needed(plan, keep, data.pool.labels, left)
-    scored = score(signals, torch.tensor(left), plan)
+    alone = found.alone(len(data.pool))
+    left = alone[[position not in dropped for position in alone.tolist()]]
+    sizes = {label: size for label, size in enumerate(data.pool.labels[left].bincount().tolist()) if size}
+    plan = as_deep_as_needed(plan, keep, sizes, keep.budgets(data.pool.labels, plan.rounding))
+    scored = score(signals, left, plan)
     kept, weights = select(scored, data.pool.labels, keep, plan)
     values = torch.full((len(data.pool),), torch.nan, dtype=torch.float64)
     values[scored.positions] = scored.values
     return Chosen(Subset(data, scored.positions[kept], values, weights, plan.method, found, dropped), signals, judged)
 
 
-def _as_deep_as_needed(plan: Plan, keep: Keep, labels: Tensor, left: Sequence[int]) -> Plan:
+def as_deep_as_needed(plan: Plan, keep: Keep, sizes: Mapping[int, int], budgets: Mapping[int, int]) -> Plan:
     """Return the plan; where classes are large, with a greedy scorer that orders only what is kept of each class.
 
     The picks are the same. The samples that are not ordered have the score 0.
@@ -159,22 +161,18 @@ def _as_deep_as_needed(plan: Plan, keep: Keep, labels: Tensor, left: Sequence[in
     Args:
         plan: the method.
         keep: how much is kept.
-        labels: [N] int64 of all candidates.
-        left: the positions that are scored.
+        sizes: of the classes, without what was set aside.
+        budgets: how many each class keeps.
     """
-    scorer, sampler = plan.scorer, plan.sampler
+    scorer, sampler, largest = plan.scorer, plan.sampler, max(sizes.values())
     takes_first = type(sampler) is TopK and sampler.budgets == "proportional" and sampler.min_per_class <= 1
-    sizes = labels[torch.tensor(left)].bincount().tolist()
-    if getattr(scorer, "depth", None) != 1 or not takes_first or keep.per_class or max(sizes) <= LARGE_CLASS:
-        return plan
-    budgets = keep.budgets(labels, plan.rounding)
-    shares = [budgets[label] / size for label, size in enumerate(sizes) if size]
-    depth = max(keep.fraction or 0.0, *shares)
-    if depth >= 1:
+    depth = max(keep.fraction or 0.0, *(budgets[label] / size for label, size in sizes.items()))
+    is_whole = getattr(scorer, "depth", None) == 1
+    if not is_whole or not takes_first or keep.per_class is not None or largest <= LARGE_CLASS or depth >= 1:
         return plan
     log.info(
         "the largest class has %d samples: only what is kept of each class is ordered, the others have the score 0",
-        max(sizes),
+        largest,
     )
     return dataclasses.replace(plan, scorer=dataclasses.replace(scorer, depth=depth))
 
