@@ -89,6 +89,17 @@ def test_bfloat16_trains_to_about_the_same_loss(sets, first):
     assert half.history[0].train_loss == pytest.approx(first.history[0].train_loss, rel=0.05)
 
 
+def test_a_training_of_few_steps_says_that_the_learning_rate_matters(sets, monkeypatch, caplog):
+    caplog.set_level("INFO", "prunetune")
+    hint = "the training has only 2 steps, so that the result depends much on finetune.learning_rate, here 0.05"
+    tuned(sets, epochs=1)  # 50 images make two batches of 25.
+    assert hint in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(finetune_module, "FEW_STEPS", 1)
+    tuned(sets, epochs=1)
+    assert "steps" not in caplog.text
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(sets):
     with pytest.raises(InputError, match=r"training loss is (nan|inf) in epoch \d+; lower finetune\.learning_rate"):
         tuned(sets, learning_rate=1000.0, weight_decay=1000.0, epochs=20)

@@ -325,7 +325,8 @@ def _full_tuning(summary: pd.DataFrame) -> list[str]:
     return [
         "Full fine-tuning, by set and budget: all weights are trained with the paper's recipe. DLC + FlexRand has the "
         "gamma that a linear\nprobe chose. The intervals are over the sub-pools of one set and say nothing about "
-        "other sets.",
+        "other sets. On up to 128 images the recipe has only 50\nsteps, so that its learning rate decides how far the "
+        "network is trained (results/LOG.md, The recipe on few images).",
         table(columns, [_full_line(row) for row in rows.itertuples()]),
     ]
 

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 Watch = Callable[[Tensor, Tensor], None]
 # A CPU keeps the test set's views if they take at most this many bytes, since every epoch reads them.
 KEPT_BYTES = 2**28
+# Up to here another learning rate changes the accuracy by 10 points and more (results/LOG.md, 2026-11-30, The recipe on
+# few images).
+FEW_STEPS = 200
 
 
 def finetune_all(
@@ -64,6 +67,7 @@ def finetune_all(
         judge = _Judge(model, network.input_size, test, Passes(recipe.batch_size, hardware))
         epochs = train_epochs(model, shown, crops, recipe, walk, hardware)
         about = f"fine-tuning on {walk.images_per_epoch} images"
+        _hint_at_few_steps(recipe, walk.images_per_epoch)
         for epoch, loss in track(epochs, about, recipe.epochs):
             accuracy = None
             if recipe.evaluates(epoch):
@@ -71,6 +75,18 @@ def finetune_all(
                 accuracy = (predictions == test.pool.labels[test.positions]).double().mean().item()
             history.append(Epoch(epoch, recipe.rate(epoch), loss, accuracy))
     return FinetuneResult(predictions, tuple(history), time.perf_counter() - start, uses=walk.uses())
+
+
+def _hint_at_few_steps(recipe: Recipe, images_per_epoch: int) -> None:
+    """Say in the log that a small number of images makes so few steps that the learning rate decides the result."""
+    steps = recipe.epochs * len(recipe.batch_sizes(images_per_epoch))
+    if steps <= FEW_STEPS:
+        log.info(
+            "the training has only %d steps, so that the result depends much on finetune.learning_rate, here %g "
+            "(docs/method_notes.md, Fine-tuning)",
+            steps,
+            recipe.learning_rate,
+        )
 
 
 def training_views(
