@@ -326,7 +326,7 @@ def test_tables_figures_and_page_of_few_rows(tmp_path, monkeypatch):
     assert "over 2 sets" in text
     num_parts = rows["sub_pool"].nunique()
     assert (
-        f"**What was run:** 3 of 10 declared pairs, each with {num_parts} of the 10 declared sub-pools (linear probe). "
+        f"**Status:** 3 of 10 declared pairs, each with {num_parts} of the 10 declared sub-pools (linear probe). "
         "There is no " in text
     )
     assert "DLC + FlexRand costs less than herding | +4.5 " in text

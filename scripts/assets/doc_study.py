@@ -106,7 +106,7 @@ def _state(tables: Tables) -> list[str]:
     parts = "" if counts.min() == counts.max() else f" to {counts.max():g}"
     judges = f" There is no {listed(lacking)} yet." if lacking else ""
     return [
-        f"**What was run:** {len(pairs)} of {len(PAIRS)} declared pairs, each with {counts.min():g}{parts} of the "
+        f"**Status:** {len(pairs)} of {len(PAIRS)} declared pairs, each with {counts.min():g}{parts} of the "
         f"{SUB_POOLS} declared sub-pools (linear probe).{judges} [What was run](#what-was-run) names what is missing."
     ]
 

@@ -27,6 +27,7 @@ ORACLE = "dlc_oracle"
 EARLIER = "earlier_search"  # DLC + FlexRand with the search as it was when the study began (results/LOG.md).
 GAMMA = "dlc_0.25"  # The constant gamma that is compared with the other methods.
 UNKNOWN_DEVICE = "not recorded"
+COMMIT = r"^([0-9a-f]{12})[0-9a-f]*"  # The first letters name a commit. What follows, such as `-dirty`, is kept.
 # Full fine-tuning takes hours, so it is run on these sets and budgets only, with these methods and this network.
 FULL_BUDGETS = {"dtd10": ("0.05", "0.1"), "cifar10mini": ("0.02",)}
 FULL_METHODS = (RANDOM, "dlc_validation", "herding", "facility_location")
@@ -58,7 +59,7 @@ class Study:
     def made_by(self) -> dict[str, str]:
         """Return the commits and the device of the rows, as columns that every table has."""
         parts = {
-            "commits": sorted(self.cells["commit"].astype(str).str[:12].unique()),
+            "commits": sorted(self.cells["commit"].astype(str).replace(COMMIT, r"\1", regex=True).unique()),
             "device": sorted(self.cells["device"].astype(str).unique()),
         }
         return {name: " ".join(values) if name == "commits" else "; ".join(values) for name, values in parts.items()}

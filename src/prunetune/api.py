@@ -10,10 +10,11 @@ from torch import nn
 
 from prunetune.base import checks
 from prunetune.base.disk import explained
-from prunetune.base.errors import InputError, suggestion
+from prunetune.base.errors import InputError
 from prunetune.base.publish import scratch_folder
 from prunetune.base.store import Store
 from prunetune.cluster.engine import Cluster, RayEngine, chosen_engine
+from prunetune.config.catalogue import unknown
 from prunetune.config.named import SAMPLERS, SCORERS, own_sampler
 from prunetune.networks.backbone import Backbone
 from prunetune.networks.named import as_backbone
@@ -238,7 +239,7 @@ def _named(choice: Any, known: Mapping[str, Any], what: str, kind: type, without
         raise InputError(f"{what} must be a name or a {kind.__name__} object, got {choice!r}")
     names = [name for name in known if name not in without]
     if choice not in names:
-        raise InputError(f"there is no {what} {choice!r}; known: {', '.join(names)}.{suggestion(choice, names)}")
+        raise InputError(unknown(what, choice, names))
     return known[choice]
 
 

@@ -86,7 +86,10 @@ def settings(group: str, name: str) -> dict[str, Any]:
 
 
 def unknown(group: str, name: str, known: Iterable[str]) -> str:
-    """Return the line for an unknown choice: the most similar name, and all names or the command that lists them."""
+    """Return the error about a name that is not in a config group.
+
+    The line has the most similar known name, and all known names. If they are many, it has the command that lists them.
+    """
     names = sorted(known)
     kind = next((kind for kind, of in KINDS.items() if of == group), None)
     is_short = kind is None or len(names) <= MOST_NAMES

@@ -1,4 +1,4 @@
-"""Sentences that say which methods are above random, which are below, and which are not told apart from it."""
+"""Sentences that say which methods are above random, which are below, and which show no clear difference."""
 
 from collections.abc import Sequence
 
