@@ -38,9 +38,9 @@ def measured_page(path: Path) -> str:
         "A method is written `scorer-sampler`, with its tag in brackets; [Methods](methods.md) has the settings of "
         "each tag. `swap` is the\nk-medoids of [the study](study.md). `dlc-flexrand` without a tag has the gamma that "
         "was chosen on held-out images. A scorer\nthat ends in `_probe` reads a linear-probe proxy. Methods that take "
-        "hours (DeepFool, GraNd, those that read a full fine-tuning) have only runs of\nan earlier recipe, in "
-        "results/tables/baselines_older.md. `none-rs2` and `none-infobatch` are no pruning: they see the whole\npool "
-        "during training.",
+        "long\n(DeepFool, GraNd of all weights, those that read a full fine-tuning) have only runs of an earlier "
+        "recipe, in\nresults/tables/baselines_older.md. `none-rs2` and `none-infobatch` are no pruning: they see the "
+        "whole pool during training.",
         f"Random images themselves reach {reached} % (the columns in turn).",
         table(["method", *(f"{dataset} {ratio}" for dataset, ratio in columns)], rows),
         is_wide=True,

@@ -41,12 +41,14 @@ RUN_COLUMNS = (  # The columns of baselines_runs.csv. They are enough to make th
 )
 OLDER_RECIPE = """# Runs of the earlier recipe
 
-These methods were not run again with `finetune.last_batch=balanced`, since they take hours. Their trainings kept a
-shorter last batch (`finetune.last_batch=keep`, `proxy.last_batch=keep`); nothing else of the recipe has changed. So
-compare them only with the rows `random` and `whole pool` of this page, which are of the same recipe."""
+These methods were not run again with `finetune.last_batch=balanced`, since on one of the two sets their scores take
+more than ten minutes of a core. Their trainings kept a shorter last batch (`finetune.last_batch=keep`,
+`proxy.last_batch=keep`); nothing else of the recipe has changed. So compare them
+only with the rows `random` and `whole pool` of this page, which are of the same recipe."""
 ELSEWHERE = (
-    "Methods that take hours (DeepFool, GraNd, DLC with 50 networks, all that read a full fine-tuning) were not run "
-    "again with balanced batches. They are in baselines_older.md, beside runs of random with the same recipe."
+    "Methods whose scores take more than ten minutes of a core on one of the sets (DeepFool, GraNd of all weights, DLC "
+    "with 50 networks, all that read a full fine-tuning) were not run again with balanced batches. They are in "
+    "baselines_older.md, beside runs of random with the same recipe."
 )
 # Samplers that have changed since their runs: the commits of those runs, and how the sampler worked then.
 CHANGED = {
