@@ -18,7 +18,7 @@ from prunetune.base.store import Store
 from prunetune.data.images.decode import ImageArrays
 from prunetune.data.pool import Pool
 from prunetune.report import collect, figures, page, tables
-from prunetune.report.rounding import bracketed
+from prunetune.report.rounding import bracketed, short_commit
 from prunetune.runs.scores import write_scores
 from runs import prunetune_here
 
@@ -250,6 +250,15 @@ def test_a_tag_is_compared_with_random_under_the_same_tag_if_there_is_one() -> N
 def test_another_scoring_backbone_is_another_row() -> None:
     table = tables.summary(frame({}, {"scoring_backbone": "resnet18"}))
     assert table["method"].tolist() == ["dlc-flexrand", "dlc-flexrand (scored by resnet18)"]
+
+
+@pytest.mark.parametrize(
+    ("commit", "short"),
+    [("0123456789abcdef", "0123456789ab"), ("0123456789abcdef-dirty", "0123456789ab-dirty"), ("unknown", "unknown")],
+)
+def test_a_shortened_commit_still_says_that_code_was_not_committed(commit: str, short: str) -> None:
+    assert short_commit(commit) == short
+    assert short_commit(commit, letters=7) == short.replace("0123456789ab", "0123456")
 
 
 def test_at_ratio_one_all_methods_are_the_whole_pool_and_a_seed_counts_once() -> None:

@@ -29,6 +29,7 @@ from prunetune.config.build import build
 from prunetune.config.parse import build_dataset
 from prunetune.data.pool import Pool
 from prunetune.networks.backbone import Network
+from prunetune.report.rounding import short_commit
 from prunetune.runs.records import commit
 from scripts.real_data import backbones, check_folder, datasets
 
@@ -207,8 +208,7 @@ def write_table(
             if row.get("section", "") == section:
                 lines.append("| " + " | ".join(_shown(row.get(column.key), column.show) for column in columns) + " |")
     lines += ["", *(f"- {note}" for note in notes)]
-    dirty = "-dirty" if made_by["commit"].endswith("-dirty") else ""
-    lines += [f"- Device: {made_by['device']}. Commit {made_by['commit'][:18]}{dirty}."]
+    lines += [f"- Device: {made_by['device']}. Commit {short_commit(made_by['commit'], 18)}."]
     (out / f"{name}.md").write_text("\n".join(lines) + "\n")
     print(f"wrote {out / name}.md and {name}.csv")
 

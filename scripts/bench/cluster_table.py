@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from prunetune.report.rounding import short_commit
+
 Row = dict[str, Any]
 METHODS = {  # Maps the data to methods, and each method to its number of classes and its planned sizes.
     "images": {method: (10, (10_000, 30_000, 100_000, 1_000_000)) for method in ("decode", "plain", "dlc")},
@@ -100,7 +102,7 @@ def write(rows: list[Row], file: Path) -> None:
 
 
 def _head(rows: Sequence[Row]) -> list[str]:
-    commits = ", ".join(sorted({row["commit"][:12] for row in rows}))
+    commits = ", ".join(sorted({short_commit(row["commit"]) for row in rows}))
     devices = "; ".join(sorted({row["device"] for row in rows}))
     return [
         "# The cluster engine: speed against the engine in process, growth, memory, bytes",

@@ -31,6 +31,7 @@ from prunetune.base.peak_memory import peak_memory
 from prunetune.base.seeding import stream
 from prunetune.config.named import SAMPLERS
 from prunetune.data.pool import Pool
+from prunetune.report.rounding import short_commit
 from prunetune.runs.records import commit
 from prunetune.samplers import Sampler
 from prunetune.scorers import DLC, DeepFool, DLCFinetuned, Scorer
@@ -202,7 +203,7 @@ def write_table(rows: list[dict[str, str]], file: Path) -> None:
         f"dynamics come on top of the row `{PROBE}` (50 epochs, and 5 epochs of two repeats). growth: the exponent a",
         "in seconds ~ N^a between the two largest sizes. Not measured: variants (`_deepcore`, `_released`), weights of",
         "CRAIG and GradMatch, class budgets; lc_knn has one layer. By `python -m scripts.bench.scale`, commit "
-        + ", ".join(sorted({row["commit"][:12] for row in rows}))
+        + ", ".join(sorted({short_commit(row["commit"]) for row in rows}))
         + ".",
         "†: measured before a change of the method; the graph of d2 was directed.",
     ]

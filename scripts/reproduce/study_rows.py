@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from prunetune.base.errors import InputError
+from prunetune.report.rounding import short_commit
 from scripts.reproduce.study_statistics import LEVELS, PAIR
 
 COLUMNS = (
@@ -27,7 +28,6 @@ ORACLE = "dlc_oracle"
 EARLIER = "earlier_search"  # DLC + FlexRand with the search as it was when the study began (results/LOG.md).
 GAMMA = "dlc_0.25"  # The constant gamma that is compared with the other methods.
 UNKNOWN_DEVICE = "not recorded"
-COMMIT = r"^([0-9a-f]{12})[0-9a-f]*"  # The first letters name a commit. What follows, such as `-dirty`, is kept.
 # Full fine-tuning takes hours, so it is run on these sets and budgets only, with these methods and this network.
 FULL_BUDGETS = {"dtd10": ("0.05", "0.1"), "cifar10mini": ("0.02",)}
 FULL_METHODS = (RANDOM, "dlc_validation", "herding", "facility_location")
@@ -59,7 +59,7 @@ class Study:
     def made_by(self) -> dict[str, str]:
         """Return the commits and the device of the rows, as columns that every table has."""
         parts = {
-            "commits": sorted(self.cells["commit"].astype(str).replace(COMMIT, r"\1", regex=True).unique()),
+            "commits": sorted(self.cells["commit"].astype(str).map(short_commit).unique()),
             "device": sorted(self.cells["device"].astype(str).unique()),
         }
         return {name: " ".join(values) if name == "commits" else "; ".join(values) for name, values in parts.items()}

@@ -86,9 +86,10 @@ def settings(group: str, name: str) -> dict[str, Any]:
 
 
 def unknown(group: str, name: str, known: Iterable[str]) -> str:
-    """Return the error about a name that is not in a config group.
+    """Return the error message for a name that is not in a config group.
 
-    The line has the most similar known name, and all known names. If they are many, it has the command that lists them.
+    The message names the most similar known name. Then it lists all known names. If there are many of them, it names
+    the command that lists them instead.
     """
     names = sorted(known)
     kind = next((kind for kind, of in KINDS.items() if of == group), None)

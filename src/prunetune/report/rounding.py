@@ -1,4 +1,4 @@
-"""How a number is rounded for reading: the same in tables, verdicts and captions."""
+"""How a number or a commit is shortened for reading: the same in tables, verdicts and captions."""
 
 
 def one_decimal(value: float) -> str:
@@ -12,3 +12,9 @@ def one_decimal(value: float) -> str:
 def bracketed(low: float, high: float) -> str:
     """Return the ends of an interval as `[low, high]`, with one decimal."""
     return f"[{one_decimal(low)}, {one_decimal(high)}]"
+
+
+def short_commit(commit: str, letters: int = 12) -> str:
+    """Return the first letters of a commit's hash. What follows the hash, such as `-dirty`, is kept."""
+    name, dash, state = commit.partition("-")
+    return name[:letters] + dash + state

@@ -11,7 +11,7 @@ import pandas as pd
 from prunetune.base.errors import InputError
 from prunetune.report import statistics, verdict
 from prunetune.report.output import write_csv
-from prunetune.report.rounding import bracketed, one_decimal
+from prunetune.report.rounding import bracketed, one_decimal, short_commit
 
 SETTING = ["dataset", "backbone", "finetune"]  # A table has one block for each combination of these.
 SAME_DATA = ["num_classes", "num_pool", "num_test", "dataset_fingerprint"]
@@ -105,7 +105,8 @@ def footer(results: pd.DataFrame) -> str:
 
 def provenance(results: pd.DataFrame) -> str:
     """Return how many runs there are, of which commit, recipe, precision and device."""
-    parts = [f"{len(results)} runs", f"commit {_listed(results['commit'].map(_short, na_action='ignore'))}"]
+    commits = results["commit"].map(partial(short_commit, letters=7), na_action="ignore")
+    parts = [f"{len(results)} runs", f"commit {_listed(commits)}"]
     parts.append("recipe " + ", ".join(_recipe(name, runs) for name, runs in results.groupby("finetune")))
     parts.append(f"precision {_listed(results['precision'])}; device {_listed(results['device'])}")
     return "; ".join(parts)
@@ -319,12 +320,6 @@ def _recipe(name: str, runs: pd.DataFrame) -> str:
     if views == [0]:
         return f"{name} (of the evaluation view)"
     return f"{name} ({', '.join(map(str, views))} augmented views of an image, shared by all seeds)"
-
-
-def _short(commit: str) -> str:
-    """Return the first seven letters of a hash, and what follows it."""
-    name, dash, state = commit.partition("-")
-    return name[:7] + dash + state
 
 
 def _listed(values: pd.Series) -> str:

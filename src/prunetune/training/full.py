@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 Watch = Callable[[Tensor, Tensor], None]
 # A CPU keeps the test set's views if they take at most this many bytes, since every epoch reads them.
 KEPT_BYTES = 2**28
-# With up to so many steps, trainings with another learning rate differed by 10 points and more (results/LOG.md, the
-# entry "The recipe on few images").
+# In trainings of at most this many steps, another learning rate changed the accuracy by 10 points and more
+# (results/LOG.md, the entry "The recipe on few images").
 FEW_STEPS = 200
 
 
